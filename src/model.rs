@@ -1,0 +1,377 @@
+//! The values of a chat: rooms, users, sequence numbers, events. None of them can exist invalid.
+//!
+//! It does not know JSON, SQL or sockets. Whoever holds a `RoomName` holds a name that passed every
+//! rule of the protocol, so nothing below the edge checks again.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::Serialize;
+use unicode_normalization::is_nfc;
+
+/// Longest room name or user id, in bytes of UTF-8.
+pub const NAME_BYTES_MAX: usize = 128;
+/// Longest client id (idempotency key), in bytes.
+pub const CLIENT_ID_BYTES_MAX: usize = 64;
+
+/// The name of a room: 1 to 128 bytes, NFC, printable. Cloning shares the text.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RoomName(Arc<str>);
+
+/// Who speaks: the same alphabet as a room name. Cloning shares the text.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct UserId(Arc<str>);
+
+/// The client's own `id` for a command: 1 to 64 bytes of printable ASCII. It makes a write
+/// idempotent for ever within (room, user).
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ClientId(Arc<str>);
+
+/// The text of a message: no NUL, not empty, its length checked at the edge. Cloning shares it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Text(Arc<str>);
+
+/// Place of an event in its room: 1 is the `create`, and there are no holes. 0 means "before all".
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(transparent)]
+pub struct Seq(pub u64);
+
+/// Milliseconds since 1970 in UTC. For display only: order is `Seq`, never the clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Timestamp(pub i64);
+
+/// One durable event, as the log holds it and as every recipient sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    pub room: RoomName,
+    pub seq: Seq,
+    pub user: UserId,
+    /// The command's `id`, when it is an idempotency key (never for `join`).
+    pub client_id: Option<ClientId>,
+    pub at: Timestamp,
+    pub kind: EventKind,
+}
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EventKind {
+    Create,
+    Join,
+    Leave,
+    Message(Text),
+}
+
+/// A member's standing in a room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Made the room.
+    Owner,
+    Member,
+}
+
+/// Why a text is not a name, a client id or a message. The `Display` form completes a sentence
+/// that begins with the field's name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Invalid {
+    #[error("must not be empty")]
+    Empty,
+    #[error("is longer than {0} bytes")]
+    TooLong(usize),
+    #[error("must not be only white space")]
+    Blank,
+    #[error("must not contain the character U+{:04X} (control, bidi or zero-width)", *.0 as u32)]
+    Character(char),
+    #[error("must be in Unicode normalization form C (NFC)")]
+    NotNfc,
+    #[error("must be printable ASCII")]
+    NotAscii,
+}
+
+/// The one rule for room names and user ids.
+fn check_name(text: &str) -> Result<(), Invalid> {
+    if text.is_empty() {
+        return Err(Invalid::Empty);
+    }
+    if text.len() > NAME_BYTES_MAX {
+        return Err(Invalid::TooLong(NAME_BYTES_MAX));
+    }
+    // Nearly every name is printable ASCII, for which the rest cannot fail except for white space.
+    if let Some(bad) = text.chars().find(|c| is_deceptive(*c)) {
+        return Err(Invalid::Character(bad));
+    }
+    if text.chars().all(char::is_whitespace) {
+        return Err(Invalid::Blank);
+    }
+    if !text.is_ascii() && !is_nfc(text) {
+        return Err(Invalid::NotNfc);
+    }
+    Ok(())
+}
+
+/// Control characters, bidirectional controls and characters of no width: two names that look the
+/// same on a screen must be the same. Variation selectors stay, because emoji need them.
+fn is_deceptive(c: char) -> bool {
+    c.is_control()
+        || matches!(c,
+            '\u{00AD}'                  // soft hyphen
+            | '\u{034F}'                // combining grapheme joiner
+            | '\u{061C}'                // Arabic letter mark
+            | '\u{115F}'..='\u{1160}'   // Hangul fillers
+            | '\u{17B4}'..='\u{17B5}'   // Khmer inherent vowels
+            | '\u{180E}'                // Mongolian vowel separator
+            | '\u{200B}'..='\u{200F}'   // zero-width space, joiners, LRM, RLM
+            | '\u{2028}'..='\u{202E}'   // line and paragraph separators, embeddings, overrides
+            | '\u{2060}'..='\u{206F}'   // word joiner, invisible operators, isolates
+            | '\u{3164}'                // Hangul filler
+            | '\u{FEFF}'                // byte order mark
+            | '\u{FFA0}'                // half-width Hangul filler
+            | '\u{FFF9}'..='\u{FFFB}'   // interlinear annotation
+            | '\u{E0000}'..='\u{E007F}' // tags
+        )
+}
+
+impl RoomName {
+    pub fn parse(text: &str) -> Result<Self, Invalid> {
+        check_name(text).map(|()| Self(text.into()))
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl UserId {
+    pub fn parse(text: &str) -> Result<Self, Invalid> {
+        check_name(text).map(|()| Self(text.into()))
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl ClientId {
+    pub fn parse(text: &str) -> Result<Self, Invalid> {
+        if text.is_empty() {
+            return Err(Invalid::Empty);
+        }
+        if text.len() > CLIENT_ID_BYTES_MAX {
+            return Err(Invalid::TooLong(CLIENT_ID_BYTES_MAX));
+        }
+        if !text.bytes().all(|b| (0x20..0x7F).contains(&b)) {
+            return Err(Invalid::NotAscii);
+        }
+        Ok(Self(text.into()))
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Text {
+    /// `bytes_max` is the setting `session.message_bytes_max`; a text above it is `TooLong`.
+    pub fn parse(text: &str, bytes_max: usize) -> Result<Self, Invalid> {
+        if text.is_empty() {
+            return Err(Invalid::Empty);
+        }
+        if text.len() > bytes_max {
+            return Err(Invalid::TooLong(bytes_max));
+        }
+        if text.contains('\0') {
+            return Err(Invalid::Character('\0'));
+        }
+        Ok(Self(text.into()))
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// A value read back from a log was checked when it was written. A log that was edited by hand may
+/// hold anything, so these check nothing and cannot fail: what is stored is shown.
+impl RoomName {
+    pub(crate) fn stored(text: &str) -> Self {
+        Self(text.into())
+    }
+}
+impl UserId {
+    pub(crate) fn stored(text: &str) -> Self {
+        Self(text.into())
+    }
+}
+impl ClientId {
+    pub(crate) fn stored(text: &str) -> Self {
+        Self(text.into())
+    }
+}
+impl Text {
+    pub(crate) fn stored(text: &str) -> Self {
+        Self(text.into())
+    }
+}
+
+impl Seq {
+    /// The seq that follows this one: the only one a follower at this place may be sent.
+    pub fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+
+    /// For SQL, whose integers are signed. The edge refuses what does not fit.
+    pub fn to_i64(self) -> i64 {
+        i64::try_from(self.0).unwrap_or(i64::MAX)
+    }
+
+    /// From SQL. A negative number cannot be a place; it reads as 0.
+    pub fn from_i64(n: i64) -> Self {
+        Self(u64::try_from(n).unwrap_or(0))
+    }
+}
+
+impl Timestamp {
+    pub fn now() -> Self {
+        Self::from_system(SystemTime::now())
+    }
+
+    /// Truncated to milliseconds, so that a stored time reads back equal.
+    pub fn from_system(time: SystemTime) -> Self {
+        match time.duration_since(UNIX_EPOCH) {
+            Ok(since) => Self(i64::try_from(since.as_millis()).unwrap_or(i64::MAX)),
+            Err(before) => {
+                Self(i64::try_from(before.duration().as_millis()).map_or(i64::MIN, |ms| -ms))
+            }
+        }
+    }
+
+    pub fn to_system(self) -> SystemTime {
+        let ms = Duration::from_millis(self.0.unsigned_abs());
+        if self.0 < 0 { UNIX_EPOCH - ms } else { UNIX_EPOCH + ms }
+    }
+}
+
+/// RFC 3339 in UTC with three digits of milliseconds.
+impl fmt::Display for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // humantime prints years 1970 to 9999; a clock outside of that shows the nearest of them.
+        const YEAR_9999_END_MS: i64 = 253_402_300_799_999;
+        let shown = Self(self.0.clamp(0, YEAR_9999_END_MS));
+        write!(f, "{}", humantime::format_rfc3339_millis(shown.to_system()))
+    }
+}
+
+impl EventKind {
+    /// The word for it on the wire and in SQL.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Create => "create",
+            Self::Join => "join",
+            Self::Leave => "leave",
+            Self::Message(_) => "message",
+        }
+    }
+
+    /// The reverse of `name`, for a row of the log. `None`: the row is of a newer version or was
+    /// written by hand.
+    pub fn from_stored(name: &str, body: Option<&str>) -> Option<Self> {
+        match name {
+            "create" => Some(Self::Create),
+            "join" => Some(Self::Join),
+            "leave" => Some(Self::Leave),
+            "message" => Some(Self::Message(Text::stored(body.unwrap_or_default()))),
+            _ => None,
+        }
+    }
+
+    pub fn body(&self) -> Option<&str> {
+        match self {
+            Self::Message(text) => Some(text.as_str()),
+            _ => None,
+        }
+    }
+}
+
+impl Role {
+    /// The word for it on the wire and in SQL.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Owner => "owner",
+            Self::Member => "member",
+        }
+    }
+
+    pub fn from_stored(name: &str) -> Self {
+        if name == "owner" { Self::Owner } else { Self::Member }
+    }
+}
+
+impl fmt::Display for RoomName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Display for UserId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Display for Seq {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_could_deceive_are_refused() {
+        for (name, why) in [
+            ("", Invalid::Empty),
+            (" \u{3000}", Invalid::Blank),
+            ("a\0b", Invalid::Character('\0')),
+            ("a\nb", Invalid::Character('\n')),
+            ("a\u{202E}b", Invalid::Character('\u{202E}')),
+            ("a\u{2067}b", Invalid::Character('\u{2067}')),
+            ("a\u{200B}b", Invalid::Character('\u{200B}')),
+            ("\u{FEFF}a", Invalid::Character('\u{FEFF}')),
+            ("e\u{301}", Invalid::NotNfc),
+            (&"x".repeat(129), Invalid::TooLong(128)),
+        ] {
+            assert_eq!(RoomName::parse(name), Err(why), "{name:?}");
+            assert_eq!(UserId::parse(name), Err(why), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn names_of_every_language_are_welcome() {
+        for name in ["general", "café", "общий", "雑談", "🦀", "❤\u{FE0F}", "a b", &"é".repeat(64)]
+        {
+            assert_eq!(RoomName::parse(name).map(|n| n.to_string()), Ok(name.to_owned()));
+        }
+    }
+
+    #[test]
+    fn client_ids_are_short_printable_ascii() {
+        assert!(ClientId::parse("c1 ~!").is_ok());
+        assert!(ClientId::parse(&"x".repeat(64)).is_ok());
+        assert_eq!(ClientId::parse(&"x".repeat(65)), Err(Invalid::TooLong(64)));
+        assert_eq!(ClientId::parse(""), Err(Invalid::Empty));
+        assert_eq!(ClientId::parse("é"), Err(Invalid::NotAscii));
+        assert_eq!(ClientId::parse("a\x7F"), Err(Invalid::NotAscii));
+    }
+
+    #[test]
+    fn times_print_with_milliseconds_and_read_back_equal() {
+        let at = Timestamp(1_767_323_045_600);
+        assert_eq!(at.to_string(), "2026-01-02T03:04:05.600Z");
+        assert_eq!(Timestamp::from_system(at.to_system()), at);
+        assert_eq!(Timestamp(-5).to_string(), "1970-01-01T00:00:00.000Z");
+        assert_eq!(Timestamp::from_system(Timestamp(-5).to_system()), Timestamp(-5));
+        assert_eq!(Timestamp(i64::MAX).to_string(), "9999-12-31T23:59:59.999Z");
+    }
+}
