@@ -174,3 +174,147 @@ impl Outcome {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// The slowest possible chat: everything is worked out from the list of events, every time.
+    #[derive(Default)]
+    struct Model {
+        events: Vec<Event>,
+    }
+
+    impl Model {
+        fn is_member(&self, user: &UserId) -> bool {
+            let mut moves = self.events.iter().filter(|event| event.user == *user);
+            let last = moves.rfind(|event| !matches!(event.kind, EventKind::Message(_)));
+            last.is_some_and(|event| event.kind != EventKind::Leave)
+        }
+
+        fn members(&self) -> BTreeMap<UserId, Membership> {
+            let creator = self.events.first().map(|event| event.user.clone());
+            let entered =
+                |event: &&Event| matches!(event.kind, EventKind::Create | EventKind::Join);
+            let entries = self.events.iter().filter(entered).map(|event| {
+                let owner = Some(&event.user) == creator.as_ref();
+                let role = if owner { Role::Owner } else { Role::Member };
+                (event.user.clone(), Membership { joined_seq: event.seq, role })
+            });
+            entries.filter(|(user, _)| self.is_member(user)).collect()
+        }
+
+        fn receipt(&self, user: &UserId, id: Option<&ClientId>) -> Option<Receipt> {
+            let same = |event: &&Event| event.user == *user && event.client_id.as_ref() == id;
+            let first = self.events.iter().find(same).filter(|_| id.is_some());
+            first.map(|event| Receipt { seq: event.seq, at: event.at })
+        }
+
+        fn apply(&mut self, write: &Write, now: Timestamp) -> Outcome {
+            let joins = write.verb == Verb::Join;
+            if let Some(receipt) = self.receipt(&write.user, write.id.as_ref()).filter(|_| !joins) {
+                return Outcome::Duplicate(receipt);
+            }
+            let kind = match &write.verb {
+                Verb::Create if !self.events.is_empty() => {
+                    return Outcome::Refused(Refusal::RoomExists);
+                }
+                Verb::Create => EventKind::Create,
+                _ if self.events.is_empty() => return Outcome::Refused(Refusal::RoomNotFound),
+                Verb::Join => EventKind::Join,
+                _ if !self.is_member(&write.user) => {
+                    return Outcome::Refused(Refusal::NotMember);
+                }
+                Verb::Leave => EventKind::Leave,
+                Verb::Message(text) => EventKind::Message(text.clone()),
+            };
+            let seq = Seq(self.events.len() as u64 + 1);
+            let client_id = write.id.clone().filter(|_| !joins);
+            let (room, user) = (write.room.clone(), write.user.clone());
+            let event = Event { room, seq, user, client_id, at: now, kind };
+            let already = joins && self.is_member(&write.user);
+            if !already {
+                self.events.push(event.clone());
+            }
+            if !joins {
+                return Outcome::Committed(event);
+            }
+            Outcome::Joined {
+                event: Some(event).filter(|_| !already),
+                last_seq: Seq(self.events.len() as u64),
+                members: self.members().len() as u64,
+            }
+        }
+
+        /// What a log would load for these writes.
+        fn facts(&self, writes: &[(Write, Timestamp)]) -> Room {
+            let users: HashSet<_> = writes.iter().map(|(write, _)| write.user.clone()).collect();
+            let keys = writes.iter().filter_map(|(write, _)| {
+                let key = (write.user.clone(), write.id.clone()?);
+                Some((key, self.receipt(&write.user, write.id.as_ref())?))
+            });
+            let messages = self.events.iter().filter(|event| event.kind.body().is_some());
+            Room {
+                created_by: self.events.first().map(|event| event.user.clone()),
+                last_seq: Seq(self.events.len() as u64),
+                message_count: messages.count() as u64,
+                member_count: self.members().len() as u64,
+                members: users.into_iter().filter(|user| self.is_member(user)).collect(),
+                receipts: keys.collect(),
+                changed_members: BTreeMap::new(),
+            }
+        }
+    }
+
+    fn write() -> impl Strategy<Value = Write> {
+        let verb = prop_oneof![
+            1 => Just(Verb::Create),
+            3 => Just(Verb::Join),
+            3 => Just(Verb::Leave),
+            5 => "[a-c]".prop_map(|text| Verb::Message(Text::stored(&text))),
+        ];
+        (1..4_u8, prop::option::of(1..6_u8), verb).prop_map(|(user, id, verb)| Write {
+            room: RoomName::stored("r"),
+            user: UserId::stored(&user.to_string()),
+            id: id.map(|id| ClientId::stored(&id.to_string())),
+            verb,
+        })
+    }
+
+    proptest! {
+        /// Batches of any size, with duplicates, joins and leaves in them, decide as one command
+        /// at a time would; and what they say they changed is what has changed.
+        #[test]
+        fn batches_keep_the_rules_of_the_slowest_chat(
+            batches in prop::collection::vec(prop::collection::vec(write(), 1..12), 1..12)
+        ) {
+            let mut model = Model::default();
+            let mut clock = 0;
+            for batch in batches {
+                let batch: Vec<_> = batch.into_iter().zip((clock..).map(Timestamp)).collect();
+                clock += batch.len() as i64;
+                let mut members = model.members();
+                let mut room = model.facts(&batch);
+                for (write, now) in &batch {
+                    prop_assert_eq!(room.decide(write, *now), model.apply(write, *now));
+                }
+                for (user, membership) in &room.changed_members {
+                    match membership {
+                        Some(membership) => members.insert(user.clone(), *membership),
+                        None => members.remove(user),
+                    };
+                }
+                prop_assert_eq!(members, model.members());
+                let after = model.facts(&batch);
+                prop_assert_eq!(&room.created_by, &after.created_by);
+                prop_assert_eq!(room.last_seq, after.last_seq);
+                prop_assert_eq!(room.message_count, after.message_count);
+                prop_assert_eq!(room.member_count, after.member_count);
+                let numbers: Vec<_> = model.events.iter().map(|event| event.seq.0).collect();
+                prop_assert_eq!(numbers, (1..=model.events.len() as u64).collect::<Vec<_>>());
+            }
+        }
+    }
+}

@@ -219,6 +219,11 @@ impl Seq {
         Self(self.0 + 1)
     }
 
+    /// The seq before this one; before the first there is 0.
+    pub fn prev(self) -> Self {
+        Self(self.0.saturating_sub(1))
+    }
+
     /// For SQL, whose integers are signed. The edge refuses what does not fit.
     pub fn to_i64(self) -> i64 {
         i64::try_from(self.0).unwrap_or(i64::MAX)

@@ -3,11 +3,25 @@
 //! Every limit of the system is a field here, with its unit. What each one means, and what happens
 //! at it, is said once, in `config.toml` at the top of the repository, which is compiled in as the
 //! defaults: there is no second place for a default to drift to.
+//!
+//! `load` merges the sources, `check` judges the result, `show` prints it, `secret` keeps passwords
+//! out of sight. Nothing here reads the process environment except `Sources::of_process`, and
+//! nothing keeps a setting in a global.
 
-use serde::Deserialize;
+mod check;
+mod load;
+mod secret;
+mod show;
+
+use serde::de::{SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
+
+pub use check::Warning;
+pub use load::Sources;
+pub use secret::Secret;
 
 /// Everything a node is told.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
     pub node: NodeConfig,
@@ -21,14 +35,14 @@ pub struct Config {
     pub trace: TraceConfig,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct NodeConfig {
     /// This node's name among its peers; empty: the host name.
     pub id: String,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct ServerConfig {
     pub listen: String,
@@ -36,6 +50,7 @@ pub struct ServerConfig {
     pub connections_per_address_max: usize,
     /// Origins beside the server's own host that browsers may come from (`*`: any). In the
     /// environment: separated by commas.
+    #[serde(deserialize_with = "list")]
     pub allowed_origins: Vec<String>,
     pub header_timeout_ms: u64,
     pub header_bytes_max: usize,
@@ -44,7 +59,7 @@ pub struct ServerConfig {
     pub reconnect_ms: u64,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct SocketConfig {
     pub frame_bytes_max: usize,
@@ -55,7 +70,7 @@ pub struct SocketConfig {
     pub read_buffer_bytes: usize,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct SessionConfig {
     pub message_bytes_max: usize,
@@ -67,7 +82,7 @@ pub struct SessionConfig {
     pub follows_max: usize,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct LaneConfig {
     pub count: usize,
@@ -77,7 +92,7 @@ pub struct LaneConfig {
     pub answer_timeout_ms: u64,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct HubConfig {
     pub ring_len_max: usize,
@@ -88,7 +103,7 @@ pub struct HubConfig {
     pub page_len: usize,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct LogConfig {
     /// The embedded log's file; used when `url` is empty.
@@ -104,31 +119,82 @@ pub struct LogConfig {
     pub read_timeout_ms: u64,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct MirrorConfig {
     /// `redis://…`; empty: no mirror, one node. Also `REDIS_URL`.
     pub url: Secret,
     /// Keys and channels are `<prefix>:events` and so on.
     pub prefix: String,
+    pub stream_len_max: usize,
+    pub queue_len_max: usize,
+    pub live_len_max: usize,
+    pub timeout_ms: u64,
+    pub heartbeat_ms: u64,
+    pub forget_after_s: u64,
+    pub outbox_poll_ms: u64,
+    pub outbox_age_ms: u64,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct TraceConfig {
     /// `error`, `warn`, `info`, `debug`, or a tracing filter such as `info,verbatim::lane=debug`.
     pub level: String,
-    /// `auto` (human on a terminal, JSON elsewhere is *not* implied: `auto` is human), `human`, `json`.
+    /// `auto`, `human` or `json`.
     pub format: String,
 }
 
-/// A text that must not be shown: neither `Debug` nor `Display` print it.
-#[derive(Clone, Default, Deserialize)]
-#[serde(transparent)]
-pub struct Secret(pub String);
+/// Why there is no usable `Config`. One line each, made to be printed to the operator as it is;
+/// no value of a secret is in any of them.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// A settings file that is not there, not readable or not TOML.
+    #[error("{file}: {reason}")]
+    File { file: String, reason: String },
+    /// A name that no setting has. `hint` is empty or asks for the nearest one.
+    #[error("unknown setting {name}{hint} ({origin})")]
+    Unknown { name: String, hint: String, origin: String },
+    /// A value that is of the wrong type or out of bounds. `origin` is empty or says, in
+    /// parentheses, where it came from.
+    #[error("{name} = {value}{origin}: {allowed}")]
+    Value { name: String, value: String, origin: String, allowed: String },
+    /// Settings that are each right and cannot work together.
+    #[error("{0}")]
+    Together(String),
+}
 
-impl std::fmt::Debug for Secret {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Secret(…)")
+/// The machine's name, which a node goes by if it was not given one.
+fn host_name() -> String {
+    let uname = rustix::system::uname();
+    let host = uname.nodename().to_string_lossy();
+    if host.is_empty() { "node".to_owned() } else { host.into_owned() }
+}
+
+/// A list of texts: an array in TOML, one text with commas in the environment.
+fn list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    struct ListVisitor;
+
+    impl<'de> Visitor<'de> for ListVisitor {
+        type Value = Vec<String>;
+
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("a list of texts")
+        }
+
+        fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Vec<String>, E> {
+            let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
+            Ok(parts.map(str::to_owned).collect())
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Vec<String>, A::Error> {
+            let mut list = Vec::new();
+            while let Some(text) = seq.next_element()? {
+                list.push(text);
+            }
+            Ok(list)
+        }
     }
+
+    deserializer.deserialize_any(ListVisitor)
 }

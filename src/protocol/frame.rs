@@ -5,9 +5,10 @@
 //! on who receives it. It does not know sockets; it only knows what the bytes are.
 
 use bytes::{BufMut, Bytes, BytesMut};
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
-use crate::model::{Event, Seq};
+use super::command::TYPES;
+use crate::model::{ClientId, Event, Role, RoomName, Seq, Timestamp, UserId};
 
 /// One unmasked, unfragmented WebSocket text frame (RFC 6455, section 5.2), ready to be written.
 /// Cloning shares the bytes.
@@ -20,16 +21,13 @@ pub struct Frame {
 impl Frame {
     /// Frames a text that is already JSON.
     pub fn text(payload: &[u8]) -> Self {
-        let mut bytes = BytesMut::with_capacity(payload.len() + 10);
-        let header_len = put_header(&mut bytes, payload.len());
-        bytes.extend_from_slice(payload);
-        Self { bytes: bytes.freeze(), header_len }
+        let (bytes, header_len) = frame(Opcode::Text, payload);
+        Self { bytes, header_len }
     }
 
-    /// Frames a value. Serializing our own types cannot fail: no map has a key that is not text.
+    /// Frames a value.
     pub fn json<T: Serialize>(value: &T) -> Self {
-        let json = serde_json::to_vec(value).expect("our frames have string keys only");
-        Self::text(&json)
+        Self::text(&to_json(value))
     }
 
     /// Header and payload, as they go on the wire.
@@ -43,10 +41,39 @@ impl Frame {
     }
 }
 
-/// FIN and opcode 1, no mask, and the shortest of the three length forms.
-fn put_header(out: &mut BytesMut, payload_len: usize) -> usize {
-    const FIN_TEXT: u8 = 0x81;
-    out.put_u8(FIN_TEXT);
+/// What a frame is (RFC 6455, section 11.8). A server that never fragments needs no others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Opcode {
+    Text = 0x1,
+    Binary = 0x2,
+    Close = 0x8,
+    Ping = 0x9,
+    Pong = 0xA,
+}
+
+/// One unmasked, unfragmented frame of any kind, as it goes on the wire. The payload of a control
+/// frame has at most 125 bytes.
+pub fn encode(opcode: Opcode, payload: &[u8]) -> Bytes {
+    frame(opcode, payload).0
+}
+
+/// The frame and the length of its header.
+fn frame(opcode: Opcode, payload: &[u8]) -> (Bytes, usize) {
+    let mut bytes = BytesMut::with_capacity(payload.len() + HEADER_BYTES_MAX);
+    put_header(&mut bytes, opcode, payload.len());
+    let header_len = bytes.len();
+    bytes.extend_from_slice(payload);
+    (bytes.freeze(), header_len)
+}
+
+/// The longest header without a mask: two bytes and a length of eight.
+const HEADER_BYTES_MAX: usize = 10;
+
+/// FIN and the opcode, no mask, and the shortest of the three length forms.
+fn put_header(out: &mut BytesMut, opcode: Opcode, payload_len: usize) {
+    const FIN: u8 = 0x80;
+    out.put_u8(FIN | opcode as u8);
     match payload_len {
         0..=125 => out.put_u8(payload_len as u8),
         126..=0xFFFF => {
@@ -58,7 +85,6 @@ fn put_header(out: &mut BytesMut, payload_len: usize) -> usize {
             out.put_u64(payload_len as u64);
         }
     }
-    out.len()
 }
 
 /// The one shape of every durable event: the command's own fields, then `seq` and `at`.
@@ -86,4 +112,282 @@ pub fn event(event: &Event) -> Frame {
         at: &event.at.to_string(),
         client_id: event.client_id.as_ref().map(|id| id.as_str()),
     })
+}
+
+/// The first frame of every socket.
+#[derive(Clone, Copy, Debug)]
+pub struct Hello<'a> {
+    pub node: &'a str,
+    pub heartbeat_ms: u64,
+    pub frame_bytes: usize,
+    pub message_bytes: usize,
+}
+
+pub fn hello(hello: &Hello<'_>) -> Frame {
+    #[derive(Serialize)]
+    struct Limits {
+        frame_bytes: usize,
+        message_bytes: usize,
+    }
+    #[derive(Serialize)]
+    struct HelloFrame<'a> {
+        r#type: &'static str,
+        server: &'static str,
+        node: &'a str,
+        heartbeat_ms: u64,
+        limits: Limits,
+    }
+    Frame::json(&HelloFrame {
+        r#type: "hello",
+        server: concat!("verbatim ", env!("CARGO_PKG_VERSION")),
+        node: hello.node,
+        heartbeat_ms: hello.heartbeat_ms,
+        limits: Limits { frame_bytes: hello.frame_bytes, message_bytes: hello.message_bytes },
+    })
+}
+
+/// A command's event is durable.
+#[derive(Clone, Copy, Debug)]
+pub struct Ack<'a> {
+    /// The type of the command.
+    pub re: &'static str,
+    pub room: &'a RoomName,
+    pub seq: Seq,
+    pub id: Option<&'a ClientId>,
+    pub at: Timestamp,
+    /// This `id` was committed before; `seq` and `at` are those of then.
+    pub duplicate: bool,
+}
+
+pub fn ack(ack: &Ack<'_>) -> Frame {
+    #[derive(Serialize)]
+    struct AckFrame<'a> {
+        r#type: &'static str,
+        re: &'static str,
+        room: &'a str,
+        seq: Seq,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        id: Option<&'a str>,
+        at: &'a str,
+        #[serde(skip_serializing_if = "std::ops::Not::not")]
+        duplicate: bool,
+    }
+    Frame::json(&AckFrame {
+        r#type: "ack",
+        re: ack.re,
+        room: ack.room.as_str(),
+        seq: ack.seq,
+        id: ack.id.map(ClientId::as_str),
+        at: &ack.at.to_string(),
+        duplicate: ack.duplicate,
+    })
+}
+
+/// This socket follows the room now; the replay, then live events, come behind this frame.
+#[derive(Clone, Copy, Debug)]
+pub struct Joined<'a> {
+    pub room: &'a RoomName,
+    pub user: &'a UserId,
+    pub last_seq: Seq,
+    pub members: u64,
+    pub id: Option<&'a ClientId>,
+}
+
+pub fn joined(joined: &Joined<'_>) -> Frame {
+    #[derive(Serialize)]
+    struct JoinedFrame<'a> {
+        r#type: &'static str,
+        room: &'a str,
+        user_id: &'a str,
+        last_seq: Seq,
+        members: u64,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        id: Option<&'a str>,
+    }
+    Frame::json(&JoinedFrame {
+        r#type: "joined",
+        room: joined.room.as_str(),
+        user_id: joined.user.as_str(),
+        last_seq: joined.last_seq,
+        members: joined.members,
+        id: joined.id.map(ClientId::as_str),
+    })
+}
+
+/// The log is behind the client: it must forget its position.
+pub fn reset(room: &RoomName, last_seq: Seq) -> Frame {
+    #[derive(Serialize)]
+    struct ResetFrame<'a> {
+        r#type: &'static str,
+        room: &'a str,
+        last_seq: Seq,
+    }
+    Frame::json(&ResetFrame { r#type: "reset", room: room.as_str(), last_seq })
+}
+
+/// A page of a room's past. The events are the very bytes that followers get.
+pub fn history(
+    room: &RoomName,
+    events: &[(Seq, Frame)],
+    more: bool,
+    id: Option<&ClientId>,
+) -> Frame {
+    #[derive(Serialize)]
+    struct Tail<'a> {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        first: Option<Seq>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        last: Option<Seq>,
+        more: bool,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        id: Option<&'a str>,
+    }
+    let tail = Tail {
+        first: events.first().map(|(seq, _)| *seq),
+        last: events.last().map(|(seq, _)| *seq),
+        more,
+        id: id.map(ClientId::as_str),
+    };
+    let len: usize = events.iter().map(|(_, frame)| frame.payload().len() + 1).sum();
+    let mut json = Vec::with_capacity(len + 512);
+    json.extend_from_slice(b"{\"type\":\"history\",\"room\":");
+    json.extend_from_slice(&to_json(room.as_str()));
+    json.extend_from_slice(b",\"events\":[");
+    for (place, (_, frame)) in events.iter().enumerate() {
+        if place > 0 {
+            json.push(b',');
+        }
+        json.extend_from_slice(frame.payload());
+    }
+    json.extend_from_slice(b"],");
+    // The tail's own opening brace is dropped: its keys go on where the events ended.
+    json.extend_from_slice(&to_json(&tail)[1..]);
+    Frame::text(&json)
+}
+
+/// A page of the list of rooms.
+pub fn rooms(rooms: &[(RoomName, Seq, u64)], more: bool, id: Option<&ClientId>) -> Frame {
+    #[derive(Serialize)]
+    struct Room<'a> {
+        room: &'a str,
+        last_seq: Seq,
+        members: u64,
+    }
+    #[derive(Serialize)]
+    struct RoomsFrame<'a> {
+        r#type: &'static str,
+        rooms: Vec<Room<'a>>,
+        more: bool,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        id: Option<&'a str>,
+    }
+    let rooms = rooms
+        .iter()
+        .map(|(room, last_seq, members)| Room {
+            room: room.as_str(),
+            last_seq: *last_seq,
+            members: *members,
+        })
+        .collect();
+    Frame::json(&RoomsFrame { r#type: "rooms", rooms, more, id: id.map(ClientId::as_str) })
+}
+
+/// A page of a room's members.
+pub fn members(
+    room: &RoomName,
+    members: &[(UserId, Role)],
+    more: bool,
+    id: Option<&ClientId>,
+) -> Frame {
+    #[derive(Serialize)]
+    struct Member<'a> {
+        user_id: &'a str,
+        role: &'static str,
+    }
+    #[derive(Serialize)]
+    struct MembersFrame<'a> {
+        r#type: &'static str,
+        room: &'a str,
+        members: Vec<Member<'a>>,
+        more: bool,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        id: Option<&'a str>,
+    }
+    let members = members
+        .iter()
+        .map(|(user, role)| Member { user_id: user.as_str(), role: role.name() })
+        .collect();
+    let (room, id) = (room.as_str(), id.map(ClientId::as_str));
+    Frame::json(&MembersFrame { r#type: "members", room, members, more, id })
+}
+
+pub fn pong(id: Option<&ClientId>) -> Frame {
+    #[derive(Serialize)]
+    struct PongFrame<'a> {
+        r#type: &'static str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        id: Option<&'a str>,
+    }
+    Frame::json(&PongFrame { r#type: "pong", id: id.map(ClientId::as_str) })
+}
+
+/// Every room of a `resume` is live; `rooms` says up to which seq each was replayed.
+pub fn resumed(rooms: &[(RoomName, Seq)], id: Option<&ClientId>) -> Frame {
+    struct Rooms<'a>(&'a [(RoomName, Seq)]);
+    impl Serialize for Rooms<'_> {
+        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            serializer.collect_map(self.0.iter().map(|(room, seq)| (room.as_str(), seq)))
+        }
+    }
+    #[derive(Serialize)]
+    struct ResumedFrame<'a> {
+        r#type: &'static str,
+        rooms: Rooms<'a>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        id: Option<&'a str>,
+    }
+    let id = id.map(ClientId::as_str);
+    Frame::json(&ResumedFrame { r#type: "resumed", rooms: Rooms(rooms), id })
+}
+
+/// The node is about to close this socket.
+pub fn goodbye(reason: &str, reconnect_ms: u64) -> Frame {
+    #[derive(Serialize)]
+    struct GoodbyeFrame<'a> {
+        r#type: &'static str,
+        reason: &'a str,
+        reconnect_ms: u64,
+    }
+    Frame::json(&GoodbyeFrame { r#type: "goodbye", reason, reconnect_ms })
+}
+
+/// What one can type: an example of every command.
+pub fn help(id: Option<&ClientId>) -> Frame {
+    #[derive(Serialize)]
+    struct HelpFrame<'a> {
+        r#type: &'static str,
+        types: [&'static str; 10],
+        examples: [&'static str; 10],
+        #[serde(skip_serializing_if = "Option::is_none")]
+        id: Option<&'a str>,
+    }
+    let examples = [
+        r#"{"user_id":"1","type":"create","room":"general"}"#,
+        r#"{"user_id":"1","type":"join","room":"general","since":0}"#,
+        r#"{"user_id":"1","type":"message","room":"general","message":"Hello World!","id":"c1"}"#,
+        r#"{"user_id":"1","type":"leave","room":"general"}"#,
+        r#"{"user_id":"1","type":"history","room":"general","before":120,"limit":50}"#,
+        r#"{"user_id":"1","type":"resume","rooms":{"general":41}}"#,
+        r#"{"type":"rooms","after":"general","limit":100}"#,
+        r#"{"user_id":"1","type":"members","room":"general"}"#,
+        r#"{"type":"ping"}"#,
+        r#"{"type":"help"}"#,
+    ];
+    let id = id.map(ClientId::as_str);
+    Frame::json(&HelpFrame { r#type: "help", types: TYPES, examples, id })
+}
+
+/// Serializing our own types cannot fail: no map has a key that is not text.
+fn to_json<T: Serialize + ?Sized>(value: &T) -> Vec<u8> {
+    serde_json::to_vec(value).expect("our frames have string keys only")
 }

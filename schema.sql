@@ -1,0 +1,133 @@
+-- The durable log on PostgreSQL 13 or later, version 1.
+--
+-- A node applies this by itself when it starts: in one transaction, under an advisory lock, and only
+-- where `verbatim_schema` does not say that it is there already. Running it by hand does no harm,
+-- not even twice. Nothing is qualified, so it goes where the connection's search_path says.
+--
+-- Names compare bytewise (collate "C"): the order of a list must not depend on the server's locale,
+-- and both logs must list in the same order. There are no foreign keys: each insert of an event
+-- would take a lock on its room's row, beside the one that the append holds already, and rows only
+-- ever leave by hand.
+
+-- Which versions of this file were applied, and when. A node refuses a version above its own.
+create table if not exists verbatim_schema (
+    version    integer     primary key,
+    applied_at timestamptz not null default now()
+);
+
+-- One row per room. It is locked and updated by every append, so it is narrow, no counter is
+-- indexed, and half of each page is left free (fillfactor): an update then stays within its page and
+-- touches no index (HOT).
+create table if not exists rooms (
+    -- Short, because it stands in every event; never shown. It has holes: a `create` that came
+    -- second used one up.
+    id            bigint      generated always as identity primary key,
+    -- The highest seq given out: the next event takes the one after it, under this row's lock, so
+    -- seq has no holes. 0 only inside the transaction that makes the room.
+    last_seq      bigint      not null,
+    -- How many of its events are messages.
+    message_count bigint      not null,
+    -- How many members it has. Counting 100,000 rows at every join would be too dear.
+    member_count  bigint      not null,
+    created_at    timestamptz not null,
+    -- Its unique index finds a room, lists rooms in the order of their names, and makes two nodes
+    -- that create the same room wait for each other.
+    name          text collate "C" not null unique,
+    -- Who is its owner for ever: a creator who left and joins again is the owner again.
+    created_by    text collate "C" not null
+) with (
+    fillfactor = 50,
+    -- Dead versions of these rows slow down every append, and there are as many as appends: vacuum
+    -- after so many, not after a share of the table, and without pausing.
+    autovacuum_vacuum_scale_factor = 0,
+    autovacuum_vacuum_threshold = 5000,
+    autovacuum_vacuum_cost_delay = 0
+);
+
+-- Who is in which room now. What was before is in `events`.
+create table if not exists members (
+    room_id    bigint not null,
+    -- The seq of the event that made this membership.
+    joined_seq bigint not null,
+    -- How far the user has read; null: they never said. No version writes it yet; it is here so that
+    -- nodes of two versions can share the table on the day that one does.
+    read_seq   bigint,
+    user_id    text collate "C" not null,
+    -- 'owner' or 'member'.
+    role       text   not null,
+    -- Answers "is this user a member?" and lists a room's members in the order of their ids.
+    primary key (room_id, user_id)
+);
+
+-- In which rooms is this user?
+create index if not exists members_by_user on members (user_id);
+
+-- What happened. A row is written once and never changed. (Columns of eight bytes come first: no
+-- padding between them.)
+create table if not exists events (
+    room_id    bigint      not null,
+    -- 1, 2, 3, … without a hole within the room.
+    seq        bigint      not null,
+    -- For display. The order is seq.
+    at         timestamptz not null,
+    -- The event that this one is about; null for every type of this version, which costs one bit.
+    target_seq bigint,
+    -- 'create', 'join', 'leave', 'message': text, because people read this table.
+    type       text        not null,
+    user_id    text collate "C" not null,
+    -- The command's own id, where it had one that makes it idempotent.
+    client_id  text collate "C",
+    -- The text of a message; null for the others.
+    body       text,
+    -- History and catch-up read ranges of it.
+    primary key (room_id, seq)
+) with (
+    -- Nothing is updated or deleted, so vacuum comes for inserts only: early enough that an old page
+    -- is known to be all visible, and frozen, before there are very many of them.
+    autovacuum_vacuum_insert_scale_factor = 0.02,
+    autovacuum_analyze_scale_factor = 0.02
+);
+
+-- Was this id committed before? Unique, so that no bug can ever make it two events. Partial, because
+-- events without an id need no entry.
+create unique index if not exists events_by_client_id
+    on events (room_id, user_id, client_id)
+    where client_id is not null;
+
+-- What was said between two moments, over all rooms: for people and for archiving. Events arrive in
+-- the order of time, so a few bytes per 32 pages are enough, where a B-tree would cost each insert.
+create index if not exists events_by_time
+    on events using brin (at) with (pages_per_range = 32, autosummarize = on);
+
+-- What is committed and not yet known to be in Redis: one row per room per batch, written in the
+-- same transaction as the events. Empty where there is no Redis.
+create table if not exists outbox (
+    -- The order of sweeping. Within a room, a later batch has a higher id: it is drawn under the
+    -- room's lock.
+    id        bigint      generated always as identity primary key,
+    room_id   bigint      not null,
+    first_seq bigint      not null,
+    last_seq  bigint      not null,
+    -- A row of some age belongs to a node that died, or that cannot reach Redis.
+    at        timestamptz not null
+) with (
+    -- Rows live for milliseconds: the table is tiny, and it must not become a large table of dead rows.
+    autovacuum_vacuum_scale_factor = 0,
+    autovacuum_vacuum_threshold = 1000,
+    autovacuum_vacuum_cost_delay = 0
+);
+
+-- For people with psql: select * from event_log where room = 'general' order by seq desc limit 20;
+create or replace view event_log as
+select r.name as room,
+       e.seq,
+       e.type,
+       e.user_id,
+       e.body as text,
+       e.at
+from events e
+join rooms r on r.id = e.room_id;
+
+insert into verbatim_schema (version)
+values (1)
+on conflict (version) do nothing;

@@ -1,0 +1,159 @@
+//! Events on their way to followers: one `Entry` an event, and a `Batch` of neighbours as one
+//! piece of bytes.
+//!
+//! It does no I/O. The bytes of a batch are joined once and shared by all followers; a follower
+//! that is further on than the batch's beginning gets a slice of it.
+
+use std::time::Instant;
+
+use bytes::{Bytes, BytesMut};
+
+use crate::model::{Event, EventKind, Seq, UserId};
+use crate::protocol::frame::{self, Frame};
+
+/// One committed event, encoded.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    pub seq: Seq,
+    pub frame: Frame,
+    /// Who left, if the event is a `leave`: sockets that follow only as this user stop behind it.
+    pub left: Option<UserId>,
+    /// When this node learned that it is committed.
+    pub committed: Instant,
+}
+
+impl Entry {
+    pub fn new(event: &Event, committed: Instant) -> Self {
+        let left = (event.kind == EventKind::Leave).then(|| event.user.clone());
+        Self { seq: event.seq, frame: frame::event(event), left, committed }
+    }
+}
+
+/// Events of one room with consecutive seqs, ready to be written.
+#[derive(Clone, Debug)]
+pub struct Batch {
+    first: Seq,
+    bytes: Bytes,
+    /// Where each event ends in `bytes`.
+    ends: Box<[usize]>,
+    leaves: Box<[(Seq, UserId)]>,
+    /// When the oldest of the events was committed.
+    pub committed: Instant,
+}
+
+impl Batch {
+    /// Joins entries whose seqs are consecutive. `None` if there are none.
+    pub fn join<'a>(entries: impl Iterator<Item = &'a Entry> + Clone) -> Option<Self> {
+        let oldest = entries.clone().next()?;
+        let mut ends = Vec::new();
+        let mut leaves = Vec::new();
+        let mut len = 0;
+        for entry in entries.clone() {
+            debug_assert_eq!(entry.seq.0, oldest.seq.0 + ends.len() as u64);
+            len += entry.frame.bytes().len();
+            ends.push(len);
+            leaves.extend(entry.left.clone().map(|user| (entry.seq, user)));
+        }
+        // The usual batch is one event, whose bytes are shared as they are.
+        let bytes = if ends.len() == 1 {
+            oldest.frame.bytes().clone()
+        } else {
+            let mut joined = BytesMut::with_capacity(len);
+            entries.for_each(|entry| joined.extend_from_slice(entry.frame.bytes()));
+            joined.freeze()
+        };
+        let (first, committed) = (oldest.seq, oldest.committed);
+        Some(Self { first, bytes, ends: ends.into(), leaves: leaves.into(), committed })
+    }
+
+    pub fn first(&self) -> Seq {
+        self.first
+    }
+
+    pub fn last(&self) -> Seq {
+        Seq(self.first.0 + self.ends.len() as u64 - 1)
+    }
+
+    /// The bytes of the events above `after`, up to and with `until`.
+    /// `after` must be in the batch or just before it, `until` in it.
+    pub fn slice(&self, after: Seq, until: Seq) -> Bytes {
+        self.bytes.slice(self.end_of(after)..self.end_of(until))
+    }
+
+    /// The furthest seq such that what lies above `after` up to it has at most `bytes_max` bytes;
+    /// at least the one behind `after`.
+    pub fn until(&self, after: Seq, bytes_max: usize) -> Seq {
+        let end_max = self.end_of(after).saturating_add(bytes_max);
+        let fit = self.ends.partition_point(|end| *end <= end_max) as u64;
+        Seq(self.first.0 + fit).prev().max(after.next())
+    }
+
+    /// The leaves above `after`.
+    pub fn leaves_after(&self, after: Seq) -> impl Iterator<Item = &(Seq, UserId)> {
+        self.leaves.iter().filter(move |(seq, _)| *seq > after)
+    }
+
+    fn end_of(&self, seq: Seq) -> usize {
+        match (seq.0 + 1).checked_sub(self.first.0) {
+            None | Some(0) => 0,
+            Some(count) => self.ends[count as usize - 1],
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{RoomName, Text, Timestamp};
+
+    /// Events 5 to 9; 7 is a leave.
+    fn entries() -> Vec<Entry> {
+        let kind = |seq| match seq {
+            7 => EventKind::Leave,
+            _ => EventKind::Message(Text::stored(&"x".repeat(seq as usize))),
+        };
+        let event = |seq| Event {
+            room: RoomName::stored("r"),
+            seq: Seq(seq),
+            user: UserId::stored("u"),
+            client_id: None,
+            at: Timestamp(0),
+            kind: kind(seq),
+        };
+        (5..10).map(|seq| Entry::new(&event(seq), Instant::now())).collect()
+    }
+
+    #[test]
+    fn a_slice_is_exactly_the_frames_in_it() {
+        let entries = entries();
+        let batch = Batch::join(entries.iter()).unwrap();
+        assert_eq!((batch.first(), batch.last()), (Seq(5), Seq(9)));
+        for after in 4..9 {
+            for until in after + 1..10 {
+                let frames = &entries[after as usize - 4..until as usize - 4];
+                let joined: Vec<u8> =
+                    frames.iter().flat_map(|entry| entry.frame.bytes().to_vec()).collect();
+                assert_eq!(batch.slice(Seq(after), Seq(until)), joined, "{after}..={until}");
+            }
+        }
+        assert_eq!(batch.leaves_after(Seq(4)).count(), 1);
+        assert_eq!(batch.leaves_after(Seq(7)).count(), 0);
+    }
+
+    #[test]
+    fn as_much_as_fits_is_at_least_one_event() {
+        let entries = entries();
+        let batch = Batch::join(entries.iter()).unwrap();
+        for after in 4..9 {
+            for bytes_max in 0..600 {
+                let until = batch.until(Seq(after), bytes_max);
+                assert!(until > Seq(after) && until <= batch.last());
+                let len = batch.slice(Seq(after), until).len();
+                assert!(len <= bytes_max || until == Seq(after + 1));
+                if until < batch.last() {
+                    assert!(batch.slice(Seq(after), until.next()).len() > bytes_max);
+                }
+            }
+        }
+    }
+}

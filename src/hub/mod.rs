@@ -1,0 +1,145 @@
+//! Who on this node follows which room, the recent events of each room in use, and the fan-out.
+//!
+//! It reads no log and orders nothing: the relay hands it events that follow a room's edge. It
+//! never waits for a socket: a follower whose queue is full falls back to catching up.
+//!
+//! Locks are taken in one order, room → follower → socket queue, each for a moment and none across
+//! an `.await`. The fan-out holds no room's lock while it writes, so joins and new events go on.
+
+mod batch;
+mod follower;
+mod room;
+
+use std::collections::HashMap;
+use std::hash::BuildHasher;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+pub use batch::{Batch, Entry};
+pub use follower::{Follower, Inbox, Pushed, State};
+pub use room::{Accepted, NextPage, Room};
+
+use crate::config::HubConfig;
+use crate::metrics::Metrics;
+use crate::model::RoomName;
+use crate::tasks::Tasks;
+
+/// Locks that the map of rooms is spread over, so that rooms rarely wait for each other.
+const SHARDS: usize = 64;
+/// Sockets written to between two chances for other tasks: about half a millisecond of writes.
+const FAN_OUT_BURST: usize = 64;
+/// Bytes joined into one write. More would only fill a slow socket's queue in one go.
+pub const BATCH_BYTES_MAX: usize = 64 * 1024;
+
+type Rooms = HashMap<RoomName, Arc<Room>>;
+
+/// One to a node.
+pub struct Hub {
+    shards: Box<[Mutex<Rooms>]>,
+    /// Decides the shard of a room; seeded at random, so that names cannot be chosen to collide.
+    hasher: std::hash::RandomState,
+    config: HubConfig,
+    metrics: Arc<Metrics>,
+    tasks: Tasks,
+}
+
+impl Hub {
+    pub fn new(config: HubConfig, metrics: Arc<Metrics>, tasks: Tasks) -> Arc<Self> {
+        let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
+        let hasher = std::hash::RandomState::new();
+        let hub = Arc::new(Self { shards, hasher, config, metrics, tasks });
+        hub.tasks.spawn("hub sweep", sweep(hub.clone()));
+        hub
+    }
+
+    fn shard(&self, name: &RoomName) -> MutexGuard<'_, Rooms> {
+        let index = self.hasher.hash_one(name) as usize % SHARDS;
+        self.shards[index].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The room, made if it is not in use yet. From here on its events are no longer ignored.
+    pub fn open(&self, name: &RoomName) -> Arc<Room> {
+        let mut shard = self.shard(name);
+        if let Some(room) = shard.get(name) {
+            return room.clone();
+        }
+        let room = Arc::new(Room::new(name.clone(), Instant::now()));
+        shard.insert(name.clone(), room.clone());
+        self.metrics.rooms_followed.inc();
+        room
+    }
+
+    /// The room, if it is in use on this node.
+    pub fn room(&self, name: &RoomName) -> Option<Arc<Room>> {
+        self.shard(name).get(name).cloned()
+    }
+
+    /// The names of all rooms in use.
+    pub fn room_names(&self) -> Vec<RoomName> {
+        let lock = |shard: &Mutex<Rooms>| {
+            let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            shard.keys().cloned().collect::<Vec<_>>()
+        };
+        self.shards.iter().flat_map(lock).collect()
+    }
+
+    /// Hands a room entries in ascending order and fans out what follows its edge.
+    pub fn accept(self: &Arc<Self>, room: &Arc<Room>, entries: &[Entry]) -> Accepted {
+        let accepted = room.accept(entries, &self.config);
+        let (Accepted::All { fan_out } | Accepted::Gap { fan_out, .. }) = accepted;
+        if fan_out {
+            self.tasks.spawn("fan-out", fan_out_room(self.clone(), room.clone()));
+        }
+        accepted
+    }
+
+    /// Adds a follower. `false`: the room was let go meanwhile; open it again.
+    pub fn follow(&self, room: &Room, follower: Arc<Follower>) -> bool {
+        let followed = room.follow(follower);
+        if followed {
+            self.metrics.follows.inc();
+        }
+        followed
+    }
+
+    pub fn unfollow(&self, room: &Room, follower: &Arc<Follower>) {
+        room.unfollow(follower, Instant::now());
+        self.metrics.follows.dec();
+    }
+}
+
+/// Writes a room's new events to its followers until there are none. At most one runs for a room.
+async fn fan_out_room(hub: Arc<Hub>, room: Arc<Room>) {
+    while let Some((batch, followers)) = room.next_fan_out(BATCH_BYTES_MAX) {
+        let mut deliveries = 0;
+        for burst in followers.chunks(FAN_OUT_BURST) {
+            deliveries += burst.iter().map(|follower| follower.offer(&batch)).sum::<u64>();
+            if followers.len() > FAN_OUT_BURST {
+                tokio::task::yield_now().await;
+            }
+        }
+        hub.metrics.deliveries.inc_by(deliveries);
+        hub.metrics.commit_to_delivery.observe(batch.committed.elapsed().as_secs_f64());
+    }
+}
+
+/// Lets go of rooms that nobody has followed for `room_linger_ms`. They linger because clients of
+/// a broken connection come back within seconds, and find the ring still warm.
+async fn sweep(hub: Arc<Hub>) {
+    let linger = Duration::from_millis(hub.config.room_linger_ms);
+    let mut ticks = tokio::time::interval(linger.max(Duration::from_secs(1)) / 2);
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = hub.tasks.stopping() => return,
+        }
+        let Some(before) = Instant::now().checked_sub(linger) else { continue };
+        for shard in &hub.shards {
+            let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            let len = shard.len();
+            shard.retain(|_, room| !room.close_if_idle(before));
+            hub.metrics.rooms_followed.dec_by((len - shard.len()) as i64);
+            shard.shrink_to_fit();
+        }
+    }
+}

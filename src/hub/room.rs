@@ -1,0 +1,237 @@
+//! One room as this node sees it: its edge, its most recent events, its followers.
+//!
+//! It does no I/O and spawns nothing. Everything here happens under the room's lock, for as long
+//! as a few map operations take.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use tokio::sync::OnceCell;
+
+use super::batch::{Batch, Entry};
+use super::follower::{Follower, State as Following};
+use crate::config::HubConfig;
+use crate::model::{RoomName, Seq};
+
+/// A room that someone on this node follows, or followed a moment ago.
+pub struct Room {
+    pub name: RoomName,
+    /// Set once the edge was read from the log; those who come meanwhile share the one query.
+    pub activated: OnceCell<()>,
+    state: Mutex<RoomState>,
+}
+
+struct RoomState {
+    /// The highest seq that this node has put in order; `None` until it was read from the log.
+    edge: Option<Seq>,
+    /// The newest events, consecutive and ending at `edge`. Bounded by `ring_len_max` and
+    /// `ring_bytes_max`; the oldest make room, and whoever still needs them reads the log.
+    ring: VecDeque<Entry>,
+    ring_bytes: usize,
+    /// Up to where the fan-out has taken events.
+    fanned: Seq,
+    /// Whether a fan-out is under way: there is one at a time, so that order is kept.
+    fanning: bool,
+    /// Copied only if a fan-out holds the list while it changes.
+    followers: Arc<Vec<Arc<Follower>>>,
+    /// Since when nobody follows.
+    idle_since: Option<Instant>,
+    /// The hub has let go of this room; who holds it must ask the hub for a new one.
+    closed: bool,
+}
+
+/// What the room did with entries that came in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Accepted {
+    /// All are in the ring or were there before. `fan_out`: start a fan-out.
+    All { fan_out: bool },
+    /// The entry at this index does not follow the edge; it and those behind it were not taken.
+    Gap { index: usize, fan_out: bool },
+}
+
+/// Where a follower that catches up gets its next events.
+pub enum NextPage {
+    /// It has everything and is live now, at this place.
+    Live,
+    /// From the ring.
+    Ring(Batch),
+    /// The ring begins above its place: read the log.
+    Log,
+    /// The room was let go: it must follow anew.
+    Closed,
+}
+
+impl Room {
+    pub fn new(name: RoomName, now: Instant) -> Self {
+        let state = RoomState {
+            edge: None,
+            ring: VecDeque::new(),
+            ring_bytes: 0,
+            fanned: Seq(0),
+            fanning: false,
+            followers: Arc::default(),
+            idle_since: Some(now),
+            closed: false,
+        };
+        Self { name, activated: OnceCell::new(), state: Mutex::new(state) }
+    }
+
+    /// Nothing that runs under this lock can panic; if it did, the rule of `Follower` still holds.
+    fn state(&self) -> MutexGuard<'_, RoomState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The room's highest seq in order on this node; `None`: not read from the log yet.
+    pub fn edge(&self) -> Option<Seq> {
+        self.state().edge
+    }
+
+    /// Gives the room its edge, once. Events that came in meanwhile wait with the relay.
+    pub fn set_edge(&self, edge: Seq) {
+        let mut state = self.state();
+        if state.edge.is_none() {
+            state.edge = Some(edge);
+            state.fanned = edge;
+        }
+    }
+
+    /// Takes entries (ascending) that follow the edge; drops those that are at or below it.
+    pub fn accept(&self, entries: &[Entry], config: &HubConfig) -> Accepted {
+        let mut state = self.state();
+        let Some(mut edge) = state.edge else { return Accepted::Gap { index: 0, fan_out: false } };
+        let mut gap = None;
+        for (index, entry) in entries.iter().enumerate() {
+            if entry.seq <= edge {
+                continue;
+            }
+            if entry.seq != edge.next() {
+                gap = Some(index);
+                break;
+            }
+            edge = entry.seq;
+            state.ring_bytes += entry.frame.bytes().len();
+            state.ring.push_back(entry.clone());
+        }
+        state.edge = Some(edge);
+        let fan_out = !state.fanning && edge > state.fanned && !state.followers.is_empty();
+        if state.followers.is_empty() {
+            state.fanned = edge;
+        }
+        state.fanning |= fan_out;
+        state.trim(config);
+        match gap {
+            Some(index) => Accepted::Gap { index, fan_out },
+            None => Accepted::All { fan_out },
+        }
+    }
+
+    /// The next piece of work of a fan-out: what is new, and who follows. `None` ends it.
+    pub fn next_fan_out(&self, bytes_max: usize) -> Option<(Batch, Arc<Vec<Arc<Follower>>>)> {
+        let mut state = self.state();
+        let batch = state.join_after(state.fanned, bytes_max);
+        match batch {
+            Some(batch) => {
+                state.fanned = batch.last();
+                Some((batch, state.followers.clone()))
+            }
+            None => {
+                state.fanning = false;
+                None
+            }
+        }
+    }
+
+    /// Adds a follower; it turns live here if its place is the edge. `false`: the room was let go.
+    pub fn follow(&self, follower: Arc<Follower>) -> bool {
+        let mut state = self.state();
+        if state.closed {
+            return false;
+        }
+        if let Some(edge) = state.edge {
+            follower.go_live(edge);
+        }
+        state.idle_since = None;
+        Arc::make_mut(&mut state.followers).push(follower);
+        true
+    }
+
+    /// Removes a follower, if it is still there.
+    pub fn unfollow(&self, follower: &Arc<Follower>, now: Instant) {
+        follower.stop();
+        let mut state = self.state();
+        let Some(place) = state.followers.iter().position(|known| Arc::ptr_eq(known, follower))
+        else {
+            return;
+        };
+        let followers = Arc::make_mut(&mut state.followers);
+        followers.swap_remove(place);
+        if followers.is_empty() {
+            // An empty room keeps its ring for a while, but not the list of a crowd.
+            state.followers = Arc::default();
+            state.idle_since = Some(now);
+        }
+    }
+
+    /// What a follower that catches up gets next; if nothing is missing it turns live, under the
+    /// room's lock, so that no event can slip between.
+    pub fn next_page(&self, follower: &Follower, bytes_max: usize) -> NextPage {
+        let state = self.state();
+        if state.closed {
+            return NextPage::Closed;
+        }
+        let (last, edge) = (follower.last(), state.edge.unwrap_or_default());
+        if follower.go_live(edge) || follower.state() == Following::Stopped {
+            return NextPage::Live;
+        }
+        match state.join_after(last, bytes_max) {
+            Some(batch) if batch.first() == last.next() => NextPage::Ring(batch),
+            _ => NextPage::Log,
+        }
+    }
+
+    pub fn followers_len(&self) -> usize {
+        self.state().followers.len()
+    }
+
+    /// Closes the room if nobody has followed it since `before`.
+    pub fn close_if_idle(&self, before: Instant) -> bool {
+        let mut state = self.state();
+        let idle = state.idle_since.is_some_and(|since| since < before);
+        state.closed |= idle && state.followers.is_empty();
+        state.closed
+    }
+}
+
+impl RoomState {
+    /// The ring's events above `after` (or from its beginning, if that is later), up to about
+    /// `bytes_max`, at least one.
+    fn join_after(&self, after: Seq, bytes_max: usize) -> Option<Batch> {
+        let oldest = self.ring.front()?.seq;
+        let skip = (after.0 + 1).saturating_sub(oldest.0) as usize;
+        let mut bytes = 0;
+        let len = self
+            .ring
+            .iter()
+            .skip(skip)
+            .take_while(|entry| {
+                let first = bytes == 0;
+                bytes += entry.frame.bytes().len();
+                first || bytes <= bytes_max
+            })
+            .count();
+        Batch::join(self.ring.iter().skip(skip).take(len))
+    }
+
+    /// The newest event always stays: a fan-out may still need it, and a follower that is one
+    /// behind finds it here.
+    fn trim(&mut self, config: &HubConfig) {
+        while self.ring.len() > 1
+            && (self.ring.len() > config.ring_len_max || self.ring_bytes > config.ring_bytes_max)
+        {
+            if let Some(oldest) = self.ring.pop_front() {
+                self.ring_bytes -= oldest.frame.bytes().len();
+            }
+        }
+    }
+}

@@ -1,0 +1,334 @@
+//! The write path: everything that waits goes into one batch → log → relay → answers.
+//!
+//! It holds no rules (`decide` does) and knows no sockets. A node has a few lanes; a room always
+//! hashes to the same lane, so that a node never competes with itself for a room's row, and
+//! commands for one room are taken in the order they came. There is no timer that collects: a
+//! batch is whatever arrived while the last one was being committed. It grows under load and is a
+//! single command when idle.
+
+use std::collections::HashMap;
+use std::hash::BuildHasher;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, oneshot};
+
+use crate::config::LaneConfig;
+use crate::decide::{Outcome, Write};
+use crate::hub::Entry;
+use crate::log::{Appender, Log, LogError};
+use crate::metrics::Metrics;
+use crate::model::{Event, RoomName};
+use crate::relay::Relay;
+use crate::tasks::Tasks;
+
+/// Pause between two attempts to learn what became of a lost commit.
+const SETTLE_RETRY: Duration = Duration::from_millis(200);
+
+/// The lanes of a node. Cheap to clone; when the last clone is gone, the lanes finish what they
+/// have taken and end.
+#[derive(Clone)]
+pub struct Lanes {
+    lanes: Arc<[mpsc::Sender<Job>]>,
+    /// The same for all clones: it decides which lane a room belongs to.
+    hasher: std::hash::RandomState,
+    answer_timeout: Duration,
+}
+
+/// What becomes of a write; never silence.
+pub type Answer = Result<Outcome, Failure>;
+
+/// Why there is no outcome.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// The log did not answer in time, or did not say: written or not, the same id is safe.
+    Unavailable,
+    /// A bug of ours.
+    Internal,
+}
+
+/// A write on its way, and who waits for it.
+pub struct Job {
+    write: Write,
+    answer: oneshot::Sender<Answer>,
+    /// When the answer is due, `unavailable` if need be.
+    due: Instant,
+}
+
+impl Lanes {
+    pub fn start(
+        config: &LaneConfig,
+        log: &Log,
+        relay: &Arc<Relay>,
+        metrics: &Arc<Metrics>,
+        tasks: &Tasks,
+    ) -> Self {
+        let start = |_| {
+            let (tx, inbox) = mpsc::channel(config.inbox_len_max);
+            let lane = Lane {
+                inbox,
+                waiting: Vec::with_capacity(config.batch_len_max),
+                appender: log.appender(),
+                doubtful: Vec::new(),
+                batch_len_max: config.batch_len_max,
+                relay: relay.clone(),
+                metrics: metrics.clone(),
+            };
+            tasks.spawn("lane", lane.run());
+            tx
+        };
+        let lanes = (0..config.count).map(start).collect();
+        let answer_timeout = Duration::from_millis(config.answer_timeout_ms);
+        Self { lanes, hasher: std::hash::RandomState::new(), answer_timeout }
+    }
+
+    /// Hands a write to its room's lane. If that lane's inbox is full, gives back what must be
+    /// sent with `Parked::send` before any other write of the same client.
+    pub fn submit(&self, write: Write) -> (oneshot::Receiver<Answer>, Option<Parked>) {
+        let index = self.hasher.hash_one(&write.room) as usize % self.lanes.len();
+        let lane = &self.lanes[index];
+        let (answer, answered) = oneshot::channel();
+        let job = Job { write, answer, due: Instant::now() + self.answer_timeout };
+        match lane.try_send(job) {
+            Ok(()) => (answered, None),
+            Err(mpsc::error::TrySendError::Full(job)) => {
+                (answered, Some(Parked { lane: lane.clone(), job }))
+            }
+            // The lane is gone: dropping the job answers its receiver with an error.
+            Err(mpsc::error::TrySendError::Closed(_)) => (answered, None),
+        }
+    }
+}
+
+/// A write that found its lane's inbox full.
+pub struct Parked {
+    lane: mpsc::Sender<Job>,
+    job: Job,
+}
+
+impl Parked {
+    /// Waits for room. A lane that is gone drops the job, which its receiver notices.
+    pub async fn send(self) {
+        if let Ok(permit) = self.lane.reserve().await {
+            permit.send(self.job);
+        }
+    }
+}
+
+/// One lane; owned by its task alone.
+struct Lane {
+    /// Bounded by `inbox_len_max`; when it is full, sessions stop reading their sockets.
+    inbox: mpsc::Receiver<Job>,
+    /// Taken from the inbox and not yet in a batch. At most `inbox_len_max` more.
+    waiting: Vec<Job>,
+    appender: Appender,
+    /// Rooms of a batch whose commit was never confirmed. Bounded by one batch: nothing is
+    /// appended before they are settled.
+    doubtful: Vec<RoomName>,
+    batch_len_max: usize,
+    relay: Arc<Relay>,
+    metrics: Arc<Metrics>,
+}
+
+/// Those who wait for a batch; `None` once they have been told that it takes too long.
+struct Waiters(Vec<(Option<oneshot::Sender<Answer>>, Instant)>);
+
+impl Lane {
+    async fn run(mut self) {
+        while self.wait().await {
+            let now = Instant::now();
+            expire(&mut self.waiting, now);
+            let len = self.waiting.len().min(self.batch_len_max);
+            let (writes, waiters) = split(self.waiting.drain(..len));
+            if !writes.is_empty() {
+                self.commit(writes, waiters).await;
+            }
+        }
+    }
+
+    /// Waits for work; while there is none, settles what is in doubt. `false`: everyone who could
+    /// send has gone.
+    async fn wait(&mut self) -> bool {
+        loop {
+            if !self.waiting.is_empty() {
+                return true;
+            }
+            let doubt = async {
+                if self.doubtful.is_empty() {
+                    std::future::pending::<()>().await;
+                }
+                tokio::time::sleep(SETTLE_RETRY).await;
+            };
+            tokio::select! {
+                len = self.inbox.recv_many(&mut self.waiting, self.batch_len_max) => return len > 0,
+                () = doubt => {}
+            }
+            // It fails while the log is away, and is tried again.
+            let settled = settle(&mut self.appender, &mut self.doubtful, &self.relay).await;
+            tracing::debug!(settled = settled.is_ok(), "asked what became of a lost commit");
+        }
+    }
+
+    /// Commits one batch and answers everyone in it.
+    async fn commit(&mut self, writes: Vec<Write>, mut waiters: Waiters) {
+        let begun = Instant::now();
+        let result = self.append(&writes, &mut waiters).await;
+        self.metrics.commit_duration.observe(begun.elapsed().as_secs_f64());
+        self.metrics.commit_batch_size.observe(writes.len() as f64);
+        match result {
+            Ok(outcomes) => self.committed(outcomes, waiters),
+            Err(LogError::Refused(cause)) if writes.len() > 1 => {
+                // One of them is at fault: alone, the others get what they asked for.
+                self.metrics.log_error("refused");
+                tracing::warn!(err = %cause, len = writes.len(), "batch refused; one by one");
+                for (write, waiter) in writes.into_iter().zip(waiters.0) {
+                    Box::pin(self.commit(vec![write], Waiters(vec![waiter]))).await;
+                }
+            }
+            Err(LogError::Refused(cause)) => {
+                self.metrics.log_error("refused");
+                let room = writes.first().map(|write| write.room.as_str());
+                tracing::error!(err = %cause, room, "the log refused a command");
+                waiters.fail(Failure::Internal);
+            }
+            Err(LogError::Unavailable(cause)) => {
+                self.metrics.log_error("unavailable");
+                tracing::debug!(err = %cause, "batch not committed");
+                waiters.fail(Failure::Unavailable);
+            }
+            Err(LogError::Unknown(cause)) => {
+                self.metrics.log_error("unknown");
+                tracing::warn!(err = %cause, len = writes.len(), "commit was not confirmed");
+                waiters.fail(Failure::Unavailable);
+                self.doubtful.extend(rooms_of(&writes));
+            }
+        }
+    }
+
+    /// Appends, after settling what is in doubt; answers those who have waited too long meanwhile.
+    ///
+    async fn append(
+        &mut self,
+        writes: &[Write],
+        waiters: &mut Waiters,
+    ) -> Result<Vec<Outcome>, LogError> {
+        let (appender, doubtful, relay) = (&mut self.appender, &mut self.doubtful, &self.relay);
+        let append = async {
+            settle(appender, doubtful, relay).await?;
+            appender.append(writes).await
+        };
+        tokio::pin!(append);
+        let mut due = waiters.due();
+        loop {
+            let overdue = async {
+                match due {
+                    Some(due) => tokio::time::sleep_until(due.into()).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                result = &mut append => return result,
+                () = overdue => {}
+            }
+            // Also those who wait for their turn behind this batch.
+            let now = Instant::now();
+            waiters.expire(now);
+            let room = self.inbox.max_capacity().saturating_sub(self.waiting.len());
+            for _ in 0..room {
+                let Ok(job) = self.inbox.try_recv() else { break };
+                self.waiting.push(job);
+            }
+            expire(&mut self.waiting, now);
+            due = waiters.due().or_else(|| self.waiting.first().map(|job| job.due));
+        }
+    }
+
+    /// Everything of the batch exists now. The relay hears of it first, then the senders: both are
+    /// only memory, and nobody may see it before this point.
+    fn committed(&self, outcomes: Vec<Outcome>, waiters: Waiters) {
+        let now = Instant::now();
+        for (room, entries) in entries_by_room(outcomes.iter().filter_map(Outcome::event), now) {
+            self.relay.deliver(room, &entries);
+        }
+        for (outcome, (answer, _)) in outcomes.into_iter().zip(waiters.0) {
+            if let Some(answer) = answer {
+                // An error: the client is gone, and does not want to know.
+                let _ = answer.send(Ok(outcome));
+            }
+        }
+    }
+}
+
+/// A batch that was never confirmed may have been committed all the same. Its events would be
+/// missing from this node's rooms until the next event shows the hole. So before anything else is
+/// written the lane waits for the lost transaction's end (it holds the rooms' locks until then) and
+/// tells the relay where the rooms stand.
+async fn settle(
+    appender: &mut Appender,
+    doubtful: &mut Vec<RoomName>,
+    relay: &Arc<Relay>,
+) -> Result<(), LogError> {
+    if !doubtful.is_empty() {
+        for (room, last_seq) in appender.settle(doubtful).await? {
+            relay.hint(&room, last_seq);
+        }
+        doubtful.clear();
+    }
+    Ok(())
+}
+
+impl Waiters {
+    /// When the first of those who still wait must be answered. Jobs come in order, so the first
+    /// is the earliest.
+    fn due(&self) -> Option<Instant> {
+        self.0.iter().find(|(answer, _)| answer.is_some()).map(|(_, due)| *due)
+    }
+
+    fn expire(&mut self, now: Instant) {
+        for (answer, due) in &mut self.0 {
+            if let Some(answer) = answer.take_if(|_| *due <= now) {
+                // An error: the client is gone, and does not want to know.
+                let _ = answer.send(Err(Failure::Unavailable));
+            }
+        }
+    }
+
+    fn fail(self, failure: Failure) {
+        for answer in self.0.into_iter().filter_map(|(answer, _)| answer) {
+            // An error: the client is gone, and does not want to know.
+            let _ = answer.send(Err(failure));
+        }
+    }
+}
+
+/// Answers and drops the jobs that have waited too long to be written any more.
+fn expire(jobs: &mut Vec<Job>, now: Instant) {
+    for job in jobs.extract_if(.., |job| job.due <= now) {
+        // An error: the client is gone, and does not want to know.
+        let _ = job.answer.send(Err(Failure::Unavailable));
+    }
+}
+
+fn split(jobs: impl Iterator<Item = Job>) -> (Vec<Write>, Waiters) {
+    let (writes, waiters) = jobs.map(|job| (job.write, (Some(job.answer), job.due))).unzip();
+    (writes, Waiters(waiters))
+}
+
+fn rooms_of(writes: &[Write]) -> Vec<RoomName> {
+    let mut rooms: Vec<_> = writes.iter().map(|write| write.room.clone()).collect();
+    rooms.sort_unstable();
+    rooms.dedup();
+    rooms
+}
+
+/// Encodes each event once; within a room their order is kept.
+fn entries_by_room<'a>(
+    events: impl Iterator<Item = &'a Event>,
+    now: Instant,
+) -> HashMap<&'a RoomName, Vec<Entry>> {
+    let mut rooms: HashMap<&RoomName, Vec<Entry>> = HashMap::new();
+    for event in events {
+        rooms.entry(&event.room).or_default().push(Entry::new(event, now));
+    }
+    rooms
+}

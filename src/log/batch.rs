@@ -1,0 +1,201 @@
+//! The part of an append that both logs share, pure: which facts a batch of writes needs, and what
+//! to write once it is decided.
+//!
+//! It holds no rule of the chat (that is `decide`) and no SQL. Rooms are spoken of by their place
+//! in `rooms()`, which is in the order of their names: the order in which locks are taken.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::decide::{Outcome, Room, Verb, Write};
+use crate::model::{ClientId, Event, RoomName, Seq, Timestamp, UserId};
+
+/// What a batch of writes asks about.
+pub(super) struct Batch<'a> {
+    writes: &'a [Write],
+    /// Each room that is named, once, in the byte order of the names.
+    rooms: Vec<&'a RoomName>,
+    /// For each write, the place of its room in `rooms`.
+    places: Vec<usize>,
+}
+
+/// A batch after `decide`.
+pub(super) struct Decided {
+    /// In the order of the writes.
+    pub outcomes: Vec<Outcome>,
+    /// For each event in `outcomes`, the place of its room, in the same order.
+    event_places: Vec<usize>,
+    /// What each room has become, by place.
+    rooms: Vec<Room>,
+    /// What each room's `last_seq` was, by place.
+    last_seqs_before: Vec<Seq>,
+}
+
+/// A room that the batch added events to.
+pub(super) struct Changed<'a> {
+    pub place: usize,
+    pub first_seq: Seq,
+    pub room: &'a Room,
+}
+
+impl<'a> Batch<'a> {
+    pub fn new(writes: &'a [Write]) -> Self {
+        let names: BTreeSet<&RoomName> = writes.iter().map(|write| &write.room).collect();
+        let rooms: Vec<&RoomName> = names.into_iter().collect();
+        let places = writes
+            .iter()
+            .map(|write| rooms.binary_search(&&write.room).expect("it was collected above"))
+            .collect();
+        Self { writes, rooms, places }
+    }
+
+    pub fn rooms(&self) -> &[&'a RoomName] {
+        &self.rooms
+    }
+
+    /// The place of a room that a log answered with; `None` for one that was not asked about.
+    pub fn place(&self, room: &str) -> Option<usize> {
+        self.rooms.binary_search_by(|name| name.as_str().cmp(room)).ok()
+    }
+
+    /// The rooms that a `create` names, each with its first creator, in the order of the names.
+    ///
+    /// If such a room does not exist, it will once the batch is decided, and made by this user:
+    /// a room that is not there has no receipts and is refused to every other verb, so its first
+    /// `create` is what happens to it first.
+    pub fn founders(&self) -> BTreeMap<usize, &'a UserId> {
+        let mut founders = BTreeMap::new();
+        for (write, place) in self.writes.iter().zip(&self.places) {
+            if write.verb == Verb::Create {
+                founders.entry(*place).or_insert(&write.user);
+            }
+        }
+        founders
+    }
+
+    /// Each (room, user) that writes, once: is this user a member?
+    pub fn users(&self) -> BTreeSet<(usize, &'a UserId)> {
+        self.writes.iter().zip(&self.places).map(|(write, place)| (*place, &write.user)).collect()
+    }
+
+    /// Each (room, user, id) that is an idempotency key, once: was it committed before?
+    pub fn keys(&self) -> BTreeSet<(usize, &'a UserId, &'a ClientId)> {
+        let keyed = self.writes.iter().zip(&self.places).filter(|(w, _)| w.verb != Verb::Join);
+        keyed.filter_map(|(w, place)| Some((*place, &w.user, w.id.as_ref()?))).collect()
+    }
+
+    /// Decides every write in order. `facts` has a room for each place, loaded under its lock.
+    pub fn decide(&self, facts: Vec<Room>, now: Timestamp) -> Decided {
+        let mut rooms = facts;
+        let last_seqs_before = rooms.iter().map(|room| room.last_seq).collect();
+        let mut outcomes = Vec::with_capacity(self.writes.len());
+        let mut event_places = Vec::with_capacity(self.writes.len());
+        for (write, place) in self.writes.iter().zip(&self.places) {
+            let outcome = rooms[*place].decide(write, now);
+            event_places.extend(outcome.event().map(|_| *place));
+            outcomes.push(outcome);
+        }
+        Decided { outcomes, event_places, rooms, last_seqs_before }
+    }
+}
+
+impl Decided {
+    /// True if every write was a duplicate, was refused or joined a room it was in.
+    pub fn writes_nothing(&self) -> bool {
+        self.event_places.is_empty()
+    }
+
+    /// The new events, each with its room's place, in the order of the writes.
+    pub fn events(&self) -> impl Iterator<Item = (usize, &Event)> {
+        self.event_places.iter().copied().zip(self.outcomes.iter().filter_map(Outcome::event))
+    }
+
+    /// The rooms that have new events. Memberships and counters change only with an event.
+    pub fn changed(&self) -> impl Iterator<Item = Changed<'_>> {
+        let rooms = self.rooms.iter().zip(&self.last_seqs_before).enumerate();
+        rooms
+            .filter(|(_, (room, before))| room.last_seq > **before)
+            .map(|(place, (room, before))| Changed { place, first_seq: before.next(), room })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decide::Refusal;
+    use crate::model::Text;
+
+    fn write(room: &str, user: &str, id: Option<&str>, verb: Verb) -> Write {
+        Write {
+            room: RoomName::parse(room).unwrap(),
+            user: UserId::parse(user).unwrap(),
+            id: id.map(|id| ClientId::parse(id).unwrap()),
+            verb,
+        }
+    }
+
+    fn say(room: &str, user: &str, id: Option<&str>) -> Write {
+        write(room, user, id, Verb::Message(Text::parse("hi", 16).unwrap()))
+    }
+
+    #[test]
+    fn a_batch_asks_for_each_fact_once_and_in_the_order_of_names() {
+        let writes = [
+            say("b", "1", Some("x")),
+            write("a", "2", Some("c"), Verb::Create),
+            write("a", "1", Some("c"), Verb::Create),
+            say("b", "1", Some("x")),
+            say("b", "1", None),
+            write("b", "1", Some("j"), Verb::Join),
+        ];
+        let batch = Batch::new(&writes);
+        let names: Vec<&str> = batch.rooms().iter().map(|name| name.as_str()).collect();
+        assert_eq!(names, ["a", "b"]);
+        assert_eq!((batch.place("b"), batch.place("c")), (Some(1), None));
+        let founders: Vec<_> = batch.founders().into_iter().collect();
+        assert_eq!(founders, [(0, &writes[1].user)]);
+        let users: Vec<_> = batch.users().iter().map(|(p, u)| (*p, u.as_str())).collect();
+        assert_eq!(users, [(0, "1"), (0, "2"), (1, "1")]);
+        let keys: Vec<_> =
+            batch.keys().iter().map(|(p, u, id)| (*p, u.as_str(), id.as_str())).collect();
+        assert_eq!(keys, [(0, "1", "c"), (0, "2", "c"), (1, "1", "x")], "a join has no key");
+    }
+
+    #[test]
+    fn a_decided_batch_says_what_to_write_and_nothing_more() {
+        let writes = [
+            write("new", "1", None, Verb::Create),
+            say("nowhere", "1", None),
+            say("new", "1", Some("x")),
+            say("new", "1", Some("x")),
+            say("old", "1", None),
+        ];
+        let batch = Batch::new(&writes);
+        let old = Room {
+            created_by: Some(UserId::parse("9").unwrap()),
+            last_seq: Seq(7),
+            message_count: 3,
+            member_count: 1,
+            ..Room::default()
+        };
+        let decided =
+            batch.decide(vec![Room::default(), Room::default(), old.clone()], Timestamp(5));
+        assert_eq!(decided.outcomes.len(), 5);
+        assert_eq!(decided.outcomes[1], Outcome::Refused(Refusal::RoomNotFound));
+        assert!(
+            matches!(decided.outcomes[3], Outcome::Duplicate(receipt) if receipt.seq == Seq(2))
+        );
+        let events: Vec<_> = decided.events().map(|(place, event)| (place, event.seq.0)).collect();
+        assert_eq!(events, [(0, 1), (0, 2)]);
+        let changed: Vec<_> = decided
+            .changed()
+            .map(|c| (c.place, c.first_seq.0, c.room.last_seq.0, c.room.message_count))
+            .collect();
+        assert_eq!(changed, [(0, 1, 2, 1)]);
+        assert!(!decided.writes_nothing());
+
+        let refused = [say("old", "1", None)];
+        let decided = Batch::new(&refused).decide(vec![old], Timestamp(5));
+        assert!(decided.writes_nothing());
+        assert_eq!(decided.changed().count(), 0);
+    }
+}

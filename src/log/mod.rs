@@ -1,0 +1,234 @@
+//! The durable log: what is in it happened, and nothing else did.
+//!
+//! This file is the contract; `postgres` and `sqlite` keep it, and one test suite holds both to it.
+//! It does not encode frames, and it does not tell anyone what it wrote: the lane does.
+//!
+//! What both promise:
+//! - **Atomic and durable.** When `append` returns `Ok`, the whole batch survives a crash of the
+//!   process, the machine and the store. Nothing of it is visible to any read before that.
+//! - **Gapless.** In each room seq counts 1, 2, 3, … in commit order: whoever has seen n can read
+//!   everything below n.
+//! - **Idempotent for ever** by (room, user, id), whichever node wrote it first.
+//! - **Honest.** `LogError::Unknown` says that nobody knows; it never means "probably not".
+
+mod batch;
+pub mod postgres;
+pub mod sqlite;
+mod stored;
+
+use std::error::Error as StdError;
+
+use crate::config::Config;
+use crate::decide::{Outcome, Write};
+use crate::model::{Event, Role, RoomName, Seq, UserId};
+
+/// Where the events are. Cheap to clone; clones share connections.
+// The larger variant is the one that matters; there are a few of these in a node.
+#[allow(clippy::large_enum_variant)]
+#[derive(Clone)]
+pub enum Log {
+    Sqlite(sqlite::Sqlite),
+    Postgres(postgres::Postgres),
+}
+
+/// One lane's way to append. Each lane has its own; it is not shared.
+// The larger variant is the one that matters; a node has one of these for each lane.
+#[allow(clippy::large_enum_variant)]
+pub enum Appender {
+    Sqlite(sqlite::Appender),
+    Postgres(postgres::Appender),
+}
+
+/// What a user is to a room, as of one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    pub last_seq: Seq,
+    pub members: u64,
+    /// `None`: not a member.
+    pub role: Option<Role>,
+}
+
+/// A room in a list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RoomSummary {
+    pub room: RoomName,
+    pub last_seq: Seq,
+    pub members: u64,
+}
+
+/// A member in a list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    pub user: UserId,
+    pub role: Role,
+}
+
+/// Why the log did not do it, told by what the caller can do about it.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    /// Nothing was written. Trying again later may work.
+    #[error("the log cannot be reached")]
+    Unavailable(#[source] Box<dyn StdError + Send + Sync>),
+    /// The commit was sent and its answer never came: it may or may not have been written.
+    /// Only a command with an `id` may be sent again.
+    #[error("the log did not say whether it committed")]
+    Unknown(#[source] Box<dyn StdError + Send + Sync>),
+    /// Nothing was written, and the same batch will be refused again: a bug, or a log that was
+    /// changed by hand. Its commands may do better one by one.
+    #[error("the log refused the batch")]
+    Refused(#[source] Box<dyn StdError + Send + Sync>),
+}
+
+/// Why the log cannot be opened; one sentence that tells the operator what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error(transparent)]
+    Sqlite(#[from] sqlite::OpenError),
+    #[error(transparent)]
+    Postgres(#[from] postgres::OpenError),
+}
+
+impl Appender {
+    /// Decides and commits a batch as one transaction; outcomes are in the order of `writes`, and
+    /// every seq in them follows that order within its room.
+    ///
+    /// A write that the rules refuse costs its neighbours nothing. On any error nothing of the
+    /// batch may be shown to anyone (`LogError` says what is known).
+    ///
+    /// Not cancel-safe: a dropped call leaves the outcome unknown. The implementations bound
+    /// themselves in time (`log.append_timeout_ms`), so there is no need to.
+    pub async fn append(&mut self, writes: &[Write]) -> Result<Vec<Outcome>, LogError> {
+        match self {
+            Self::Sqlite(appender) => appender.append(writes).await,
+            Self::Postgres(appender) => appender.append(writes).await,
+        }
+    }
+
+    /// After `LogError::Unknown`: waits until the lost transaction has ended one way or the other
+    /// and says where each of the rooms stands since. Rooms that do not exist are left out.
+    pub async fn settle(&mut self, rooms: &[RoomName]) -> Result<Vec<(RoomName, Seq)>, LogError> {
+        match self {
+            Self::Sqlite(appender) => appender.settle(rooms).await,
+            Self::Postgres(appender) => appender.settle(rooms).await,
+        }
+    }
+}
+
+impl Log {
+    /// Opens the log that the settings name: PostgreSQL if `log.url` is set, else the embedded
+    /// SQLite. Both make what is missing, and refuse what they do not know.
+    pub async fn open(config: &Config) -> Result<Self, OpenError> {
+        let log = &config.log;
+        if log.url.is_empty() {
+            return Ok(Self::Sqlite(sqlite::Sqlite::open(log)?));
+        }
+        let mirrored = !config.mirror.url.is_empty();
+        let (lanes, node_id) = (config.lane.count, &config.node.id);
+        let postgres = postgres::Postgres::open(log, lanes, node_id, mirrored).await?;
+        Ok(Self::Postgres(postgres))
+    }
+
+    /// Resolves with a sentence if a part of the log has died that a node cannot live without.
+    pub async fn failed(&self) -> String {
+        match self {
+            Self::Sqlite(log) => log.thread_ended().await.to_string(),
+            // It has no threads, and reconnects by itself.
+            Self::Postgres(_) => std::future::pending().await,
+        }
+    }
+
+    /// A new way to append, for one lane. Connects lazily.
+    pub fn appender(&self) -> Appender {
+        match self {
+            Self::Sqlite(log) => Appender::Sqlite(log.appender()),
+            Self::Postgres(log) => Appender::Postgres(log.appender()),
+        }
+    }
+
+    /// Events with seq > `after`, ascending, at most `limit`. Empty for a room that is not there.
+    pub async fn read(
+        &self,
+        room: &RoomName,
+        after: Seq,
+        limit: usize,
+    ) -> Result<Vec<Event>, LogError> {
+        match self {
+            Self::Sqlite(log) => log.read(room, after, limit).await,
+            Self::Postgres(log) => log.read(room, after, limit).await,
+        }
+    }
+
+    /// The newest events with seq < `before` (`None`: of all), ascending, at most `limit`.
+    pub async fn read_before(
+        &self,
+        room: &RoomName,
+        before: Option<Seq>,
+        limit: usize,
+    ) -> Result<Vec<Event>, LogError> {
+        match self {
+            Self::Sqlite(log) => log.read_before(room, before, limit).await,
+            Self::Postgres(log) => log.read_before(room, before, limit).await,
+        }
+    }
+
+    /// A user's standing in a room, in one snapshot. `None`: there is no such room.
+    pub async fn standing(
+        &self,
+        room: &RoomName,
+        user: &UserId,
+    ) -> Result<Option<Standing>, LogError> {
+        match self {
+            Self::Sqlite(log) => log.standing(room, user).await,
+            Self::Postgres(log) => log.standing(room, user).await,
+        }
+    }
+
+    /// The room's highest committed seq. `None`: there is no such room.
+    pub async fn last_seq(&self, room: &RoomName) -> Result<Option<Seq>, LogError> {
+        match self {
+            Self::Sqlite(log) => log.last_seq(room).await,
+            Self::Postgres(log) => log.last_seq(room).await,
+        }
+    }
+
+    /// Rooms with a name above `after`, in the byte order of their names.
+    pub async fn rooms(
+        &self,
+        after: Option<&RoomName>,
+        limit: usize,
+    ) -> Result<Vec<RoomSummary>, LogError> {
+        match self {
+            Self::Sqlite(log) => log.rooms(after, limit).await,
+            Self::Postgres(log) => log.rooms(after, limit).await,
+        }
+    }
+
+    /// Members with an id above `after`, in the byte order of their ids.
+    pub async fn members(
+        &self,
+        room: &RoomName,
+        after: Option<&UserId>,
+        limit: usize,
+    ) -> Result<Vec<Member>, LogError> {
+        match self {
+            Self::Sqlite(log) => log.members(room, after, limit).await,
+            Self::Postgres(log) => log.members(room, after, limit).await,
+        }
+    }
+
+    /// Whether the log answers now.
+    pub async fn ping(&self) -> Result<(), LogError> {
+        match self {
+            Self::Sqlite(log) => log.ping().await,
+            Self::Postgres(log) => log.ping().await,
+        }
+    }
+
+    /// The word for it in `/readyz` and the logs.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Sqlite(_) => "sqlite",
+            Self::Postgres(_) => "postgres",
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! One lane's way to append: it keeps a connection, bounds every call in time, and retries what was
+//! certainly not written.
+
+use std::error::Error;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand::Rng;
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::Shared;
+use super::health::Health;
+use super::lane::Lane;
+use crate::decide::{Outcome, Write};
+use crate::log::LogError;
+use crate::log::batch::Batch;
+use crate::model::{RoomName, Seq, Timestamp};
+
+/// The first pause before another try, doubled each time up to the longest: short, because the
+/// commands of a whole lane wait; not shorter, because a server that has just started is met by
+/// every lane of every node.
+const PAUSE_MIN: Duration = Duration::from_millis(20);
+const PAUSE_MAX: Duration = Duration::from_millis(320);
+
+pub struct Appender {
+    shared: Arc<Shared>,
+    /// `None` before the first append and after any failure. Taken out while an append runs, so
+    /// that one which fails, or is dropped halfway, leaves nothing behind.
+    lane: Option<Box<Lane>>,
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("no answer within {0:?}")]
+struct TooSlow(Duration);
+
+impl Appender {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared, lane: None }
+    }
+
+    pub async fn append(&mut self, writes: &[Write]) -> Result<Vec<Outcome>, LogError> {
+        if writes.is_empty() {
+            return Ok(Vec::new());
+        }
+        let batch = Batch::new(writes);
+        let mut patience = Patience::new(self.shared.append_timeout);
+        loop {
+            match self.try_append(&batch, patience.deadline).await {
+                Err(LogError::Unavailable(error)) => {
+                    patience.after(error, &self.shared.health).await?
+                }
+                result => return self.told(result),
+            }
+        }
+    }
+
+    pub async fn settle(&mut self, rooms: &[RoomName]) -> Result<Vec<(RoomName, Seq)>, LogError> {
+        let mut names: Vec<&str> = rooms.iter().map(RoomName::as_str).collect();
+        names.sort_unstable();
+        names.dedup();
+        let mut patience = Patience::new(self.shared.append_timeout);
+        loop {
+            match self.try_settle(&names, patience.deadline).await {
+                Err(LogError::Unavailable(error)) => {
+                    patience.after(error, &self.shared.health).await?
+                }
+                result => return self.told(result),
+            }
+        }
+    }
+
+    async fn try_append(
+        &mut self,
+        batch: &Batch<'_>,
+        deadline: Instant,
+    ) -> Result<Vec<Outcome>, LogError> {
+        let kept = self.lane.take();
+        let load = async {
+            let lane = self.connected(kept).await?;
+            let loaded = lane.load(batch).await?;
+            Ok((lane, loaded))
+        };
+        let (lane, loaded) = self.within(deadline, load, LogError::Unavailable).await?;
+        // Read under the locks, so that within a room time goes with seq as far as clocks allow.
+        let now = Timestamp::now();
+        let decided = batch.decide(loaded.facts, now);
+        if decided.writes_nothing() {
+            // The outcomes rest on what others committed before; nothing hangs on this answer.
+            if self.within(deadline, lane.rollback(), LogError::Unavailable).await.is_ok() {
+                self.lane = Some(lane);
+            }
+            return Ok(decided.outcomes);
+        }
+        let commit = lane.commit(&loaded.ids, &decided, now, self.shared.mirrored);
+        self.within(deadline, commit, LogError::Unknown).await?;
+        self.lane = Some(lane);
+        Ok(decided.outcomes)
+    }
+
+    async fn try_settle(
+        &mut self,
+        names: &[&str],
+        deadline: Instant,
+    ) -> Result<Vec<(RoomName, Seq)>, LogError> {
+        let kept = self.lane.take();
+        let settle = async {
+            let lane = self.connected(kept).await?;
+            let seqs = lane.settle(names).await?;
+            Ok((lane, seqs))
+        };
+        let (lane, seqs) = self.within(deadline, settle, LogError::Unavailable).await?;
+        self.lane = Some(lane);
+        Ok(seqs)
+    }
+
+    /// Runs a step until the deadline; `late` is what it means when that passes first.
+    async fn within<T>(
+        &self,
+        deadline: Instant,
+        step: impl Future<Output = Result<T, LogError>>,
+        late: fn(Box<dyn Error + Send + Sync>) -> LogError,
+    ) -> Result<T, LogError> {
+        let late = || late(TooSlow(self.shared.append_timeout).into());
+        timeout_at(deadline, step).await.unwrap_or_else(|_| Err(late()))
+    }
+
+    async fn connected(&self, kept: Option<Box<Lane>>) -> Result<Box<Lane>, LogError> {
+        match kept.filter(|lane| !lane.is_closed()) {
+            Some(lane) => Ok(lane),
+            None => Lane::connect(&self.shared.lane_connector)
+                .await
+                .map(Box::new)
+                .map_err(|error| LogError::Unavailable(error.into())),
+        }
+    }
+
+    /// Notes a final result for the node's log of itself. A refusal is an answer, too.
+    fn told<T>(&self, result: Result<T, LogError>) -> Result<T, LogError> {
+        match &result {
+            Err(error @ LogError::Unknown(_)) => self.shared.health.failed(error),
+            _ => self.shared.health.answered(),
+        }
+        result
+    }
+}
+
+/// The time budget of one call, and the pauses in it.
+struct Patience {
+    deadline: Instant,
+    pause: Duration,
+}
+
+impl Patience {
+    fn new(timeout: Duration) -> Self {
+        Self { deadline: Instant::now() + timeout, pause: PAUSE_MIN }
+    }
+
+    /// Pauses before another try, or gives the error back when there is no time for one.
+    async fn after(
+        &mut self,
+        error: Box<dyn Error + Send + Sync>,
+        health: &Health,
+    ) -> Result<(), LogError> {
+        health.failed(&*error);
+        let pause = self.pause.mul_f64(rand::rng().random_range(0.5..1.0));
+        if Instant::now() + pause >= self.deadline {
+            return Err(LogError::Unavailable(error));
+        }
+        sleep(pause).await;
+        self.pause = (self.pause * 2).min(PAUSE_MAX);
+        Ok(())
+    }
+}

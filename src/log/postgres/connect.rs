@@ -1,0 +1,141 @@
+//! The one place where connections to PostgreSQL are made: addresses, limits of time, encryption.
+//!
+//! It does not retry and does not pool; whoever connects decides what a failure means.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use tokio_postgres::config::SslMode;
+use tokio_postgres::{Client, Config, NoTls};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::OpenError;
+use crate::config::LogConfig;
+
+/// How connections are encrypted: they are not, yet.
+pub(super) type Tls = NoTls;
+
+/// A peer that vanished without a word is noticed after 30 + 3 × 5 s without traffic, and after
+/// 10 s if it owes an acknowledgement. (The defaults are two hours and never.) Lanes and reads give
+/// up earlier by themselves; this ends what they left behind.
+const KEEPALIVES_IDLE: Duration = Duration::from_secs(30);
+const KEEPALIVES_INTERVAL: Duration = Duration::from_secs(5);
+const KEEPALIVES_RETRIES: u32 = 3;
+const TCP_USER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// PostgreSQL cuts an application_name here, with a notice in its own log each time.
+const APPLICATION_NAME_BYTES_MAX: usize = 63;
+
+/// Plans of a lane and of a reader are handfuls of index look-ups, whatever the tables hold. A plan
+/// that was made while a table was empty and that reads all of it would be kept until the next
+/// ANALYZE, a minute and a million rows later. So plans are made once, and only from index
+/// look-ups.
+const PLANNER: &str = "-c plan_cache_mode=force_generic_plan -c enable_seqscan=off \
+                       -c enable_hashjoin=off -c enable_mergejoin=off -c jit=off";
+
+/// Everything it takes to connect.
+#[derive(Clone)]
+pub(super) struct Connector {
+    config: Config,
+    connect_timeout: Duration,
+}
+
+/// A connection and the task that serves its socket. Dropping it closes the socket at once, even
+/// in the middle of an answer: nobody can be given a connection that owes one.
+pub(super) struct Connection {
+    pub client: Client,
+    _task: AbortOnDropHandle<()>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ConnectError {
+    #[error("no connection within {0:?}")]
+    TooSlow(Duration),
+    #[error("no connection")]
+    Failed(#[from] tokio_postgres::Error),
+}
+
+impl Connector {
+    /// Reads the URL. Its errors do not quote it: a password with an odd character in it is parsed
+    /// as something else, and would be shown as such.
+    pub fn new(settings: &LogConfig, node_id: &str) -> Result<Self, OpenError> {
+        let mut config = Config::from_str(&settings.url.0).map_err(|_| OpenError::Url)?;
+        if config.get_ssl_mode() == SslMode::Require {
+            return Err(OpenError::Tls);
+        }
+        let connect_timeout = Duration::from_millis(settings.connect_timeout_ms);
+        config
+            .application_name(application_name(node_id))
+            .connect_timeout(connect_timeout)
+            .keepalives(true)
+            .keepalives_idle(KEEPALIVES_IDLE)
+            .keepalives_interval(KEEPALIVES_INTERVAL)
+            .keepalives_retries(KEEPALIVES_RETRIES)
+            .tcp_user_timeout(TCP_USER_TIMEOUT);
+        Ok(Self { config, connect_timeout })
+    }
+
+    /// For a lane. A transaction that its lane has given up must not hold its rooms for long, so
+    /// the server ends it after the same time.
+    pub fn for_lane(&self, settings: &LogConfig) -> Self {
+        self.with_options(&format!(
+            "-c statement_timeout={} -c lock_timeout={} \
+             -c idle_in_transaction_session_timeout={} {PLANNER}",
+            settings.statement_timeout_ms, settings.lock_timeout_ms, settings.append_timeout_ms,
+        ))
+    }
+
+    pub fn for_reads(&self, settings: &LogConfig) -> Self {
+        self.with_options(&format!(
+            "-c statement_timeout={} -c default_transaction_read_only=on {PLANNER}",
+            settings.read_timeout_ms,
+        ))
+    }
+
+    /// For the schema, which may wait for another node that is applying it.
+    pub fn for_setup(&self, timeout: Duration) -> Self {
+        self.with_options(&format!("-c statement_timeout={}", timeout.as_millis()))
+    }
+
+    /// The operator's own options come first, so that ours win where both say something.
+    fn with_options(&self, ours: &str) -> Self {
+        let mut config = self.config.clone();
+        let options = format!("{} {ours}", self.config.get_options().unwrap_or_default());
+        config.options(options.trim());
+        Self { config, connect_timeout: self.connect_timeout }
+    }
+
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    pub fn tls(&self) -> Tls {
+        NoTls
+    }
+
+    pub fn connect_timeout(&self) -> Duration {
+        self.connect_timeout
+    }
+
+    /// The driver's own timeout covers the TCP connection of one host only; this one covers names,
+    /// all hosts, the start of the session and the password.
+    pub async fn connect(&self) -> Result<Connection, ConnectError> {
+        let connect = self.config.connect(self.tls());
+        let (client, connection) = tokio::time::timeout(self.connect_timeout, connect)
+            .await
+            .map_err(|_| ConnectError::TooSlow(self.connect_timeout))??;
+        let serve = async move {
+            // How it ended is told to whoever waits for an answer. Nobody else needs to know: an
+            // idle connection that ended is replaced when it is wanted.
+            let _ = connection.await;
+        };
+        Ok(Connection { client, _task: AbortOnDropHandle::new(tokio::spawn(serve)) })
+    }
+}
+
+/// What `pg_stat_activity` shows. The server replaces what is not printable ASCII.
+fn application_name(node_id: &str) -> String {
+    let mut name = format!("verbatim {node_id}");
+    name.truncate(name.floor_char_boundary(APPLICATION_NAME_BYTES_MAX));
+    name
+}

@@ -1,0 +1,129 @@
+//! What PostgreSQL's errors mean: to the operator at the start, and to an append afterwards.
+//!
+//! No error here quotes the URL: it may hold a password.
+
+use tokio_postgres::Config;
+use tokio_postgres::config::Host;
+use tokio_postgres::error::{Severity, SqlState};
+
+use super::connect::ConnectError;
+use super::health::chain;
+use crate::log::LogError;
+
+/// Why the log cannot be used. The `Display` form tells the operator what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error(
+        "log.url (DATABASE_URL) is not a PostgreSQL URL; write \
+         postgres://user:password@host:5432/database"
+    )]
+    Url,
+    #[error("log.url asks for TLS (sslmode=require), which this version cannot do; remove it")]
+    Tls,
+    #[error("PostgreSQL at {at} cannot be reached ({why}); start it, or correct log.url")]
+    Unreachable { at: String, why: String },
+    #[error("PostgreSQL at {at} refused the user or the password of log.url ({why}); correct it")]
+    Password { at: String, why: String },
+    #[error("PostgreSQL at {at} has no such database ({why}); create it with: createdb -E UTF8")]
+    NoDatabase { at: String, why: String },
+    #[error("PostgreSQL {found} is too old; verbatim needs 13 or later")]
+    TooOld { found: i32 },
+    #[error(
+        "the database of log.url is encoded in {found}, which cannot hold every message; make one \
+         with: createdb -E UTF8 -T template0"
+    )]
+    Encoding { found: String },
+    #[error("PostgreSQL only reads here (a standby?); point log.url at the primary")]
+    ReadOnly,
+    #[error(
+        "the database was prepared by a newer verbatim (schema {found}, this one knows {known}); \
+         start that version, or set log.url to another database"
+    )]
+    Newer { found: i32, known: i32 },
+    #[error(
+        "the database holds a table {table} that is not verbatim's, and was not touched; set \
+         log.url to an empty database"
+    )]
+    Foreign { table: String },
+    #[error("the user of log.url may not create tables ({}); grant it that", chain(.0))]
+    Privilege(#[source] tokio_postgres::Error),
+    #[error("the schema cannot be prepared ({}); see PostgreSQL's log", chain(.0))]
+    Setup(#[source] tokio_postgres::Error),
+    #[error("the schema was not ready within a minute; see who locks it in pg_stat_activity")]
+    TooSlow,
+}
+
+impl OpenError {
+    pub(super) fn of_connect(error: ConnectError, config: &Config) -> Self {
+        let at = config.get_hosts().iter().map(shown).collect::<Vec<_>>().join(", ");
+        let why = chain(&error);
+        let code = match &error {
+            ConnectError::Failed(error) => error.code(),
+            ConnectError::TooSlow(_) => None,
+        };
+        match code {
+            Some(&SqlState::INVALID_PASSWORD | &SqlState::INVALID_AUTHORIZATION_SPECIFICATION) => {
+                Self::Password { at, why }
+            }
+            Some(&SqlState::INVALID_CATALOG_NAME) => Self::NoDatabase { at, why },
+            _ => Self::Unreachable { at, why },
+        }
+    }
+}
+
+fn shown(host: &Host) -> String {
+    match host {
+        Host::Tcp(name) => name.clone(),
+        #[cfg(unix)]
+        Host::Unix(path) => path.display().to_string(),
+    }
+}
+
+/// True for what may be gone in a moment: nobody listens, or the server is starting, stopping or
+/// full.
+pub(super) fn is_passing(error: &tokio_postgres::Error) -> bool {
+    match error.code() {
+        Some(code) => [
+            SqlState::CANNOT_CONNECT_NOW,
+            SqlState::ADMIN_SHUTDOWN,
+            SqlState::CRASH_SHUTDOWN,
+            SqlState::TOO_MANY_CONNECTIONS,
+        ]
+        .contains(code),
+        None => {
+            let source = std::error::Error::source(error);
+            error.is_closed() || source.is_some_and(|source| source.is::<std::io::Error>())
+        }
+    }
+}
+
+/// Before COMMIT was sent: nothing was written.
+pub(super) fn before_commit(error: tokio_postgres::Error) -> LogError {
+    // 22: the data is not what the column takes. 23: a constraint. The same batch meets them again.
+    let poison = |code: &SqlState| code.code().starts_with("22") || code.code().starts_with("23");
+    if error.code().is_some_and(poison) {
+        LogError::Refused(error.into())
+    } else {
+        LogError::Unavailable(error.into())
+    }
+}
+
+/// The data statement failed, and COMMIT was sent behind it. If the server itself says so, the
+/// transaction is lost, whatever became of the connection since; else nobody knows.
+pub(super) fn of_data(error: tokio_postgres::Error) -> LogError {
+    if error.as_db_error().is_some() {
+        before_commit(error)
+    } else {
+        LogError::Unknown(error.into())
+    }
+}
+
+/// COMMIT failed. An ERROR is PostgreSQL's word that the transaction is rolled back. FATAL only
+/// says that the session ends: it may do so between the commit and its answer (an administrator's
+/// shutdown while waiting for a standby), and then the transaction stands.
+pub(super) fn of_commit(error: tokio_postgres::Error) -> LogError {
+    match error.as_db_error().and_then(|error| error.parsed_severity()) {
+        Some(Severity::Error) => before_commit(error),
+        _ => LogError::Unknown(error.into()),
+    }
+}

@@ -1,0 +1,361 @@
+//! One lane's connection and the two round trips of an append: `load`, then `commit`.
+//!
+//! It decides nothing and retries nothing. A lane that has returned an error is not used again, so
+//! no statement here ever meets what is left of an earlier one.
+//!
+//! # Why two nodes cannot deadlock
+//!
+//! An append takes two kinds of locks, in this order:
+//!
+//! 1. *Names*: the rooms that the batch may create are inserted in the byte order of their names
+//!    (`FOUND`). Where another transaction has inserted the same name and has not ended, the insert
+//!    waits for it on the unique index.
+//! 2. *Rows*: the batch's rooms are locked in the order of their ids (`LOCK`).
+//!
+//! A transaction that waits for a name holds only names before it, so those that wait for names
+//! cannot wait in a circle; nor can those that wait for rows, which go by id. A circle would need
+//! one that waits for a row held by one that waits for a name. But whoever waits for a name holds
+//! no rows except those it has just inserted, which no other transaction can see, and so cannot
+//! lock.
+//!
+//! # Why a room is never left with last_seq 0
+//!
+//! A row that `FOUND` inserts belongs to a room that did not exist. Such a room has no receipts and
+//! is refused to every verb but `create`, so the first `create` of the batch is its seq 1, and
+//! `WRITE` sets its counters in the same transaction. See `Batch::founders`.
+
+use std::time::SystemTime;
+
+use futures_util::future;
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{Client, Statement};
+
+use super::connect::{ConnectError, Connection, Connector};
+use super::error::{before_commit, of_commit, of_data};
+use crate::decide::{Membership, Receipt, Room};
+use crate::log::LogError;
+use crate::log::batch::{Batch, Decided};
+use crate::log::stored::count;
+use crate::model::{RoomName, Seq, Timestamp, UserId};
+
+/// READ COMMITTED is named, because a database may have another default: each statement after the
+/// locks must see what was committed while they were waited for.
+const BEGIN: &str = "begin isolation level read committed";
+
+/// Rooms that the batch may create, in the order of their names. 0 means "not made yet"; `decide`
+/// sees such a room as missing.
+const FOUND: &str = "
+    insert into rooms (name, created_by, last_seq, message_count, member_count, created_at)
+    select f.name, f.created_by, 0, 0, 0, now()
+    from unnest($1::text[], $2::text[]) with ordinality as f (name, created_by, place)
+    order by f.place
+    on conflict (name) do nothing";
+
+/// Waits for whoever writes to these rooms, and returns them as they were left.
+const LOCK: &str = "
+    select id, name, created_by, last_seq, message_count, member_count
+    from rooms
+    where name = any ($1::text[])
+    order by id
+    for no key update";
+
+/// Which of these (room, user) are members, by their place in the arrays, from 1.
+const MEMBERS: &str = "
+    select u.place
+    from unnest($1::text[], $2::text[]) with ordinality as u (room, user_id, place)
+    join rooms r on r.name = u.room
+    join members m on m.room_id = r.id and m.user_id = u.user_id";
+
+/// Which of these (room, user, id) were committed before, by their place in the arrays, from 1.
+const RECEIPTS: &str = "
+    select k.place, e.seq, e.at
+    from unnest($1::text[], $2::text[], $3::text[])
+         with ordinality as k (room, user_id, client_id, place)
+    join rooms r on r.name = k.room
+    join events e on e.room_id = r.id and e.user_id = k.user_id and e.client_id = k.client_id";
+
+/// Everything a batch writes, in one statement: so there is one answer that says whether it could
+/// be written, and no way to send a part of it. The parts touch different tables, or (`entered` and
+/// `gone`) different rows, so it does not matter that each sees the tables as they were before.
+const WRITE: &str = "
+    with changed as (
+        select *
+        from unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[])
+             as c (id, first_seq, last_seq, message_count, member_count)
+    ), happened as (
+        insert into events (room_id, seq, type, user_id, client_id, body, at)
+        select e.room_id, e.seq, e.type, e.user_id, e.client_id, e.body, $6::timestamptz
+        from unnest($7::bigint[], $8::bigint[], $9::text[], $10::text[], $11::text[], $12::text[])
+             as e (room_id, seq, type, user_id, client_id, body)
+    ), entered as (
+        insert into members (room_id, user_id, joined_seq, role)
+        select e.room_id, e.user_id, e.joined_seq, e.role
+        from unnest($13::bigint[], $14::text[], $15::bigint[], $16::text[])
+             as e (room_id, user_id, joined_seq, role)
+        on conflict (room_id, user_id) do update
+        set joined_seq = excluded.joined_seq, role = excluded.role
+    ), gone as (
+        delete from members m
+        using unnest($17::bigint[], $18::text[]) as g (room_id, user_id)
+        where m.room_id = g.room_id and m.user_id = g.user_id
+    ), announced as (
+        insert into outbox (room_id, first_seq, last_seq, at)
+        select c.id, c.first_seq, c.last_seq, $6
+        from changed c
+        where $19::boolean
+    )
+    update rooms r
+    set last_seq = c.last_seq,
+        message_count = c.message_count,
+        member_count = c.member_count,
+        created_at = case when r.last_seq = 0 then $6 else r.created_at end
+    from changed c
+    where r.id = c.id";
+
+/// A connection with what an append runs on it, prepared once.
+pub(super) struct Lane {
+    connection: Connection,
+    found: Statement,
+    lock: Statement,
+    members: Statement,
+    receipts: Statement,
+    write: Statement,
+}
+
+/// What was loaded, by the places of the batch.
+pub(super) struct Loaded {
+    /// `None`: the room does not exist and is not being made.
+    pub ids: Vec<Option<i64>>,
+    pub facts: Vec<Room>,
+}
+
+impl Lane {
+    pub async fn connect(connector: &Connector) -> Result<Self, ConnectError> {
+        let connection = connector.connect().await?;
+        let client = &connection.client;
+        let (found, lock, members, receipts, write) = future::try_join5(
+            client.prepare(FOUND),
+            client.prepare(LOCK),
+            client.prepare(MEMBERS),
+            client.prepare(RECEIPTS),
+            client.prepare(WRITE),
+        )
+        .await?;
+        Ok(Self { connection, found, lock, members, receipts, write })
+    }
+
+    pub fn is_closed(&self) -> bool {
+        self.client().is_closed()
+    }
+
+    fn client(&self) -> &Client {
+        &self.connection.client
+    }
+
+    /// The first round trip: begins, locks the batch's rooms, and loads what must be known of them.
+    pub async fn load(&self, batch: &Batch<'_>) -> Result<Loaded, LogError> {
+        self.load_rows(batch).await.map_err(before_commit)
+    }
+
+    async fn load_rows(&self, batch: &Batch<'_>) -> Result<Loaded, tokio_postgres::Error> {
+        let client = self.client();
+        let names: Vec<&str> = batch.rooms().iter().map(|room| room.as_str()).collect();
+        let founders = batch.founders();
+        let users = Vec::from_iter(batch.users());
+        let keys = Vec::from_iter(batch.keys());
+        let founded_names: Vec<&str> = founders.keys().map(|place| names[*place]).collect();
+        let founded_by: Vec<&str> = founders.values().map(|user| user.as_str()).collect();
+        let user_rooms: Vec<&str> = users.iter().map(|(place, _)| names[*place]).collect();
+        let user_ids: Vec<&str> = users.iter().map(|(_, user)| user.as_str()).collect();
+        let key_rooms: Vec<&str> = keys.iter().map(|(place, ..)| names[*place]).collect();
+        let key_users: Vec<&str> = keys.iter().map(|(_, user, _)| user.as_str()).collect();
+        let key_ids: Vec<&str> = keys.iter().map(|(.., id)| id.as_str()).collect();
+
+        // Each request is sent when its future is first polled, and a join polls in order: one
+        // round trip. Separate statements, because the last two need a snapshot taken after the
+        // locks.
+        let (begun, founded, locked, members, receipts) = future::join5(
+            client.batch_execute(BEGIN),
+            self.found(&founded_names, &founded_by),
+            client.query(&self.lock, &[&names]),
+            client.query(&self.members, &[&user_rooms, &user_ids]),
+            client.query(&self.receipts, &[&key_rooms, &key_users, &key_ids]),
+        )
+        .await;
+        // In the order of the statements: the first error is the cause of those after it.
+        begun?;
+        founded?;
+
+        let mut loaded =
+            Loaded { ids: vec![None; names.len()], facts: vec![Room::default(); names.len()] };
+        for row in locked? {
+            let Some(place) = batch.place(row.get(1)) else { continue };
+            loaded.ids[place] = Some(row.get(0));
+            let last_seq = Seq::from_i64(row.get(3));
+            if last_seq > Seq(0) {
+                loaded.facts[place] = Room {
+                    created_by: Some(UserId::stored(row.get(2))),
+                    last_seq,
+                    message_count: count(row.get(4)),
+                    member_count: count(row.get(5)),
+                    ..Room::default()
+                };
+            }
+        }
+        for row in members? {
+            let (place, user) = users[ordinal(row.get(0))];
+            loaded.facts[place].members.insert(user.clone());
+        }
+        for row in receipts? {
+            let (place, user, id) = keys[ordinal(row.get(0))];
+            let at = Timestamp::from_system(row.get::<_, SystemTime>(2));
+            let receipt = Receipt { seq: Seq::from_i64(row.get(1)), at };
+            loaded.facts[place].receipts.insert((user.clone(), id.clone()), receipt);
+        }
+        Ok(loaded)
+    }
+
+    /// Most batches create nothing, and then this is not even sent.
+    async fn found(&self, names: &[&str], by: &[&str]) -> Result<(), tokio_postgres::Error> {
+        if !names.is_empty() {
+            self.client().execute(&self.found, &[&names, &by]).await?;
+        }
+        Ok(())
+    }
+
+    /// The second round trip: writes and commits. COMMIT is on its way as soon as this is polled.
+    pub async fn commit(
+        &self,
+        ids: &[Option<i64>],
+        decided: &Decided,
+        at: Timestamp,
+        mirrored: bool,
+    ) -> Result<(), LogError> {
+        let rows = Rows::of(ids, decided);
+        let at = at.to_system();
+        let params: [&(dyn ToSql + Sync); 19] = [
+            &rows.room_ids,
+            &rows.first_seqs,
+            &rows.last_seqs,
+            &rows.message_counts,
+            &rows.member_counts,
+            &at,
+            &rows.event_rooms,
+            &rows.event_seqs,
+            &rows.event_types,
+            &rows.event_users,
+            &rows.event_ids,
+            &rows.event_bodies,
+            &rows.entered_rooms,
+            &rows.entered_users,
+            &rows.entered_seqs,
+            &rows.entered_roles,
+            &rows.gone_rooms,
+            &rows.gone_users,
+            &mirrored,
+        ];
+        let write = async { self.client().execute(&self.write, &params).await.map_err(of_data) };
+        // After a failed statement, COMMIT answers ROLLBACK and no error: the answer that counts is
+        // that of the statement. And should the statement fail before it is even sent, the join
+        // ends there, and COMMIT is not sent either.
+        let commit = async { self.client().batch_execute("commit").await.map_err(of_commit) };
+        future::try_join(write, commit).await?;
+        Ok(())
+    }
+
+    /// Ends a transaction that has nothing to write, and lets go of its locks.
+    pub async fn rollback(&self) -> Result<(), LogError> {
+        self.client().batch_execute("rollback").await.map_err(before_commit)
+    }
+
+    /// Where the rooms stand, once every transaction that holds one of them has ended. Rooms that
+    /// are only being made are inserted, too, to wait for whoever makes them; the rollback takes
+    /// them away.
+    pub async fn settle(&self, names: &[&str]) -> Result<Vec<(RoomName, Seq)>, LogError> {
+        let client = self.client();
+        let nobody = vec![""; names.len()];
+        let (begun, founded, locked, ended) = future::join4(
+            client.batch_execute(BEGIN),
+            self.found(names, &nobody),
+            client.query(&self.lock, &[&names]),
+            client.batch_execute("rollback"),
+        )
+        .await;
+        begun.and(founded).map_err(before_commit)?;
+        let rows = locked.map_err(before_commit)?;
+        ended.map_err(before_commit)?;
+        let standing = rows.iter().map(|row| (row.get(1), Seq::from_i64(row.get(3))));
+        let made = standing.filter(|(_, last_seq)| *last_seq > Seq(0));
+        Ok(made.map(|(name, last_seq)| (RoomName::stored(name), last_seq)).collect())
+    }
+}
+
+/// SQL counts places from 1.
+fn ordinal(place: i64) -> usize {
+    usize::try_from(place - 1).expect("ordinality counts from 1, and the array has that place")
+}
+
+/// What `WRITE` takes, column by column.
+#[derive(Default)]
+struct Rows<'a> {
+    room_ids: Vec<i64>,
+    first_seqs: Vec<i64>,
+    last_seqs: Vec<i64>,
+    message_counts: Vec<i64>,
+    member_counts: Vec<i64>,
+    event_rooms: Vec<i64>,
+    event_seqs: Vec<i64>,
+    event_types: Vec<&'a str>,
+    event_users: Vec<&'a str>,
+    event_ids: Vec<Option<&'a str>>,
+    event_bodies: Vec<Option<&'a str>>,
+    entered_rooms: Vec<i64>,
+    entered_users: Vec<&'a str>,
+    entered_seqs: Vec<i64>,
+    entered_roles: Vec<&'a str>,
+    gone_rooms: Vec<i64>,
+    gone_users: Vec<&'a str>,
+}
+
+impl<'a> Rows<'a> {
+    fn of(ids: &[Option<i64>], decided: &'a Decided) -> Self {
+        let id =
+            |place: usize| ids[place].expect("events are only decided in rooms that have a row");
+        let mut rows = Self::default();
+        for changed in decided.changed() {
+            let (room_id, room) = (id(changed.place), changed.room);
+            rows.room_ids.push(room_id);
+            rows.first_seqs.push(changed.first_seq.to_i64());
+            rows.last_seqs.push(room.last_seq.to_i64());
+            rows.message_counts.push(room.message_count.cast_signed());
+            rows.member_counts.push(room.member_count.cast_signed());
+            for (user, membership) in &room.changed_members {
+                rows.member(room_id, user, *membership);
+            }
+        }
+        for (place, event) in decided.events() {
+            rows.event_rooms.push(id(place));
+            rows.event_seqs.push(event.seq.to_i64());
+            rows.event_types.push(event.kind.name());
+            rows.event_users.push(event.user.as_str());
+            rows.event_ids.push(event.client_id.as_ref().map(|id| id.as_str()));
+            rows.event_bodies.push(event.kind.body());
+        }
+        rows
+    }
+
+    fn member(&mut self, room_id: i64, user: &'a UserId, membership: Option<Membership>) {
+        match membership {
+            Some(membership) => {
+                self.entered_rooms.push(room_id);
+                self.entered_users.push(user.as_str());
+                self.entered_seqs.push(membership.joined_seq.to_i64());
+                self.entered_roles.push(membership.role.name());
+            }
+            None => {
+                self.gone_rooms.push(room_id);
+                self.gone_users.push(user.as_str());
+            }
+        }
+    }
+}

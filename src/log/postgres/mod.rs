@@ -1,0 +1,121 @@
+//! The log on PostgreSQL, shared by any number of nodes.
+//!
+//! Each lane writes on a connection of its own (`append`, `lane`), reads go through a pool
+//! (`read`), and what makes them agree is the row lock on each room. It keeps nothing in memory:
+//! another node may write to any room at any time.
+
+mod append;
+mod connect;
+mod error;
+mod health;
+mod lane;
+mod read;
+mod schema;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use self::append::Appender;
+use self::connect::Connector;
+pub use self::error::OpenError;
+use self::health::Health;
+use self::read::Reads;
+use super::{LogError, Member, RoomSummary, Standing};
+use crate::config::LogConfig;
+use crate::model::{Event, RoomName, Seq, UserId};
+
+/// A node's way to the database. Clones share everything.
+#[derive(Clone)]
+pub struct Postgres {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    lane_connector: Connector,
+    reads: Reads,
+    health: Arc<Health>,
+    append_timeout: Duration,
+    /// Whether there is a mirror: then each batch also writes what it must be told.
+    mirrored: bool,
+}
+
+impl Postgres {
+    /// Checks the server, applies the schema where it is missing, and returns: lanes and reads
+    /// connect when they are used, and by themselves again after an outage.
+    pub async fn open(
+        config: &LogConfig,
+        lanes: usize,
+        node_id: &str,
+        mirrored: bool,
+    ) -> Result<Self, OpenError> {
+        let connector = Connector::new(config, node_id)?;
+        let readers = config.readers.max(1);
+        schema::prepare(&connector, lanes + readers).await?;
+        let health = Arc::new(Health::default());
+        let reads = Reads::new(
+            &connector.for_reads(config),
+            u32::try_from(readers).unwrap_or(u32::MAX),
+            Duration::from_millis(config.read_timeout_ms),
+            Arc::clone(&health),
+        );
+        let lane_connector = connector.for_lane(config);
+        let append_timeout = Duration::from_millis(config.append_timeout_ms);
+        let shared = Shared { lane_connector, reads, health, append_timeout, mirrored };
+        Ok(Self { shared: Arc::new(shared) })
+    }
+
+    pub fn appender(&self) -> Appender {
+        Appender::new(Arc::clone(&self.shared))
+    }
+
+    pub async fn read(
+        &self,
+        room: &RoomName,
+        after: Seq,
+        limit: usize,
+    ) -> Result<Vec<Event>, LogError> {
+        self.shared.reads.read(room, after, limit).await
+    }
+
+    pub async fn read_before(
+        &self,
+        room: &RoomName,
+        before: Option<Seq>,
+        limit: usize,
+    ) -> Result<Vec<Event>, LogError> {
+        self.shared.reads.read_before(room, before, limit).await
+    }
+
+    pub async fn standing(
+        &self,
+        room: &RoomName,
+        user: &UserId,
+    ) -> Result<Option<Standing>, LogError> {
+        self.shared.reads.standing(room, user).await
+    }
+
+    pub async fn last_seq(&self, room: &RoomName) -> Result<Option<Seq>, LogError> {
+        self.shared.reads.last_seq(room).await
+    }
+
+    pub async fn rooms(
+        &self,
+        after: Option<&RoomName>,
+        limit: usize,
+    ) -> Result<Vec<RoomSummary>, LogError> {
+        self.shared.reads.rooms(after, limit).await
+    }
+
+    pub async fn members(
+        &self,
+        room: &RoomName,
+        after: Option<&UserId>,
+        limit: usize,
+    ) -> Result<Vec<Member>, LogError> {
+        self.shared.reads.members(room, after, limit).await
+    }
+
+    pub async fn ping(&self) -> Result<(), LogError> {
+        self.shared.reads.ping().await
+    }
+}

@@ -1,0 +1,295 @@
+//! Reads: a bb8 pool of connections on which every query is prepared, so that each read is one
+//! round trip.
+//!
+//! The pool tests nothing at check-out (that would be a round trip more). A connection that died
+//! while idle knows it and is skipped; one whose query was not answered, because it failed or its
+//! caller gave up, is never used again.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bb8::{ErrorSink, ManageConnection, Pool, QueueStrategy};
+use bb8_postgres::PostgresConnectionManager;
+use futures_util::future::try_join_all;
+use tokio::time::timeout;
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{Client, Row, Statement};
+
+use super::connect::{ConnectError, Connector, Tls};
+use super::health::Health;
+use crate::log::stored::{StoredEvent, count};
+use crate::log::{LogError, Member, RoomSummary, Standing};
+use crate::model::{Event, Role, RoomName, Seq, Timestamp, UserId};
+
+/// A connection is replaced after so long, so that a node finds a primary that has moved, and a
+/// backend that has grown gives its memory back.
+const LIFETIME: Duration = Duration::from_secs(30 * 60);
+/// Connections that a burst needed are closed again after so long.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(10 * 60);
+const REAPER_RATE: Duration = Duration::from_secs(30);
+
+/// The queries, and where each stands in `QUERIES`.
+#[derive(Clone, Copy)]
+enum Query {
+    Read,
+    ReadBefore,
+    Standing,
+    LastSeq,
+    Rooms,
+    Members,
+    Ping,
+}
+
+const QUERIES: [&str; 7] = [
+    "select seq, type, user_id, client_id, body, at
+     from events
+     where room_id = (select id from rooms where name = $1::text) and seq > $2::bigint
+     order by seq
+     limit $3::bigint",
+    "select seq, type, user_id, client_id, body, at
+     from events
+     where room_id = (select id from rooms where name = $1::text) and seq < $2::bigint
+     order by seq desc
+     limit $3::bigint",
+    "select r.last_seq, r.member_count, m.role
+     from rooms r
+     left join members m on m.room_id = r.id and m.user_id = $2::text
+     where r.name = $1::text",
+    "select last_seq from rooms where name = $1::text",
+    "select name, last_seq, member_count
+     from rooms
+     where name > $1::text
+     order by name
+     limit $2::bigint",
+    "select user_id, role
+     from members
+     where room_id = (select id from rooms where name = $1::text) and user_id > $2::text
+     order by user_id
+     limit $3::bigint",
+    "select 1",
+];
+
+/// Makes the pool's connections.
+pub(super) struct Readers {
+    manager: PostgresConnectionManager<Tls>,
+    connect_timeout: Duration,
+}
+
+/// A pooled connection.
+pub(super) struct Reader {
+    client: Client,
+    /// In the order of `QUERIES`.
+    statements: Vec<Statement>,
+    /// True from the moment a query is sent until it is answered well.
+    owes: bool,
+}
+
+/// What reads from the log.
+pub(super) struct Reads {
+    pool: Pool<Readers>,
+    timeout: Duration,
+    health: Arc<Health>,
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("no answer within {0:?}")]
+struct TooSlow(Duration);
+
+#[derive(Debug, thiserror::Error)]
+#[error("no connection to read with")]
+struct NoConnection;
+
+impl ManageConnection for Readers {
+    type Connection = Reader;
+    type Error = ConnectError;
+
+    async fn connect(&self) -> Result<Reader, ConnectError> {
+        let connect = async {
+            let client = self.manager.connect().await?;
+            let statements = try_join_all(QUERIES.map(|sql| client.prepare(sql))).await?;
+            Ok(Reader { client, statements, owes: false })
+        };
+        timeout(self.connect_timeout, connect)
+            .await
+            .unwrap_or_else(|_| Err(ConnectError::TooSlow(self.connect_timeout)))
+    }
+
+    async fn is_valid(&self, reader: &mut Reader) -> Result<(), ConnectError> {
+        Ok(self.manager.is_valid(&mut reader.client).await?)
+    }
+
+    fn has_broken(&self, reader: &mut Reader) -> bool {
+        reader.owes || self.manager.has_broken(&mut reader.client)
+    }
+}
+
+/// The pool retries by itself while a read waits; what it meets is told here.
+#[derive(Clone)]
+struct Sink(Arc<Health>);
+
+impl std::fmt::Debug for Sink {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Sink")
+    }
+}
+
+impl ErrorSink<ConnectError> for Sink {
+    fn sink(&self, error: ConnectError) {
+        self.0.failed(&error);
+    }
+
+    fn boxed_clone(&self) -> Box<dyn ErrorSink<ConnectError>> {
+        Box::new(self.clone())
+    }
+}
+
+impl Reads {
+    /// Connects when something is read, not before.
+    pub fn new(
+        connector: &Connector,
+        connections_max: u32,
+        timeout: Duration,
+        health: Arc<Health>,
+    ) -> Self {
+        let manager = PostgresConnectionManager::new(connector.config().clone(), connector.tls());
+        let connect_timeout = connector.connect_timeout();
+        let pool = Pool::builder()
+            .max_size(connections_max)
+            .min_idle(None)
+            .test_on_check_out(false)
+            .max_lifetime(LIFETIME)
+            .idle_timeout(IDLE_TIMEOUT)
+            .reaper_rate(REAPER_RATE)
+            .connection_timeout(timeout)
+            .retry_connection(true)
+            // The one used last, so that those of a burst fall idle and are closed.
+            .queue_strategy(QueueStrategy::Lifo)
+            .error_sink(Box::new(Sink(Arc::clone(&health))))
+            .build_unchecked(Readers { manager, connect_timeout });
+        Self { pool, timeout, health }
+    }
+
+    pub async fn read(
+        &self,
+        room: &RoomName,
+        after: Seq,
+        limit: usize,
+    ) -> Result<Vec<Event>, LogError> {
+        let (after, limit) = (after.to_i64(), to_limit(limit));
+        let rows = self.ask(Query::Read, &[&room.as_str(), &after, &limit]).await?;
+        rows.iter().map(|row| event(row, room)).collect()
+    }
+
+    pub async fn read_before(
+        &self,
+        room: &RoomName,
+        before: Option<Seq>,
+        limit: usize,
+    ) -> Result<Vec<Event>, LogError> {
+        let (before, limit) = (before.map_or(i64::MAX, Seq::to_i64), to_limit(limit));
+        let rows = self.ask(Query::ReadBefore, &[&room.as_str(), &before, &limit]).await?;
+        rows.iter().rev().map(|row| event(row, room)).collect()
+    }
+
+    pub async fn standing(
+        &self,
+        room: &RoomName,
+        user: &UserId,
+    ) -> Result<Option<Standing>, LogError> {
+        let rows = self.ask(Query::Standing, &[&room.as_str(), &user.as_str()]).await?;
+        Ok(rows.first().map(|row| Standing {
+            last_seq: Seq::from_i64(row.get(0)),
+            members: count(row.get(1)),
+            role: row.get::<_, Option<&str>>(2).map(Role::from_stored),
+        }))
+    }
+
+    pub async fn last_seq(&self, room: &RoomName) -> Result<Option<Seq>, LogError> {
+        let rows = self.ask(Query::LastSeq, &[&room.as_str()]).await?;
+        Ok(rows.first().map(|row| Seq::from_i64(row.get(0))))
+    }
+
+    pub async fn rooms(
+        &self,
+        after: Option<&RoomName>,
+        limit: usize,
+    ) -> Result<Vec<RoomSummary>, LogError> {
+        // No name is empty, so every name is above the empty one.
+        let after = after.map_or("", RoomName::as_str);
+        let rows = self.ask(Query::Rooms, &[&after, &to_limit(limit)]).await?;
+        let summary = |row: &Row| RoomSummary {
+            room: RoomName::stored(row.get(0)),
+            last_seq: Seq::from_i64(row.get(1)),
+            members: count(row.get(2)),
+        };
+        Ok(rows.iter().map(summary).collect())
+    }
+
+    pub async fn members(
+        &self,
+        room: &RoomName,
+        after: Option<&UserId>,
+        limit: usize,
+    ) -> Result<Vec<Member>, LogError> {
+        let after = after.map_or("", UserId::as_str);
+        let rows = self.ask(Query::Members, &[&room.as_str(), &after, &to_limit(limit)]).await?;
+        let member = |row: &Row| Member {
+            user: UserId::stored(row.get(0)),
+            role: Role::from_stored(row.get(1)),
+        };
+        Ok(rows.iter().map(member).collect())
+    }
+
+    pub async fn ping(&self) -> Result<(), LogError> {
+        self.ask(Query::Ping, &[]).await.map(drop)
+    }
+
+    /// One query, within the budget: waiting for a connection included.
+    async fn ask(
+        &self,
+        query: Query,
+        params: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<Row>, LogError> {
+        let work = async {
+            let mut reader = loop {
+                let reader = self.pool.get().await.map_err(|_| {
+                    // What kept the pool from connecting went to its error sink.
+                    LogError::Unavailable(NoConnection.into())
+                })?;
+                // Died while idle: dropped here, replaced by the pool.
+                if !reader.client.is_closed() {
+                    break reader;
+                }
+            };
+            reader.owes = true;
+            let rows = reader.client.query(&reader.statements[query as usize], params).await;
+            let rows = rows.map_err(|error| LogError::Unavailable(error.into()))?;
+            reader.owes = false;
+            Ok(rows)
+        };
+        let result = timeout(self.timeout, work)
+            .await
+            .unwrap_or_else(|_| Err(LogError::Unavailable(TooSlow(self.timeout).into())));
+        match &result {
+            Ok(_) => self.health.answered(),
+            Err(error) => self.health.failed(error),
+        }
+        result
+    }
+}
+
+fn event(row: &Row, room: &RoomName) -> Result<Event, LogError> {
+    let stored = StoredEvent {
+        seq: row.get(0),
+        kind: row.get(1),
+        user: row.get(2),
+        client_id: row.get(3),
+        body: row.get(4),
+        at: Timestamp::from_system(row.get::<_, SystemTime>(5)),
+    };
+    stored.event(room)
+}
+
+fn to_limit(limit: usize) -> i64 {
+    i64::try_from(limit).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,150 @@
+//! The start: is this a PostgreSQL that can keep the promise, and is the schema there?
+//!
+//! Nodes that start at once wait for each other on an advisory lock, and the first one makes the
+//! tables. Where they are there already nothing is run: even `create index if not exists` would
+//! wait for every append under way, and make the next ones wait behind it.
+
+use std::time::Duration;
+
+use rand::Rng;
+use tokio::time::Instant;
+use tokio_postgres::Row;
+use tokio_postgres::error::SqlState;
+
+use super::connect::{ConnectError, Connection, Connector};
+use super::error::{OpenError, is_passing};
+
+const SCHEMA: &str = include_str!("../../../schema.sql");
+
+/// The version that `schema.sql` inserts.
+const SCHEMA_VERSION: i32 = 1;
+
+/// The advisory lock: "verbatim" in ASCII, so that no other program has the same by chance.
+const SCHEMA_LOCK: i64 = 0x7665_7262_6174_696D;
+
+/// The oldest version with every feature that `schema.sql` uses.
+const SERVER_VERSION_MIN: i32 = 13;
+
+/// How long a start waits for a PostgreSQL that is not there, before it says so and ends. Long
+/// enough for one that is restarting; whoever supervises the process starts it again.
+const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
+const CONNECT_PAUSE: Duration = Duration::from_millis(250);
+
+/// How long the schema may take: another node may be applying it just now.
+const SETUP_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Connects, checks the server and applies the schema where it is missing.
+pub(super) async fn prepare(connector: &Connector, connections: usize) -> Result<(), OpenError> {
+    let connection = connect(&connector.for_setup(SETUP_TIMEOUT)).await?;
+    let work = async {
+        check_server(&connection, connections).await?;
+        apply(&connection).await
+    };
+    tokio::time::timeout(SETUP_TIMEOUT, work).await.map_err(|_| OpenError::TooSlow)?
+}
+
+async fn connect(connector: &Connector) -> Result<Connection, OpenError> {
+    let deadline = Instant::now() + CONNECT_PATIENCE;
+    loop {
+        let error = match connector.connect().await {
+            Ok(connection) => return Ok(connection),
+            Err(error) => error,
+        };
+        let passing = match &error {
+            ConnectError::TooSlow(_) => true,
+            ConnectError::Failed(error) => is_passing(error),
+        };
+        // Jitter, so that nodes which were started together do not knock together.
+        let pause = CONNECT_PAUSE.mul_f64(rand::rng().random_range(0.5..1.5));
+        if !passing || Instant::now() + pause > deadline {
+            return Err(OpenError::of_connect(error, connector.config()));
+        }
+        tokio::time::sleep(pause).await;
+    }
+}
+
+async fn check_server(connection: &Connection, connections: usize) -> Result<(), OpenError> {
+    let row = connection
+        .client
+        .query_one(
+            "select current_setting('server_version_num')::int / 10000,
+                    current_setting('server_encoding'),
+                    current_setting('transaction_read_only')::bool,
+                    current_setting('max_connections')::int,
+                    current_setting('fsync')::bool,
+                    current_setting('synchronous_commit') <> 'off'",
+            &[],
+        )
+        .await
+        .map_err(OpenError::Setup)?;
+    let version: i32 = row.get(0);
+    if version < SERVER_VERSION_MIN {
+        return Err(OpenError::TooOld { found: version });
+    }
+    let encoding: &str = row.get(1);
+    if encoding != "UTF8" {
+        return Err(OpenError::Encoding { found: encoding.to_owned() });
+    }
+    if row.get(2) {
+        return Err(OpenError::ReadOnly);
+    }
+    warn_of_doubtful_settings(&row, connections);
+    Ok(())
+}
+
+/// Legal, but it breaks a promise or will hurt: said once, at the start.
+fn warn_of_doubtful_settings(row: &Row, connections: usize) {
+    let connections_max: i32 = row.get(3);
+    if usize::try_from(connections_max).is_ok_and(|max| connections > max) {
+        tracing::warn!(
+            connections,
+            connections_max,
+            "this node alone may open more connections than PostgreSQL's max_connections allows"
+        );
+    }
+    let (fsync, synchronous_commit): (bool, bool) = (row.get(4), row.get(5));
+    if !fsync || !synchronous_commit {
+        tracing::warn!(
+            fsync,
+            synchronous_commit,
+            "PostgreSQL does not wait for its disk: a crash of it loses acknowledged messages"
+        );
+    }
+}
+
+async fn apply(connection: &Connection) -> Result<(), OpenError> {
+    let client = &connection.client;
+    // A statement of its own: what follows must see what the holder before us committed.
+    let lock = format!("begin; select pg_advisory_xact_lock({SCHEMA_LOCK})");
+    client.batch_execute(&lock).await.map_err(OpenError::Setup)?;
+    let row = client
+        .query_one(
+            "select to_regclass('verbatim_schema') is not null,
+                    coalesce(to_regclass('rooms'), to_regclass('members'), to_regclass('events'),
+                             to_regclass('outbox'), to_regclass('event_log'))::text",
+            &[],
+        )
+        .await
+        .map_err(OpenError::Setup)?;
+    let (ours, occupied): (bool, Option<String>) = (row.get(0), row.get(1));
+    let version = match (ours, occupied) {
+        (false, Some(table)) => return Err(OpenError::Foreign { table }),
+        (false, None) => 0,
+        (true, _) => client
+            .query_one("select coalesce(max(version), 0) from verbatim_schema", &[])
+            .await
+            .map_err(OpenError::Setup)?
+            .get(0),
+    };
+    if version > SCHEMA_VERSION {
+        return Err(OpenError::Newer { found: version, known: SCHEMA_VERSION });
+    }
+    if version < SCHEMA_VERSION {
+        client.batch_execute(SCHEMA).await.map_err(|error| match error.code() {
+            Some(&SqlState::INSUFFICIENT_PRIVILEGE) => OpenError::Privilege(error),
+            _ => OpenError::Setup(error),
+        })?;
+        tracing::info!(version = SCHEMA_VERSION, "the schema was applied");
+    }
+    client.batch_execute("commit").await.map_err(OpenError::Setup)
+}

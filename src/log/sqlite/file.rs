@@ -1,0 +1,186 @@
+//! The log's file: its folder, its lock, what makes it ours, and how connections to it are opened.
+//!
+//! It knows nothing of rooms beyond `schema.sql`, and it never touches a file that is not ours.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rusqlite::{Connection, ErrorCode, OpenFlags};
+
+const SCHEMA: &str = include_str!("schema.sql");
+
+/// `application_id`, "Vrbt": what tells our file from any other program's.
+const APPLICATION_ID: i32 = 0x5672_6274;
+/// `user_version`: the version of `schema.sql`.
+const SCHEMA_VERSION: i32 = 1;
+
+/// Prepared statements kept per connection: more than there are in this folder, so that each is
+/// parsed once.
+const STATEMENTS_KEPT: usize = 32;
+
+/// Why the file cannot be the log. The `Display` form tells the operator what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error(
+        "the log {path} is in use by another verbatim; stop it, or give this one a log.path of \
+         its own"
+    )]
+    InUse { path: String },
+    #[error(
+        "the log {path} was written by a newer verbatim (schema {found}, this one knows \
+         {SCHEMA_VERSION}); start that version, or set log.path to another file"
+    )]
+    Newer { path: String, found: i32 },
+    #[error("{path} is not a log of verbatim and was not touched; set log.path to another file")]
+    Foreign { path: String },
+    #[error("the folder of the log {path} cannot be made or written ({source}); set log.path")]
+    Folder { path: String, source: io::Error },
+    #[error("the log {path} cannot be opened or written ({source}); look at the file and its disk")]
+    File { path: String, source: rusqlite::Error },
+    #[error(
+        "the log {path} lies on a file system without shared memory, which its write-ahead log \
+         needs; set log.path to a local disk"
+    )]
+    NoWal { path: String },
+    #[error("a thread for the log {path} cannot be started ({source}); raise the process limit")]
+    Thread { path: String, source: io::Error },
+}
+
+/// The file, locked against any other process while this lives.
+pub(super) struct LogFile {
+    path: PathBuf,
+    /// How long a statement waits for a person who has the file open in a shell.
+    busy_timeout: Duration,
+    /// Keeps the lock until it is dropped; the kernel drops it for a process that was killed.
+    _lock: File,
+}
+
+impl LogFile {
+    /// Makes the folder and the file where they are missing, and checks them where they are not.
+    /// The connection is the one that writes.
+    pub fn open(path: &Path, busy_timeout: Duration) -> Result<(Self, Connection), OpenError> {
+        let folder_error = |source| OpenError::Folder { path: path.display().to_string(), source };
+        make_folder(path).map_err(folder_error)?;
+        // A file beside the log carries the lock: SQLite's own locks on the log are POSIX ones,
+        // which any close of the same file in this process would drop.
+        let lock_path = with_suffix(path, ".lock");
+        let lock = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&lock_path)
+            .map_err(folder_error)?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                return Err(OpenError::InUse { path: path.display().to_string() });
+            }
+            Err(TryLockError::Error(source)) => return Err(folder_error(source)),
+        }
+        let file = Self { path: path.to_owned(), busy_timeout, _lock: lock };
+        let writer =
+            file.connect(OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE);
+        let writer = writer.map_err(|source| file.file_error(source))?;
+        file.check(&writer)?;
+        file.prepare(&writer)?;
+        Ok((file, writer))
+    }
+
+    /// A connection that only reads.
+    pub fn reader(&self) -> Result<Connection, OpenError> {
+        self.connect(OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(|source| self.file_error(source))
+    }
+
+    /// Where SQLite keeps what is not yet in the file itself.
+    pub fn wal_path(&self) -> PathBuf {
+        with_suffix(&self.path, "-wal")
+    }
+
+    pub fn shown(&self) -> String {
+        self.path.display().to_string()
+    }
+
+    fn connect(&self, access: OpenFlags) -> rusqlite::Result<Connection> {
+        // Each connection lives in one thread, so SQLite need not lock it.
+        let flags = access | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(&self.path, flags)?;
+        connection.busy_timeout(self.busy_timeout)?;
+        connection.set_prepared_statement_cache_capacity(STATEMENTS_KEPT);
+        Ok(connection)
+    }
+
+    /// Looks before anything is written: someone else's database stays as it is.
+    fn check(&self, writer: &Connection) -> Result<(), OpenError> {
+        let number = |sql: &str| writer.query_row(sql, [], |row| row.get::<_, i32>(0));
+        let facts = || -> rusqlite::Result<(i32, i32, i32)> {
+            let application_id = number("pragma application_id")?;
+            let version = number("pragma user_version")?;
+            Ok((application_id, version, number("select count(*) from sqlite_schema")?))
+        };
+        match facts().map_err(|source| self.file_error(source))? {
+            (APPLICATION_ID, version, _) if version > SCHEMA_VERSION => {
+                Err(OpenError::Newer { path: self.shown(), found: version })
+            }
+            (APPLICATION_ID, SCHEMA_VERSION, _) | (0, 0, 0) => Ok(()),
+            _ => Err(OpenError::Foreign { path: self.shown() }),
+        }
+    }
+
+    /// Sets what the file needs to be ours and to keep every committed word.
+    fn prepare(&self, writer: &Connection) -> Result<(), OpenError> {
+        let set = || -> rusqlite::Result<String> {
+            let mode =
+                writer.query_row("pragma journal_mode = wal", [], |row| row.get::<_, String>(0))?;
+            // FULL: each commit is on the disk before it is acked. NORMAL would lose the last
+            // commits with the power.
+            writer.pragma_update(None, "synchronous", "full")?;
+            let version: i32 = writer.query_row("pragma user_version", [], |row| row.get(0))?;
+            if version == 0 {
+                // One transaction: a crash in the middle leaves an empty file, which is ours to try
+                // again, and never half a schema.
+                writer.execute_batch(&format!(
+                    "begin immediate;
+                     {SCHEMA}
+                     pragma application_id = {APPLICATION_ID};
+                     pragma user_version = {SCHEMA_VERSION};
+                     commit;"
+                ))?;
+            }
+            Ok(mode)
+        };
+        let mode = set().map_err(|source| self.file_error(source))?;
+        if mode == "wal" { Ok(()) } else { Err(OpenError::NoWal { path: self.shown() }) }
+    }
+
+    fn file_error(&self, source: rusqlite::Error) -> OpenError {
+        match source.sqlite_error_code() {
+            Some(ErrorCode::NotADatabase) => OpenError::Foreign { path: self.shown() },
+            _ => OpenError::File { path: self.shown(), source },
+        }
+    }
+}
+
+/// `x.db` and `-wal` to `x.db-wal`.
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
+/// Makes the folders that are missing, each known to its parent on the disk: a log that survives
+/// the power going must not lie in a folder that does not.
+fn make_folder(path: &Path) -> io::Result<()> {
+    let folders = path.ancestors().skip(1).filter(|folder| !folder.as_os_str().is_empty());
+    let missing: Vec<&Path> = folders.take_while(|folder| !folder.exists()).collect();
+    for folder in missing.iter().rev() {
+        match fs::create_dir(folder) {
+            Err(err) if err.kind() != io::ErrorKind::AlreadyExists => return Err(err),
+            _ => {}
+        }
+        let parent = folder.parent().filter(|parent| !parent.as_os_str().is_empty());
+        File::open(parent.unwrap_or(Path::new(".")))?.sync_all()?;
+    }
+    Ok(())
+}

@@ -1,0 +1,238 @@
+//! The embedded log: one SQLite file, one node, nothing to install.
+//!
+//! One thread writes and a few read, each with a connection of its own; the async side only ever
+//! waits for their answers, and never longer than its time budget. Reads see a commit as soon as
+//! its append is answered, and go on while the disk is full.
+//!
+//! ```text
+//!  lanes ──▶ queue ──▶ log-writer ──▶ data/verbatim.db + -wal (one sync per transaction)
+//!  reads ──▶ queue ──▶ log-reader × n ──▶ a snapshot each
+//! ```
+
+mod file;
+mod reader;
+mod rows;
+mod threads;
+mod writer;
+
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use rusqlite::Connection;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, timeout, timeout_at};
+
+use self::file::LogFile;
+pub use self::file::OpenError;
+pub use self::threads::ThreadEnded;
+use self::threads::Threads;
+use super::{LogError, Member, RoomSummary, Standing};
+use crate::config::LogConfig;
+use crate::decide::{Outcome, Write};
+use crate::model::{Event, RoomName, Seq, UserId};
+
+/// Batches that wait for the writer. Each lane has one under way, so this is never reached; a lane
+/// that found it full would wait within its budget.
+const WRITER_QUEUE_LEN: usize = 64;
+/// Reads that wait for a reader. When it is full, a read waits for a place within its budget and is
+/// then `Unavailable`.
+const READER_QUEUE_LEN: usize = 1024;
+
+const WRITER: &str = "log-writer";
+const READER: &str = "log-reader";
+
+/// The file and its threads. When the last clone and the last appender are gone, the threads end,
+/// the file is closed, and another process may open it.
+#[derive(Clone)]
+pub struct Sqlite {
+    shared: Arc<Shared>,
+}
+
+/// One lane's place at the writer's queue.
+pub struct Appender {
+    shared: Arc<Shared>,
+}
+
+/// Dropped in the order of its fields: a queue first, which ends the threads that it feeds, then
+/// those threads, which closes their connections. The readers go first so that the writer is the
+/// last to close, which is when SQLite folds the write-ahead log into the file.
+struct Shared {
+    reads: mpsc::Sender<reader::Job>,
+    readers: Threads,
+    writes: mpsc::Sender<writer::Job>,
+    writer: Threads,
+    /// Holds the lock on the file until everything above is gone.
+    _file: LogFile,
+    append_timeout: Duration,
+    read_timeout: Duration,
+}
+
+/// A budget of time that ran out.
+#[derive(Debug, thiserror::Error)]
+#[error("{0} did not answer within {1:?}")]
+struct TooSlow(&'static str, Duration);
+
+impl Sqlite {
+    /// Opens the file, or makes it. Blocks for as long as the disk takes: it is for the start.
+    pub fn open(config: &LogConfig) -> Result<Self, OpenError> {
+        // What a statement may wait for a lock is what SQLite calls busy.
+        let busy_timeout = Duration::from_millis(config.lock_timeout_ms);
+        let (file, connection) = LogFile::open(Path::new(&config.path), busy_timeout)?;
+        let cannot_start = |source: io::Error| OpenError::Thread { path: file.shown(), source };
+
+        let (writes, jobs) = mpsc::channel(WRITER_QUEUE_LEN);
+        let mut writer = Threads::new();
+        let work = writer::Writer::new(connection, file.wal_path());
+        writer.spawn(WRITER, move || work.run(jobs)).map_err(cannot_start)?;
+
+        let (reads, jobs) = mpsc::channel(READER_QUEUE_LEN);
+        let jobs = Arc::new(Mutex::new(jobs));
+        let mut readers = Threads::new();
+        for _ in 0..config.readers.max(1) {
+            let (connection, jobs) = (file.reader()?, Arc::clone(&jobs));
+            let work = move || reader::run(&connection, &jobs);
+            readers.spawn(READER, work).map_err(cannot_start)?;
+        }
+        let append_timeout = Duration::from_millis(config.append_timeout_ms);
+        let read_timeout = Duration::from_millis(config.read_timeout_ms);
+        let shared =
+            Shared { reads, readers, writes, writer, _file: file, append_timeout, read_timeout };
+        Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// Resolves when a thread of the log has ended, which none does while this exists unless it
+    /// panicked. The node cannot do its work any more and should stop.
+    pub async fn thread_ended(&self) -> ThreadEnded {
+        tokio::select! {
+            () = self.shared.writer.ended().cancelled() => ThreadEnded(WRITER),
+            () = self.shared.readers.ended().cancelled() => ThreadEnded(READER),
+        }
+    }
+
+    pub fn appender(&self) -> Appender {
+        Appender { shared: Arc::clone(&self.shared) }
+    }
+
+    pub async fn read(
+        &self,
+        room: &RoomName,
+        after: Seq,
+        limit: usize,
+    ) -> Result<Vec<Event>, LogError> {
+        let room = room.clone();
+        self.ask(move |connection| reader::read(connection, &room, after, limit)).await
+    }
+
+    pub async fn read_before(
+        &self,
+        room: &RoomName,
+        before: Option<Seq>,
+        limit: usize,
+    ) -> Result<Vec<Event>, LogError> {
+        let room = room.clone();
+        self.ask(move |connection| reader::read_before(connection, &room, before, limit)).await
+    }
+
+    pub async fn standing(
+        &self,
+        room: &RoomName,
+        user: &UserId,
+    ) -> Result<Option<Standing>, LogError> {
+        let (room, user) = (room.clone(), user.clone());
+        self.ask(move |connection| reader::standing(connection, &room, &user)).await
+    }
+
+    pub async fn last_seq(&self, room: &RoomName) -> Result<Option<Seq>, LogError> {
+        let room = room.clone();
+        self.ask(move |connection| reader::last_seq(connection, &room)).await
+    }
+
+    pub async fn rooms(
+        &self,
+        after: Option<&RoomName>,
+        limit: usize,
+    ) -> Result<Vec<RoomSummary>, LogError> {
+        let after = after.cloned();
+        self.ask(move |connection| reader::rooms(connection, after.as_ref(), limit)).await
+    }
+
+    pub async fn members(
+        &self,
+        room: &RoomName,
+        after: Option<&UserId>,
+        limit: usize,
+    ) -> Result<Vec<Member>, LogError> {
+        let (room, after) = (room.clone(), after.cloned());
+        self.ask(move |connection| reader::members(connection, &room, after.as_ref(), limit)).await
+    }
+
+    pub async fn ping(&self) -> Result<(), LogError> {
+        self.ask(reader::ping).await
+    }
+
+    /// Has a reader run the query, and waits for it within the budget.
+    async fn ask<T: Send + 'static>(
+        &self,
+        query: impl FnOnce(&Connection) -> Result<T, LogError> + Send + 'static,
+    ) -> Result<T, LogError> {
+        let (answer, answered) = oneshot::channel();
+        let job: reader::Job = Box::new(move |connection| {
+            // Nobody waits any more: leave the reader to those who do.
+            if !answer.is_closed() {
+                // The same, a moment later.
+                let _ = answer.send(query(connection));
+            }
+        });
+        let work = async {
+            let ended = || LogError::Unavailable(ThreadEnded(READER).into());
+            self.shared.reads.send(job).await.map_err(|_| ended())?;
+            answered.await.map_err(|_| ended())?
+        };
+        let budget = self.shared.read_timeout;
+        timeout(budget, work)
+            .await
+            .unwrap_or_else(|_| Err(LogError::Unavailable(TooSlow(READER, budget).into())))
+    }
+}
+
+impl Appender {
+    pub async fn append(&mut self, writes: &[Write]) -> Result<Vec<Outcome>, LogError> {
+        let (answer, answered) = oneshot::channel();
+        let job = writer::Job::Append(writer::Append { writes: writes.to_vec(), answer });
+        let deadline = Instant::now() + self.shared.append_timeout;
+        self.send(job, deadline).await?;
+        match timeout_at(deadline, answered).await {
+            Ok(Ok(outcomes)) => outcomes,
+            // The writer may have got as far as the commit before it ended.
+            Ok(Err(_)) => Err(LogError::Unknown(ThreadEnded(WRITER).into())),
+            // The writer drops the batch if it has not begun it, and else it may yet commit.
+            Err(_) => Err(LogError::Unknown(self.too_slow().into())),
+        }
+    }
+
+    pub async fn settle(&mut self, rooms: &[RoomName]) -> Result<Vec<(RoomName, Seq)>, LogError> {
+        let (answer, answered) = oneshot::channel();
+        let job = writer::Job::Settle(writer::Settle { rooms: rooms.to_vec(), answer });
+        let deadline = Instant::now() + self.shared.append_timeout;
+        self.send(job, deadline).await?;
+        match timeout_at(deadline, answered).await {
+            Ok(Ok(seqs)) => seqs,
+            Ok(Err(_)) => Err(LogError::Unavailable(ThreadEnded(WRITER).into())),
+            Err(_) => Err(LogError::Unavailable(self.too_slow().into())),
+        }
+    }
+
+    async fn send(&self, job: writer::Job, deadline: Instant) -> Result<(), LogError> {
+        match timeout_at(deadline, self.shared.writes.send(job)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => Err(LogError::Unavailable(ThreadEnded(WRITER).into())),
+            Err(_) => Err(LogError::Unavailable(self.too_slow().into())),
+        }
+    }
+
+    fn too_slow(&self) -> TooSlow {
+        TooSlow(WRITER, self.shared.append_timeout)
+    }
+}

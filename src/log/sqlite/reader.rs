@@ -1,0 +1,188 @@
+//! What the threads that read ask the file. Every query is an index range with a limit, so that
+//! none keeps an old snapshot of the file alive for long.
+
+use std::sync::{Mutex, PoisonError};
+
+use rusqlite::{Connection, OptionalExtension, Row, params};
+use tokio::sync::mpsc;
+
+use crate::log::stored::{StoredEvent, count};
+use crate::log::{LogError, Member, RoomSummary, Standing};
+use crate::model::{Event, Role, RoomName, Seq, Timestamp, UserId};
+
+/// One read. It carries its own way to answer.
+pub(super) type Job = Box<dyn FnOnce(&Connection) + Send>;
+
+/// Serves reads until the last sender is gone. Several threads share one queue: whoever is free
+/// holds the lock while it waits for the next job, and lets go of it before it works.
+pub(super) fn run(connection: &Connection, jobs: &Mutex<mpsc::Receiver<Job>>) {
+    loop {
+        // The lock is only ever held around the wait, which cannot leave the queue half changed.
+        let next = jobs.lock().unwrap_or_else(PoisonError::into_inner).blocking_recv();
+        let Some(job) = next else { return };
+        job(connection);
+    }
+}
+
+pub(super) fn read(
+    connection: &Connection,
+    room: &RoomName,
+    after: Seq,
+    limit: usize,
+) -> Result<Vec<Event>, LogError> {
+    events(
+        connection,
+        "select seq, type, user_id, client_id, body, at
+         from events
+         where room_id = (select id from rooms where name = ?1) and seq > ?2
+         order by seq
+         limit ?3",
+        room,
+        after.to_i64(),
+        limit,
+    )
+}
+
+pub(super) fn read_before(
+    connection: &Connection,
+    room: &RoomName,
+    before: Option<Seq>,
+    limit: usize,
+) -> Result<Vec<Event>, LogError> {
+    let mut newest_first = events(
+        connection,
+        "select seq, type, user_id, client_id, body, at
+         from events
+         where room_id = (select id from rooms where name = ?1) and seq < ?2
+         order by seq desc
+         limit ?3",
+        room,
+        before.map_or(i64::MAX, Seq::to_i64),
+        limit,
+    )?;
+    newest_first.reverse();
+    Ok(newest_first)
+}
+
+fn events(
+    connection: &Connection,
+    sql: &str,
+    room: &RoomName,
+    edge: i64,
+    limit: usize,
+) -> Result<Vec<Event>, LogError> {
+    let mut statement = connection.prepare_cached(sql).map_err(unavailable)?;
+    let mut rows =
+        statement.query(params![room.as_str(), edge, to_limit(limit)]).map_err(unavailable)?;
+    let mut events = Vec::new();
+    while let Some(row) = rows.next().map_err(unavailable)? {
+        events.push(stored(row).map_err(unavailable)?.event(room)?);
+    }
+    Ok(events)
+}
+
+fn stored<'a>(row: &'a Row<'_>) -> rusqlite::Result<StoredEvent<'a>> {
+    Ok(StoredEvent {
+        seq: row.get(0)?,
+        kind: row.get_ref(1)?.as_str()?,
+        user: row.get_ref(2)?.as_str()?,
+        client_id: row.get_ref(3)?.as_str_or_null()?,
+        body: row.get_ref(4)?.as_str_or_null()?,
+        at: Timestamp(row.get(5)?),
+    })
+}
+
+pub(super) fn standing(
+    connection: &Connection,
+    room: &RoomName,
+    user: &UserId,
+) -> Result<Option<Standing>, LogError> {
+    let mut statement = connection
+        .prepare_cached(
+            "select r.last_seq, r.member_count, m.role
+             from rooms r
+             left join members m on m.room_id = r.id and m.user_id = ?2
+             where r.name = ?1",
+        )
+        .map_err(unavailable)?;
+    let standing = statement.query_row(params![room.as_str(), user.as_str()], |row| {
+        Ok(Standing {
+            last_seq: Seq::from_i64(row.get(0)?),
+            members: count(row.get(1)?),
+            role: row.get_ref(2)?.as_str_or_null()?.map(Role::from_stored),
+        })
+    });
+    standing.optional().map_err(unavailable)
+}
+
+pub(super) fn last_seq(connection: &Connection, room: &RoomName) -> Result<Option<Seq>, LogError> {
+    let mut statement = connection
+        .prepare_cached("select last_seq from rooms where name = ?1")
+        .map_err(unavailable)?;
+    let seq = statement.query_row([room.as_str()], |row| row.get(0)).optional();
+    Ok(seq.map_err(unavailable)?.map(Seq::from_i64))
+}
+
+pub(super) fn rooms(
+    connection: &Connection,
+    after: Option<&RoomName>,
+    limit: usize,
+) -> Result<Vec<RoomSummary>, LogError> {
+    let mut statement = connection
+        .prepare_cached(
+            "select name, last_seq, member_count
+             from rooms
+             where name > ?1
+             order by name
+             limit ?2",
+        )
+        .map_err(unavailable)?;
+    // No name is empty, so every name is above the empty one.
+    let after = after.map_or("", RoomName::as_str);
+    let rows = statement.query_map(params![after, to_limit(limit)], |row| {
+        Ok(RoomSummary {
+            room: RoomName::stored(row.get_ref(0)?.as_str()?),
+            last_seq: Seq::from_i64(row.get(1)?),
+            members: count(row.get(2)?),
+        })
+    });
+    rows.and_then(Iterator::collect).map_err(unavailable)
+}
+
+pub(super) fn members(
+    connection: &Connection,
+    room: &RoomName,
+    after: Option<&UserId>,
+    limit: usize,
+) -> Result<Vec<Member>, LogError> {
+    let mut statement = connection
+        .prepare_cached(
+            "select user_id, role
+             from members
+             where room_id = (select id from rooms where name = ?1) and user_id > ?2
+             order by user_id
+             limit ?3",
+        )
+        .map_err(unavailable)?;
+    let after = after.map_or("", UserId::as_str);
+    let rows = statement.query_map(params![room.as_str(), after, to_limit(limit)], |row| {
+        Ok(Member {
+            user: UserId::stored(row.get_ref(0)?.as_str()?),
+            role: Role::from_stored(row.get_ref(1)?.as_str()?),
+        })
+    });
+    rows.and_then(Iterator::collect).map_err(unavailable)
+}
+
+pub(super) fn ping(connection: &Connection) -> Result<(), LogError> {
+    connection.query_row("select 1", [], |_| Ok(())).map_err(unavailable)
+}
+
+fn to_limit(limit: usize) -> i64 {
+    i64::try_from(limit).unwrap_or(i64::MAX)
+}
+
+/// A read that failed may do better later.
+fn unavailable(error: rusqlite::Error) -> LogError {
+    LogError::Unavailable(error.into())
+}

@@ -1,0 +1,152 @@
+//! The rows that a batch reads and writes, within the writer's transaction.
+//!
+//! It does not begin, commit or roll back, and it holds no rule: it loads the facts, has them
+//! decided, and writes what came of it.
+
+use rusqlite::{OptionalExtension, Transaction, params};
+
+use crate::decide::{Outcome, Receipt, Room, Write};
+use crate::log::batch::{Batch, Decided};
+use crate::log::stored::count;
+use crate::model::{Seq, Timestamp, UserId};
+
+/// Loads what the batch must know, decides it, and writes what came of it.
+pub(super) fn write(
+    transaction: &Transaction<'_>,
+    writes: &[Write],
+    now: Timestamp,
+) -> rusqlite::Result<Vec<Outcome>> {
+    let batch = Batch::new(writes);
+    let (mut ids, facts) = load(transaction, &batch)?;
+    let decided = batch.decide(facts, now);
+    write_rooms(transaction, &batch, &decided, &mut ids, now)?;
+    write_events(transaction, &decided, &ids)?;
+    Ok(decided.outcomes)
+}
+
+/// The facts by place, and the ids of those rooms that exist. The transaction is the lock: there
+/// is one writer.
+fn load(
+    transaction: &Transaction<'_>,
+    batch: &Batch<'_>,
+) -> rusqlite::Result<(Vec<Option<i64>>, Vec<Room>)> {
+    let mut ids = Vec::with_capacity(batch.rooms().len());
+    let mut facts = Vec::with_capacity(batch.rooms().len());
+    let mut select = transaction.prepare_cached(
+        "select id, created_by, last_seq, message_count, member_count
+         from rooms
+         where name = ?1",
+    )?;
+    for name in batch.rooms() {
+        let found = select.query_row([name.as_str()], |row| {
+            let room = Room {
+                created_by: Some(UserId::stored(row.get_ref(1)?.as_str()?)),
+                last_seq: Seq::from_i64(row.get(2)?),
+                message_count: count(row.get(3)?),
+                member_count: count(row.get(4)?),
+                ..Room::default()
+            };
+            Ok((row.get(0)?, room))
+        });
+        let (id, room) = found.optional()?.unzip();
+        ids.push(id);
+        facts.push(room.unwrap_or_default());
+    }
+    let mut select =
+        transaction.prepare_cached("select 1 from members where room_id = ?1 and user_id = ?2")?;
+    for (place, user) in batch.users() {
+        if select.exists(params![ids[place], user.as_str()])? {
+            facts[place].members.insert(user.clone());
+        }
+    }
+    let mut select = transaction.prepare_cached(
+        "select seq, at
+         from events
+         where room_id = ?1 and user_id = ?2 and client_id = ?3",
+    )?;
+    for (place, user, id) in batch.keys() {
+        let receipt = select.query_row(params![ids[place], user.as_str(), id.as_str()], |row| {
+            Ok(Receipt { seq: Seq::from_i64(row.get(0)?), at: Timestamp(row.get(1)?) })
+        });
+        let receipt = receipt.optional()?;
+        facts[place].receipts.extend(receipt.map(|it| ((user.clone(), id.clone()), it)));
+    }
+    Ok((ids, facts))
+}
+
+/// Makes new rooms, which gives them their ids, and brings counters and members up to date.
+fn write_rooms(
+    transaction: &Transaction<'_>,
+    batch: &Batch<'_>,
+    decided: &Decided,
+    ids: &mut [Option<i64>],
+    now: Timestamp,
+) -> rusqlite::Result<()> {
+    let mut upsert = transaction.prepare_cached(
+        "insert into rooms
+           (name, created_by, last_seq, message_count, member_count, created_at)
+         values (?1, ?2, ?3, ?4, ?5, ?6)
+         on conflict (name) do update set
+           last_seq = excluded.last_seq,
+           message_count = excluded.message_count,
+           member_count = excluded.member_count
+         returning id",
+    )?;
+    let mut enter = transaction.prepare_cached(
+        "insert into members (room_id, user_id, joined_seq, role)
+         values (?1, ?2, ?3, ?4)
+         on conflict (room_id, user_id) do update set
+           joined_seq = excluded.joined_seq,
+           role = excluded.role",
+    )?;
+    let mut leave =
+        transaction.prepare_cached("delete from members where room_id = ?1 and user_id = ?2")?;
+    for changed in decided.changed() {
+        let room = changed.room;
+        let id: i64 = upsert.query_row(
+            params![
+                batch.rooms()[changed.place].as_str(),
+                room.created_by.as_ref().map(UserId::as_str),
+                room.last_seq.to_i64(),
+                room.message_count.cast_signed(),
+                room.member_count.cast_signed(),
+                now.0
+            ],
+            |row| row.get(0),
+        )?;
+        ids[changed.place] = Some(id);
+        for (user, membership) in &room.changed_members {
+            let user = user.as_str();
+            match membership {
+                Some(it) => {
+                    enter.execute(params![id, user, it.joined_seq.to_i64(), it.role.name()])?
+                }
+                None => leave.execute(params![id, user])?,
+            };
+        }
+    }
+    Ok(())
+}
+
+fn write_events(
+    transaction: &Transaction<'_>,
+    decided: &Decided,
+    ids: &[Option<i64>],
+) -> rusqlite::Result<()> {
+    let mut insert = transaction.prepare_cached(
+        "insert into events (room_id, seq, type, user_id, client_id, body, at)
+         values (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+    )?;
+    for (place, event) in decided.events() {
+        insert.execute(params![
+            ids[place],
+            event.seq.to_i64(),
+            event.kind.name(),
+            event.user.as_str(),
+            event.client_id.as_ref().map(|id| id.as_str()),
+            event.kind.body(),
+            event.at.0
+        ])?;
+    }
+    Ok(())
+}

@@ -1,0 +1,48 @@
+//! An event as a row of either log holds it, and its way back to an `Event`.
+//!
+//! It checks nothing that was checked when the row was written; it only refuses a type that this
+//! version cannot show, because leaving the event out would make a hole.
+
+use super::LogError;
+use crate::model::{ClientId, Event, EventKind, RoomName, Seq, Timestamp, UserId};
+
+/// One row of `events`. Its room is known to whoever asked.
+pub(super) struct StoredEvent<'a> {
+    pub seq: i64,
+    pub kind: &'a str,
+    pub user: &'a str,
+    pub client_id: Option<&'a str>,
+    pub body: Option<&'a str>,
+    pub at: Timestamp,
+}
+
+/// The row was written by hand, or by a version that knows more than this one.
+#[derive(Debug, thiserror::Error)]
+#[error("event {seq} of room {room:?} has the type {kind:?}, which this version does not know")]
+struct UnknownType {
+    room: String,
+    seq: i64,
+    kind: String,
+}
+
+/// A counter as a row holds it. SQL's integers are signed; none of ours is ever below 0.
+pub(super) fn count(stored: i64) -> u64 {
+    u64::try_from(stored).unwrap_or(0)
+}
+
+impl StoredEvent<'_> {
+    pub fn event(self, room: &RoomName) -> Result<Event, LogError> {
+        let Some(kind) = EventKind::from_stored(self.kind, self.body) else {
+            let (room, kind) = (room.to_string(), self.kind.to_owned());
+            return Err(LogError::Refused(UnknownType { room, seq: self.seq, kind }.into()));
+        };
+        Ok(Event {
+            room: room.clone(),
+            seq: Seq::from_i64(self.seq),
+            user: UserId::stored(self.user),
+            client_id: self.client_id.map(ClientId::stored),
+            at: self.at,
+            kind,
+        })
+    }
+}

@@ -1,0 +1,222 @@
+//! The node's counters, gauges and histograms, and their names.
+//!
+//! It measures nothing itself. Names are `verbatim_*` with base units (seconds, bytes); no label
+//! ever holds a room or a user, so the number of series does not grow with use.
+
+use prometheus_client::encoding::{EncodeLabelSet, text};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+pub use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+
+/// One to a node. Every field is one metric; its help text stands in `new`.
+pub struct Metrics {
+    registry: Registry,
+    pub connections: Gauge,
+    pub connections_refused: Family<Reason, Counter>,
+    pub sockets_closed: Family<Code, Counter>,
+    pub rooms_followed: Gauge,
+    pub follows: Gauge,
+    pub commands: Family<Command, Counter>,
+    pub commit_batch_size: Histogram,
+    pub commit_duration: Histogram,
+    pub commit_to_delivery: Histogram,
+    pub deliveries: Counter,
+    pub catch_ups: Family<Source, Counter>,
+    pub repairs: Counter,
+    pub queue_bytes: Gauge,
+    pub log_errors: Family<Kind, Counter>,
+    pub mirror_live: Gauge,
+    pub mirror_lag: Gauge,
+    pub mirror_appended: Counter,
+    pub mirror_dropped: Counter,
+    pub mirror_append_duration: Histogram,
+    pub mirror_drained: Counter,
+    pub mirror_doubts: Counter,
+    pub outbox_swept: Counter,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Command {
+    pub r#type: &'static str,
+    /// `ok`, `duplicate`, or an error code.
+    pub result: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Reason {
+    pub reason: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Code {
+    pub code: u16,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Source {
+    /// `ring` or `log`.
+    pub source: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Kind {
+    /// `unavailable`, `unknown` or `refused`.
+    pub kind: &'static str,
+}
+
+/// 100 µs to 10 s: below, nobody notices; above, the client has given up.
+const SECONDS: [f64; 16] = [
+    0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
+    5.0, 10.0,
+];
+/// Commands to a transaction: 1 to the default of `lane.batch_len_max`.
+const BATCH_LEN: [f64; 10] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0];
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    pub fn new() -> Self {
+        let mut metrics = Self {
+            registry: Registry::with_prefix("verbatim"),
+            connections: Gauge::default(),
+            connections_refused: Family::default(),
+            sockets_closed: Family::default(),
+            rooms_followed: Gauge::default(),
+            follows: Gauge::default(),
+            commands: Family::default(),
+            commit_batch_size: Histogram::new(BATCH_LEN),
+            commit_duration: Histogram::new(SECONDS),
+            commit_to_delivery: Histogram::new(SECONDS),
+            deliveries: Counter::default(),
+            catch_ups: Family::default(),
+            repairs: Counter::default(),
+            queue_bytes: Gauge::default(),
+            log_errors: Family::default(),
+            mirror_live: Gauge::default(),
+            mirror_lag: Gauge::default(),
+            mirror_appended: Counter::default(),
+            mirror_dropped: Counter::default(),
+            mirror_append_duration: Histogram::new(SECONDS),
+            mirror_drained: Counter::default(),
+            mirror_doubts: Counter::default(),
+            outbox_swept: Counter::default(),
+        };
+        metrics.register();
+        metrics
+    }
+
+    fn register(&mut self) {
+        let m = &mut self.registry;
+        m.register("connections", "WebSockets open now", self.connections.clone());
+        m.register(
+            "connections_refused",
+            "Connections refused, by reason",
+            self.connections_refused.clone(),
+        );
+        m.register(
+            "sockets_closed",
+            "WebSockets closed, by close code",
+            self.sockets_closed.clone(),
+        );
+        m.register("rooms_followed", "Rooms in use on this node", self.rooms_followed.clone());
+        m.register("follows", "Rooms followed, summed over sockets", self.follows.clone());
+        m.register("commands", "Commands answered, by type and result", self.commands.clone());
+        m.register(
+            "commit_batch_size",
+            "Commands in one transaction of the log",
+            self.commit_batch_size.clone(),
+        );
+        m.register_with_unit(
+            "commit_duration",
+            "Time of one transaction of the log",
+            Unit::Seconds,
+            self.commit_duration.clone(),
+        );
+        m.register_with_unit(
+            "commit_to_delivery",
+            "Time from commit to the last write of a fan-out",
+            Unit::Seconds,
+            self.commit_to_delivery.clone(),
+        );
+        m.register("deliveries", "Events handed to sockets", self.deliveries.clone());
+        m.register("catch_ups", "Pages of the past read, by source", self.catch_ups.clone());
+        m.register(
+            "repairs",
+            "Holes in a room's order that were repaired from the log",
+            self.repairs.clone(),
+        );
+        m.register_with_unit(
+            "queue",
+            "Bytes that wait in the send queues of all sockets",
+            Unit::Bytes,
+            self.queue_bytes.clone(),
+        );
+        m.register("log_errors", "Failed calls of the log, by kind", self.log_errors.clone());
+        self.register_mirror();
+    }
+
+    fn register_mirror(&mut self) {
+        let m = &mut self.registry;
+        m.register(
+            "mirror_live",
+            "1 while other nodes are heard by way of Redis",
+            self.mirror_live.clone(),
+        );
+        m.register(
+            "mirror_behind",
+            "1 if the last heartbeat found this node behind the stream",
+            self.mirror_lag.clone(),
+        );
+        m.register("mirror_appended", "Events put into Redis", self.mirror_appended.clone());
+        m.register(
+            "mirror_dropped",
+            "Events left to the outbox because Redis was away or slow",
+            self.mirror_dropped.clone(),
+        );
+        m.register_with_unit(
+            "mirror_append_duration",
+            "Time of putting what waits into Redis",
+            Unit::Seconds,
+            self.mirror_append_duration.clone(),
+        );
+        m.register(
+            "mirror_drained",
+            "Entries read from the stream after an absence or a doubt",
+            self.mirror_drained.clone(),
+        );
+        m.register(
+            "mirror_doubts",
+            "Times that the channel could not be trusted",
+            self.mirror_doubts.clone(),
+        );
+        m.register(
+            "outbox_swept",
+            "Events put into Redis on behalf of a node that did not",
+            self.outbox_swept.clone(),
+        );
+    }
+
+    /// The Prometheus text format.
+    pub fn render(&self) -> String {
+        let mut out = String::new();
+        if let Err(err) = text::encode(&mut out, &self.registry) {
+            // Writing into a String fails only if a metric's own encoder does.
+            tracing::error!(%err, "metrics cannot be encoded");
+        }
+        out
+    }
+
+    pub fn log_error(&self, kind: &'static str) {
+        self.log_errors.get_or_create(&Kind { kind }).inc();
+    }
+
+    pub fn catch_up(&self, source: &'static str) {
+        self.catch_ups.get_or_create(&Source { source }).inc();
+    }
+}

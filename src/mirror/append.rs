@@ -1,0 +1,121 @@
+//! From the lanes to Redis: takes the batches that wait, puts them on the stream and the channel.
+//!
+//! It keeps no promise of delivery: what it cannot put there stays in the log's outbox, where the
+//! sweep finds it. So it never makes anyone wait, retries nothing, and drops what it has no room or
+//! no Redis for.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use redis::aio::MultiplexedConnection;
+use redis::{RedisError, Script};
+use tokio::sync::{mpsc, oneshot};
+
+use super::connect::Connector;
+use crate::metrics::Metrics;
+use crate::model::{RoomName, Seq};
+use crate::protocol::frame::Frame;
+
+/// Events in one call of the script. Redis does nothing else meanwhile: about 4 ms.
+const EVENTS_PER_CALL: usize = 512;
+/// Pause after a failed connection; commands that come meanwhile are left to the outbox.
+const RECONNECT_PAUSE: Duration = Duration::from_millis(250);
+
+/// Committed events on their way to Redis.
+pub struct Batch {
+    pub events: Vec<(RoomName, Seq, Frame)>,
+    /// The outbox rows that are done with once the events are there.
+    pub receipts: Vec<i64>,
+    /// Hears whether they are there; for whoever must know (the sweep).
+    pub done: Option<oneshot::Sender<bool>>,
+}
+
+/// Owned by its task.
+pub(super) struct Append {
+    pub connector: Connector,
+    /// The stream's key and the channel's name.
+    pub key: String,
+    pub stream_len_max: usize,
+    /// Bounded by `mirror.queue_len_max`; when it is full the lanes drop their batch, which stays
+    /// in the outbox.
+    pub batches: mpsc::Receiver<Batch>,
+    /// Receipts of what is in Redis. When it is full they are dropped, and the sweep puts the
+    /// events there a second time: at least once is what is promised.
+    pub mirrored: mpsc::Sender<Vec<i64>>,
+    pub metrics: Arc<Metrics>,
+}
+
+impl Append {
+    /// Runs until every lane is gone.
+    pub async fn run(mut self) {
+        let script = Script::new(include_str!("mirror.lua"));
+        let mut redis: Option<MultiplexedConnection> = None;
+        let mut not_before = Instant::now();
+        let mut waiting = Vec::new();
+        while self.batches.recv_many(&mut waiting, EVENTS_PER_CALL).await > 0 {
+            if redis.is_none() && Instant::now() >= not_before {
+                redis = self.connector.connect().await.ok();
+                not_before = Instant::now() + RECONNECT_PAUSE;
+            }
+            let batches = std::mem::take(&mut waiting);
+            let Some(connection) = &mut redis else {
+                self.drop(batches);
+                continue;
+            };
+            if let Err(err) = self.append(&script, connection, batches).await {
+                tracing::debug!(%err, "events are left to the outbox");
+                // Whatever was wrong with it: a new connection is cheap, an old doubt is not.
+                redis = None;
+            }
+        }
+    }
+
+    async fn append(
+        &self,
+        script: &Script,
+        redis: &mut MultiplexedConnection,
+        batches: Vec<Batch>,
+    ) -> Result<(), RedisError> {
+        let begun = Instant::now();
+        let events: Vec<_> = batches.iter().flat_map(|batch| &batch.events).collect();
+        for call in events.chunks(EVENTS_PER_CALL) {
+            let mut invocation = script.key(&self.key);
+            invocation.arg(self.stream_len_max);
+            for (room, seq, frame) in call {
+                invocation.arg(room.as_str()).arg(seq.0).arg(frame.payload());
+            }
+            // A failure after some calls leaves all receipts unsaid: the sweep repeats, followers
+            // drop what they have.
+            let result = invocation.invoke_async::<()>(redis).await;
+            if let Err(err) = result {
+                self.drop(batches);
+                return Err(err);
+            }
+        }
+        self.metrics.mirror_append_duration.observe(begun.elapsed().as_secs_f64());
+        self.metrics.mirror_appended.inc_by(events.len() as u64);
+        let mut receipts = Vec::new();
+        for batch in batches {
+            receipts.extend(batch.receipts);
+            if let Some(done) = batch.done {
+                // An error: the sweep has given up waiting, and will sweep again.
+                let _ = done.send(true);
+            }
+        }
+        if !receipts.is_empty() {
+            // See `mirrored` for what it means when this is full.
+            let _ = self.mirrored.try_send(receipts);
+        }
+        Ok(())
+    }
+
+    fn drop(&self, batches: Vec<Batch>) {
+        for batch in batches {
+            self.metrics.mirror_dropped.inc_by(batch.events.len() as u64);
+            if let Some(done) = batch.done {
+                // An error: the sweep has given up waiting, and will sweep again.
+                let _ = done.send(false);
+            }
+        }
+    }
+}

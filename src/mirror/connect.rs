@@ -1,0 +1,86 @@
+//! The one place where connections to Redis are made: address, limits of time, encryption.
+//!
+//! It does not retry; whoever connects decides what a failure means.
+
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::io::tcp::TcpSettings;
+use redis::{
+    AsyncConnectionConfig, Client, ErrorKind, IntoConnectionInfo, ProtocolVersion, PushInfo,
+    RedisError,
+};
+
+use super::OpenError;
+use crate::config::MirrorConfig;
+
+/// A peer that vanished without a word is noticed by the kernel after this much silence, should
+/// our own heartbeat ever fail to notice it first.
+const KEEPALIVE: Duration = Duration::from_secs(10);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(3);
+const KEEPALIVE_RETRIES: u32 = 3;
+
+/// Everything it takes to connect.
+#[derive(Clone)]
+pub(super) struct Connector {
+    client: Client,
+    timeout: Duration,
+}
+
+impl Connector {
+    /// Reads the URL. Its errors do not quote it, because it may hold a password.
+    pub fn new(config: &MirrorConfig) -> Result<Self, OpenError> {
+        let info = config.url.0.as_str().into_connection_info().map_err(|_| OpenError::Url)?;
+        // Nagle's algorithm is on by default in this library, which costs 40 ms now and then.
+        let keepalive = socket2::TcpKeepalive::new()
+            .with_time(KEEPALIVE)
+            .with_interval(KEEPALIVE_INTERVAL)
+            .with_retries(KEEPALIVE_RETRIES);
+        let tcp = TcpSettings::default()
+            .set_nodelay(true)
+            .set_keepalive(keepalive)
+            .set_user_timeout(KEEPALIVE);
+        // RESP3: messages of the channel and answers to commands come over one connection, in the
+        // order in which Redis sent them.
+        let redis = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
+        let info = info.set_tcp_settings(tcp).set_redis_settings(redis);
+        let client = Client::open(info).map_err(|_| OpenError::Url)?;
+        Ok(Self { client, timeout: Duration::from_millis(config.timeout_ms) })
+    }
+
+    /// A connection for commands.
+    pub async fn connect(&self) -> Result<MultiplexedConnection, RedisError> {
+        self.connect_with(self.config()).await
+    }
+
+    /// A connection that also listens. `push` runs in the connection's own task and must not wait.
+    pub async fn listen<F>(&self, push: F) -> Result<MultiplexedConnection, RedisError>
+    where
+        F: Fn(PushInfo) -> Result<(), PushInfo> + Send + Sync + 'static,
+    {
+        self.connect_with(self.config().set_push_sender(push)).await
+    }
+
+    fn config(&self) -> AsyncConnectionConfig {
+        AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(self.timeout))
+            .set_response_timeout(Some(self.timeout))
+    }
+
+    async fn connect_with(
+        &self,
+        config: AsyncConnectionConfig,
+    ) -> Result<MultiplexedConnection, RedisError> {
+        let connect = self.client.get_multiplexed_async_connection_with_config(&config);
+        // The library's own time-outs do not cover every step of the greeting.
+        tokio::time::timeout(self.timeout * 2, connect).await.unwrap_or_else(|_| {
+            Err(RedisError::from((ErrorKind::Io, "no connection within the time-out")))
+        })
+    }
+}
+
+/// Whether an error is an answer that trying again will not change.
+pub(super) fn is_refused(err: &RedisError) -> bool {
+    matches!(err.kind(), ErrorKind::AuthenticationFailed | ErrorKind::InvalidClientConfig)
+        || matches!(err.code(), Some("NOAUTH" | "WRONGPASS" | "NOPERM" | "NOPROTO"))
+}

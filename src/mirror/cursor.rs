@@ -1,0 +1,200 @@
+//! The node's consumer group on the stream: its durable cursor, and what Redis knows of it.
+//!
+//! It keeps nothing itself. A group is read with NOACK, so nothing is ever pending in it; it is
+//! there for its `last-delivered-id`, which survives the node and can be seen in RedisInsight.
+
+use std::collections::HashMap;
+
+use redis::aio::MultiplexedConnection;
+use redis::{FromRedisValue, RedisError, Value, cmd, pipe};
+
+use super::event::{Mirrored, StreamId};
+
+/// Entries read in one round trip while draining.
+const PAGE_LEN: usize = 500;
+/// The one consumer of a node's group.
+const CONSUMER: &str = "node";
+
+/// Where a node is in the stream.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    pub id: StreamId,
+    /// How many entries the stream had been given when it stood at `id`.
+    pub read: u64,
+}
+
+/// What Redis says of the stream.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Stream {
+    /// Its end: the last ID given out, and how many were given out in all.
+    pub end: Place,
+    /// Entries that it still holds.
+    pub len: u64,
+}
+
+/// Entries that were read at once.
+pub(super) struct Page {
+    /// With each ID its event; `None`: somebody else's entry.
+    pub entries: Vec<(StreamId, Option<Mirrored>)>,
+    /// The stream's end, if the page reaches it.
+    pub end: Option<Place>,
+}
+
+/// The answer to an XINFO.
+type Info = HashMap<String, Value>;
+
+impl Stream {
+    fn of(info: &Info) -> Self {
+        let end = Place { id: id(info, "last-generated-id"), read: number(info, "entries-added") };
+        Self { end, len: number(info, "length") }
+    }
+}
+
+#[derive(Clone)]
+pub(super) struct Cursor {
+    pub stream: String,
+    pub group: String,
+}
+
+impl Cursor {
+    /// `None`: there is no stream.
+    pub async fn stream(
+        &self,
+        redis: &mut MultiplexedConnection,
+    ) -> Result<Option<Stream>, RedisError> {
+        let info = cmd("XINFO").arg("STREAM").arg(&self.stream).query_async(redis).await;
+        let info: Info = match info {
+            Err(err) if is_missing(&err) => return Ok(None),
+            info => info?,
+        };
+        Ok(Some(Stream::of(&info)))
+    }
+
+    /// Where the group stands; `None`: there is no group. The count is 0 if Redis does not know it.
+    pub async fn group(
+        &self,
+        redis: &mut MultiplexedConnection,
+    ) -> Result<Option<Place>, RedisError> {
+        let groups = self.groups(redis).await?;
+        Ok(groups.into_iter().find(|(name, _)| *name == self.group).map(|(_, place)| place))
+    }
+
+    /// All groups of the stream.
+    pub async fn groups(
+        &self,
+        redis: &mut MultiplexedConnection,
+    ) -> Result<Vec<(String, Place)>, RedisError> {
+        let groups = cmd("XINFO").arg("GROUPS").arg(&self.stream).query_async(redis).await;
+        let groups: Vec<Info> = match groups {
+            Err(err) if is_missing(&err) => return Ok(Vec::new()),
+            groups => groups?,
+        };
+        let place =
+            |g: &_| Place { id: id(g, "last-delivered-id"), read: number(g, "entries-read") };
+        Ok(groups.iter().map(|group| (text(group, "name"), place(group))).collect())
+    }
+
+    /// Makes the group at the stream's end, and the stream if need be.
+    pub async fn create(&self, redis: &mut MultiplexedConnection) -> Result<(), RedisError> {
+        let mut create = cmd("XGROUP");
+        create.arg("CREATE").arg(&self.stream).arg(&self.group).arg("$").arg("MKSTREAM");
+        match create.query_async::<()>(redis).await {
+            Err(err) if err.code() == Some("BUSYGROUP") => Ok(()),
+            created => created,
+        }
+    }
+
+    /// Moves the group. `ENTRIESREAD` lets Redis tell its lag.
+    pub async fn set(
+        &self,
+        redis: &mut MultiplexedConnection,
+        place: Place,
+    ) -> Result<(), RedisError> {
+        let mut set = cmd("XGROUP");
+        set.arg("SETID").arg(&self.stream).arg(&self.group).arg(place.id.to_string());
+        if place.read > 0 {
+            set.arg("ENTRIESREAD").arg(place.read);
+        }
+        set.query_async(redis).await
+    }
+
+    /// The next page behind the group's place, which moves with it, and the stream as it was in the
+    /// same moment: a page that is not full ends exactly at the stream's end.
+    ///
+    /// Must not be cancelled: Redis moves the group whether or not anybody reads its answer.
+    pub async fn read(&self, redis: &mut MultiplexedConnection) -> Result<Page, RedisError> {
+        let mut read = pipe();
+        read.atomic();
+        read.cmd("XREADGROUP").arg("GROUP").arg(&self.group).arg(CONSUMER);
+        read.arg("COUNT").arg(PAGE_LEN).arg("NOACK").arg("STREAMS").arg(&self.stream).arg(">");
+        read.cmd("XINFO").arg("STREAM").arg(&self.stream);
+        let (entries, info): (Value, Info) = read.query_async(redis).await?;
+        let entries = walk(entries);
+        let end = (entries.len() < PAGE_LEN).then(|| Stream::of(&info).end);
+        Ok(Page { entries, end })
+    }
+
+    /// Removes another node's group.
+    pub async fn destroy(
+        &self,
+        redis: &mut MultiplexedConnection,
+        group: &str,
+    ) -> Result<(), RedisError> {
+        cmd("XGROUP").arg("DESTROY").arg(&self.stream).arg(group).query_async(redis).await
+    }
+}
+
+/// The stream or the group is not there: FLUSHALL, an empty restart, or somebody's XGROUP DESTROY.
+pub(super) fn is_missing(err: &RedisError) -> bool {
+    // "no such key" and "The XGROUP subcommand requires the key to exist" are plain ERR.
+    err.code() == Some("NOGROUP") || (err.code() == Some("ERR") && is_about_key(err))
+}
+
+fn is_about_key(err: &RedisError) -> bool {
+    let detail = err.detail().unwrap_or_default();
+    detail.contains("no such key") || detail.contains("requires the key to exist")
+}
+
+fn id(info: &Info, key: &str) -> StreamId {
+    text(info, key).parse().unwrap_or_default()
+}
+
+fn text(info: &Info, key: &str) -> String {
+    info.get(key).and_then(|value| String::from_redis_value_ref(value).ok()).unwrap_or_default()
+}
+
+fn number(info: &Info, key: &str) -> u64 {
+    info.get(key).and_then(|value| u64::from_redis_value_ref(value).ok()).unwrap_or_default()
+}
+
+/// The entries in the answer to XREADGROUP for one stream: [[key, [[id, [field, value, …]], …]]],
+/// or a map from key to the same. Walked by hand: the typed reply clones everything first.
+fn walk(answer: Value) -> Vec<(StreamId, Option<Mirrored>)> {
+    let list = match answer {
+        Value::Map(mut streams) => streams.pop().map(|(_, entries)| entries),
+        Value::Array(mut streams) => match streams.pop() {
+            Some(Value::Array(mut pair)) => pair.pop(),
+            _ => None,
+        },
+        _ => None,
+    };
+    let Some(Value::Array(list)) = list else { return Vec::new() };
+    list.into_iter().filter_map(entry).collect()
+}
+
+fn entry(value: Value) -> Option<(StreamId, Option<Mirrored>)> {
+    let Value::Array(pair) = value else { return None };
+    let mut pair = pair.into_iter();
+    let (Some(Value::BulkString(id)), Some(Value::Array(fields))) = (pair.next(), pair.next())
+    else {
+        return None;
+    };
+    let id = std::str::from_utf8(&id).ok()?.parse().ok()?;
+    let is_event = |name: &Value| matches!(name, Value::BulkString(name) if name == b"event");
+    let event = fields.chunks_exact(2).find(|pair| is_event(&pair[0])).map(|pair| &pair[1]);
+    let event = match event {
+        Some(Value::BulkString(json)) => Mirrored::parse(json),
+        _ => None,
+    };
+    Some((id, event))
+}

@@ -1,0 +1,167 @@
+//! Redis: carries committed events from each node to all others, live and after any absence.
+//!
+//! It holds nothing that the log does not hold too: losing Redis, flushing it, or being cut off
+//! from it delays events between nodes and loses none. It knows neither the log nor the rooms;
+//! batches come in from the lanes (`append`), and what other nodes wrote goes out as `Incoming`.
+//!
+//! Everything in Redis can be read by a person. `chat` is the setting `mirror.prefix`:
+//!
+//! - `chat:events`, a stream: `room`, `seq` and `event` (JSON) of every committed event, at least
+//!   once. Its consumer group `node:<id>` is a node's place: nothing is ever pending in it.
+//! - `chat:events`, a channel: the same events, each with its `stream_id` as first key.
+//! - `chat:nodes`, a channel: each node's heartbeat, which it must hear itself.
+//! - `chat:node:<id>`: the lease of the live node of that name.
+//! - `chat:seen:<id>`: exists for a day after the node was last alive.
+
+mod append;
+mod connect;
+mod cursor;
+mod event;
+mod follow;
+mod lease;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use redis::RedisError;
+use tokio::sync::{mpsc, oneshot, watch};
+
+pub use append::Batch;
+pub use event::Mirrored;
+
+use self::append::Append;
+use self::connect::Connector;
+use self::cursor::Cursor;
+use self::follow::{Follow, Position};
+use self::lease::Lease;
+use crate::config::Config;
+use crate::metrics::Metrics;
+use crate::tasks::Tasks;
+
+/// What the names of the nodes' consumer groups begin with.
+const GROUP_PREFIX: &str = "node:";
+/// Pieces of `Incoming` that may wait for their reader; when it is full, the follower waits, and
+/// its own queue of live messages fills (see `mirror.live_len_max`).
+const INCOMING_LEN: usize = 64;
+/// Receipts of batches that may wait for the outbox to hear of them.
+const MIRRORED_LEN: usize = 1024;
+
+/// A node's way to Redis. Cheap to clone; when the last clone is gone, appending ends.
+#[derive(Clone)]
+pub struct Mirror {
+    batches: mpsc::Sender<Batch>,
+    status: watch::Receiver<Status>,
+}
+
+/// What a node gets from Redis, each for one reader.
+pub struct Streams {
+    /// What other nodes (and this one) committed, and when to doubt.
+    pub incoming: mpsc::Receiver<Incoming>,
+    /// Receipts of batches that are in Redis now.
+    pub mirrored: mpsc::Receiver<Vec<i64>>,
+    /// How the first attempt to reach Redis went. A node may serve while Redis is away, but not if
+    /// it was refused.
+    pub started: oneshot::Receiver<Result<(), OpenError>>,
+}
+
+/// Whether this node hears the others by way of Redis.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    Live,
+    Away,
+}
+
+/// What came from Redis.
+#[derive(Debug)]
+pub enum Incoming {
+    /// Committed events in the order of the stream. `backlog`: they happened while this node was
+    /// not there, so nobody here follows their rooms yet, but somebody soon may.
+    Events { events: Vec<Mirrored>, backlog: bool },
+    /// The stream cannot tell what was missed: compare the rooms in use with the log.
+    Doubt,
+}
+
+/// Why a node must not start; one sentence that says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error("mirror.url (REDIS_URL) is not a Redis URL; write redis://user:password@host:6379/0")]
+    Url,
+    #[error("Redis refused the user or the password of mirror.url ({0}); correct it")]
+    Refused(String),
+    #[error("another live node is called {node}; give each node a node.id (VERBATIM_NODE__ID)")]
+    NameTaken { node: String },
+}
+
+impl OpenError {
+    /// Redis' answers do not repeat passwords.
+    fn refused(err: &RedisError) -> Self {
+        Self::Refused(err.to_string())
+    }
+}
+
+impl Mirror {
+    /// Starts to append and to follow.
+    pub fn start(
+        config: &Config,
+        metrics: &Arc<Metrics>,
+        tasks: &Tasks,
+    ) -> Result<(Self, Streams), OpenError> {
+        let settings = &config.mirror;
+        let connector = Connector::new(settings)?;
+        let (batches, batches_rx) = mpsc::channel(settings.queue_len_max);
+        let (mirrored, mirrored_rx) = mpsc::channel(MIRRORED_LEN);
+        let (incoming, incoming_rx) = mpsc::channel(INCOMING_LEN);
+        let (status, status_rx) = watch::channel(Status::Away);
+        let (first_attempt, started) = oneshot::channel();
+        let key = format!("{}:events", settings.prefix);
+        let append = Append {
+            connector: connector.clone(),
+            key: key.clone(),
+            stream_len_max: settings.stream_len_max,
+            batches: batches_rx,
+            mirrored,
+            metrics: metrics.clone(),
+        };
+        tasks.spawn("mirror append", append.run());
+
+        let node = config.node.id.clone();
+        let token = format!("{:032x}", rand::random::<u128>());
+        let heartbeat = Duration::from_millis(settings.heartbeat_ms);
+        let forget_after = Duration::from_secs(settings.forget_after_s);
+        let follow = Follow {
+            connector,
+            cursor: Cursor { stream: key, group: format!("{GROUP_PREFIX}{node}") },
+            nodes_channel: format!("{}:nodes", settings.prefix),
+            sign: serde_json::json!({"node": node, "token": token}).to_string(),
+            lease: Lease::new(&settings.prefix, &node, token, heartbeat, forget_after),
+            node,
+            heartbeat,
+            live_len_max: settings.live_len_max,
+            incoming,
+            status,
+            metrics: metrics.clone(),
+            tasks: tasks.clone(),
+            state: Position::default(),
+        };
+        tasks.spawn("mirror follow", follow.run(first_attempt));
+        let streams = Streams { incoming: incoming_rx, mirrored: mirrored_rx, started };
+        Ok((Self { batches, status: status_rx }, streams))
+    }
+
+    /// Hands over committed events. `false`: the queue is full, and they are left to the outbox.
+    pub fn append(&self, batch: Batch) -> bool {
+        self.batches.try_send(batch).is_ok()
+    }
+
+    pub fn status(&self) -> Status {
+        *self.status.borrow()
+    }
+
+    /// Waits until the status changes. Cancel-safe.
+    pub async fn changed(&mut self) {
+        if self.status.changed().await.is_err() {
+            // The follower has ended, and with it the node.
+            std::future::pending().await
+        }
+    }
+}

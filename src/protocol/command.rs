@@ -1,0 +1,231 @@
+//! What a client may say: one text frame in, one checked `Command` or a typed refusal out.
+//!
+//! Below here nothing is checked again: a `Command` holds only values that are valid. It does not
+//! know whether the room exists or the user may do it; `decide` does.
+
+use super::error::{Code, Problem};
+use super::fields::{Fields, Key, Positions, invalid, must};
+use crate::model::{ClientId, Invalid, RoomName, Seq, Text, UserId};
+
+/// Most events one `history` frame holds.
+pub const HISTORY_LIMIT_MAX: u64 = 200;
+/// Events in a `history` frame when `limit` is not given.
+pub const HISTORY_LIMIT_DEFAULT: u64 = 50;
+/// Furthest back `join` goes with `last`.
+pub const JOIN_LAST_MAX: u64 = 1000;
+/// Most rooms one `rooms` frame holds.
+pub const ROOMS_LIMIT_MAX: u64 = 1000;
+/// Rooms in a `rooms` frame when `limit` is not given.
+pub const ROOMS_LIMIT_DEFAULT: u64 = 100;
+/// Members in one `members` frame.
+pub const MEMBERS_LIMIT: usize = 1000;
+
+/// One command and the `id` that its answer repeats.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    pub id: Option<ClientId>,
+    pub command: Command,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    Create { user: UserId, room: RoomName },
+    Join { user: UserId, room: RoomName, start: Start },
+    Leave { user: UserId, room: RoomName },
+    Message { user: UserId, room: RoomName, text: Text },
+    History { user: UserId, room: RoomName, page: Page, limit: usize },
+    Resume { user: UserId, rooms: Vec<(RoomName, Seq)> },
+    Rooms { after: Option<RoomName>, limit: usize },
+    Members { user: UserId, room: RoomName, after: Option<UserId> },
+    Ping,
+    Help,
+}
+
+/// From where a follower wants the room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// From its own position on.
+    Here,
+    /// Everything above this seq.
+    Since(Seq),
+    /// This many events before its own position.
+    Last(u64),
+}
+
+/// Which part of a room's past.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Page {
+    Newest,
+    /// The newest below this seq.
+    Before(Seq),
+    /// The oldest above this seq.
+    After(Seq),
+}
+
+/// The types, in the order `help` shows them.
+pub const TYPES: [&str; 10] =
+    ["create", "join", "message", "leave", "history", "resume", "rooms", "members", "ping", "help"];
+
+impl Command {
+    /// The word for it on the wire and in metrics.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Create { .. } => "create",
+            Self::Join { .. } => "join",
+            Self::Leave { .. } => "leave",
+            Self::Message { .. } => "message",
+            Self::History { .. } => "history",
+            Self::Resume { .. } => "resume",
+            Self::Rooms { .. } => "rooms",
+            Self::Members { .. } => "members",
+            Self::Ping => "ping",
+            Self::Help => "help",
+        }
+    }
+
+    pub fn room(&self) -> Option<&RoomName> {
+        match self {
+            Self::Create { room, .. }
+            | Self::Join { room, .. }
+            | Self::Leave { room, .. }
+            | Self::Message { room, .. }
+            | Self::History { room, .. }
+            | Self::Members { room, .. } => Some(room),
+            Self::Resume { .. } | Self::Rooms { .. } | Self::Ping | Self::Help => None,
+        }
+    }
+}
+
+impl Request {
+    /// Reads one text frame. `message_bytes_max` is the setting `session.message_bytes_max`.
+    pub fn parse(frame: &str, message_bytes_max: usize) -> Result<Self, Problem> {
+        let fields: Fields = serde_json::from_str(frame).map_err(|err| bad_json(&err))?;
+        if let Some(key) = fields.twice {
+            let error = format!("\"{}\" stands in the frame twice", key.name());
+            return Err(Problem::field(key.name(), error));
+        }
+        // The id first: whatever else is wrong, the answer repeats it.
+        let id = match fields.raw(Key::Id) {
+            None => None,
+            Some(_) => {
+                let text = fields.string(Key::Id)?;
+                Some(ClientId::parse(&text).map_err(|why| invalid(Key::Id, why))?)
+            }
+        };
+        match parse_command(&fields, message_bytes_max) {
+            Ok(command) => Ok(Self { id, command }),
+            Err(problem) => Err(Problem { id, ..problem }),
+        }
+    }
+}
+
+fn bad_json(err: &serde_json::Error) -> Problem {
+    // A message about the type of a value would quote the value, however long it is.
+    let error = if err.is_data() {
+        "a frame must be one JSON object, such as {\"type\":\"help\"}".to_owned()
+    } else {
+        format!("a frame must be one JSON object, such as {{\"type\":\"help\"}}: {err}")
+    };
+    Problem::new(Code::BadJson, error)
+}
+
+fn parse_command(fields: &Fields<'_>, message_bytes_max: usize) -> Result<Command, Problem> {
+    let text = fields.string(Key::Type)?;
+    let Some(re) = TYPES.into_iter().find(|known| *known == text) else {
+        let shown: String = text.chars().take(32).collect();
+        let error = format!("there is no type {shown:?}; there are {}", TYPES.join(", "));
+        return Err(Problem::new(Code::UnknownType, error));
+    };
+    parse_fields(re, fields, message_bytes_max).map_err(|problem| {
+        let room = fields.room(Key::Room).ok().filter(|_| problem.field != Some("room"));
+        Problem { re: Some(re), room, ..problem }
+    })
+}
+
+fn parse_fields(
+    re: &'static str,
+    fields: &Fields<'_>,
+    message_bytes_max: usize,
+) -> Result<Command, Problem> {
+    let user = || fields.user(Key::UserId);
+    let room = || fields.room(Key::Room);
+    Ok(match re {
+        "create" => Command::Create { user: user()?, room: room()? },
+        "join" => Command::Join { user: user()?, room: room()?, start: start(fields)? },
+        "leave" => Command::Leave { user: user()?, room: room()? },
+        "message" => {
+            let (user, room) = (user()?, room()?);
+            Command::Message { user, room, text: message(fields, message_bytes_max)? }
+        }
+        "history" => {
+            let (user, room, page) = (user()?, room()?, page(fields)?);
+            let limit = fields.integer(Key::Limit, 1, HISTORY_LIMIT_MAX)?;
+            let limit = limit.unwrap_or(HISTORY_LIMIT_DEFAULT) as usize;
+            Command::History { user, room, page, limit }
+        }
+        "resume" => Command::Resume { user: user()?, rooms: positions(fields)? },
+        "rooms" => {
+            let after = fields.raw(Key::After).map(|_| fields.room(Key::After)).transpose()?;
+            let limit = fields.integer(Key::Limit, 1, ROOMS_LIMIT_MAX)?;
+            Command::Rooms { after, limit: limit.unwrap_or(ROOMS_LIMIT_DEFAULT) as usize }
+        }
+        "members" => {
+            let (user, room) = (user()?, room()?);
+            let after = fields.raw(Key::After).map(|_| fields.user(Key::After)).transpose()?;
+            Command::Members { user, room, after }
+        }
+        "ping" => Command::Ping,
+        _ => Command::Help,
+    })
+}
+
+fn start(fields: &Fields<'_>) -> Result<Start, Problem> {
+    let since = fields.seq(Key::Since)?;
+    let last = fields.integer(Key::Last, 0, JOIN_LAST_MAX)?;
+    match (since, last) {
+        (Some(_), Some(_)) => Err(must(Key::Last, "not be given together with \"since\"")),
+        (Some(seq), None) => Ok(Start::Since(seq)),
+        (None, Some(n)) => Ok(Start::Last(n)),
+        (None, None) => Ok(Start::Here),
+    }
+}
+
+fn page(fields: &Fields<'_>) -> Result<Page, Problem> {
+    match (fields.seq(Key::Before)?, fields.seq(Key::After)?) {
+        (Some(_), Some(_)) => Err(must(Key::After, "not be given together with \"before\"")),
+        (Some(seq), None) => Ok(Page::Before(seq)),
+        (None, Some(seq)) => Ok(Page::After(seq)),
+        (None, None) => Ok(Page::Newest),
+    }
+}
+
+fn message(fields: &Fields<'_>, bytes_max: usize) -> Result<Text, Problem> {
+    Text::parse(&fields.string(Key::Message)?, bytes_max).map_err(|why| match why {
+        Invalid::TooLong(limit) => Problem {
+            limit: Some(limit as u64),
+            ..Problem::new(Code::TooLarge, format!("a message may have up to {limit} bytes"))
+        },
+        // The one character that a message must not have.
+        Invalid::Character(_) => must(Key::Message, "not contain the character U+0000"),
+        why => invalid(Key::Message, why),
+    })
+}
+
+fn positions(fields: &Fields<'_>) -> Result<Vec<(RoomName, Seq)>, Problem> {
+    let wrong = || must(Key::Rooms, "be an object of room names and seqs, {\"general\":41}");
+    let raw = fields.raw(Key::Rooms).ok_or_else(wrong)?;
+    let Positions(pairs) = serde_json::from_str(raw).map_err(|_| wrong())?;
+    let mut rooms: Vec<(RoomName, Seq)> = Vec::with_capacity(pairs.len());
+    let mut seen = std::collections::HashSet::with_capacity(pairs.len());
+    for (name, seq) in pairs {
+        let room = RoomName::parse(&name).map_err(|why| invalid(Key::Rooms, why))?;
+        if seq > i64::MAX as u64 || !seen.insert(room.clone()) {
+            return Err(wrong());
+        }
+        rooms.push((room, Seq(seq)));
+    }
+    Ok(rooms)
+}
+
+#[cfg(test)]
+mod tests;

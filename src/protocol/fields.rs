@@ -1,0 +1,187 @@
+//! The fields of one command frame, each still as the JSON text that was sent.
+//!
+//! A frame is read in one pass without building a generic JSON value: known keys keep a borrowed
+//! slice of the frame, unknown keys are skipped. What a field means is `command`'s business.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::Deserialize;
+use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+use super::error::Problem;
+use crate::model::{Invalid, RoomName, Seq, UserId};
+
+/// The slices of one frame. A key that is absent or `null` is `None`.
+#[derive(Default)]
+pub struct Fields<'a> {
+    slots: [Option<&'a str>; Key::COUNT],
+    /// A known key that stood twice in the frame. Which of the two a reader takes is anybody's
+    /// guess, so such a frame is refused instead.
+    pub twice: Option<Key>,
+}
+
+/// Every key that some command reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(field_identifier, rename_all = "snake_case")]
+pub enum Key {
+    Type,
+    Id,
+    UserId,
+    Room,
+    Message,
+    Since,
+    Last,
+    Before,
+    After,
+    Limit,
+    Rooms,
+    #[serde(other)]
+    Unknown,
+}
+
+impl Key {
+    const COUNT: usize = Self::Unknown as usize;
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Type => "type",
+            Self::Id => "id",
+            Self::UserId => "user_id",
+            Self::Room => "room",
+            Self::Message => "message",
+            Self::Since => "since",
+            Self::Last => "last",
+            Self::Before => "before",
+            Self::After => "after",
+            Self::Limit => "limit",
+            Self::Rooms => "rooms",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Fields<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Object;
+        impl<'de> Visitor<'de> for Object {
+            type Value = Fields<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("one JSON object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut fields = Fields::default();
+                let mut seen = [false; Key::COUNT];
+                while let Some(key) = map.next_key::<Key>()? {
+                    if key == Key::Unknown {
+                        map.next_value::<IgnoredAny>()?;
+                        continue;
+                    }
+                    if std::mem::replace(&mut seen[key as usize], true) {
+                        fields.twice = Some(key);
+                    }
+                    let raw: &RawValue = map.next_value()?;
+                    fields.slots[key as usize] = Some(raw.get()).filter(|raw| *raw != "null");
+                }
+                Ok(fields)
+            }
+        }
+        deserializer.deserialize_map(Object)
+    }
+}
+
+impl<'a> Fields<'a> {
+    pub fn raw(&self, key: Key) -> Option<&'a str> {
+        self.slots[key as usize]
+    }
+
+    fn required(&self, key: Key) -> Result<&'a str, Problem> {
+        self.raw(key)
+            .ok_or_else(|| Problem::field(key.name(), format!("\"{}\" is missing", key.name())))
+    }
+
+    pub fn string(&self, key: Key) -> Result<Cow<'a, str>, Problem> {
+        string(self.required(key)?).ok_or_else(|| must(key, "be a string"))
+    }
+
+    pub fn room(&self, key: Key) -> Result<RoomName, Problem> {
+        RoomName::parse(&self.string(key)?).map_err(|why| invalid(key, why))
+    }
+
+    /// A user's id may be sent as a string or as an integer, whose digits are the id.
+    pub fn user(&self, key: Key) -> Result<UserId, Problem> {
+        let raw = self.required(key)?;
+        let text = match string(raw) {
+            Some(text) => text,
+            None if is_integer(raw) => Cow::Borrowed(raw),
+            None => return Err(must(key, "be a string or an integer")),
+        };
+        UserId::parse(&text).map_err(|why| invalid(key, why))
+    }
+
+    /// An integer from `min` to `max`; `None` if the key is absent.
+    pub fn integer(&self, key: Key, min: u64, max: u64) -> Result<Option<u64>, Problem> {
+        let Some(raw) = self.raw(key) else { return Ok(None) };
+        match raw.parse() {
+            Ok(n) if (min..=max).contains(&n) => Ok(Some(n)),
+            _ => Err(must(key, &format!("be an integer from {min} to {max}"))),
+        }
+    }
+
+    pub fn seq(&self, key: Key) -> Result<Option<Seq>, Problem> {
+        // SQL's integers are signed; no room will see the difference.
+        Ok(self.integer(key, 0, i64::MAX as u64)?.map(Seq))
+    }
+}
+
+/// The sentence for a value that is not what it must be.
+pub fn must(key: Key, what: &str) -> Problem {
+    Problem::field(key.name(), format!("\"{}\" must {what}", key.name()))
+}
+
+pub fn invalid(key: Key, why: Invalid) -> Problem {
+    Problem::field(key.name(), format!("\"{}\" {why}", key.name()))
+}
+
+/// The text of a JSON string; `None` if the value is something else or has a lone surrogate.
+fn string(raw: &str) -> Option<Cow<'_, str>> {
+    let inner = raw.strip_prefix('"')?.strip_suffix('"')?;
+    if !inner.contains('\\') {
+        return Some(Cow::Borrowed(inner));
+    }
+    serde_json::from_str(raw).ok().map(Cow::Owned)
+}
+
+/// Whether a JSON number is an integer as written (no fraction, no exponent).
+fn is_integer(raw: &str) -> bool {
+    let digits = raw.strip_prefix('-').unwrap_or(raw);
+    !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit())
+}
+
+/// The value of `resume`'s `rooms`: room names and the seq to go on from, in the order sent.
+pub struct Positions(pub Vec<(String, u64)>);
+
+impl<'de> Deserialize<'de> for Positions {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Object;
+        impl<'de> Visitor<'de> for Object {
+            type Value = Positions;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object of room names and seqs")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut rooms = Vec::new();
+                while let Some(entry) = map.next_entry()? {
+                    rooms.push(entry);
+                }
+                Ok(Positions(rooms))
+            }
+        }
+        deserializer.deserialize_map(Object)
+    }
+}

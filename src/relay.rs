@@ -1,0 +1,196 @@
+//! From commit to fan-out: puts each room's events in order before the hub gets them.
+//!
+//! It does not know followers or sockets. What comes in may be early, late, twice or missing; what
+//! goes on to the hub is each seq once, in order, without a hole. An early event is held for a
+//! moment (`hold_ms`), because what belongs before it is usually on its way; then the hole is
+//! repaired from the log, which by its own promise has everything below a seq that anyone has seen.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::config::HubConfig;
+use crate::hub::{Accepted, Entry, Hub, Room};
+use crate::log::{Log, LogError};
+use crate::metrics::Metrics;
+use crate::model::{RoomName, Seq};
+use crate::tasks::Tasks;
+
+/// One to a node.
+pub struct Relay {
+    hub: Arc<Hub>,
+    log: Log,
+    config: HubConfig,
+    metrics: Arc<Metrics>,
+    tasks: Tasks,
+    /// Rooms with a hole, and only those: on a quiet day there are none.
+    /// Taken before any room's lock, never after.
+    holds: Mutex<HashMap<RoomName, Hold>>,
+    /// `holds.len()`, so that the usual case does not take the lock.
+    holds_len: AtomicUsize,
+}
+
+/// What is known above the hole of one room. A repair task runs exactly as long as this exists.
+#[derive(Default)]
+struct Hold {
+    /// Events above the hole. At most `held_len_max`; beyond that only `wanted` is kept, since the
+    /// repair reads them from the log anyway.
+    early: BTreeMap<Seq, Entry>,
+    /// The highest seq that is known to be committed.
+    wanted: Seq,
+}
+
+/// Pause after a failed read while repairing; the log has its own time-outs on top.
+const REPAIR_RETRY: Duration = Duration::from_millis(250);
+
+impl Relay {
+    pub fn new(
+        hub: Arc<Hub>,
+        log: Log,
+        config: HubConfig,
+        metrics: Arc<Metrics>,
+        tasks: Tasks,
+    ) -> Arc<Self> {
+        let (holds, holds_len) = (Mutex::default(), AtomicUsize::new(0));
+        Arc::new(Self { hub, log, config, metrics, tasks, holds, holds_len })
+    }
+
+    fn holds(&self) -> MutexGuard<'_, HashMap<RoomName, Hold>> {
+        self.holds.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes committed events of one room, in ascending order of seq.
+    pub fn deliver(self: &Arc<Self>, name: &RoomName, entries: &[Entry]) {
+        let Some(room) = self.hub.room(name) else { return };
+        match self.hub.accept(&room, entries) {
+            Accepted::Gap { index, .. } => self.hold(&room, &entries[index..]),
+            // The hole may have been closed by these very entries.
+            //
+            // The race this closes: A brings 5, B brings 6, the edge is 4. B finds a gap; A's 5 is
+            // accepted; A looks for a hold and finds none; B makes the hold. So B, having made it
+            // under the lock, tries to drain it, and so does A if it sees one: whoever comes
+            // second finds the hole closed.
+            Accepted::All { .. } if self.holds_len.load(Ordering::SeqCst) > 0 => self.drain(&room),
+            Accepted::All { .. } => {}
+        }
+    }
+
+    /// Says that the log is known to reach `last_seq`: whatever is missing up to there is read.
+    pub fn hint(self: &Arc<Self>, name: &RoomName, last_seq: Seq) {
+        let Some(room) = self.hub.room(name) else { return };
+        if room.edge().is_some_and(|edge| edge >= last_seq) {
+            return;
+        }
+        let mut holds = self.holds();
+        let hold = self.hold_of(&mut holds, &room);
+        hold.wanted = hold.wanted.max(last_seq);
+    }
+
+    /// Brings a room into use: from when this returns, its edge is known and every later event
+    /// will reach its followers. Those who ask at the same time share one query.
+    ///
+    /// The order is what makes it whole: the room is opened first, so that events that arrive
+    /// from here on are held; then the edge is read; then what was held above it is delivered.
+    pub async fn activate(self: &Arc<Self>, name: &RoomName) -> Result<Arc<Room>, LogError> {
+        let room = self.hub.open(name);
+        room.activated
+            .get_or_try_init(async || {
+                let last_seq = self.log.last_seq(name).await?;
+                room.set_edge(last_seq.unwrap_or_default());
+                self.drain(&room);
+                Ok::<(), LogError>(())
+            })
+            .await?;
+        Ok(room)
+    }
+
+    fn hold(self: &Arc<Self>, room: &Arc<Room>, entries: &[Entry]) {
+        {
+            let mut holds = self.holds();
+            let hold = self.hold_of(&mut holds, room);
+            for entry in entries {
+                hold.wanted = hold.wanted.max(entry.seq);
+                if hold.early.len() < self.config.held_len_max {
+                    hold.early.insert(entry.seq, entry.clone());
+                }
+            }
+        }
+        self.drain(room);
+    }
+
+    /// The room's hold, made together with the task that will end it.
+    fn hold_of<'a>(
+        self: &Arc<Self>,
+        holds: &'a mut HashMap<RoomName, Hold>,
+        room: &Arc<Room>,
+    ) -> &'a mut Hold {
+        holds.entry(room.name.clone()).or_insert_with(|| {
+            self.holds_len.fetch_add(1, Ordering::SeqCst);
+            self.tasks.spawn("repair", self.clone().repair(room.clone()));
+            Hold::default()
+        })
+    }
+
+    /// Hands on what was held and now follows the edge.
+    fn drain(self: &Arc<Self>, room: &Arc<Room>) {
+        let mut holds = self.holds();
+        let Some(hold) = holds.get_mut(&room.name) else { return };
+        let Some(edge) = room.edge() else { return };
+        hold.early = hold.early.split_off(&edge.next());
+        let mut next = edge.next();
+        let mut ready = Vec::new();
+        while let Some(entry) = hold.early.remove(&next) {
+            next = next.next();
+            ready.push(entry);
+        }
+        if !ready.is_empty() {
+            self.hub.accept(room, &ready);
+        }
+    }
+
+    /// Ends the hold if nothing is missing any more, or nobody is left to miss it.
+    fn release(&self, room: &Arc<Room>) -> bool {
+        let mut holds = self.holds();
+        let Some(hold) = holds.get(&room.name) else { return true };
+        let in_use = self.hub.room(&room.name).is_some_and(|known| Arc::ptr_eq(&known, room));
+        let whole = room.edge().is_some_and(|edge| edge >= hold.wanted);
+        if whole || !in_use {
+            holds.remove(&room.name);
+            self.holds_len.fetch_sub(1, Ordering::SeqCst);
+        }
+        whole || !in_use
+    }
+
+    /// Waits a moment for what is missing, then reads it from the log until the room is whole.
+    async fn repair(self: Arc<Self>, room: Arc<Room>) {
+        let mut pause = Duration::from_millis(self.config.hold_ms);
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = self.tasks.stopping() => return,
+            }
+            self.drain(&room);
+            if self.release(&room) {
+                return;
+            }
+            // A room that is still being activated has no edge to read from; it will soon.
+            let Some(edge) = room.edge() else { continue };
+            pause = match self.log.read(&room.name, edge, self.config.page_len).await {
+                Ok(events) => {
+                    self.metrics.repairs.inc();
+                    let now = Instant::now();
+                    let entries: Vec<_> = events.iter().map(|e| Entry::new(e, now)).collect();
+                    self.hub.accept(&room, &entries);
+                    // An empty page: what we were told of is not there. Only a log that was
+                    // restored to an older state does that; asking at full speed will not help.
+                    if entries.is_empty() { REPAIR_RETRY } else { Duration::ZERO }
+                }
+                Err(err) => {
+                    tracing::debug!(room = %room.name, err = %err, "repair must wait for the log");
+                    REPAIR_RETRY
+                }
+            };
+        }
+    }
+}

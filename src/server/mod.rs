@@ -1,0 +1,127 @@
+//! The HTTP side of a node: accepts connections, admits them, answers the few routes, and turns
+//! an upgrade into a session.
+//!
+//! It does not know commands or events. A connection is one task until it upgrades; then that task
+//! ends with all of HTTP's buffers, and the session's task begins.
+
+mod admission;
+mod answer;
+mod routes;
+pub mod upgrade;
+
+use std::convert::Infallible;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+
+use self::admission::Admission;
+use self::routes::Visit;
+use crate::lane::Lanes;
+use crate::session::Shared;
+use crate::socket;
+
+/// First pause after a failed accept. It doubles up to `ACCEPT_PAUSE_MAX`.
+const ACCEPT_PAUSE_MIN: Duration = Duration::from_millis(5);
+/// Longest pause after a failed accept: files come free at any time.
+const ACCEPT_PAUSE_MAX: Duration = Duration::from_secs(1);
+/// Headers in a request; browsers send about 20.
+const HEADERS_LEN_MAX: usize = 64;
+/// The smallest buffer that hyper accepts.
+const HEADER_BYTES_MIN: usize = 8192;
+
+/// What every connection of this node needs.
+pub struct Server {
+    shared: Arc<Shared>,
+    lanes: Lanes,
+    admission: Arc<Admission>,
+}
+
+impl Server {
+    pub fn new(shared: Arc<Shared>, lanes: Lanes) -> Self {
+        let admission = Admission::new(&shared.config.server, shared.metrics.clone());
+        Self { shared, lanes, admission }
+    }
+
+    /// Accepts until the node stops.
+    pub async fn run(self, listener: TcpListener) {
+        let tasks = self.shared.tasks.clone();
+        let server = Arc::new(self);
+        let mut stopping = pin!(tasks.stopping());
+        let mut pause = ACCEPT_PAUSE_MIN;
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = &mut stopping => return,
+            };
+            match accepted {
+                Ok((stream, peer)) => {
+                    if pause > ACCEPT_PAUSE_MIN {
+                        tracing::info!("accepting connections again");
+                        pause = ACCEPT_PAUSE_MIN;
+                    }
+                    server.clone().greet(stream, peer);
+                }
+                // The client was gone before we came: nothing of ours is short.
+                Err(err) if err.kind() == io::ErrorKind::ConnectionAborted => {}
+                // No file is free (EMFILE), or no memory. Never a reason to end the server.
+                Err(err) => {
+                    if pause == ACCEPT_PAUSE_MIN {
+                        tracing::error!(%err, "cannot accept connections; trying again");
+                    }
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(ACCEPT_PAUSE_MAX);
+                }
+            }
+        }
+    }
+
+    fn greet(self: Arc<Self>, stream: TcpStream, peer: SocketAddr) {
+        // A client that comes by IPv6 to an IPv4 address is the same address.
+        let address: IpAddr = peer.ip().to_canonical();
+        // Too many wait to be refused: not even a refusal is to be had.
+        let Some(permit) = self.admission.enter(address) else { return };
+        if let Err(err) = socket::tune(&stream, &self.shared.config.socket) {
+            tracing::debug!(%err, "the connection was gone before it was served");
+            return;
+        }
+        let tasks = self.shared.tasks.clone();
+        let visit = Visit::new(self.shared.clone(), self.lanes.clone(), permit);
+        tasks.spawn_connection(serve(self.shared.clone(), stream, Arc::new(visit)));
+    }
+}
+
+/// HTTP on one connection, until it ends or upgrades.
+async fn serve(shared: Arc<Shared>, stream: TcpStream, visit: Arc<Visit>) {
+    let config = &shared.config.server;
+    let service = service_fn(|request| {
+        let visit = visit.clone();
+        async move { Ok::<_, Infallible>(visit.answer(request).await) }
+    });
+    let mut http = http1::Builder::new();
+    // Without the timer hyper ignores the time-out. It also ends a kept-alive connection that asks
+    // for nothing more.
+    http.timer(TokioTimer::new())
+        .header_read_timeout(Duration::from_millis(config.header_timeout_ms))
+        .max_headers(HEADERS_LEN_MAX)
+        .max_buf_size(config.header_bytes_max.max(HEADER_BYTES_MIN))
+        .keep_alive(true)
+        .half_close(false);
+    let mut connection = pin!(http.serve_connection(TokioIo::new(stream), service).with_upgrades());
+    let served = tokio::select! {
+        served = &mut connection => served,
+        () = shared.tasks.stopping() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(err) = served {
+        tracing::debug!(%err, "a connection ended badly");
+    }
+}

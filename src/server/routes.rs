@@ -1,0 +1,189 @@
+//! What is asked over HTTP, and its answers: `/ws`, `/healthz`, `/readyz`, `/metrics`.
+//!
+//! It does not accept connections and does not speak WebSocket. Every refusal is a JSON body of
+//! the same shape as an `error` frame.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::header::{CONNECTION, CONTENT_TYPE, HOST, HeaderValue, ORIGIN, RETRY_AFTER};
+use hyper::{Method, Request, Response, StatusCode};
+use serde::Serialize;
+
+use super::admission::{Limit, Permit};
+use super::answer::{Answer, json, refuse, set};
+use super::upgrade;
+use crate::lane::Lanes;
+use crate::metrics::{Gauge, Metrics, Reason};
+use crate::session::{Session, Shared};
+use crate::socket::Socket;
+
+/// Seconds after which a client that found the server full may come again.
+const RETRY_AFTER_S: HeaderValue = HeaderValue::from_static("5");
+
+/// One connection as the routes see it.
+pub struct Visit {
+    shared: Arc<Shared>,
+    lanes: Lanes,
+    /// The connection's place among the admitted; it moves on into the session.
+    permit: Mutex<Option<Permit>>,
+    beyond: Option<Limit>,
+}
+
+impl Visit {
+    pub fn new(shared: Arc<Shared>, lanes: Lanes, permit: Permit) -> Self {
+        let beyond = permit.beyond;
+        Self { shared, lanes, permit: Mutex::new(Some(permit)), beyond }
+    }
+
+    pub async fn answer(&self, request: Request<Incoming>) -> Answer {
+        let path = request.uri().path();
+        let reads = matches!(*request.method(), Method::GET | Method::HEAD);
+        match path {
+            "/ws" => self.upgrade(request),
+            "/healthz" if reads => json(StatusCode::OK, &Health { status: "ok" }),
+            "/readyz" if reads => self.ready().await,
+            "/metrics" if reads => self.metrics(),
+            _ => refuse(
+                StatusCode::NOT_FOUND,
+                "not_found",
+                "there is /ws, /healthz, /readyz, /metrics",
+            ),
+        }
+    }
+
+    /// Checks cheap things first, then who may come, then whether there is room.
+    fn upgrade(&self, mut request: Request<Incoming>) -> Answer {
+        let accept = match upgrade::check(&request) {
+            Ok(accept) => accept,
+            Err(refused) => return upgrade::refusal(refused),
+        };
+        if !self.origin_allowed(&request) {
+            self.count_refused("origin");
+            return refuse(
+                StatusCode::FORBIDDEN,
+                "origin",
+                "this origin may not connect: list it in server.allowed_origins",
+            );
+        }
+        if let Some(limit) = self.beyond {
+            return refuse_full(limit);
+        }
+        if self.shared.tasks.is_stopping() {
+            return refuse_full(Limit::Total);
+        }
+        let permit = self.permit.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let (shared, lanes) = (self.shared.clone(), self.lanes.clone());
+        let on_upgrade = hyper::upgrade::on(&mut request);
+        self.shared.tasks.spawn_connection(async move {
+            match upgrade::stream(on_upgrade).await {
+                Ok((stream, leftover)) => {
+                    let socket = Socket::new(stream, &leftover, &shared.config.socket);
+                    let _open = Open::new(&shared.metrics);
+                    Session::new(shared, lanes, socket).run().await;
+                }
+                Err(err) => tracing::debug!(%err, "no upgrade after all"),
+            }
+            drop(permit);
+        });
+        upgrade::response(&accept)
+    }
+
+    /// Browsers send `Origin` and let any page connect to anywhere, so the server must choose.
+    /// Other clients send none.
+    fn origin_allowed(&self, request: &Request<Incoming>) -> bool {
+        let headers = request.headers();
+        let Some(origin) = headers.get(ORIGIN) else { return true };
+        let Ok(origin) = origin.to_str() else { return false };
+        let allowed = &self.shared.config.server.allowed_origins;
+        if allowed.iter().any(|known| known == "*" || known.eq_ignore_ascii_case(origin)) {
+            return true;
+        }
+        let host = headers.get(HOST).and_then(|host| host.to_str().ok());
+        let authority = origin.split_once("://").map(|(_, authority)| authority);
+        match (authority, host) {
+            (Some(authority), Some(host)) => authority.eq_ignore_ascii_case(host),
+            _ => false,
+        }
+    }
+
+    fn count_refused(&self, reason: &'static str) {
+        let refused = &self.shared.metrics.connections_refused;
+        refused.get_or_create(&Reason { reason }).inc();
+    }
+
+    async fn ready(&self) -> Answer {
+        let log = match self.shared.log.ping().await {
+            Ok(()) => "ok",
+            Err(_) => "away",
+        };
+        let (status, word) = if self.shared.tasks.is_stopping() {
+            (StatusCode::SERVICE_UNAVAILABLE, "stopping")
+        } else if log == "ok" {
+            (StatusCode::OK, "ready")
+        } else {
+            (StatusCode::SERVICE_UNAVAILABLE, "unready")
+        };
+        let node = &self.shared.config.node.id;
+        json(status, &Ready { status: word, node, log, mirror: "none" })
+    }
+
+    fn metrics(&self) -> Answer {
+        let mut answer = Response::new(Full::from(self.shared.metrics.render()));
+        // The exposition format that prometheus-client writes.
+        set(
+            &mut answer,
+            CONTENT_TYPE,
+            "application/openmetrics-text; version=1.0.0; charset=utf-8",
+        );
+        answer
+    }
+}
+
+/// Counts an open WebSocket for as long as it lives.
+struct Open(Gauge);
+
+impl Open {
+    fn new(metrics: &Metrics) -> Self {
+        metrics.connections.inc();
+        Self(metrics.connections.clone())
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+#[derive(Serialize)]
+struct Health {
+    status: &'static str,
+}
+
+#[derive(Serialize)]
+struct Ready<'a> {
+    status: &'static str,
+    node: &'a str,
+    /// `ok` or `away`.
+    log: &'static str,
+    /// `none`: this node has no Redis and needs none.
+    mirror: &'static str,
+}
+
+fn refuse_full(limit: Limit) -> Answer {
+    let mut answer = match limit {
+        Limit::Total => {
+            let error = "this node is full or stopping: try another, or again later";
+            refuse(StatusCode::SERVICE_UNAVAILABLE, "full", error)
+        }
+        Limit::Address => {
+            let error = "too many connections from your address: close some";
+            refuse(StatusCode::TOO_MANY_REQUESTS, "too_many_connections", error)
+        }
+    };
+    answer.headers_mut().insert(RETRY_AFTER, RETRY_AFTER_S);
+    set(&mut answer, CONNECTION, "close");
+    answer
+}

@@ -1,0 +1,176 @@
+//! From an HTTP request to a connection that speaks WebSocket (RFC 6455, section 4.2).
+//!
+//! It does not route, and it does not check origins or limits: it says whether a request is a
+//! proper upgrade, what to answer, and hands over the bare connection.
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::header::{
+    ALLOW, CONNECTION, HeaderMap, HeaderName, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY,
+    SEC_WEBSOCKET_VERSION, UPGRADE,
+};
+use hyper::upgrade::OnUpgrade;
+use hyper::{Method, Request, Response, StatusCode, Version};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+
+use super::answer::{Answer, refuse};
+
+/// The only version of the protocol there is.
+const VERSION: HeaderValue = HeaderValue::from_static("13");
+const WEBSOCKET: HeaderValue = HeaderValue::from_static("websocket");
+
+/// A proper upgrade request's due: the proof that we read its key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Accept(String);
+
+/// Why a request is not a proper upgrade. The `Display` form is for the person who wrote it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum UpgradeRefused {
+    #[error("a WebSocket is opened with GET")]
+    Method,
+    #[error("this is a WebSocket: connect with a WebSocket client, over HTTP/1.1")]
+    NotAnUpgrade,
+    #[error("Sec-WebSocket-Version must be 13")]
+    Version,
+    #[error("Sec-WebSocket-Key must be 16 bytes in base64")]
+    Key,
+}
+
+/// The connection was lost between our answer and its first frame.
+#[derive(Debug, thiserror::Error)]
+pub enum UpgradeLost {
+    #[error("the connection ended before the upgrade")]
+    Http(#[from] hyper::Error),
+    #[error("the connection is not a TCP stream of this server")]
+    NotTcp,
+}
+
+/// Whether the request is a proper upgrade.
+pub fn check<B>(request: &Request<B>) -> Result<Accept, UpgradeRefused> {
+    let headers = request.headers();
+    if request.method() != Method::GET {
+        return Err(UpgradeRefused::Method);
+    }
+    let asks =
+        has_token(headers, &CONNECTION, "upgrade") && has_token(headers, &UPGRADE, "websocket");
+    if !asks || request.version() != Version::HTTP_11 {
+        return Err(UpgradeRefused::NotAnUpgrade);
+    }
+    if headers.get(SEC_WEBSOCKET_VERSION) != Some(&VERSION) {
+        return Err(UpgradeRefused::Version);
+    }
+    match headers.get(SEC_WEBSOCKET_KEY).map(HeaderValue::as_bytes) {
+        Some(key) if is_key(key) => Ok(Accept(derive_accept_key(key))),
+        _ => Err(UpgradeRefused::Key),
+    }
+}
+
+/// The answer to a proper upgrade: 101.
+pub fn response(accept: &Accept) -> Answer {
+    let mut response = Response::new(Full::default());
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let headers = response.headers_mut();
+    headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert(UPGRADE, WEBSOCKET);
+    let value = HeaderValue::from_str(&accept.0).expect("base64 is visible ASCII");
+    headers.insert(SEC_WEBSOCKET_ACCEPT, value);
+    response
+}
+
+/// The answer to an improper one, with the header that tells the client what would do.
+pub fn refusal(refused: UpgradeRefused) -> Answer {
+    let (status, hint) = match refused {
+        UpgradeRefused::Method => {
+            (StatusCode::METHOD_NOT_ALLOWED, Some((ALLOW, HeaderValue::from_static("GET"))))
+        }
+        UpgradeRefused::NotAnUpgrade => (StatusCode::UPGRADE_REQUIRED, Some((UPGRADE, WEBSOCKET))),
+        UpgradeRefused::Version => {
+            (StatusCode::UPGRADE_REQUIRED, Some((SEC_WEBSOCKET_VERSION, VERSION)))
+        }
+        UpgradeRefused::Key => (StatusCode::BAD_REQUEST, None),
+    };
+    let mut answer = refuse(status, "bad_upgrade", &refused.to_string());
+    if let Some((name, value)) = hint {
+        answer.headers_mut().insert(name, value);
+    }
+    answer
+}
+
+/// The bare connection, and what the client sent behind its request. To be awaited in a task of its
+/// own, for it is ready only after the response has been written. The connection must have been
+/// served as a `TokioIo<TcpStream>`.
+pub async fn stream(upgrade: OnUpgrade) -> Result<(TcpStream, Bytes), UpgradeLost> {
+    let upgraded = upgrade.await?;
+    let parts = upgraded.downcast::<TokioIo<TcpStream>>().map_err(|_| UpgradeLost::NotTcp)?;
+    Ok((parts.io.into_inner(), parts.read_buf))
+}
+
+/// Whether a comma-separated header, perhaps given several times, names the token.
+fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
+    let values = headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).any(|part| part.trim().eq_ignore_ascii_case(token))
+}
+
+/// 16 bytes in base64 are 22 characters of its alphabet and two of padding.
+fn is_key(key: &[u8]) -> bool {
+    let Some((text, b"==")) = key.split_last_chunk::<2>() else { return false };
+    text.len() == 22 && text.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The example of RFC 6455, section 1.3, with one header replaced.
+    fn check_with(name: &str, value: &str) -> Result<Accept, UpgradeRefused> {
+        let mut request = Request::get("/ws").body(()).unwrap();
+        for (header, usual) in [
+            ("connection", "keep-alive, Upgrade"),
+            ("upgrade", "WebSocket"),
+            ("sec-websocket-version", "13"),
+            ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
+        ] {
+            let value = if header == name { value } else { usual };
+            let header = HeaderName::from_static(header);
+            request.headers_mut().insert(header, value.parse().unwrap());
+        }
+        if name == "method" {
+            *request.method_mut() = value.parse().unwrap();
+        }
+        if name == "version" {
+            *request.version_mut() = Version::HTTP_10;
+        }
+        check(&request)
+    }
+
+    #[test]
+    fn a_proper_upgrade_gets_the_answer_of_the_rfc() {
+        let accept = check_with("", "").unwrap();
+        assert_eq!(accept.0, "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+        let response = response(&accept);
+        assert_eq!(response.status(), 101);
+        assert_eq!(response.headers()["sec-websocket-accept"], accept.0);
+    }
+
+    #[test]
+    fn an_improper_upgrade_is_told_what_would_do() {
+        use UpgradeRefused::{Key, Method, NotAnUpgrade, Version};
+        for (name, value, why, status, hint) in [
+            ("method", "POST", Method, 405, "allow"),
+            ("connection", "keep-alive", NotAnUpgrade, 426, "upgrade"),
+            ("upgrade", "h2c", NotAnUpgrade, 426, "upgrade"),
+            ("version", "1.0", NotAnUpgrade, 426, "upgrade"),
+            ("sec-websocket-version", "8", Version, 426, "sec-websocket-version"),
+            ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ", Key, 400, "content-type"),
+            ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZ===", Key, 400, "content-type"),
+            ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZ!==", Key, 400, "content-type"),
+        ] {
+            assert_eq!(check_with(name, value), Err(why), "{name}: {value}");
+            let response = refusal(why);
+            assert_eq!(response.status(), status, "{name}: {value}");
+            assert!(response.headers().contains_key(hint), "{name}: {value}");
+        }
+    }
+}

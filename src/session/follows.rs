@@ -1,0 +1,263 @@
+//! The rooms that one socket follows, and the catching up of those that are behind.
+//!
+//! It does not decide what an event is or who may follow. A follower that is behind costs its
+//! place and nothing else: pages come from the room's ring, else from the log, one at a time for
+//! the whole socket, and only as fast as the socket takes them.
+
+use std::collections::{HashMap, VecDeque};
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use super::Shared;
+use super::answers::Follow;
+use crate::hub::{BATCH_BYTES_MAX, Batch, Follower, Inbox, NextPage, Pushed, Room, State};
+use crate::log::LogError;
+use crate::model::{ClientId, RoomName, Seq};
+use crate::protocol::frame::{self, Frame};
+use crate::socket::Link;
+
+type Page = Result<Option<Arc<Batch>>, LogError>;
+
+/// Owned by the session's task. Dropping it, at the end or in a panic, unfollows every room.
+pub struct Follows {
+    shared: Arc<Shared>,
+    link: Arc<Link>,
+    /// Where fan-outs leave followers that fell behind or stopped.
+    pub inbox: Arc<Inbox>,
+    rooms: HashMap<RoomName, (Arc<Room>, Arc<Follower>)>,
+    /// Those that are behind, in the order they will be served. At most one entry a room.
+    behind: VecDeque<(Arc<Room>, Arc<Follower>)>,
+    /// The one page being read from the log, for the first of `behind`.
+    reading: Option<Pin<Box<dyn Future<Output = Page> + Send>>>,
+    /// Empty pages in a row for the first of `behind`.
+    empty_pages: u8,
+    /// Stopped, and not forgotten while answers are owed: see `got`.
+    stopped: Vec<Arc<Follower>>,
+    /// `resume`s whose replays are not done. Bounded by the commands of one socket in flight.
+    resumes: Vec<Resume>,
+}
+
+/// A `resume` that waits for its rooms to become live.
+struct Resume {
+    id: Option<ClientId>,
+    waiting: Vec<Arc<Follower>>,
+    live: Vec<(RoomName, Seq)>,
+}
+
+/// The log does not hold what the room is known to have: this socket starts anew.
+#[derive(Debug, PartialEq, Eq)]
+pub struct LostSync;
+
+impl Follows {
+    pub fn new(shared: Arc<Shared>, link: Arc<Link>) -> Self {
+        Self {
+            shared,
+            link,
+            inbox: Arc::default(),
+            rooms: HashMap::new(),
+            behind: VecDeque::new(),
+            reading: None,
+            empty_pages: 0,
+            stopped: Vec::new(),
+            resumes: Vec::new(),
+        }
+    }
+
+    pub fn len(&self) -> usize {
+        self.rooms.len()
+    }
+
+    /// Whether this socket follows the room already.
+    pub fn contains(&self, room: &RoomName) -> bool {
+        self.rooms.get(room).is_some_and(|(_, follower)| follower.state() != State::Stopped)
+    }
+
+    /// Whether this socket gets, or got, the room's event at `seq` by following.
+    ///
+    /// A `leave` stops the follower behind its event, perhaps before the command's answer is
+    /// handled here. So a follower that stopped stays known until no answer is owed.
+    pub fn gets(&self, room: &RoomName, seq: Seq) -> bool {
+        self.rooms.get(room).is_some_and(|(_, follower)| {
+            follower.state() != State::Stopped || follower.last() >= seq
+        })
+    }
+
+    /// Follows a room, or follows it as one more user. The `joined` frame is in the queue already.
+    pub fn follow(&mut self, follow: &Follow) -> Result<Arc<Follower>, LostSync> {
+        let name = &follow.asked.room;
+        let user = (follow.asked.user.clone(), follow.last_seq);
+        if let Some((_, follower)) = self.rooms.get(name) {
+            if follower.follow_as(&user.0, user.1) {
+                return Ok(follower.clone());
+            }
+            self.forget(name);
+        }
+        let (link, inbox) = (self.link.clone(), self.inbox.clone());
+        let follower = Arc::new(Follower::new(name.clone(), link, inbox, follow.position, user));
+        // Refused only if the room was let go between its activation and now: with the shortest
+        // linger of a second, this task was not run for that long.
+        if !self.shared.hub.follow(&follow.room, follower.clone()) {
+            return Err(LostSync);
+        }
+        self.rooms.insert(name.clone(), (follow.room.clone(), follower.clone()));
+        if follower.state() == State::CatchingUp {
+            self.behind.push_back((follow.room.clone(), follower.clone()));
+        }
+        Ok(follower)
+    }
+
+    /// Waits for these followers to become live, then tells that they have.
+    pub fn resume(&mut self, followers: Vec<Arc<Follower>>, id: Option<ClientId>) {
+        let (waiting, live): (Vec<_>, Vec<_>) =
+            followers.into_iter().partition(|follower| follower.state() == State::CatchingUp);
+        let live = live.iter().map(|follower| (follower.room.clone(), follower.last())).collect();
+        self.resumes.push(Resume { id, waiting, live });
+    }
+
+    /// The `resumed` frames that are due.
+    pub fn take_resumed(&mut self) -> Vec<Frame> {
+        let done = self.resumes.extract_if(.., |resume| resume.waiting.is_empty());
+        done.map(|resume| frame::resumed(&resume.live, resume.id.as_ref())).collect()
+    }
+
+    /// Sorts what the fan-outs left: who stopped, and who fell behind.
+    pub fn sort_inbox(&mut self) {
+        for follower in self.inbox.take() {
+            let Some((room, _)) = self.rooms.get(&follower.room) else { continue };
+            match follower.state() {
+                State::Stopped => self.stopped.push(follower),
+                State::CatchingUp => self.behind.push_back((room.clone(), follower)),
+                State::Live => {}
+            }
+        }
+    }
+
+    /// Forgets the rooms that were left. Call when no answer is owed.
+    pub fn forget_stopped(&mut self) {
+        for follower in std::mem::take(&mut self.stopped) {
+            let current = self.rooms.get(&follower.room);
+            if current.is_some_and(|(_, known)| Arc::ptr_eq(known, &follower)) {
+                self.forget(&follower.room);
+            }
+        }
+    }
+
+    fn forget(&mut self, name: &RoomName) {
+        if let Some((room, follower)) = self.rooms.remove(name) {
+            self.shared.hub.unfollow(&room, &follower);
+        }
+        if self.rooms.is_empty() {
+            self.rooms = HashMap::new();
+        }
+    }
+
+    /// Whether a page is being read.
+    pub fn is_reading(&self) -> bool {
+        self.reading.is_some()
+    }
+
+    /// The page that is being read. Cancel-safe: the read goes on.
+    pub async fn page(&mut self) -> Page {
+        match &mut self.reading {
+            None => std::future::pending().await,
+            Some(reading) => {
+                let page = reading.await;
+                self.reading = None;
+                page
+            }
+        }
+    }
+
+    /// Hands the first of those behind a page that was read for it.
+    pub fn on_page(&mut self, page: Page) -> Result<(), LostSync> {
+        let Some((room, follower)) = self.behind.front().cloned() else { return Ok(()) };
+        match page {
+            Ok(Some(batch)) => {
+                self.empty_pages = 0;
+                self.push(&follower, &batch);
+            }
+            // A page may be a moment older than the question (see `Replay::page`), a second one
+            // may not: then the log lacks what was there before. It was restored to an older
+            // state, or changed by hand.
+            Ok(None) => {
+                self.empty_pages += 1;
+                if self.empty_pages > 1 && room.edge() > Some(follower.last()) {
+                    return Err(LostSync);
+                }
+            }
+            // `Replay` has waited between its attempts; the socket lives, so go on trying.
+            Err(err) => tracing::debug!(room = %room.name, err = %err, "catch-up must wait"),
+        }
+        Ok(())
+    }
+
+    /// Serves those behind until the socket is full, a page must be read, or nobody is behind.
+    pub fn catch_up(&mut self) -> Result<(), LostSync> {
+        while self.reading.is_none() {
+            let Some((room, follower)) = self.behind.front().cloned() else {
+                self.behind = VecDeque::new();
+                break;
+            };
+            if self.room_in_queue() == 0 {
+                self.link.tell_when_drained();
+                break;
+            }
+            match room.next_page(&follower, BATCH_BYTES_MAX) {
+                NextPage::Live => self.caught_up(&follower),
+                NextPage::Ring(batch) => {
+                    self.shared.metrics.catch_up("ring");
+                    self.push(&follower, &batch);
+                }
+                NextPage::Log => {
+                    let (shared, last) = (self.shared.clone(), follower.last());
+                    self.reading = Some(Box::pin(async move {
+                        shared.replay.page_patiently(&room.name, last).await
+                    }));
+                }
+                NextPage::Closed => return Err(LostSync),
+            }
+        }
+        Ok(())
+    }
+
+    /// Bytes that a page may take: none unless the queue is down to half of its limit, so that
+    /// pages are not cut into crumbs.
+    fn room_in_queue(&self) -> usize {
+        let (max, queued) = (self.shared.config.socket.queue_bytes_max, self.link.queued_bytes());
+        if queued > max / 2 { 0 } else { max - queued }
+    }
+
+    fn push(&mut self, follower: &Arc<Follower>, batch: &Batch) {
+        match follower.push(batch, self.room_in_queue()) {
+            // Next turn is another room's, if there is one.
+            Pushed::Taken if self.behind.len() > 1 => self.behind.rotate_left(1),
+            Pushed::Taken | Pushed::Full => {}
+            Pushed::Stopped => {
+                self.stopped.push(follower.clone());
+                self.caught_up(follower);
+            }
+        }
+    }
+
+    /// The first of those behind needs no more pages.
+    fn caught_up(&mut self, follower: &Arc<Follower>) {
+        self.empty_pages = 0;
+        self.behind.retain(|(_, known)| !Arc::ptr_eq(known, follower));
+        for resume in &mut self.resumes {
+            let waiting = resume.waiting.iter().position(|known| Arc::ptr_eq(known, follower));
+            if let Some(place) = waiting {
+                resume.waiting.swap_remove(place);
+                resume.live.push((follower.room.clone(), follower.last()));
+            }
+        }
+    }
+}
+
+impl Drop for Follows {
+    fn drop(&mut self) {
+        for (room, follower) in std::mem::take(&mut self.rooms).into_values() {
+            self.shared.hub.unfollow(&room, &follower);
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! How fast one socket may speak, and how long it may speak nonsense. Pure: time is an argument.
+//!
+//! It does not close or answer anything; the session does.
+
+use std::time::{Duration, Instant};
+
+use crate::config::SessionConfig;
+
+/// One socket's rate. Both rules together take 48 bytes and no timer.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// The generic cell rate algorithm (ITU-T I.371): when the bucket will be full again.
+    full_at: Instant,
+    /// The second that refused frames are being counted in.
+    second: Instant,
+    /// Refused frames in that second.
+    refused: u32,
+    /// Seconds in a row, this one included, that had too many.
+    bad_seconds: u32,
+}
+
+impl Limits {
+    pub fn new(now: Instant) -> Self {
+        Self { full_at: now, second: now, refused: 0, bad_seconds: 0 }
+    }
+
+    /// Whether one more command may come now; if not, in how many milliseconds.
+    pub fn admit(&mut self, config: &SessionConfig, now: Instant) -> Result<(), u64> {
+        let interval = Duration::from_secs(1) / config.commands_per_second;
+        let burst = interval * config.commands_burst;
+        let full_at = self.full_at.max(now) + interval;
+        match (full_at - now).checked_sub(burst) {
+            None | Some(Duration::ZERO) => {
+                self.full_at = full_at;
+                Ok(())
+            }
+            Some(wait) => Err(wait.as_millis() as u64 + 1),
+        }
+    }
+
+    /// Counts a refused frame. `true`: too many for too long, close the socket.
+    pub fn refuse(&mut self, config: &SessionConfig, now: Instant) -> bool {
+        const SECOND: Duration = Duration::from_secs(1);
+        let since = now.saturating_duration_since(self.second);
+        if since >= SECOND {
+            // A quiet second, or one without a refused frame at all, ends the row.
+            if since >= 2 * SECOND || self.refused <= config.refused_per_second_max {
+                self.bad_seconds = 0;
+            }
+            let whole = Duration::from_secs(since.as_secs());
+            self.second += whole;
+            self.refused = 0;
+        }
+        self.refused += 1;
+        if self.refused == config.refused_per_second_max + 1 {
+            self.bad_seconds += 1;
+        }
+        self.bad_seconds >= config.refused_seconds_max
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    fn config() -> SessionConfig {
+        let mut config = Config::from_defaults().session;
+        (config.commands_per_second, config.commands_burst) = (10, 20);
+        (config.refused_per_second_max, config.refused_seconds_max) = (3, 2);
+        config
+    }
+
+    #[test]
+    fn a_burst_passes_and_then_the_rate_holds() {
+        let (config, begin) = (config(), Instant::now());
+        let mut limits = Limits::new(begin);
+        let admitted = (0..100).filter(|_| limits.admit(&config, begin).is_ok()).count();
+        assert_eq!(admitted, 20);
+        let later = begin + Duration::from_secs(1);
+        let admitted = (0..100).filter(|_| limits.admit(&config, later).is_ok()).count();
+        assert_eq!(admitted, 10);
+    }
+
+    #[test]
+    fn whoever_waits_as_long_as_told_is_admitted() {
+        let (config, mut now) = (config(), Instant::now());
+        let mut limits = Limits::new(now);
+        for _ in 0..200 {
+            if let Err(ms) = limits.admit(&config, now) {
+                now += Duration::from_millis(ms);
+                assert_eq!(limits.admit(&config, now), Ok(()));
+            }
+        }
+    }
+
+    /// Whether sending this many refused frames in each second ends the socket.
+    fn closes(per_second: &[u32]) -> bool {
+        let (config, begin) = (config(), Instant::now());
+        let mut limits = Limits::new(begin);
+        let seconds = per_second.iter().zip(0..);
+        let mut refuse = |second| limits.refuse(&config, begin + Duration::from_secs(second));
+        seconds.fold(false, |ended, (count, second)| {
+            (0..*count).fold(ended, |ended, _| refuse(second) || ended)
+        })
+    }
+
+    #[test]
+    fn only_a_row_of_bad_seconds_closes() {
+        assert!(!closes(&[100]), "one burst");
+        assert!(!closes(&[3, 3, 3, 3, 3, 3]), "at the limit for long");
+        assert!(!closes(&[4, 3, 4, 3, 4]), "never two in a row");
+        assert!(!closes(&[4, 0, 4, 0, 4]), "a silent second between");
+        assert!(closes(&[4, 4]), "two in a row");
+        assert!(closes(&[1, 2, 4, 100]), "two in a row, later");
+    }
+}

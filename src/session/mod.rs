@@ -1,0 +1,388 @@
+//! One connected client: what it says goes to the lanes and the log, what it is owed comes back.
+//!
+//! It holds no rules of the chat and no bytes of the socket. A session is one task, and the task
+//! owns everything in it; the only things others touch are the socket's queue (a fan-out writes
+//! into it) and the inbox (a fan-out leaves followers there that fell behind).
+//!
+//! What bounds it: answers owed (`in_flight_max`) and bytes queued (`queue_bytes_max`); at either
+//! the session stops reading its socket, so that a client that does not listen is not heard.
+
+mod answers;
+mod follows;
+mod limits;
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::BytesMut;
+
+use self::answers::{Answers, Asked, Follow, Pending, Reply};
+use self::follows::{Follows, LostSync};
+use self::limits::Limits;
+use crate::config::Config;
+use crate::decide::{Outcome, Verb, Write};
+use crate::hub::Hub;
+use crate::lane::Lanes;
+use crate::log::Log;
+use crate::metrics::{self, Metrics};
+use crate::model::ClientId;
+use crate::protocol::close::CloseCode;
+use crate::protocol::command::{Command, Request};
+use crate::protocol::error::{Code, Problem};
+use crate::protocol::frame::{self, Ack, Frame, Hello, Joined};
+use crate::relay::Relay;
+use crate::replay::Replay;
+use crate::socket::{Incoming, Link, Socket};
+use crate::tasks::Tasks;
+
+/// What all sessions of a node use.
+pub struct Shared {
+    pub config: Config,
+    pub log: Log,
+    pub hub: Arc<Hub>,
+    pub relay: Arc<Relay>,
+    pub replay: Replay,
+    pub metrics: Arc<Metrics>,
+    pub tasks: Tasks,
+}
+
+/// One client. Built and run by the server, one task each.
+pub struct Session {
+    shared: Arc<Shared>,
+    lanes: Lanes,
+    socket: Socket,
+    link: Arc<Link>,
+    follows: Follows,
+    answers: Answers,
+    /// A write whose lane had no room. While it waits, nothing more is read.
+    parked: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    limits: Limits,
+    /// Answers that leave together in one write.
+    out: BytesMut,
+    stopping: bool,
+}
+
+/// Why a session ends.
+type End = (CloseCode, &'static str);
+
+impl Session {
+    pub fn new(shared: Arc<Shared>, lanes: Lanes, socket: Socket) -> Self {
+        let link = socket.link().clone();
+        Self {
+            follows: Follows::new(shared.clone(), link.clone()),
+            shared,
+            lanes,
+            socket,
+            link,
+            answers: Answers::default(),
+            parked: None,
+            limits: Limits::new(Instant::now()),
+            out: BytesMut::new(),
+            stopping: false,
+        }
+    }
+
+    /// Serves the client until one side ends it.
+    pub async fn run(mut self) {
+        self.greet();
+        let (code, text) = self.serve().await;
+        self.shared.metrics.sockets_closed.get_or_create(&metrics::Code { code: code.0 }).inc();
+        // Before the close, which may take seconds: nothing more is for this socket.
+        drop(self.follows);
+        self.socket.close(code, text).await;
+    }
+
+    async fn serve(&mut self) -> End {
+        // One future for the whole session: registering for the stop anew in each turn would take
+        // a lock that all sessions share.
+        let (shared, inbox) = (self.shared.clone(), self.follows.inbox.clone());
+        let mut stopping = std::pin::pin!(shared.tasks.stopping());
+        loop {
+            if self.stopping && self.answers.is_empty() && self.parked.is_none() {
+                return (CloseCode::RESTART, "the node restarts");
+            }
+            let reading = self.wants_to_read();
+            let result = tokio::select! {
+                incoming = self.socket.next(reading) => self.on_incoming(incoming),
+                reply = self.answers.next() => self.on_reply(reply),
+                () = inbox.arrived() => {
+                    self.follows.sort_inbox();
+                    Ok(())
+                }
+                page = self.follows.page(), if self.follows.is_reading() => {
+                    self.follows.on_page(page).map_err(lost_sync)
+                }
+                () = parked(&mut self.parked) => Ok(()),
+                () = &mut stopping, if !self.stopping => self.on_stopping(),
+            };
+            if let Err(end) = result.and_then(|()| self.settle()) {
+                return end;
+            }
+        }
+    }
+
+    fn wants_to_read(&self) -> bool {
+        let config = &self.shared.config;
+        let listens = self.link.queued_bytes() <= config.socket.queue_bytes_max;
+        if !listens {
+            self.link.tell_when_drained();
+        }
+        listens
+            && !self.stopping
+            && self.parked.is_none()
+            && self.answers.len() < config.session.in_flight_max
+    }
+
+    /// What follows from whatever just happened.
+    fn settle(&mut self) -> Result<(), End> {
+        if self.answers.is_empty() {
+            self.follows.forget_stopped();
+        }
+        self.follows.catch_up().map_err(lost_sync)?;
+        for frame in self.follows.take_resumed() {
+            self.answer("resume", &frame);
+        }
+        self.flush();
+        Ok(())
+    }
+
+    fn greet(&mut self) {
+        let config = &self.shared.config;
+        let hello = frame::hello(&Hello {
+            node: &config.node.id,
+            heartbeat_ms: config.socket.heartbeat_ms,
+            frame_bytes: config.socket.frame_bytes_max,
+            message_bytes: config.session.message_bytes_max,
+        });
+        self.out.extend_from_slice(hello.bytes());
+        self.flush();
+    }
+
+    fn on_stopping(&mut self) -> Result<(), End> {
+        self.stopping = true;
+        let goodbye = frame::goodbye("restart", self.shared.config.server.reconnect_ms);
+        self.out.extend_from_slice(goodbye.bytes());
+        Ok(())
+    }
+
+    fn on_incoming(&mut self, incoming: Incoming) -> Result<(), End> {
+        match incoming {
+            Incoming::Text(text) => {
+                self.on_frame(&text);
+                Ok(())
+            }
+            Incoming::Binary(_) => Err((CloseCode::UNSUPPORTED, "send text frames")),
+            Incoming::Drained => Ok(()),
+            Incoming::Closed(reason) => Err((reason.code(), reason.text())),
+        }
+    }
+
+    fn on_frame(&mut self, text: &str) {
+        let config = &self.shared.config.session;
+        let admitted = self.limits.admit(config, Instant::now());
+        let request = Request::parse(text, config.message_bytes_max);
+        let pending = match (admitted, request) {
+            (Ok(()), Ok(request)) => self.command(request),
+            (Ok(()), Err(problem)) => Pending::Ready(Reply::Problem(problem)),
+            (Err(retry_after_ms), request) => {
+                Pending::Ready(Reply::Problem(rate_limited(request, retry_after_ms)))
+            }
+        };
+        self.answers.push(pending);
+    }
+
+    /// Sets a command going.
+    fn command(&mut self, Request { id, command }: Request) -> Pending {
+        let re = command.name();
+        let asked = |room, user, id| Asked { re, room, user, id };
+        let shared = self.shared.clone();
+        match command {
+            Command::Create { user, room } => self.write(asked(room, user, id), Verb::Create),
+            Command::Leave { user, room } => self.write(asked(room, user, id), Verb::Leave),
+            Command::Message { user, room, text } => {
+                self.write(asked(room, user, id), Verb::Message(text))
+            }
+            Command::Join { user, room, start } => {
+                let asked = asked(room, user, id);
+                match self.refuse_follow(1) {
+                    Some(problem) => Pending::Ready(Reply::Problem(asked.problem(problem))),
+                    None => match self.write(asked, Verb::Join) {
+                        Pending::Write(asked, answered) => {
+                            Pending::Work(Box::pin(answers::join(shared, asked, start, answered)))
+                        }
+                        pending => pending,
+                    },
+                }
+            }
+            Command::Resume { user, rooms } => match self.refuse_follow(rooms.len()) {
+                Some(problem) => {
+                    Pending::Ready(Reply::Problem(Problem { re: Some(re), id, ..problem }))
+                }
+                None => Pending::Work(Box::pin(answers::resume(shared, user, rooms, id))),
+            },
+            Command::History { user, room, page, limit } => {
+                let asked = asked(room, user, id);
+                Pending::Work(Box::pin(answers::history(shared, asked, page, limit)))
+            }
+            Command::Members { user, room, after } => {
+                Pending::Work(Box::pin(answers::members(shared, asked(room, user, id), after)))
+            }
+            Command::Rooms { after, limit } => {
+                Pending::Work(Box::pin(answers::rooms(shared, after, limit, id)))
+            }
+            Command::Ping => Pending::Ready(Reply::Frame(re, frame::pong(id.as_ref()))),
+            Command::Help => Pending::Ready(Reply::Frame(re, frame::help(id.as_ref()))),
+        }
+    }
+
+    fn write(&mut self, asked: Asked, verb: Verb) -> Pending {
+        let (room, user, id) = (asked.room.clone(), asked.user.clone(), asked.id.clone());
+        let (answered, parked) = self.lanes.submit(Write { room, user, id, verb });
+        if let Some(parked) = parked {
+            self.parked = Some(Box::pin(parked.send()));
+        }
+        Pending::Write(asked, answered)
+    }
+
+    fn refuse_follow(&self, more: usize) -> Option<Problem> {
+        let max = self.shared.config.session.follows_max;
+        (self.follows.len() + more > max).then(|| Problem {
+            limit: Some(max as u64),
+            ..Problem::field("room", format!("one socket may follow up to {max} rooms"))
+        })
+    }
+
+    fn on_reply(&mut self, reply: Reply) -> Result<(), End> {
+        match reply {
+            Reply::Frame(re, frame) => {
+                self.answer(re, &frame);
+                Ok(())
+            }
+            Reply::Problem(problem) => self.refuse(&problem),
+            Reply::Written(asked, outcome) => {
+                self.on_written(&asked, &outcome);
+                Ok(())
+            }
+            Reply::Joined(follow) => {
+                self.count("join", "ok");
+                self.follow(&follow)
+            }
+            Reply::Resumed(follows, id) => self.on_resumed(follows, id),
+        }
+    }
+
+    /// `create`, `leave` and `message`: the event itself is the answer if this socket follows the
+    /// room; an `ack` comes if the command had an id, or the socket does not follow.
+    fn on_written(&mut self, asked: &Asked, outcome: &Outcome) {
+        let (seq, at, duplicate) = match outcome {
+            Outcome::Committed(event) => (event.seq, event.at, false),
+            Outcome::Duplicate(receipt) => (receipt.seq, receipt.at, true),
+            Outcome::Joined { .. } | Outcome::Refused(_) => return,
+        };
+        self.count(asked.re, if duplicate { "duplicate" } else { "ok" });
+        if asked.id.is_some() || !self.follows.gets(&asked.room, seq) {
+            let (re, room, id) = (asked.re, &asked.room, asked.id.as_ref());
+            let ack = frame::ack(&Ack { re, room, seq, id, at, duplicate });
+            self.out.extend_from_slice(ack.bytes());
+        }
+    }
+
+    /// Says `joined`, then follows: in this order, so that no event comes before it.
+    fn follow(&mut self, follow: &Follow) -> Result<(), End> {
+        self.say_joined(follow);
+        self.flush();
+        self.follows.follow(follow).map(drop).map_err(lost_sync)
+    }
+
+    fn say_joined(&mut self, follow: &Follow) {
+        let Follow { asked: Asked { room, user, id, re }, last_seq, members, reset, .. } = follow;
+        // The id of a `resume` comes back in `resumed`.
+        let id = id.as_ref().filter(|_| *re == "join");
+        let (last_seq, members) = (*last_seq, *members);
+        let joined = frame::joined(&Joined { room, user, last_seq, members, id });
+        self.out.extend_from_slice(joined.bytes());
+        // Joining again moves nothing, so there is nothing to reset.
+        if *reset && !self.follows.contains(room) {
+            self.out.extend_from_slice(frame::reset(room, last_seq).bytes());
+        }
+    }
+
+    /// First a `joined` (or an error) for each room, then the replays, then `resumed`.
+    fn on_resumed(
+        &mut self,
+        follows: Vec<Result<Follow, Problem>>,
+        id: Option<ClientId>,
+    ) -> Result<(), End> {
+        for follow in &follows {
+            match follow {
+                Ok(follow) => self.say_joined(follow),
+                Err(problem) => self.refuse(problem)?,
+            }
+        }
+        self.flush();
+        let mut followers = Vec::with_capacity(follows.len());
+        for follow in follows.iter().flatten() {
+            followers.push(self.follows.follow(follow).map_err(lost_sync)?);
+        }
+        self.follows.resume(followers, id);
+        Ok(())
+    }
+
+    fn answer(&mut self, re: &'static str, frame: &Frame) {
+        self.count(re, "ok");
+        self.out.extend_from_slice(frame.bytes());
+    }
+
+    fn refuse(&mut self, problem: &Problem) -> Result<(), End> {
+        self.count(problem.re.unwrap_or("unknown"), problem.code.name());
+        self.out.extend_from_slice(problem.frame().bytes());
+        let limits = &mut self.limits;
+        if problem.code.is_refused_frame()
+            && limits.refuse(&self.shared.config.session, Instant::now())
+        {
+            self.flush();
+            return Err((CloseCode::POLICY, "too many refused frames"));
+        }
+        Ok(())
+    }
+
+    fn count(&self, r#type: &'static str, result: &'static str) {
+        self.shared.metrics.commands.get_or_create(&metrics::Command { r#type, result }).inc();
+    }
+
+    /// Hands over the answers that are ready, in one piece. The queue takes them whatever its
+    /// length: what bounds them is that the session stops reading.
+    fn flush(&mut self) {
+        if !self.out.is_empty() {
+            let out = std::mem::take(&mut self.out).freeze();
+            // Closed: the next turn of the loop hears of it from the socket.
+            let _ = self.link.push(&out);
+        }
+    }
+}
+
+async fn parked(parked: &mut Option<Pin<Box<dyn Future<Output = ()> + Send>>>) {
+    match parked {
+        None => std::future::pending().await,
+        Some(sending) => {
+            sending.await;
+            *parked = None;
+        }
+    }
+}
+
+fn lost_sync(_: LostSync) -> End {
+    (CloseCode::RESYNC, "lost sync with the log: reconnect and resume")
+}
+
+fn rate_limited(request: Result<Request, Problem>, retry_after_ms: u64) -> Problem {
+    let (re, room, id) = match request {
+        Ok(Request { id, command }) => (Some(command.name()), command.room().cloned(), id),
+        Err(problem) => (problem.re, problem.room, problem.id),
+    };
+    let error = format!("too many commands: wait {retry_after_ms} ms");
+    let retry_after_ms = Some(retry_after_ms);
+    Problem { retry_after_ms, re, room, id, ..Problem::new(Code::RateLimited, error) }
+}

@@ -1,0 +1,379 @@
+//! The writing half of a socket, shared: whole frames go in, from any task, and leave in order.
+//!
+//! It does not read, and it does not know what the frames say. Whoever has a frame writes it
+//! **inline**: with an empty queue the bytes go straight to the kernel on the caller's thread, with
+//! no copy and no task woken, because the kernel's send is what a delivery costs and all else is
+//! ours to lose. Only what the kernel did not take is queued, and the socket's own task (the
+//! *owner*) is woken to wait for room:
+//!
+//! ```text
+//!  hub, session ── offer, push ──▶ queue empty? ── yes ──▶ try_write ──▶ kernel
+//!                                      │ no                   │ the rest     ▲
+//!                                      ▼                      ▼              │ up to 64 pieces
+//!                               [ head│ piece │ piece ] ◀─────┘   owner: poll_flush
+//! ```
+//!
+//! The lock is held across the write. That is what keeps frames whole: a second writer between the
+//! write and the queueing of its rest would put its frame into the middle of the first. The write
+//! never blocks, so the lock is held for microseconds.
+
+use std::collections::VecDeque;
+use std::io::{self, ErrorKind, IoSlice};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use tokio::net::tcp::OwnedWriteHalf;
+use tokio::time::Instant;
+
+/// Pieces in one vectored write. More would not help: 64 chat frames are some 16 KiB, and the
+/// kernel rarely has room for more. (Its own limit is 1,024.)
+const PIECES_PER_WRITE: usize = 64;
+
+/// Bytes that a queued piece counts beyond its length: its place in the queue and its allocation.
+/// Without it a client that sends pings and reads nothing would fill the queue with pongs of two
+/// bytes, and a queue of 64 KiB would hold megabytes.
+const PIECE_OVERHEAD_BYTES: usize = 64;
+
+/// The writing half of one socket.
+#[derive(Debug)]
+pub struct Link {
+    /// Bytes the queue may hold, overhead included; a piece offered beyond it is refused.
+    queue_bytes_max: usize,
+    state: Mutex<State>,
+}
+
+/// What became of an offered frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Offer {
+    /// It is with the kernel, or in the queue and will follow.
+    Taken,
+    /// Nothing of it was taken; the socket will report `Drained` when there is room again.
+    Full,
+    /// The socket is closing or gone; nothing was taken, and nothing ever will be.
+    Closed,
+}
+
+/// What the owner needs to know about the queue, as of one moment under the lock.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Flow {
+    /// Since when the kernel has taken nothing of what is waiting; `None`: nothing is waiting.
+    pub stuck_since: Option<Instant>,
+    /// More is waiting than the limit allows: whoever reads commands should stop.
+    pub is_over_limit: bool,
+    /// Room was asked for and there is some now. Said once.
+    pub has_drained: bool,
+    /// The kernel refused a write for good: the connection is lost.
+    pub is_broken: bool,
+}
+
+#[derive(Debug)]
+struct State {
+    /// The kernel's end. `None` once the connection broke or was ended.
+    writer: Option<OwnedWriteHalf>,
+    /// Whole pieces that the kernel has not taken. Holds no memory while it is empty.
+    pieces: VecDeque<Bytes>,
+    /// Bytes of the head piece that the kernel already has.
+    head_written: usize,
+    /// What the pieces count, `PIECE_OVERHEAD_BYTES` included.
+    queued_bytes: usize,
+    /// When the queue last became non-empty, or the kernel last took a byte of it.
+    moved_at: Instant,
+    /// No more frames but the socket's own last ones: `close` has begun.
+    is_closing: bool,
+    /// A frame was refused, or somebody asked to be told: the owner reports `Drained` when there is
+    /// room for this much, the largest that was refused.
+    room_wanted: Option<usize>,
+    /// The owner, as of its last `poll_flush`. Kept under the same lock as the queue, so that a
+    /// wake-up cannot be lost: either the owner's poll sees the piece, or the piece's writer sees
+    /// the owner's waker.
+    owner: Option<Waker>,
+}
+
+impl Link {
+    pub(super) fn new(writer: OwnedWriteHalf, queue_bytes_max: usize) -> Self {
+        let state = State {
+            writer: Some(writer),
+            pieces: VecDeque::new(),
+            head_written: 0,
+            queued_bytes: 0,
+            moved_at: Instant::now(),
+            is_closing: false,
+            room_wanted: None,
+            owner: None,
+        };
+        Self { queue_bytes_max, state: Mutex::new(state) }
+    }
+
+    /// Writes one or more whole frames, or refuses them all.
+    ///
+    /// An empty queue takes a piece of any size, else a page larger than the queue could never
+    /// leave. A refusal is remembered until the owner reports `Drained`; the refused party must
+    /// note it under a lock that the session takes too, or it may miss the report.
+    pub fn offer(&self, frames: &Bytes) -> Offer {
+        let mut state = self.lock();
+        if state.is_closing {
+            return Offer::Closed;
+        }
+        let fits = state.queued_bytes + cost(frames) <= self.queue_bytes_max;
+        if !fits && !state.pieces.is_empty() {
+            state.room_wanted = state.room_wanted.max(Some(cost(frames)));
+            return Offer::Full;
+        }
+        write(state, frames)
+    }
+
+    /// Writes frames that must not be refused: the answers to the client's own commands. What
+    /// bounds them is that the socket stops reading commands while the queue is over its limit.
+    /// Never `Full`.
+    pub fn push(&self, frames: &Bytes) -> Offer {
+        let state = self.lock();
+        if state.is_closing { Offer::Closed } else { write(state, frames) }
+    }
+
+    /// Asks for a `Drained` as if a frame had been refused. If there is room already it comes at
+    /// once.
+    pub fn tell_when_drained(&self) {
+        let mut state = self.lock();
+        state.room_wanted = state.room_wanted.max(Some(0));
+        let owner = if self.has_drained(&state) { state.owner.take() } else { None };
+        drop(state);
+        wake(owner);
+    }
+
+    /// Bytes waiting for the kernel, counted as the limit counts them.
+    pub fn queued_bytes(&self) -> usize {
+        self.lock().queued_bytes
+    }
+
+    /// What tungstenite writes by itself: pongs, and the close frame after `begin_close`.
+    pub(super) fn push_control(&self, frames: &Bytes) -> Offer {
+        write(self.lock(), frames)
+    }
+
+    /// Moves what the kernel will take, and remembers the caller as the one to wake: when there is
+    /// room in the kernel, when the queue stops being empty, and when the connection breaks.
+    pub(super) fn poll_flush(&self, cx: &mut Context<'_>) -> Flow {
+        let mut state = self.lock();
+        while !state.pieces.is_empty() {
+            match state.poll_write(cx) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(_)) => state.end(),
+                Poll::Pending => break,
+            }
+        }
+        if !state.owner.as_ref().is_some_and(|owner| owner.will_wake(cx.waker())) {
+            state.owner = Some(cx.waker().clone());
+        }
+        let has_drained = self.has_drained(&state);
+        if has_drained {
+            state.room_wanted = None;
+        }
+        Flow {
+            stuck_since: (!state.pieces.is_empty()).then_some(state.moved_at),
+            is_over_limit: state.queued_bytes > self.queue_bytes_max,
+            has_drained,
+            is_broken: state.writer.is_none(),
+        }
+    }
+
+    /// From here on offers are `Closed`; only the socket's own close frame may still follow.
+    pub(super) fn begin_close(&self) {
+        self.lock().is_closing = true;
+    }
+
+    /// Drops what is waiting, except the rest of a piece that the client has the beginning of: it
+    /// must never see half a frame and then another.
+    pub(super) fn drop_backlog(&self) {
+        let mut state = self.lock();
+        let keep = usize::from(state.head_written > 0);
+        state.pieces.truncate(keep);
+        state.queued_bytes = state.pieces.front().map_or(0, |head| cost(head) - state.head_written);
+    }
+
+    /// Drops what is waiting and shuts the writing side down: the peer sees the end of the stream.
+    pub(super) fn end(&self) {
+        self.lock().end();
+    }
+
+    /// Room was wanted and is there: down to half of the limit, so that a reader near the edge does
+    /// not turn from live to catching up and back with every frame; and enough for what was
+    /// refused, or its owner would be told, refused and told again without a pause.
+    fn has_drained(&self, state: &State) -> bool {
+        state.room_wanted.is_some_and(|wanted| {
+            let is_half_empty = state.queued_bytes <= self.queue_bytes_max / 2;
+            let fits = state.queued_bytes + wanted <= self.queue_bytes_max;
+            is_half_empty && (fits || state.pieces.is_empty())
+        })
+    }
+
+    /// A panic under the lock cannot leave the queue half changed: nothing between two changes that
+    /// belong together can panic. So a poisoned lock is as good as any.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Inline if nothing is waiting, else behind what is.
+fn write(mut state: MutexGuard<'_, State>, frames: &Bytes) -> Offer {
+    let Some(writer) = &state.writer else { return Offer::Closed };
+    if !state.pieces.is_empty() {
+        state.enqueue(frames);
+        return Offer::Taken;
+    }
+    let written = match writer.try_write(frames) {
+        Ok(written) => written,
+        Err(error) if is_passing(&error) => 0,
+        Err(_) => {
+            let owner = state.owner.take();
+            state.end();
+            drop(state);
+            wake(owner);
+            return Offer::Closed;
+        }
+    };
+    if written == frames.len() {
+        return Offer::Taken;
+    }
+    state.enqueue(frames);
+    state.queued_bytes -= written;
+    state.head_written = written;
+    state.moved_at = Instant::now();
+    let owner = state.owner.take();
+    drop(state);
+    wake(owner);
+    Offer::Taken
+}
+
+impl State {
+    fn enqueue(&mut self, frames: &Bytes) {
+        self.queued_bytes += cost(frames);
+        self.pieces.push_back(frames.clone());
+    }
+
+    /// One vectored write, when the kernel has room.
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Some(writer) = &self.writer else {
+            return Poll::Ready(Err(ErrorKind::BrokenPipe.into()));
+        };
+        std::task::ready!(writer.as_ref().poll_write_ready(cx))?;
+        let mut slices = [IoSlice::new(&[]); PIECES_PER_WRITE];
+        let mut count = 0;
+        for (slice, piece) in slices.iter_mut().zip(&self.pieces) {
+            let skip = if count == 0 { self.head_written } else { 0 };
+            *slice = IoSlice::new(&piece[skip..]);
+            count += 1;
+        }
+        match writer.try_write_vectored(&slices[..count]) {
+            Ok(0) => Poll::Ready(Err(ErrorKind::WriteZero.into())),
+            Ok(written) => {
+                self.advance(written);
+                Poll::Ready(Ok(()))
+            }
+            // The caller asks again, and the next `poll_write_ready` waits.
+            Err(error) if is_passing(&error) => Poll::Ready(Ok(())),
+            Err(error) => Poll::Ready(Err(error)),
+        }
+    }
+
+    /// The kernel took `written` bytes from the front.
+    fn advance(&mut self, written: usize) {
+        self.moved_at = Instant::now();
+        self.queued_bytes -= written;
+        self.head_written += written;
+        while let Some(head) = self.pieces.front() {
+            if self.head_written < head.len() {
+                return;
+            }
+            self.head_written -= head.len();
+            self.queued_bytes -= PIECE_OVERHEAD_BYTES;
+            self.pieces.pop_front();
+        }
+        // A queue that was long once would keep its memory for as long as the socket idles.
+        self.pieces = VecDeque::new();
+    }
+
+    fn end(&mut self) {
+        self.is_closing = true;
+        self.writer = None;
+        self.pieces = VecDeque::new();
+        self.head_written = 0;
+        self.queued_bytes = 0;
+    }
+}
+
+fn cost(frames: &Bytes) -> usize {
+    frames.len() + PIECE_OVERHEAD_BYTES
+}
+
+/// The kernel has no room now, but the connection stands.
+fn is_passing(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
+}
+
+/// Called without the lock, so that the owner does not wake up just to wait for it.
+fn wake(owner: Option<Waker>) {
+    if let Some(owner) = owner {
+        owner.wake();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use tokio::io::AsyncReadExt;
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    async fn link(queue_bytes_max: usize) -> (Link, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap());
+        let (client, accepted) = tokio::join!(client, listener.accept());
+        let (_, writer) = accepted.unwrap().0.into_split();
+        writer.writable().await.unwrap();
+        (Link::new(writer, queue_bytes_max), client.unwrap())
+    }
+
+    /// Ten thousand sockets that were slow once must not hold memory for it.
+    #[tokio::test]
+    async fn a_drained_queue_holds_no_memory() {
+        let (link, mut client) = link(64 << 20).await;
+        let frame = Bytes::from(vec![7; 64 * 1024]);
+        let mut sent = 0;
+        while link.lock().pieces.len() < 100 {
+            assert_eq!(link.offer(&frame), Offer::Taken);
+            sent += frame.len();
+        }
+        let reading = tokio::spawn(async move {
+            let mut space = vec![0; sent];
+            client.read_exact(&mut space).await.map(|_| client)
+        });
+        let drained = |cx: &mut Context<'_>| match link.poll_flush(cx).stuck_since {
+            None => Poll::Ready(()),
+            Some(_) => Poll::Pending,
+        };
+        poll_fn(drained).await;
+        assert_eq!(link.lock().pieces.capacity(), 0);
+        assert_eq!((link.queued_bytes(), link.lock().head_written), (0, 0));
+        drop(reading.await.unwrap().unwrap());
+    }
+
+    /// The client must never see half a frame and then another.
+    #[tokio::test]
+    async fn dropping_the_backlog_spares_the_frame_that_was_begun() {
+        let (link, _client) = link(64 << 20).await;
+        let frame = Bytes::from(vec![7; 16 << 20]);
+        assert_eq!(link.offer(&frame), Offer::Taken);
+        assert_eq!(link.offer(&frame), Offer::Taken);
+        let written = link.lock().head_written;
+        assert!(written > 0);
+        link.drop_backlog();
+        assert_eq!(link.queued_bytes(), cost(&frame) - written);
+        // Nothing of it is with the kernel: it may go.
+        link.lock().head_written = 0;
+        link.drop_backlog();
+        assert_eq!(link.queued_bytes(), 0);
+    }
+}

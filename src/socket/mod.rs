@@ -1,0 +1,300 @@
+//! One WebSocket: bytes to frames and back, the ping deadline, joined writes, the close handshake.
+//!
+//! It does not know what the frames say, nor who writes them. One task owns a [`Socket`] and calls
+//! [`Socket::next`] for as long as it lives: that one call reads, flushes, pings and watches the
+//! deadlines. Anyone may hold its [`Link`] and write.
+
+mod boundary;
+mod clock;
+mod duplex;
+mod link;
+mod reason;
+mod tune;
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::{FutureExt, SinkExt, StreamExt};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep, sleep_until, timeout};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
+use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
+
+use self::clock::{Clock, Due};
+use self::duplex::Duplex;
+use self::link::Flow;
+pub use self::link::{Link, Offer};
+pub use self::reason::CloseReason;
+pub use self::tune::tune;
+use crate::config::SocketConfig;
+use crate::protocol::close::CloseCode;
+
+/// An empty ping.
+static PING: Bytes = Bytes::from_static(&[0x89, 0]);
+
+/// Bytes of tungstenite's own write buffer: it holds one control frame (127 bytes at most) for as
+/// long as it takes to hand it to the link, which never refuses it.
+const CONTROL_BUFFER_BYTES_MAX: usize = 512;
+
+/// The reading half of one WebSocket, the server's side, and the owner of the whole.
+#[derive(Debug)]
+pub struct Socket {
+    link: Arc<Link>,
+    /// The frame codec. Boxed, so that a socket moves through futures as a handful of pointers and
+    /// no future between the accept loop and the session holds a second place for it.
+    stream: Box<WebSocketStream<Duplex>>,
+    clock: Clock,
+    /// The one timer: at or before `clock`'s next moment. It is moved when it fires too early, not
+    /// with every frame.
+    timer: Pin<Box<Sleep>>,
+    close_timeout: Duration,
+    stage: Stage,
+}
+
+/// How far the conversation is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Open,
+    /// The client sent what cannot be read on from; it has not been told yet.
+    Refused,
+    /// The client closed, and the reply to it is in the queue.
+    PeerClosed(u16),
+    /// There is nobody at the other end.
+    Lost,
+}
+
+/// What stands for the code of a close frame that has none (RFC 6455, section 7.1.5).
+const NO_CODE: u16 = 1005;
+
+/// What a socket has for its session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Incoming {
+    /// A text message. Let go of it soon: it holds the read buffer that it came in.
+    Text(Utf8Bytes),
+    /// A binary message, of which the same is true.
+    Binary(Bytes),
+    /// After an offer was refused, or somebody asked: the queue is down to half of its limit.
+    Drained,
+    /// The socket is over for this reason; what is left is to call [`Socket::close`] with it.
+    Closed(CloseReason),
+}
+
+impl Socket {
+    /// A connection whose upgrade was answered. `leftover` is what the client sent behind its
+    /// request, read along with it. To be called within a runtime, as the connection was.
+    pub fn new(stream: TcpStream, leftover: &[u8], config: &SocketConfig) -> Self {
+        let (reader, writer) = stream.into_split();
+        let link = Arc::new(Link::new(writer, config.queue_bytes_max));
+        let duplex = Duplex::new(reader, Arc::clone(&link), leftover);
+        let stream = Box::new(codec(duplex, leftover, codec_config(config)));
+        let heartbeat = Duration::from_millis(config.heartbeat_ms);
+        let stall_timeout = Duration::from_millis(config.stall_timeout_ms);
+        let close_timeout = Duration::from_millis(config.close_timeout_ms);
+        let clock = Clock::new(heartbeat, stall_timeout, Instant::now());
+        let timer = Box::pin(sleep_until(clock.next_due(None)));
+        Self { link, stream, clock, timer, close_timeout, stage: Stage::Open }
+    }
+
+    /// The writing half, to share.
+    pub fn link(&self) -> &Arc<Link> {
+        &self.link
+    }
+
+    /// Waits for what comes next. Meanwhile the queue is flushed, pings are sent and answered, and
+    /// the deadlines are watched, so it must be called for as long as the socket lives.
+    ///
+    /// With `reading` false no frames are read, and the client's own kernel holds it back. Nothing
+    /// is read either while the queue is over its limit: who does not take answers may not ask.
+    ///
+    /// Cancel-safe: all state is in the socket, and nothing is taken before it is returned.
+    pub async fn next(&mut self, reading: bool) -> Incoming {
+        poll_fn(|cx| self.poll_next(cx, reading)).await
+    }
+
+    /// Ends the socket in order: what is queued, the close frame, the client's answer, and the end
+    /// of the stream, all within the close timeout. It is right to call it after every
+    /// [`Incoming::Closed`]; it knows when there is nobody to speak to.
+    ///
+    /// The future is one pointer, so that the session's own does not hold room for it all along.
+    pub fn close(
+        mut self,
+        code: CloseCode,
+        reason: &'static str,
+    ) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        Box::pin(async move {
+            // Whoever did not follow within the timeout is cut off by the drop.
+            if timeout(self.close_timeout, self.finish(code, reason)).await.is_err() {
+                tracing::debug!(code = code.0, "close handshake timed out");
+            }
+        })
+    }
+
+    fn poll_next(&mut self, cx: &mut Context<'_>, reading: bool) -> Poll<Incoming> {
+        loop {
+            let flow = self.link.poll_flush(cx);
+            if flow.has_drained {
+                return Poll::Ready(Incoming::Drained);
+            }
+            let reading = reading && !flow.is_over_limit;
+            if reading {
+                match self.poll_read(cx) {
+                    Poll::Ready(Some(incoming)) => return Poll::Ready(incoming),
+                    // A control frame may have put a pong into the queue: flush again.
+                    Poll::Ready(None) => continue,
+                    // The new codec must be asked as well, or nobody would be woken for it.
+                    Poll::Pending if self.renew() => continue,
+                    Poll::Pending => {}
+                }
+                // A failed write alone does not end the socket: the client may have sent its last
+                // words and gone without reading our answers, and those words are still here.
+                if flow.is_broken {
+                    return Poll::Ready(self.on_end(CloseReason::Lost));
+                }
+            }
+            match ready!(self.poll_clock(cx, &flow, reading)) {
+                Due::Nothing => {}
+                // If the link is closed, the read side is about to say so.
+                Due::Ping => drop(self.link.push_control(&PING)),
+                Due::Stalled => {
+                    return Poll::Ready(Incoming::Closed(CloseReason::Stalled));
+                }
+                Due::Silent => return Poll::Ready(Incoming::Closed(CloseReason::Silent)),
+            }
+        }
+    }
+
+    /// The next message. `None`: a control frame was read, and there may be more.
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Option<Incoming>> {
+        let read = self.stream.poll_next_unpin(cx);
+        if self.stream.get_mut().take_heard() {
+            self.clock.on_heard(Instant::now());
+        }
+        Poll::Ready(match ready!(read) {
+            Some(Ok(Message::Text(text))) => Some(Incoming::Text(text)),
+            Some(Ok(Message::Binary(bytes))) => Some(Incoming::Binary(bytes)),
+            Some(Ok(Message::Close(frame))) => {
+                // The next read writes the reply and then finds the stream ended.
+                self.stage = Stage::PeerClosed(frame.map_or(NO_CODE, |frame| frame.code.into()));
+                None
+            }
+            Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => None,
+            Some(Err(error)) => Some(self.on_end(CloseReason::of(&error))),
+            None => Some(self.on_end(CloseReason::Lost)),
+        })
+    }
+
+    /// After a burst, starts over with a codec of the usual size (see `boundary`). Called when the
+    /// codec has nothing more to give; so what it owed the client is written, too.
+    fn renew(&mut self) -> bool {
+        let config = *self.stream.get_config();
+        // Up to half of its size it did not have to grow.
+        if self.stream.get_mut().take_burst_bytes() <= config.read_buffer_size / 2 {
+            return false;
+        }
+        let duplex = self.stream.get_mut().move_out();
+        *self.stream = codec(duplex, &[], config);
+        true
+    }
+
+    /// No more can be read. A client that has said its goodbye did not vanish, whatever became of
+    /// the connection since.
+    fn on_end(&mut self, reason: CloseReason) -> Incoming {
+        let reason = match self.stage {
+            Stage::PeerClosed(code) => CloseReason::Peer(code),
+            _ => reason,
+        };
+        self.stage = match reason {
+            CloseReason::Peer(code) => Stage::PeerClosed(code),
+            CloseReason::Refused(..) => Stage::Refused,
+            _ => Stage::Lost,
+        };
+        Incoming::Closed(reason)
+    }
+
+    fn poll_clock(&mut self, cx: &mut Context<'_>, flow: &Flow, reading: bool) -> Poll<Due> {
+        let is_listening = reading && flow.stuck_since.is_none();
+        self.clock.set_listening(is_listening, Instant::now);
+        let due = self.clock.next_due(flow.stuck_since);
+        if due < self.timer.deadline() {
+            self.timer.as_mut().reset(due);
+        }
+        ready!(self.timer.as_mut().poll(cx));
+        let result = self.clock.on_due(flow.stuck_since, Instant::now());
+        self.timer.as_mut().reset(self.clock.next_due(flow.stuck_since));
+        Poll::Ready(result)
+    }
+
+    async fn finish(&mut self, code: CloseCode, reason: &'static str) {
+        self.link.begin_close();
+        if code == CloseCode::STALLED {
+            // What did not move for a minute will not move in time; the client reads it from the
+            // log when it is back.
+            self.link.drop_backlog();
+        }
+        if matches!(self.stage, Stage::Open | Stage::Refused) {
+            let reason = Utf8Bytes::from_static(reason);
+            let frame = CloseFrame { code: code.0.into(), reason };
+            // A pong that is still owed goes first: nothing may follow a close frame. Errors mean
+            // that nobody is there, which the farewell finds out by itself.
+            let _ = self.stream.flush().await;
+            let _ = self.stream.send(Message::Close(Some(frame))).await;
+        }
+        poll_fn(|cx| self.poll_farewell(cx)).await;
+        // Half a close, and then reading to the end. Dropping a connection with unread bytes makes
+        // the kernel send a reset, on which the client's kernel throws away what its program has
+        // not read yet: our close frame, and every answer before it.
+        self.link.end();
+        poll_fn(|cx| self.stream.get_mut().poll_discard(cx)).await;
+    }
+
+    /// Until the queue is with the kernel and the client has answered the close frame. Both at
+    /// once: a client that is busy writing may not read before it has written.
+    fn poll_farewell(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let flow = self.link.poll_flush(cx);
+        while self.stage == Stage::Open {
+            match ready!(self.stream.poll_next_unpin(cx)) {
+                Some(Ok(_)) => {}
+                Some(Err(_)) | None => self.stage = Stage::Lost,
+            }
+        }
+        if self.stage == Stage::Refused && self.stream.get_mut().poll_discard(cx).is_ready() {
+            self.stage = Stage::Lost;
+        }
+        let is_flushed = flow.is_broken || flow.stuck_since.is_none();
+        if is_flushed { Poll::Ready(()) } else { Poll::Pending }
+    }
+}
+
+impl Drop for Socket {
+    /// Others may hold the link for a while yet. They learn that it is over, and the connection and
+    /// its queue do not wait for them to let go.
+    fn drop(&mut self) {
+        self.link.end();
+    }
+}
+
+/// The codec over a connection whose first bytes, perhaps, were read already.
+fn codec(duplex: Duplex, leftover: &[u8], config: WebSocketConfig) -> WebSocketStream<Duplex> {
+    let stream =
+        WebSocketStream::from_partially_read(duplex, leftover.to_vec(), Role::Server, Some(config));
+    stream.now_or_never().expect("it is async only to see a waker, and waits for nothing")
+}
+
+/// Every setting is written out, for most defaults of the codec are made for few large connections:
+/// they would cost 128 KiB for each idle socket.
+fn codec_config(config: &SocketConfig) -> WebSocketConfig {
+    WebSocketConfig::default()
+        // Allocated for as long as the socket lives.
+        .read_buffer_size(config.read_buffer_bytes)
+        // Nothing is held back: the link joins writes.
+        .write_buffer_size(0)
+        .max_write_buffer_size(CONTROL_BUFFER_BYTES_MAX)
+        .max_message_size(Some(config.frame_bytes_max))
+        .max_frame_size(Some(config.frame_bytes_max))
+        .accept_unmasked_frames(false)
+}

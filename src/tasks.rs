@@ -1,0 +1,147 @@
+//! What a node has running: every task, the word to stop, and the first failure.
+//!
+//! It does not know what the tasks do. A node has one `Tasks`; nothing of it is global, so that
+//! several nodes run in one process.
+
+use std::any::Any;
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use futures_util::FutureExt;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// Cheap to clone; clones are the same.
+#[derive(Clone)]
+pub struct Tasks {
+    /// Tasks that a clean stop waits for.
+    tracker: TaskTracker,
+    /// Cancelled once, when the node begins to stop.
+    stop: CancellationToken,
+    /// The first failure of a task that the node cannot live without.
+    failure: Arc<watch::Sender<Option<String>>>,
+}
+
+impl Default for Tasks {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Tasks {
+    pub fn new() -> Self {
+        let (failure, _) = watch::channel(None);
+        let (tracker, stop) = (TaskTracker::new(), CancellationToken::new());
+        Self { tracker, stop, failure: Arc::new(failure) }
+    }
+
+    /// Runs a task that the node cannot live without: a panic in it fails the whole node, because
+    /// what it owned (a lane, a room's order) cannot be trusted any more. Everything durable is in
+    /// the log, so a node that ends loudly loses nothing.
+    pub fn spawn<F>(&self, name: &'static str, task: F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let tasks = self.clone();
+        self.tracker.spawn(async move {
+            if let Err(panic) = AssertUnwindSafe(task).catch_unwind().await {
+                tasks.fail(format!("task {name} panicked: {}", message(&*panic)));
+            }
+        });
+    }
+
+    /// Runs the task of one connection: a panic in it ends that connection and no other.
+    pub fn spawn_connection<F>(&self, task: F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        self.tracker.spawn(async move {
+            if let Err(panic) = AssertUnwindSafe(task).catch_unwind().await {
+                tracing::error!(panic = message(&*panic), "a connection's task panicked");
+            }
+        });
+    }
+
+    /// Says that the node cannot go on. The first reason is kept.
+    pub fn fail(&self, reason: String) {
+        tracing::error!(reason, "the node cannot go on");
+        self.failure.send_if_modified(|failure| {
+            let first = failure.is_none();
+            if first {
+                *failure = Some(reason);
+            }
+            first
+        });
+    }
+
+    /// Waits for the first failure and gives its reason.
+    pub async fn failed(&self) -> String {
+        let mut failure = self.failure.subscribe();
+        match failure.wait_for(Option::is_some).await {
+            Ok(reason) => reason.clone().unwrap_or_default(),
+            // The sender lives in `self`, which outlives this borrow.
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// Tells every task to come to its end.
+    pub fn stop(&self) {
+        self.stop.cancel();
+    }
+
+    pub fn is_stopping(&self) -> bool {
+        self.stop.is_cancelled()
+    }
+
+    /// Resolves when the node begins to stop.
+    pub async fn stopping(&self) {
+        self.stop.cancelled().await;
+    }
+
+    /// Waits until every task has ended. Call after `stop`.
+    pub async fn ended(&self) {
+        self.tracker.close();
+        self.tracker.wait().await;
+    }
+
+    pub fn len(&self) -> usize {
+        self.tracker.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.tracker.is_empty()
+    }
+}
+
+fn message(panic: &(dyn Any + Send)) -> &str {
+    if let Some(text) = panic.downcast_ref::<&'static str>() {
+        text
+    } else if let Some(text) = panic.downcast_ref::<String>() {
+        text
+    } else {
+        "no message"
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_in_a_task_fails_the_node_and_names_the_task() {
+        let tasks = Tasks::new();
+        tasks.spawn("lane", async { panic!("broken") });
+        assert_eq!(tasks.failed().await, "task lane panicked: broken");
+        tasks.ended().await;
+    }
+
+    #[tokio::test]
+    async fn a_panic_in_a_connection_ends_that_connection_only() {
+        let tasks = Tasks::new();
+        tasks.spawn_connection(async { panic!("broken") });
+        tasks.ended().await;
+        assert!(tasks.failed().now_or_never().is_none());
+    }
+}

@@ -1,0 +1,98 @@
+//! A node in this process, on a log of its own.
+
+use std::net::SocketAddr;
+
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use verbatim::config::{Config, Secret};
+use verbatim::node::Node;
+
+use super::Client;
+use super::sandbox::sandbox;
+use super::services;
+
+/// A log, empty at first, and the settings of nodes that use it. It outlives its nodes, so a test
+/// can stop one and start the next on the same data.
+pub struct World {
+    /// What every node of this world starts with.
+    pub config: Config,
+    /// Holds the SQLite file; removed at the end.
+    _folder: TempDir,
+}
+
+pub struct TestNode {
+    pub addr: SocketAddr,
+    config: Config,
+    node: Node,
+}
+
+impl World {
+    pub async fn sqlite() -> Self {
+        Self::on("")
+    }
+
+    pub async fn postgres() -> Self {
+        Self::on(&services::database().await)
+    }
+
+    /// On that PostgreSQL database; on a new SQLite file if the URL is empty.
+    pub fn on(url: &str) -> Self {
+        let folder = sandbox().folder("world");
+        let mut config = Config::from_defaults();
+        config.node.id = "test".to_owned();
+        config.log.url = Secret(url.to_owned());
+        config.log.path = folder.path().join("verbatim.db").to_str().unwrap().to_owned();
+        config.mirror.prefix = services::key_prefix();
+        Self { config, _folder: folder }
+    }
+
+    pub async fn node(&self) -> TestNode {
+        self.node_with(|_| {}).await
+    }
+
+    /// A node with some settings changed.
+    pub async fn node_with(&self, change: impl FnOnce(&mut Config)) -> TestNode {
+        let mut config = self.config.clone();
+        change(&mut config);
+        TestNode::start(config).await
+    }
+
+    /// The environment with which the real program uses this log.
+    pub fn environment(&self) -> Vec<(String, String)> {
+        let log = &self.config.log;
+        [
+            ("VERBATIM_NODE__ID", &self.config.node.id),
+            ("VERBATIM_LOG__PATH", &log.path),
+            ("VERBATIM_MIRROR__PREFIX", &self.config.mirror.prefix),
+            ("DATABASE_URL", &log.url.0),
+        ]
+        .map(|(name, value)| (name.to_owned(), value.clone()))
+        .to_vec()
+    }
+}
+
+impl TestNode {
+    pub async fn start(config: Config) -> Self {
+        config.check().unwrap_or_else(|err| panic!("a test's settings: {err}"));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let node = Node::start(config.clone(), listener).await;
+        let node = node.unwrap_or_else(|err| panic!("the node does not start: {err:?}"));
+        Self { addr: node.addr(), config, node }
+    }
+
+    /// A new client that has taken its `hello`.
+    pub async fn client(&self) -> Client {
+        Client::greeted(self.addr).await
+    }
+
+    pub async fn stop(self) {
+        self.node.stop().await;
+    }
+
+    /// Stops it and starts another with the same settings, on the same log and a new port.
+    pub async fn restart(self) -> Self {
+        let config = self.config.clone();
+        self.stop().await;
+        Self::start(config).await
+    }
+}

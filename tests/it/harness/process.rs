@@ -1,0 +1,168 @@
+//! The real program, as an operator runs it: arguments, environment, signals, exit codes.
+
+use std::net::SocketAddr;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
+use tokio::process::{Child, Command};
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+use super::PATIENCE;
+use super::sandbox::sandbox;
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    Code(i32),
+    Signal(i32),
+}
+
+/// A run that is over.
+#[derive(Debug)]
+pub struct Run {
+    pub exit: Exit,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+/// A run that serves.
+pub struct Process {
+    pub addr: SocketAddr,
+    child: Child,
+    pid: u32,
+    /// What it wrote so far, stdout and stderr in the order of arrival.
+    output: Arc<Mutex<String>>,
+    _folder: TempDir,
+}
+
+/// Runs the program to its end, in an empty folder with `files` in it.
+pub async fn run(arguments: &[&str], environment: &[(&str, &str)], files: &[(&str, &str)]) -> Run {
+    let folder = sandbox().folder("run");
+    for (name, text) in files {
+        std::fs::write(folder.path().join(name), text).unwrap();
+    }
+    let environment = environment.iter().map(|&(name, value)| (name.into(), value.into()));
+    let mut command = command(&folder, environment.collect());
+    let output = timeout(PATIENCE, command.args(arguments).output()).await;
+    let output = output.expect("the program does not end").unwrap();
+    Run {
+        exit: exit(output.status),
+        stdout: String::from_utf8(output.stdout).unwrap(),
+        stderr: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+impl Process {
+    /// Serves on a free port with that environment, in an empty folder; waits until it is ready.
+    pub async fn start(environment: Vec<(String, String)>) -> Self {
+        let folder = sandbox().folder("process");
+        let mut command = command(&folder, environment);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let pid = child.id().expect("it was just started");
+        sandbox().watch(pid, "KILL");
+        let output = Arc::new(Mutex::new(String::new()));
+        let (ready_tx, ready_rx) = oneshot::channel();
+        collect(child.stdout.take().unwrap(), Arc::clone(&output), Some(ready_tx));
+        collect(child.stderr.take().unwrap(), Arc::clone(&output), None);
+        let Ok(Ok(addr)) = timeout(PATIENCE, ready_rx).await else {
+            panic!("the program does not serve:\n{}", output.lock().unwrap());
+        };
+        Self { addr, child, pid, output, _folder: folder }
+    }
+
+    /// SIGKILL: no code of the program runs any more.
+    pub fn kill9(&self) {
+        self.signal(Signal::KILL);
+    }
+
+    pub fn sigterm(&self) {
+        self.signal(Signal::TERM);
+    }
+
+    pub fn sigint(&self) {
+        self.signal(Signal::INT);
+    }
+
+    /// SIGSTOP and SIGCONT among others.
+    pub fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.pid).ok().and_then(Pid::from_raw).unwrap();
+        kill_process(pid, signal).expect("it is not running");
+    }
+
+    pub async fn wait_exit(&mut self) -> Exit {
+        match timeout(PATIENCE * 2, self.child.wait()).await {
+            Ok(status) => exit(status.unwrap()),
+            Err(_) => panic!("the program does not end:\n{}", self.output()),
+        }
+    }
+
+    /// All it has written so far.
+    pub fn output(&self) -> String {
+        self.output.lock().unwrap().clone()
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It may have ended; `kill_on_drop` does the waiting.
+        let _ = self.child.start_kill();
+        sandbox().forget(self.pid);
+    }
+}
+
+/// Nothing of our own environment and folder may leak into the settings.
+fn command(folder: &TempDir, environment: Vec<(String, String)>) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_verbatim"));
+    command
+        .env_clear()
+        .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+        .env("VERBATIM_SERVER__LISTEN", "127.0.0.1:0")
+        .envs(environment)
+        .current_dir(folder.path())
+        .stdin(Stdio::null())
+        .kill_on_drop(true);
+    command
+}
+
+/// Gathers lines, and tells the address of the one that says where it listens.
+fn collect(
+    pipe: impl AsyncRead + Send + Unpin + 'static,
+    output: Arc<Mutex<String>>,
+    mut ready: Option<oneshot::Sender<SocketAddr>>,
+) {
+    tokio::spawn(async move {
+        let mut lines = BufReader::new(pipe).lines();
+        while let Ok(Some(line)) = lines.next_line().await {
+            let url = line.strip_prefix("listening on ws://");
+            let addr = url.and_then(|url| url.strip_suffix("/ws")?.parse().ok());
+            {
+                let mut output = output.lock().unwrap();
+                output.push_str(&line);
+                output.push('\n');
+            }
+            if let Some(addr) = addr
+                && let Some(ready) = ready.take()
+            {
+                // The test may have given up already.
+                let _ = ready.send(addr);
+            }
+        }
+    });
+}
+
+fn exit(status: ExitStatus) -> Exit {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => Exit::Code(code),
+        (None, Some(signal)) => Exit::Signal(signal),
+        (None, None) => panic!("{status:?} is neither"),
+    }
+}

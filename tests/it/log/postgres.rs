@@ -1,0 +1,243 @@
+//! What is special to the log on PostgreSQL: its schema, what it refuses at the start, and many
+//! nodes on one database.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use tokio::time::timeout;
+use verbatim::config::LogConfig;
+use verbatim::decide::{Outcome, Write};
+use verbatim::log::postgres::{OpenError, Postgres};
+use verbatim::log::{Log, LogError};
+use verbatim::model::{EventKind, RoomName, Seq};
+
+use super::private_postgres::{PASSWORD, PrivatePostgres, client, settings};
+use super::suite::{create, join, room, say, suite};
+
+pub async fn open(settings: &LogConfig) -> Log {
+    Log::Postgres(Postgres::open(settings, 4, "n1", false).await.unwrap())
+}
+
+async fn refusal(settings: &LogConfig) -> String {
+    let error: OpenError =
+        Postgres::open(settings, 4, "n1", false).await.err().expect("it must not be opened");
+    let (shown, debug) = (error.to_string(), format!("{error:?}"));
+    assert!(!shown.contains(PASSWORD) && !debug.contains(PASSWORD), "{shown} {debug}");
+    shown
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn postgres_keeps_the_contract() {
+    let server = PrivatePostgres::start();
+    suite(&open(&server.database("suite").await).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_that_start_at_once_make_one_schema() {
+    let server = PrivatePostgres::start();
+    let settings = server.database("fresh").await;
+    for _ in 0..2 {
+        let nodes = (0..6).map(|_| {
+            let settings = settings.clone();
+            tokio::spawn(async move { Postgres::open(&settings, 4, "n", false).await.map(drop) })
+        });
+        for node in nodes.collect::<Vec<_>>() {
+            node.await.unwrap().unwrap();
+        }
+    }
+    // By hand, too.
+    let admin = client(&settings.url.0).await;
+    admin.batch_execute(include_str!("../../../schema.sql")).await.unwrap();
+    let versions = admin.query("select version from verbatim_schema", &[]).await.unwrap();
+    assert_eq!(versions.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_work_is_refused_with_a_sentence() {
+    let server = PrivatePostgres::start();
+    let admin = client(&server.url("postgres")).await;
+
+    let newer = server.database("newer").await;
+    open(&newer).await;
+    let inside = client(&newer.url.0).await;
+    inside.batch_execute("insert into verbatim_schema values (2)").await.unwrap();
+    assert!(refusal(&newer).await.contains("prepared by a newer verbatim (schema 2"));
+
+    let foreign = server.database("another").await;
+    let inside = client(&foreign.url.0).await;
+    inside.batch_execute("create table events (x int)").await.unwrap();
+    assert!(refusal(&foreign).await.contains("holds a table events that is not verbatim's"));
+
+    admin
+        .batch_execute("create database latin encoding 'LATIN1' locale 'C' template template0")
+        .await
+        .unwrap();
+    assert!(refusal(&settings(&server.url("latin"))).await.contains("encoded in LATIN1"));
+
+    admin.batch_execute("create database standby").await.unwrap();
+    admin
+        .batch_execute("alter database standby set default_transaction_read_only = on")
+        .await
+        .unwrap();
+    let sentence = refusal(&settings(&server.url("standby"))).await;
+    assert!(sentence.contains("only reads here"), "{sentence}");
+
+    let guest = "create role guest login password 's3cret-word';
+                 create database closed; revoke all on database closed from public";
+    for statement in guest.split(';') {
+        admin.batch_execute(statement).await.unwrap();
+    }
+    let inside = client(&server.url("closed")).await;
+    inside.batch_execute("revoke create on schema public from public").await.unwrap();
+    inside.batch_execute("grant connect on database closed to guest").await.unwrap();
+    let url = server.url("closed").replace("postgres:s3cret", "guest:s3cret");
+    assert!(refusal(&settings(&url)).await.contains("may not create tables"));
+
+    let url = server.url("nowhere");
+    assert!(refusal(&settings(&url)).await.contains("has no such database"));
+    let url = server.url("postgres").replace(PASSWORD, "wrong");
+    assert!(refusal(&settings(&url)).await.contains("refused the user or the password"));
+    for url in ["postgres://u:s3cret-word@h:port/x", "mysql://x", "host=h pass=s3cret-word"] {
+        assert!(refusal(&settings(url)).await.contains("is not a PostgreSQL URL"), "{url}");
+    }
+    let url = server.url("postgres") + "?sslmode=require";
+    assert!(refusal(&settings(&url)).await.contains("TLS"));
+    server.stop();
+    let sentence = refusal(&settings(&server.url("postgres"))).await;
+    assert!(sentence.contains("cannot be reached"), "{sentence}");
+}
+
+/// Three nodes of two lanes each, on the same twenty rooms, all of which they make together.
+#[tokio::test(flavor = "multi_thread")]
+async fn three_nodes_on_the_same_rooms_leave_no_hole_and_never_deadlock() {
+    const ROUNDS: usize = 60;
+    let server = PrivatePostgres::start();
+    let settings = server.database("shared").await;
+    let mut lanes = Vec::new();
+    for node in 0..3 {
+        let log = open(&settings).await;
+        for lane in 0..2 {
+            let mut appender = log.appender();
+            let me = format!("{node}-{lane}");
+            lanes.push(tokio::spawn(async move {
+                for round in 0..ROUNDS {
+                    // Rooms in another order for each lane, so that only the log's own order helps.
+                    let name = |k: usize| {
+                        let k = if lane == 0 { k } else { 4 - k };
+                        format!("r{:02}", (round / 3 + k * 7) % 20)
+                    };
+                    let mut batch: Vec<Write> = (0..5).map(|k| create(&name(k), &me)).collect();
+                    batch.extend((0..5).map(|k| join(&name(k), &me)));
+                    batch.extend((0..5).map(|k| say(&name(k), &me, &format!("{round} {k}"), "x")));
+                    let outcomes = appender.append(&batch).await.unwrap();
+                    assert!(outcomes[10..].iter().all(|outcome| outcome.event().is_some()));
+                }
+            }));
+        }
+    }
+    for lane in lanes {
+        lane.await.unwrap();
+    }
+    let log = open(&settings).await;
+    let mut messages = 0;
+    for summary in log.rooms(None, 100).await.unwrap() {
+        let events = log.read(&summary.room, Seq(0), 100_000).await.unwrap();
+        let seqs: Vec<u64> = events.iter().map(|event| event.seq.0).collect();
+        assert_eq!(seqs, (1..=summary.last_seq.0).collect::<Vec<_>>());
+        assert_eq!(events.iter().filter(|event| event.kind == EventKind::Create).count(), 1);
+        let members: BTreeSet<_> = events.iter().map(|event| event.user.clone()).collect();
+        assert_eq!(summary.members, members.len() as u64);
+        messages += events.iter().filter(|event| event.kind.body().is_some()).count();
+    }
+    assert_eq!(messages, 6 * ROUNDS * 5);
+    let admin = client(&settings.url.0).await;
+    // Statistics of a database are published when its sessions are idle; a deadlock's are sent
+    // with the error, which would have failed an append's first try, and cost it a second.
+    let row = admin
+        .query_one("select deadlocks from pg_stat_database where datname = 'shared'", &[])
+        .await
+        .unwrap();
+    assert_eq!(row.get::<_, i64>(0), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mirrored_log_announces_each_room_of_each_batch() {
+    let server = PrivatePostgres::start();
+    let settings = server.database("mirrored").await;
+    let mirrored = Log::Postgres(Postgres::open(&settings, 1, "n1", true).await.unwrap());
+    let mut appender = mirrored.appender();
+    let batch =
+        [create("a", "1"), create("b", "1"), say("a", "1", "m", "x"), say("c", "1", "", "x")];
+    appender.append(&batch).await.unwrap();
+    appender.append(&[say("a", "1", "m", "x"), join("a", "1")]).await.unwrap();
+    appender.append(&[say("a", "1", "", "y")]).await.unwrap();
+    open(&settings).await.appender().append(&[say("a", "1", "", "not mirrored")]).await.unwrap();
+    let admin = client(&settings.url.0).await;
+    let rows = admin
+        .query(
+            "select r.name, o.first_seq, o.last_seq
+             from outbox o
+             join rooms r on r.id = o.room_id
+             order by o.id",
+            &[],
+        )
+        .await
+        .unwrap();
+    let mut rows: Vec<(String, i64, i64)> =
+        rows.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect();
+    rows[..2].sort();
+    assert_eq!(rows, [("a".into(), 1, 2), ("b".into(), 1, 1), ("a".into(), 3, 3)]);
+}
+
+/// A row that was written by hand takes the seq that the next event needs.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_that_the_tables_refuse_is_refused_and_leaves_nothing() {
+    let server = PrivatePostgres::start();
+    let settings = server.database("poison").await;
+    let log = open(&settings).await;
+    let mut appender = log.appender();
+    appender.append(&[create("a", "1"), create("b", "1")]).await.unwrap();
+    let admin = client(&settings.url.0).await;
+    let by_hand = "insert into events (room_id, seq, type, user_id, at)
+                   select id, 2, 'message', '1', now() from rooms where name = 'a'";
+    admin.batch_execute(by_hand).await.unwrap();
+    let batch = [create("c", "1"), say("b", "1", "", "x"), say("a", "1", "", "x")];
+    let result = appender.append(&batch).await;
+    assert!(matches!(result, Err(LogError::Refused(_))), "{result:?}");
+    assert_eq!(log.last_seq(&room("b")).await.unwrap(), Some(Seq(1)));
+    assert_eq!(log.last_seq(&room("c")).await.unwrap(), None);
+    let alone = appender.append(&batch[..2]).await.unwrap();
+    assert!(matches!(alone[..], [Outcome::Committed(_), Outcome::Committed(_)]), "{alone:?}");
+}
+
+/// A transaction that nobody waits for any more still holds its room. Until it has ended, nobody
+/// can say where the room stands.
+#[tokio::test(flavor = "multi_thread")]
+async fn settling_waits_for_a_transaction_that_holds_or_makes_the_room() {
+    let server = PrivatePostgres::start();
+    let settings = server.database("zombie").await;
+    let log = open(&settings).await;
+    log.appender().append(&[create("old", "1")]).await.unwrap();
+    let zombie = client(&settings.url.0).await;
+    for (name, ending, expected) in
+        [("old", "commit", Some(2)), ("new", "rollback", None), ("new", "commit", Some(1))]
+    {
+        let name: RoomName = room(name);
+        let write = format!(
+            "begin;
+             insert into rooms (name, created_by, last_seq, message_count, member_count, created_at)
+             values ('{name}', '1', 1, 0, 1, now())
+             on conflict (name) do update set last_seq = rooms.last_seq + 1"
+        );
+        zombie.batch_execute(&write).await.unwrap();
+        let mut lane = log.appender();
+        let asked = [name.clone()];
+        let settle = lane.settle(&asked);
+        tokio::pin!(settle);
+        let early = timeout(Duration::from_millis(200), &mut settle).await;
+        assert!(early.is_err(), "settled while the transaction was open: {early:?}");
+        zombie.batch_execute(ending).await.unwrap();
+        let expected: Vec<_> = expected.map(|seq| (name, Seq(seq))).into_iter().collect();
+        assert_eq!(settle.await.unwrap(), expected);
+    }
+}

@@ -1,0 +1,126 @@
+//! The program as an operator meets it: arguments, exit codes, what it prints and what never.
+
+use crate::harness::process::{Exit, Process, run};
+
+const PASSWORD: &str = "s3cret";
+const POSTGRES: &str = "postgres://ann:s3cret@127.0.0.1:9/chat?password=s3cret";
+const POSTGRES_MASKED: &str = "postgres://ann:***@127.0.0.1:9/chat?password=***";
+const REDIS: &str = "redis://:s3cret@127.0.0.1:9/0";
+const REDIS_MASKED: &str = "redis://:***@127.0.0.1:9/0";
+
+/// Exit 64, nothing on stdout, and one line on stderr that has `line` in it.
+async fn usage_error(
+    arguments: &[&str],
+    environment: &[(&str, &str)],
+    files: &[(&str, &str)],
+    line: &str,
+) {
+    for command in [&["check"][..], &[]] {
+        let run = run(&[arguments, command].concat(), environment, files).await;
+        assert_eq!(run.exit, Exit::Code(64), "{run:?}");
+        assert_eq!(run.stdout, "");
+        assert!(run.stderr.contains(line), "wanted {line:?} in {:?}", run.stderr);
+        assert_eq!(run.stderr.lines().count(), 1, "{}", run.stderr);
+        assert!(!run.stderr.contains(PASSWORD), "{}", run.stderr);
+    }
+}
+
+#[tokio::test]
+async fn the_program_ends_with_64_and_one_line_on_bad_settings_and_arguments() {
+    let toml = |text| [("config.toml", text)];
+    usage_error(
+        &[],
+        &[],
+        &toml("[server]\nlisen = \"x\"\n"),
+        "verbatim: unknown setting server.lisen: did you mean server.listen? (config.toml)\n",
+    )
+    .await;
+    usage_error(
+        &[],
+        &[("VERBATIM_SERVER__LISTEN", "nonsense")],
+        &[],
+        "verbatim: server.listen = \"nonsense\": must be address:port",
+    )
+    .await;
+    usage_error(&[], &[("DATABASE_URL", "ann:s3cret@db")], &[], "log.url = \"***\"").await;
+    usage_error(&[], &[("REDIS_URL", REDIS)], &[], "mirror.url (REDIS_URL) is set but").await;
+    usage_error(&[], &[], &toml("[log]\nurl = \"s3cret"), "config.toml: not TOML at line 2").await;
+    usage_error(&["--config", "missing.toml"], &[], &[], "missing.toml: cannot read: ").await;
+    usage_error(&["--verbose"], &[], &[], "unexpected argument '--verbose' found").await;
+    usage_error(&["serve"], &[], &[], "unrecognized subcommand 'serve'").await;
+}
+
+#[tokio::test]
+async fn the_program_reads_the_file_it_is_told_to() {
+    let files = [("a.toml", "[hub]\nhold_ms = 5\n"), ("config.toml", "[hub]\nhold_ms = 6\n")];
+    let run_a = run(&["check", "--config", "a.toml"], &[], &files).await;
+    assert!(run_a.stdout.contains("hold_ms = 5  # default: 20\n"), "{run_a:?}");
+    let run_default = run(&["check"], &[], &files).await;
+    assert!(run_default.stdout.contains("hold_ms = 6  # default: 20\n"), "{run_default:?}");
+}
+
+#[tokio::test]
+async fn help_and_version_are_no_errors() {
+    let help = run(&["--help"], &[], &[]).await;
+    assert_eq!((help.exit, &*help.stderr), (Exit::Code(0), ""));
+    for wanted in ["--config", "check", "VERBATIM_SERVER__LISTEN", "DATABASE_URL", "wscat -c", "64"]
+    {
+        assert!(help.stdout.contains(wanted), "no {wanted} in the help");
+    }
+    let long = help.stdout.lines().find(|line| line.chars().count() > 100);
+    assert_eq!(long, None, "a line too long for a terminal");
+    let version = run(&["--version"], &[], &[]).await;
+    assert_eq!(version.stdout, format!("verbatim {}\n", env!("CARGO_PKG_VERSION")));
+}
+
+#[tokio::test]
+async fn check_shows_every_setting_and_no_secret() {
+    let environment =
+        [("DATABASE_URL", POSTGRES), ("REDIS_URL", REDIS), ("VERBATIM_TRACE__LEVEL", "debug")];
+    let run = run(&["check"], &environment, &[]).await;
+    assert!(!run.stdout.contains(PASSWORD) && !run.stderr.contains(PASSWORD), "{run:?}");
+    for wanted in [
+        "[server]\nlisten = \"127.0.0.1:0\"  # default: \"127.0.0.1:8080\"\n".to_owned(),
+        format!("url = \"{POSTGRES_MASKED}\"  # default: \"\"\n"),
+        format!("url = \"{REDIS_MASKED}\"  # default: \"\"\n"),
+        "level = \"debug\"  # default: \"info\"\n".to_owned(),
+    ] {
+        assert!(run.stdout.contains(&wanted), "no {wanted:?} in {}", run.stdout);
+    }
+}
+
+#[tokio::test]
+async fn the_program_warns_and_serves_and_logs_json_when_asked() {
+    let environment = [
+        ("VERBATIM_SERVER__LISTEN", "0.0.0.0:0"),
+        ("VERBATIM_TRACE__FORMAT", "json"),
+        ("VERBATIM_TRACE__LEVEL", "debug"),
+    ];
+    let environment = environment.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let mut process = Process::start(environment.to_vec()).await;
+    process.sigterm();
+    assert_eq!(process.wait_exit().await, Exit::Code(0));
+    let output = process.output();
+    let logs: Vec<serde_json::Value> = output
+        .lines()
+        .filter(|line| !line.starts_with("listening on "))
+        .map(|line| serde_json::from_str(line).expect("a log line that is not JSON"))
+        .collect();
+    let warned = |log: &&serde_json::Value| log["setting"] == "server.listen";
+    let warning = logs.iter().find(warned).expect("no warning about the address");
+    assert_eq!(warning["level"], "WARN");
+    assert!(logs.iter().any(|log| log["message"] == "stopped"), "{output}");
+}
+
+#[tokio::test]
+async fn an_address_in_use_is_one_sentence_and_exit_1() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = taken.local_addr().unwrap().to_string();
+    let run = run(&[], &[("VERBATIM_SERVER__LISTEN", &addr)], &[]).await;
+    assert_eq!(run.exit, Exit::Code(1));
+    let line = run.stderr.lines().last().unwrap_or_default();
+    assert!(
+        line.starts_with(&format!("verbatim: cannot listen on {addr} (server.listen): Address")),
+        "{line}"
+    );
+}

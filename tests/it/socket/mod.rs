@@ -1,0 +1,7 @@
+//! One WebSocket against clients that speak raw bytes: what it reads, what it writes, how it ends.
+
+mod closing;
+mod deadlines;
+mod delivery;
+mod reading;
+mod wire;

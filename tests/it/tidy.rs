@@ -1,0 +1,349 @@
+//! Style as a test: what STYLE would have to ask for, the suite insists on.
+//!
+//! It reads the sources as text, which is enough for rules that are kept by habit. Each rule is a
+//! function from a file to its violations, and is itself shown to catch what it is for.
+
+use std::path::Path;
+
+/// A source file: its path from the top of the repository, and its text.
+struct File {
+    path: String,
+    text: String,
+}
+
+/// Lines of a file beyond which it is more than one noun.
+const LINES_MAX: usize = 500;
+/// Characters of a line.
+const COLUMNS_MAX: usize = 100;
+
+/// The modules of the library from the top down. A module may use those of its own line and of the
+/// lines below. (`main` and `lib` stand above all; they are checked as `node` is.)
+const LEVELS: [&[&str]; 11] = [
+    &["main", "lib", "node", "probe"],
+    &["server"],
+    &["session"],
+    &["lane", "outbox"],
+    &["replay"],
+    &["relay"],
+    &["hub"],
+    &["log", "mirror", "socket"],
+    &["decide"],
+    &["protocol"],
+    &["model", "config", "metrics", "shutdown", "tasks", "trace"],
+];
+
+/// Of one level, and still strangers: replacing one must not touch another.
+const STRANGERS: [&str; 3] = ["log", "mirror", "socket"];
+
+/// Foreign crates with the places, by the beginning of their paths, that may use them: replacing a
+/// library is rewriting one place.
+const CRATES: [(&str, &[&str]); 13] = [
+    ("hyper", &["src/server"]),
+    ("hyper_util", &["src/server"]),
+    ("http_body_util", &["src/server"]),
+    ("tungstenite", &["src/socket", "src/server/upgrade"]),
+    ("tokio_tungstenite", &["src/socket", "src/server/upgrade"]),
+    ("tokio_postgres", &["src/log/postgres"]),
+    ("bb8", &["src/log/postgres"]),
+    ("bb8_postgres", &["src/log/postgres"]),
+    ("rusqlite", &["src/log/sqlite"]),
+    ("redis", &["src/mirror"]),
+    ("prometheus_client", &["src/metrics"]),
+    ("tracing_subscriber", &["src/trace"]),
+    ("clap", &["src/main"]),
+];
+
+#[test]
+fn the_sources_are_tidy() {
+    let mut violations = Vec::new();
+    for file in sources() {
+        violations.extend(opening(&file));
+        violations.extend(size(&file));
+        violations.extend(leftovers(&file));
+        // A `tests.rs` in the sources is a test module that was given a file of its own.
+        if file.path.starts_with("src/") && !file.path.ends_with("/tests.rs") {
+            violations.extend(unwraps(&file));
+            violations.extend(imports(&file));
+            violations.extend(crates(&file));
+        }
+    }
+    assert!(violations.is_empty(), "\n{}\n", violations.join("\n"));
+}
+
+/// Every Rust file of the repository.
+fn sources() -> Vec<File> {
+    fn walk(top: &Path, folder: &Path, files: &mut Vec<File>) {
+        for entry in std::fs::read_dir(folder).into_iter().flatten() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                walk(top, &path, files);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let text = std::fs::read_to_string(&path).unwrap();
+                let path = path.strip_prefix(top).unwrap().to_str().unwrap().to_owned();
+                files.push(File { path, text });
+            }
+        }
+    }
+    let top = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut files = Vec::new();
+    for folder in ["src", "tests", "benches", "examples"] {
+        walk(top, &top.join(folder), &mut files);
+    }
+    assert!(files.len() > 10, "the sources were not found");
+    files.sort_by(|a, b| a.path.cmp(&b.path));
+    files
+}
+
+/// A file is a noun, and says first what it is.
+fn opening(file: &File) -> Vec<String> {
+    let ok = file.text.starts_with("//! ");
+    if ok { vec![] } else { vec![format!("{}:1: does not open with //!", file.path)] }
+}
+
+fn size(file: &File) -> Vec<String> {
+    let mut violations = Vec::new();
+    let lines = file.text.lines().count();
+    if lines > LINES_MAX {
+        violations.push(format!("{}: {lines} lines, more than {LINES_MAX}", file.path));
+    }
+    for (number, line) in numbered(&file.text) {
+        let columns = line.chars().count();
+        if columns > COLUMNS_MAX {
+            violations.push(format!("{}:{number}: {columns} columns", file.path));
+        }
+    }
+    violations
+}
+
+/// What belongs into an issue, or was forgotten.
+fn leftovers(file: &File) -> Vec<String> {
+    // Put together here, so that this file does not find itself.
+    let words = [
+        concat!("TO", "DO"),
+        concat!("FIX", "ME"),
+        concat!("XX", "X"),
+        concat!("dbg", "!("),
+        concat!("todo", "!("),
+        concat!("unimplemented", "!("),
+        concat!("#[ig", "nore"),
+        concat!("#[should", "_panic"),
+    ];
+    let mut violations = Vec::new();
+    for (number, line) in numbered(&file.text) {
+        for word in words.iter().filter(|&&word| line.contains(word)) {
+            violations.push(format!("{}:{number}: {word}", file.path));
+        }
+    }
+    violations
+}
+
+/// `expect("why it cannot fail")` says something; `unwrap()` does not.
+fn unwraps(file: &File) -> Vec<String> {
+    let found = code(file).filter(|(_, line)| line.contains(".unwrap()"));
+    found.map(|(number, _)| format!("{}:{number}: unwrap() outside tests", file.path)).collect()
+}
+
+/// Imports point down.
+fn imports(file: &File) -> Vec<String> {
+    let from = module(&file.path);
+    let Some(own_level) = level(from) else {
+        return vec![format!("{}: module {from} has no level in tests/it/tidy.rs", file.path)];
+    };
+    let mut violations = Vec::new();
+    for (number, to) in used_modules(file) {
+        let above = level(&to).is_none_or(|to_level| to_level < own_level);
+        let strangers = STRANGERS.contains(&from) && STRANGERS.contains(&to.as_str());
+        if to != from && (above || strangers) {
+            violations.push(format!("{}:{number}: {from} must not use {to}", file.path));
+        }
+    }
+    violations
+}
+
+/// A foreign crate lives in its place.
+fn crates(file: &File) -> Vec<String> {
+    let mut violations = Vec::new();
+    for (number, line) in code(file) {
+        for (name, places) in CRATES {
+            let here = places.iter().any(|place| file.path.starts_with(place));
+            if !here && names_crate(line, name) {
+                violations.push(format!("{}:{number}: {name} is not for here", file.path));
+            }
+        }
+    }
+    violations
+}
+
+fn numbered(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    text.lines().enumerate().map(|(index, line)| (index + 1, line))
+}
+
+/// The lines that are code: before the tests, which stand last, and without comments.
+fn code(file: &File) -> impl Iterator<Item = (usize, &str)> {
+    numbered(&file.text)
+        .take_while(|(_, line)| line.trim() != "#[cfg(test)]")
+        .map(|(number, line)| (number, line.split("//").next().unwrap_or_default()))
+}
+
+/// `src/log/sqlite.rs` belongs to `log`.
+fn module(path: &str) -> &str {
+    let path = path.trim_start_matches("src/").trim_end_matches(".rs");
+    path.split('/').next().unwrap_or(path)
+}
+
+fn level(module: &str) -> Option<usize> {
+    LEVELS.iter().position(|level| level.contains(&module))
+}
+
+/// Every `m` of `crate::m` and of `crate::{m, …}`, with its line.
+fn used_modules(file: &File) -> Vec<(usize, String)> {
+    let mut text = String::new();
+    for (_, line) in code(file) {
+        text.push_str(line);
+        text.push('\n');
+    }
+    let mut used = Vec::new();
+    for (at, path) in text.match_indices("crate::") {
+        // `$crate::` and `other_crate::` are not ours.
+        if text[..at].ends_with(is_word) {
+            continue;
+        }
+        let number = text[..at].lines().count().max(1);
+        let rest = &text[at + path.len()..];
+        let Some(group) = rest.strip_prefix('{') else {
+            used.push((number, first_word(rest)));
+            continue;
+        };
+        let mut depth = 0;
+        let mut item = String::new();
+        for c in group.chars() {
+            match c {
+                '{' => depth += 1,
+                '}' if depth == 0 => break,
+                '}' => depth -= 1,
+                ',' if depth == 0 => used.push((number, first_word(&std::mem::take(&mut item)))),
+                _ => item.push(c),
+            }
+        }
+        used.push((number, first_word(&item)));
+    }
+    used.retain(|(_, module)| !module.is_empty());
+    used
+}
+
+fn first_word(text: &str) -> String {
+    text.trim_start().chars().take_while(|&c| is_word(c)).collect()
+}
+
+fn is_word(c: char) -> bool {
+    c.is_alphanumeric() || c == '_' || c == '$'
+}
+
+/// Whether `name::` is used as a crate: not as the end of a longer word or path.
+fn names_crate(line: &str, name: &str) -> bool {
+    line.match_indices(name).any(|(at, _)| {
+        let (before, after) = (&line[..at], &line[at + name.len()..]);
+        let is_path =
+            after.starts_with("::") || (before.ends_with("use ") && after.starts_with(';'));
+        let is_root = !before.ends_with(is_word)
+            && (!before.ends_with("::") || !before.trim_end_matches(':').ends_with(is_word));
+        is_path && is_root
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The rule finds exactly these lines of the text, at that path, wrong.
+    fn check(rule: fn(&File) -> Vec<String>, path: &str, text: &str, wrong: &[&str]) {
+        let file = File { path: path.to_owned(), text: text.to_owned() };
+        assert_eq!(rule(&file), wrong, "in {text:?}");
+    }
+
+    #[test]
+    fn a_file_without_a_first_sentence_is_caught() {
+        check(opening, "src/hub.rs", "//! The hub.\n", &[]);
+        check(opening, "src/hub.rs", "use std::io;\n", &["src/hub.rs:1: does not open with //!"]);
+    }
+
+    #[test]
+    fn long_files_and_long_lines_are_caught() {
+        check(size, "src/hub.rs", &format!("{}\n{}\n", "x".repeat(100), "é".repeat(100)), &[]);
+        check(size, "src/hub.rs", &"y".repeat(101), &["src/hub.rs:1: 101 columns"]);
+        check(size, "src/hub.rs", &"\n".repeat(501), &["src/hub.rs: 501 lines, more than 500"]);
+    }
+
+    #[test]
+    fn leftovers_are_caught() {
+        let todo = concat!("// TO", "DO: more\n");
+        check(leftovers, "tests/a.rs", todo, &[concat!("tests/a.rs:1: TO", "DO")]);
+        let dbg = concat!("let x = dbg", "!(y);\n");
+        check(leftovers, "src/a.rs", dbg, &[concat!("src/a.rs:1: dbg", "!(")]);
+        let stub = concat!("\n    unimplemented", "!()\n");
+        check(leftovers, "src/a.rs", stub, &[concat!("src/a.rs:2: unimplemented", "!(")]);
+    }
+
+    #[test]
+    fn unwrap_is_caught_outside_of_tests_only() {
+        let text = "a.unwrap();\n// b.unwrap()\na.unwrap_or(b)\n#[cfg(test)]\nc.unwrap();\n";
+        check(unwraps, "src/hub.rs", text, &["src/hub.rs:1: unwrap() outside tests"]);
+    }
+
+    #[test]
+    fn imports_that_point_up_or_to_strangers_are_caught() {
+        let fine = "use crate::model::Seq;\nuse crate::log::Log;\nuse crate::hub::ring;\n";
+        check(imports, "src/hub/shard.rs", fine, &[]);
+        check(imports, "src/node.rs", "use crate::server::Server;\n", &[]);
+        check(
+            imports,
+            "src/hub.rs",
+            "\nuse crate::session::Session;\n",
+            &["src/hub.rs:2: hub must not use session"],
+        );
+        check(
+            imports,
+            "src/socket/mod.rs",
+            "fn f(x: &crate::log::Log) {}\n",
+            &["src/socket/mod.rs:1: socket must not use log"],
+        );
+        let group = "use crate::{\n    model::{Event, Seq},\n    lane::Lane,\n};\n";
+        check(imports, "src/decide.rs", group, &["src/decide.rs:1: decide must not use lane"]);
+        check(imports, "src/model.rs", "#[cfg(test)]\nuse crate::lane::Lane;\n", &[]);
+        check(
+            imports,
+            "src/model.rs",
+            "use crate::novelty::New;\n",
+            &["src/model.rs:1: model must not use novelty"],
+        );
+        check(
+            imports,
+            "src/novelty.rs",
+            "",
+            &["src/novelty.rs: module novelty has no level in tests/it/tidy.rs"],
+        );
+    }
+
+    #[test]
+    fn foreign_crates_outside_of_their_place_are_caught() {
+        let text = "use tokio_postgres::Row;\n";
+        check(crates, "src/log/postgres/read.rs", text, &[]);
+        check(crates, "src/lane.rs", text, &["src/lane.rs:1: tokio_postgres is not for here"]);
+        let text = "fn f() -> ::redis::Client { x }\nuse bb8;\n";
+        check(
+            crates,
+            "src/hub.rs",
+            text,
+            &["src/hub.rs:1: redis is not for here", "src/hub.rs:2: bb8 is not for here"],
+        );
+        let text = "use tokio_tungstenite::tungstenite::Message;\n";
+        check(crates, "src/server/upgrade.rs", text, &[]);
+        check(
+            crates,
+            "src/server/mod.rs",
+            text,
+            &["src/server/mod.rs:1: tokio_tungstenite is not for here"],
+        );
+        check(crates, "src/hub.rs", "let hyper = self.hyper_count; mirror::redis::x()\n", &[]);
+    }
+}
