@@ -13,6 +13,7 @@ use std::time::Duration;
 use anyhow::Context;
 use tokio::net::{TcpListener, TcpStream};
 use verbatim::config::SocketConfig;
+use verbatim::metrics::Gauge;
 use verbatim::protocol::frame::Frame;
 use verbatim::socket::{Incoming, Link, Offer, Socket, tune};
 
@@ -39,7 +40,7 @@ fn main() -> anyhow::Result<()> {
         }
         let mut links = Vec::new();
         for stream in connect(SOCKETS).await? {
-            links.push(serve(Socket::new(stream, &[], &CONFIG)));
+            links.push(serve(Socket::new(stream, &[], &CONFIG, &Gauge::default())));
         }
         anyhow::Ok((bare, links))
     })?;

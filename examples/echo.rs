@@ -18,6 +18,7 @@ use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use verbatim::config::SocketConfig;
+use verbatim::metrics::Gauge;
 use verbatim::protocol::frame::{Opcode, encode};
 use verbatim::server::upgrade;
 use verbatim::socket::{Incoming, Socket, tune};
@@ -81,7 +82,7 @@ async fn answer(mut request: Request<Body>) -> Result<Response<Full<Bytes>>, Inf
 
 async fn echo(upgrade: OnUpgrade) {
     let mut socket = match upgrade::stream(upgrade).await {
-        Ok((stream, leftover)) => Socket::new(stream, &leftover, &SOCKET),
+        Ok((stream, leftover)) => Socket::new(stream, &leftover, &SOCKET, &Gauge::default()),
         Err(error) => return eprintln!("upgrade: {error}"),
     };
     let reason = loop {

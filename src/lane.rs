@@ -18,6 +18,7 @@ use crate::decide::{Outcome, Write};
 use crate::hub::Entry;
 use crate::log::{Appender, Log, LogError};
 use crate::metrics::Metrics;
+use crate::mirror::{Batch, Mirror};
 use crate::model::{Event, RoomName};
 use crate::relay::Relay;
 use crate::tasks::Tasks;
@@ -60,6 +61,7 @@ impl Lanes {
         config: &LaneConfig,
         log: &Log,
         relay: &Arc<Relay>,
+        mirror: Option<&Mirror>,
         metrics: &Arc<Metrics>,
         tasks: &Tasks,
     ) -> Self {
@@ -72,6 +74,7 @@ impl Lanes {
                 doubtful: Vec::new(),
                 batch_len_max: config.batch_len_max,
                 relay: relay.clone(),
+                mirror: mirror.cloned(),
                 metrics: metrics.clone(),
             };
             tasks.spawn("lane", lane.run());
@@ -127,6 +130,7 @@ struct Lane {
     doubtful: Vec<RoomName>,
     batch_len_max: usize,
     relay: Arc<Relay>,
+    mirror: Option<Mirror>,
     metrics: Arc<Metrics>,
 }
 
@@ -176,7 +180,10 @@ impl Lane {
         self.metrics.commit_duration.observe(begun.elapsed().as_secs_f64());
         self.metrics.commit_batch_size.observe(writes.len() as f64);
         match result {
-            Ok(outcomes) => self.committed(outcomes, waiters),
+            Ok(outcomes) => {
+                let receipts = self.appender.receipts();
+                self.committed(outcomes, receipts, waiters);
+            }
             Err(LogError::Refused(cause)) if writes.len() > 1 => {
                 // One of them is at fault: alone, the others get what they asked for.
                 self.metrics.log_error("refused");
@@ -243,12 +250,21 @@ impl Lane {
         }
     }
 
-    /// Everything of the batch exists now. The relay hears of it first, then the senders: both are
-    /// only memory, and nobody may see it before this point.
-    fn committed(&self, outcomes: Vec<Outcome>, waiters: Waiters) {
+    /// Everything of the batch exists now; nobody may see it before this point. The relay hears of
+    /// it first, then the mirror, then the senders: all three only take it into memory.
+    fn committed(&self, outcomes: Vec<Outcome>, receipts: Vec<i64>, waiters: Waiters) {
         let now = Instant::now();
+        let mut events = Vec::new();
         for (room, entries) in entries_by_room(outcomes.iter().filter_map(Outcome::event), now) {
             self.relay.deliver(room, &entries);
+            if self.mirror.is_some() {
+                let event = |entry: Entry| (room.clone(), entry.seq, entry.frame);
+                events.extend(entries.into_iter().map(event));
+            }
+        }
+        if let Some(mirror) = self.mirror.as_ref().filter(|_| !events.is_empty()) {
+            // If it has no room, the outbox has the batch.
+            mirror.append(Batch { events, receipts, done: None });
         }
         for (outcome, (answer, _)) in outcomes.into_iter().zip(waiters.0) {
             if let Some(answer) = answer {

@@ -21,10 +21,14 @@ pub mod server;
 /// One connected client: commands in, answers and events out.
 pub mod session;
 
+/// From the mirror to the relay: what other nodes committed.
+pub mod feed;
 /// Who follows which room here; recent events; fan-out.
 pub mod hub;
 /// The write path: what waits → one batch → log → relay → answers.
 pub mod lane;
+/// From the log to the mirror, for what did not get there by itself.
+pub mod outbox;
 /// From commit to fan-out: order, duplicates, holes.
 pub mod relay;
 /// Pages of the past, read once for everyone who asks meanwhile.

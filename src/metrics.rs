@@ -4,7 +4,7 @@
 //! ever holds a room or a user, so the number of series does not grow with use.
 
 use prometheus_client::encoding::{EncodeLabelSet, text};
-use prometheus_client::metrics::counter::Counter;
+pub use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 pub use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
@@ -27,6 +27,7 @@ pub struct Metrics {
     pub repairs: Counter,
     pub queue_bytes: Gauge,
     pub log_errors: Family<Kind, Counter>,
+    pub panics: Counter,
     pub mirror_live: Gauge,
     pub mirror_lag: Gauge,
     pub mirror_appended: Counter,
@@ -98,6 +99,7 @@ impl Metrics {
             repairs: Counter::default(),
             queue_bytes: Gauge::default(),
             log_errors: Family::default(),
+            panics: Counter::default(),
             mirror_live: Gauge::default(),
             mirror_lag: Gauge::default(),
             mirror_appended: Counter::default(),
@@ -158,6 +160,7 @@ impl Metrics {
             self.queue_bytes.clone(),
         );
         m.register("log_errors", "Failed calls of the log, by kind", self.log_errors.clone());
+        m.register("panics", "Tasks of connections that panicked", self.panics.clone());
         self.register_mirror();
     }
 

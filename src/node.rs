@@ -8,10 +8,13 @@ use std::sync::Arc;
 use tokio::net::TcpListener;
 
 use crate::config::Config;
+use crate::feed::Feed;
 use crate::hub::Hub;
 use crate::lane::Lanes;
 use crate::log::{Log, OpenError};
 use crate::metrics::Metrics;
+use crate::mirror::{self, Mirror};
+use crate::outbox::Outbox;
 use crate::relay::Relay;
 use crate::replay::Replay;
 use crate::server::Server;
@@ -29,6 +32,12 @@ pub struct Node {
 pub enum StartError {
     #[error(transparent)]
     Log(#[from] OpenError),
+    #[error(transparent)]
+    Mirror(#[from] mirror::OpenError),
+    #[error("Redis carries events between nodes that share PostgreSQL: set log.url (DATABASE_URL)")]
+    NoOutbox,
+    #[error("the mirror ended while the node was starting")]
+    MirrorEnded,
     #[error("the listening socket is unusable")]
     Listener(#[from] std::io::Error),
 }
@@ -36,9 +45,23 @@ pub enum StartError {
 impl Node {
     /// Opens the log and serves on `listener`. The settings have passed `Config::check`.
     pub async fn start(config: Config, listener: TcpListener) -> Result<Self, StartError> {
-        let address = listener.local_addr()?;
-        let tasks = Tasks::new();
         let metrics = Arc::new(Metrics::new());
+        let tasks = Tasks::new(metrics.panics.clone());
+        let started = Self::wire(config, listener, metrics, tasks.clone()).await;
+        if started.is_err() {
+            // What was started already must not outlive this attempt.
+            tasks.stop();
+        }
+        started
+    }
+
+    async fn wire(
+        config: Config,
+        listener: TcpListener,
+        metrics: Arc<Metrics>,
+        tasks: Tasks,
+    ) -> Result<Self, StartError> {
+        let address = listener.local_addr()?;
         let log = Log::open(&config).await?;
         let hub = Hub::new(config.hub.clone(), metrics.clone(), tasks.clone());
         let relay = Relay::new(
@@ -48,11 +71,17 @@ impl Node {
             metrics.clone(),
             tasks.clone(),
         );
-        let lanes = Lanes::start(&config.lane, &log, &relay, &metrics, &tasks);
+        let mirror = match config.mirror.url.is_empty() {
+            true => None,
+            false => Some(start_mirror(&config, &log, &hub, &relay, &metrics, &tasks).await?),
+        };
+        let lanes = Lanes::start(&config.lane, &log, &relay, mirror.as_ref(), &metrics, &tasks);
         let replay = Replay::new(log.clone(), config.hub.page_len, metrics.clone());
         let (name, watched) = (log.name(), log.clone());
         let node_id = config.node.id.clone();
-        let shared = Shared { config, log, hub, relay, replay, metrics, tasks: tasks.clone() };
+        let status = mirror.as_ref().map(Mirror::watch);
+        let shared =
+            Shared { config, log, hub, relay, replay, status, metrics, tasks: tasks.clone() };
         let server = Server::new(Arc::new(shared), lanes);
         tasks.spawn("accept", server.run(listener));
         tasks.spawn("log watch", watch(watched, tasks.clone()));
@@ -75,6 +104,46 @@ impl Node {
     pub async fn failed(&self) -> String {
         self.tasks.failed().await
     }
+}
+
+/// Starts the mirror and what stands between it, the log and the relay. Returns when the node has
+/// read what it missed while it was away, or knows that Redis is.
+async fn start_mirror(
+    config: &Config,
+    log: &Log,
+    hub: &Arc<Hub>,
+    relay: &Arc<Relay>,
+    metrics: &Arc<Metrics>,
+    tasks: &Tasks,
+) -> Result<Mirror, StartError> {
+    let outbox = log.outbox().ok_or(StartError::NoOutbox)?;
+    let (mirror, streams) = Mirror::start(config, metrics, tasks)?;
+    let feed = Feed {
+        incoming: streams.incoming,
+        log: log.clone(),
+        hub: hub.clone(),
+        relay: relay.clone(),
+        tasks: tasks.clone(),
+    };
+    tasks.spawn("feed", feed.run());
+    let outbox = Outbox {
+        outbox,
+        log: log.clone(),
+        mirror: Some(mirror.clone()),
+        mirrored: streams.mirrored,
+        hub: hub.clone(),
+        relay: relay.clone(),
+        config: config.mirror.clone(),
+        metrics: metrics.clone(),
+        tasks: tasks.clone(),
+    };
+    tasks.spawn("outbox", outbox.run());
+    match streams.started.await {
+        Ok(started) => started?,
+        // The follower has ended, which it says elsewhere.
+        Err(_) => return Err(StartError::MirrorEnded),
+    }
+    Ok(mirror)
 }
 
 /// A log that has lost a thread makes a node that looks alive and is not.

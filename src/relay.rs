@@ -76,6 +76,17 @@ impl Relay {
         }
     }
 
+    /// Takes events that happened while this node was away. Nobody follows their rooms here yet,
+    /// but clients that followed them before the node went away are about to come back: the room
+    /// is opened, and its ring filled, so that they are served from memory.
+    pub fn deliver_backlog(self: &Arc<Self>, name: &RoomName, entries: &[Entry]) {
+        let Some(first) = entries.first() else { return };
+        // The edge may be below the log's: the room is not activated by this, and whoever follows
+        // it first still asks the log where it stands.
+        self.hub.open(name).set_edge(first.seq.prev());
+        self.deliver(name, entries);
+    }
+
     /// Says that the log is known to reach `last_seq`: whatever is missing up to there is read.
     pub fn hint(self: &Arc<Self>, name: &RoomName, last_seq: Seq) {
         let Some(room) = self.hub.room(name) else { return };
@@ -99,6 +110,8 @@ impl Relay {
                 let last_seq = self.log.last_seq(name).await?;
                 room.set_edge(last_seq.unwrap_or_default());
                 self.drain(&room);
+                // A room that the stream's backlog opened has an edge, perhaps an old one.
+                self.hint(name, last_seq.unwrap_or_default());
                 Ok::<(), LogError>(())
             })
             .await?;

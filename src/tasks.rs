@@ -13,28 +13,30 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::metrics::Counter;
+
 /// Cheap to clone; clones are the same.
 #[derive(Clone)]
 pub struct Tasks {
     /// Tasks that a clean stop waits for.
     tracker: TaskTracker,
+    /// Those of them that are sessions: HTTP goes on until the last client has left.
+    sessions: TaskTracker,
     /// Cancelled once, when the node begins to stop.
     stop: CancellationToken,
+    /// Connections that ended in a panic.
+    panics: Counter,
     /// The first failure of a task that the node cannot live without.
     failure: Arc<watch::Sender<Option<String>>>,
 }
 
-impl Default for Tasks {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 impl Tasks {
-    pub fn new() -> Self {
+    /// `panics` counts the connections that end in a panic.
+    pub fn new(panics: Counter) -> Self {
         let (failure, _) = watch::channel(None);
-        let (tracker, stop) = (TaskTracker::new(), CancellationToken::new());
-        Self { tracker, stop, failure: Arc::new(failure) }
+        let (tracker, sessions) = (TaskTracker::new(), TaskTracker::new());
+        let stop = CancellationToken::new();
+        Self { tracker, sessions, stop, panics, failure: Arc::new(failure) }
     }
 
     /// Runs a task that the node cannot live without: a panic in it fails the whole node, because
@@ -57,11 +59,21 @@ impl Tasks {
     where
         F: Future<Output = ()> + Send + 'static,
     {
+        let panics = self.panics.clone();
         self.tracker.spawn(async move {
             if let Err(panic) = AssertUnwindSafe(task).catch_unwind().await {
+                panics.inc();
                 tracing::error!(panic = message(&*panic), "a connection's task panicked");
             }
         });
+    }
+
+    /// As `spawn_connection`; `sessions_ended` waits for it.
+    pub fn spawn_session<F>(&self, session: F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        self.spawn_connection(self.sessions.track_future(session));
     }
 
     /// Says that the node cannot go on. The first reason is kept.
@@ -88,6 +100,7 @@ impl Tasks {
 
     /// Tells every task to come to its end.
     pub fn stop(&self) {
+        self.sessions.close();
         self.stop.cancel();
     }
 
@@ -98,6 +111,11 @@ impl Tasks {
     /// Resolves when the node begins to stop.
     pub async fn stopping(&self) {
         self.stop.cancelled().await;
+    }
+
+    /// Resolves when the node stops and its last session has ended.
+    pub async fn sessions_ended(&self) {
+        self.sessions.wait().await;
     }
 
     /// Waits until every task has ended. Call after `stop`.
@@ -131,7 +149,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_in_a_task_fails_the_node_and_names_the_task() {
-        let tasks = Tasks::new();
+        let tasks = Tasks::new(Counter::default());
         tasks.spawn("lane", async { panic!("broken") });
         assert_eq!(tasks.failed().await, "task lane panicked: broken");
         tasks.ended().await;
@@ -139,9 +157,11 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_in_a_connection_ends_that_connection_only() {
-        let tasks = Tasks::new();
+        let panics = Counter::default();
+        let tasks = Tasks::new(panics.clone());
         tasks.spawn_connection(async { panic!("broken") });
         tasks.ended().await;
+        assert_eq!(panics.get(), 1);
         assert!(tasks.failed().now_or_never().is_none());
     }
 }

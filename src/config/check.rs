@@ -59,7 +59,7 @@ impl Config {
         const DAY_MS: u64 = 24 * 60 * 60 * 1000;
         const MINUTE_MS: u64 = 60 * 1000;
         const MIB: u64 = 1024 * 1024;
-        let Self { server, socket, session, lane, hub, log, .. } = self;
+        let Self { server, socket, session, lane, hub, log, mirror, .. } = self;
         vec![
             ("server.connections_max", server.connections_max as u64, 1..=10_000_000),
             (
@@ -105,6 +105,14 @@ impl Config {
             ("log.lock_timeout_ms", log.lock_timeout_ms, 10..=10 * MINUTE_MS),
             ("log.append_timeout_ms", log.append_timeout_ms, 10..=10 * MINUTE_MS),
             ("log.read_timeout_ms", log.read_timeout_ms, 10..=10 * MINUTE_MS),
+            ("mirror.stream_len_max", mirror.stream_len_max as u64, 1..=100_000_000),
+            ("mirror.queue_len_max", mirror.queue_len_max as u64, 1..=1_000_000),
+            ("mirror.live_len_max", mirror.live_len_max as u64, 1..=10_000_000),
+            ("mirror.timeout_ms", mirror.timeout_ms, 10..=10 * MINUTE_MS),
+            ("mirror.heartbeat_ms", mirror.heartbeat_ms, 10..=10 * MINUTE_MS),
+            ("mirror.forget_after_s", mirror.forget_after_s, 1..=366 * 24 * 60 * 60),
+            ("mirror.outbox_poll_ms", mirror.outbox_poll_ms, 10..=10 * MINUTE_MS),
+            ("mirror.outbox_age_ms", mirror.outbox_age_ms, 10..=10 * MINUTE_MS),
         ]
     }
 

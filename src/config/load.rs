@@ -306,9 +306,9 @@ mod tests {
         check("serve.listen", Some("server.listen"));
         check("log_url", Some("log.url"));
         check("listen", Some("server.listen"));
-        check("heartbeat_ms", Some("socket.heartbeat_ms"));
+        check("stall_timeout_ms", Some("socket.stall_timeout_ms"));
         check("socket.heartbeat", Some("socket.heartbeat_ms"));
-        check("server.heartbeat_ms", Some("socket.heartbeat_ms"));
+        check("server.stall_timeout_ms", Some("socket.stall_timeout_ms"));
         check("session.tls_certificate", None);
         check("x", None);
     }

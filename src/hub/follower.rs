@@ -38,6 +38,8 @@ struct Place {
     /// As whom the socket follows, and the seq at which each was known to be a member: a `leave`
     /// above it ends that, an older one (seen in a replay) does not.
     users: Vec<(UserId, Seq)>,
+    /// The session wants to hear when the event at this seq was handed over.
+    awaited: Option<Seq>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,8 +60,9 @@ pub enum Pushed {
     Stopped,
 }
 
-/// Followers of one session that need its attention: they fell behind, or they stopped. A follower
-/// stands here at most once for each time it went live, so this is bounded by `follows_max`.
+/// Followers of one session that need its attention: they fell behind, they stopped, or they got an
+/// event that the session awaits. A follower stands here at most once for each time it went live,
+/// and a session awaits one event at a time, so this is bounded by `follows_max`.
 #[derive(Default)]
 pub struct Inbox {
     followers: Mutex<Vec<Arc<Follower>>>,
@@ -91,7 +94,7 @@ impl Follower {
         last: Seq,
         user: (UserId, Seq),
     ) -> Self {
-        let place = Place { last, state: State::CatchingUp, users: vec![user] };
+        let place = Place { last, state: State::CatchingUp, users: vec![user], awaited: None };
         Self { room, link, inbox, place: Mutex::new(place) }
     }
 
@@ -106,6 +109,19 @@ impl Follower {
 
     pub fn last(&self) -> Seq {
         self.place().last
+    }
+
+    /// Whether the event at `seq` was handed to the socket. `None`: not yet, and the session hears
+    /// by its inbox when it was, or when the follower has stopped before it.
+    pub fn has(&self, seq: Seq) -> Option<bool> {
+        let mut place = self.place();
+        let has = place.last >= seq;
+        if has || place.state == State::Stopped {
+            return Some(has);
+        }
+        // Of two the lower: the session looks at all that it awaits when it hears of one.
+        place.awaited = Some(place.awaited.map_or(seq, |awaited| awaited.min(seq)));
+        None
     }
 
     /// Follows as one more user, or knows a user's membership as of a later seq. `false`: it has
@@ -141,7 +157,12 @@ impl Follower {
         }
         let before = place.last;
         match place.send(|frames| self.link.offer(frames), batch, batch.last()) {
-            Pushed::Taken => {}
+            Pushed::Taken => {
+                if place.awaited.is_some_and(|seq| seq <= place.last) {
+                    place.awaited = None;
+                    self.inbox.put(self.clone());
+                }
+            }
             Pushed::Full => {
                 place.state = State::CatchingUp;
                 self.inbox.put(self.clone());

@@ -28,6 +28,9 @@ use crate::tasks::Tasks;
 const SHARDS: usize = 64;
 /// Sockets written to between two chances for other tasks: about half a millisecond of writes.
 const FAN_OUT_BURST: usize = 64;
+/// Shortest time that a room nobody follows stays: who has brought it into use must come to follow
+/// it before it is let go, whatever `room_linger_ms` says.
+const LINGER_MIN: Duration = Duration::from_secs(1);
 /// Bytes joined into one write. More would only fill a slow socket's queue in one go.
 pub const BATCH_BYTES_MAX: usize = 64 * 1024;
 
@@ -57,10 +60,12 @@ impl Hub {
         self.shards[index].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The room, made if it is not in use yet. From here on its events are no longer ignored.
+    /// The room, made if it is not in use yet. From here on its events are no longer ignored, and
+    /// it lingers anew: the sweep must not take it between this and the first follower.
     pub fn open(&self, name: &RoomName) -> Arc<Room> {
         let mut shard = self.shard(name);
         if let Some(room) = shard.get(name) {
+            room.touch(Instant::now());
             return room.clone();
         }
         let room = Arc::new(Room::new(name.clone(), Instant::now()));
@@ -126,8 +131,8 @@ async fn fan_out_room(hub: Arc<Hub>, room: Arc<Room>) {
 /// Lets go of rooms that nobody has followed for `room_linger_ms`. They linger because clients of
 /// a broken connection come back within seconds, and find the ring still warm.
 async fn sweep(hub: Arc<Hub>) {
-    let linger = Duration::from_millis(hub.config.room_linger_ms);
-    let mut ticks = tokio::time::interval(linger.max(Duration::from_secs(1)) / 2);
+    let linger = Duration::from_millis(hub.config.room_linger_ms).max(LINGER_MIN);
+    let mut ticks = tokio::time::interval(linger / 2);
     loop {
         tokio::select! {
             _ = ticks.tick() => {}

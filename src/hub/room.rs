@@ -194,6 +194,12 @@ impl Room {
         self.state().followers.len()
     }
 
+    /// Somebody is about to follow: the time that nobody did begins anew.
+    pub fn touch(&self, now: Instant) {
+        let mut state = self.state();
+        state.idle_since = state.idle_since.map(|_| now);
+    }
+
     /// Closes the room if nobody has followed it since `before`.
     pub fn close_if_idle(&self, before: Instant) -> bool {
         let mut state = self.state();

@@ -12,11 +12,14 @@
 //! - **Honest.** `LogError::Unknown` says that nobody knows; it never means "probably not".
 
 mod batch;
+mod health;
 pub mod postgres;
 pub mod sqlite;
 mod stored;
 
 use std::error::Error as StdError;
+
+pub use postgres::{Outbox, Sweep};
 
 use crate::config::Config;
 use crate::decide::{Outcome, Write};
@@ -54,6 +57,14 @@ pub struct RoomSummary {
     pub room: RoomName,
     pub last_seq: Seq,
     pub members: u64,
+}
+
+/// A batch that was committed by some node: its row in the outbox, and how far its room has come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct News {
+    pub id: i64,
+    pub room: RoomName,
+    pub last_seq: Seq,
 }
 
 /// A member in a list.
@@ -101,6 +112,14 @@ impl Appender {
         match self {
             Self::Sqlite(appender) => appender.append(writes).await,
             Self::Postgres(appender) => appender.append(writes).await,
+        }
+    }
+
+    /// The outbox rows that the last `append` wrote; none without a mirror.
+    pub fn receipts(&mut self) -> Vec<i64> {
+        match self {
+            Self::Sqlite(_) => Vec::new(),
+            Self::Postgres(appender) => appender.receipts(),
         }
     }
 
@@ -188,6 +207,29 @@ impl Log {
         match self {
             Self::Sqlite(log) => log.last_seq(room).await,
             Self::Postgres(log) => log.last_seq(room).await,
+        }
+    }
+
+    /// As `last_seq`, for many rooms at once. Rooms that are not there are left out.
+    pub async fn last_seqs(&self, rooms: &[RoomName]) -> Result<Vec<(RoomName, Seq)>, LogError> {
+        match self {
+            // One file serves one node, which is never in doubt about what others wrote.
+            Self::Sqlite(log) => {
+                let mut found = Vec::with_capacity(rooms.len());
+                for room in rooms {
+                    found.extend(log.last_seq(room).await?.map(|seq| (room.clone(), seq)));
+                }
+                Ok(found)
+            }
+            Self::Postgres(log) => log.last_seqs(rooms).await,
+        }
+    }
+
+    /// The outbox, if the log has one: what is committed and not yet known to be mirrored.
+    pub fn outbox(&self) -> Option<Outbox> {
+        match self {
+            Self::Sqlite(_) => None,
+            Self::Postgres(log) => log.outbox(),
         }
     }
 

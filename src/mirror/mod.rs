@@ -157,11 +157,8 @@ impl Mirror {
         *self.status.borrow()
     }
 
-    /// Waits until the status changes. Cancel-safe.
-    pub async fn changed(&mut self) {
-        if self.status.changed().await.is_err() {
-            // The follower has ended, and with it the node.
-            std::future::pending().await
-        }
+    /// The status, for who does not append.
+    pub fn watch(&self) -> watch::Receiver<Status> {
+        self.status.clone()
     }
 }

@@ -116,7 +116,9 @@ async fn serve(shared: Arc<Shared>, stream: TcpStream, visit: Arc<Visit>) {
     let mut connection = pin!(http.serve_connection(TokioIo::new(stream), service).with_upgrades());
     let served = tokio::select! {
         served = &mut connection => served,
-        () = shared.tasks.stopping() => {
+        // Not before the last client has left: until then a load balancer that keeps a connection
+        // to ask `/readyz` on is told that this node stops.
+        () = shared.tasks.sessions_ended() => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }

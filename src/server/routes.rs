@@ -16,6 +16,7 @@ use super::answer::{Answer, json, refuse, set};
 use super::upgrade;
 use crate::lane::Lanes;
 use crate::metrics::{Gauge, Metrics, Reason};
+use crate::mirror::Status;
 use crate::session::{Session, Shared};
 use crate::socket::Socket;
 
@@ -76,10 +77,11 @@ impl Visit {
         let permit = self.permit.lock().unwrap_or_else(PoisonError::into_inner).take();
         let (shared, lanes) = (self.shared.clone(), self.lanes.clone());
         let on_upgrade = hyper::upgrade::on(&mut request);
-        self.shared.tasks.spawn_connection(async move {
+        self.shared.tasks.spawn_session(async move {
             match upgrade::stream(on_upgrade).await {
                 Ok((stream, leftover)) => {
-                    let socket = Socket::new(stream, &leftover, &shared.config.socket);
+                    let (config, queued) = (&shared.config.socket, &shared.metrics.queue_bytes);
+                    let socket = Socket::new(stream, &leftover, config, queued);
                     let _open = Open::new(&shared.metrics);
                     Session::new(shared, lanes, socket).run().await;
                 }
@@ -126,7 +128,13 @@ impl Visit {
             (StatusCode::SERVICE_UNAVAILABLE, "unready")
         };
         let node = &self.shared.config.node.id;
-        json(status, &Ready { status: word, node, log, mirror: "none" })
+        let mirror = match self.shared.status.as_ref().map(|status| *status.borrow()) {
+            None => "none",
+            Some(Status::Live) => "ok",
+            // Commands commit, acks go out, and other nodes hear by way of the log.
+            Some(Status::Away) => "away",
+        };
+        json(status, &Ready { status: word, node, log, mirror })
     }
 
     fn metrics(&self) -> Answer {
@@ -168,7 +176,7 @@ struct Ready<'a> {
     node: &'a str,
     /// `ok` or `away`.
     log: &'static str,
-    /// `none`: this node has no Redis and needs none.
+    /// `ok`, `away`, or `none`: this node has no Redis and needs none.
     mirror: &'static str,
 }
 

@@ -8,23 +8,30 @@ use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use tokio::sync::oneshot;
 
 use super::Shared;
 use crate::decide::{Outcome, Refusal};
-use crate::hub::Room;
+use crate::hub::{Follower, Room};
 use crate::lane::{Answer, Failure};
 use crate::log::{LogError, Standing};
-use crate::model::{ClientId, Event, RoomName, Seq, UserId};
+use crate::model::{ClientId, Event, RoomName, Seq, Timestamp, UserId};
 use crate::protocol::command::{MEMBERS_LIMIT, Page, Start};
 use crate::protocol::error::{Code, Problem};
 use crate::protocol::frame::{self, Frame};
 
 /// Bounded by `in_flight_max`: at that length the session stops reading its socket.
 #[derive(Default)]
-pub struct Answers(VecDeque<Pending>);
+pub struct Answers {
+    /// Each with the number of rooms that the socket may come to follow by it.
+    owed: VecDeque<(Pending, usize)>,
+    /// Those rooms, summed. A client that does not wait for its answers gets no more rooms than
+    /// one that does.
+    rooms: usize,
+}
 
 /// An answer that is owed.
 pub enum Pending {
@@ -42,6 +49,15 @@ pub struct Asked {
     pub room: RoomName,
     pub user: UserId,
     pub id: Option<ClientId>,
+}
+
+/// A write whose answer is its event.
+pub struct Awaited {
+    pub asked: Asked,
+    pub seq: Seq,
+    pub at: Timestamp,
+    /// Who brings it.
+    pub follower: Arc<Follower>,
 }
 
 /// An answer, worked out.
@@ -69,29 +85,39 @@ pub struct Follow {
 
 impl Answers {
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.owed.len()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.owed.is_empty()
     }
 
-    pub fn push(&mut self, pending: Pending) {
-        self.0.push_back(pending);
+    /// Rooms that the answers owed may add to those that the socket follows.
+    pub fn rooms(&self) -> usize {
+        self.rooms
+    }
+
+    /// `rooms`: how many the socket may come to follow by it.
+    pub fn push(&mut self, pending: Pending, rooms: usize) {
+        self.rooms += rooms;
+        self.owed.push_back((pending, rooms));
     }
 
     /// The next answer, when it is there. Cancel-safe: what is not finished stays in front.
     pub async fn next(&mut self) -> Reply {
-        let reply = match self.0.front_mut() {
+        let reply = match self.owed.front_mut() {
             None => return std::future::pending().await,
-            Some(Pending::Ready(_)) => None,
-            Some(Pending::Write(_, answered)) => Some(Ok(answered.await)),
-            Some(Pending::Work(work)) => Some(Err(work.await)),
+            Some((Pending::Ready(_), _)) => None,
+            Some((Pending::Write(_, answered), _)) => Some(Ok(answered.await)),
+            Some((Pending::Work(work), _)) => Some(Err(work.await)),
         };
-        let front = self.0.pop_front();
-        if self.0.is_empty() {
+        let front = self.owed.pop_front().map(|(pending, rooms)| {
+            self.rooms -= rooms;
+            pending
+        });
+        if self.owed.is_empty() {
             // Idle sockets keep no memory for answers.
-            self.0 = VecDeque::new();
+            self.owed = VecDeque::new();
         }
         match (front, reply) {
             (Some(Pending::Ready(reply)), _) | (_, Some(Err(reply))) => reply,
@@ -136,22 +162,53 @@ impl Asked {
         };
         self.problem(Problem::new(code, error))
     }
+}
 
-    fn log_failed(&self, shared: &Shared, err: &LogError) -> Problem {
-        self.problem(log_failed(shared, err))
+/// When a read of one session failed the last time. Clones share it.
+#[derive(Clone, Default)]
+pub struct Outage(Arc<Mutex<Option<Instant>>>);
+
+/// What one command reads with, from the moment it came.
+pub struct Reader {
+    shared: Arc<Shared>,
+    outage: Outage,
+    asked: Instant,
+}
+
+impl Outage {
+    fn last(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A read failed: nothing was written, but the sentence for the client is the same.
-fn log_failed(shared: &Shared, err: &LogError) -> Problem {
-    shared.metrics.log_error("unavailable");
-    tracing::debug!(err = %err, "a read of the log failed");
-    Problem::new(Code::Unavailable, "the log does not answer: try again in a moment")
+impl Reader {
+    pub fn new(shared: Arc<Shared>, outage: Outage) -> Self {
+        Self { shared, outage, asked: Instant::now() }
+    }
+
+    /// Reads from the log, unless a read of this session has failed since the command came.
+    ///
+    /// While the log is away each read takes its whole time-out, and the reads of one socket go one
+    /// after the other: a client that comes back and resumes ten rooms would wait ten times as
+    /// long. But its command has waited through that failure already, so that is its answer, too.
+    async fn read<T>(&self, read: impl Future<Output = Result<T, LogError>>) -> Result<T, Problem> {
+        let unavailable =
+            || Problem::new(Code::Unavailable, "the log does not answer: try again in a moment");
+        if self.outage.last().is_some_and(|failed| failed > self.asked) {
+            return Err(unavailable());
+        }
+        read.await.map_err(|err| {
+            *self.outage.last() = Some(Instant::now());
+            self.shared.metrics.log_error("unavailable");
+            tracing::debug!(err = %err, "a read of the log failed");
+            unavailable()
+        })
+    }
 }
 
 /// Waits for the lane's outcome of a `join`, and brings the room into use.
 pub async fn join(
-    shared: Arc<Shared>,
+    reader: Reader,
     asked: Asked,
     start: Start,
     answered: oneshot::Receiver<Answer>,
@@ -162,9 +219,9 @@ pub async fn join(
         }
         reply => return reply,
     };
-    let room = match shared.relay.activate(&asked.room).await {
+    let room = match reader.read(reader.shared.relay.activate(&asked.room)).await {
         Ok(room) => room,
-        Err(err) => return Reply::Problem(asked.log_failed(&shared, &err)),
+        Err(problem) => return Reply::Problem(asked.problem(problem)),
     };
     let (position, reset) = position(start, event.as_ref(), last_seq);
     Reply::Joined(Box::new(Follow { asked, room, last_seq, members, position, reset }))
@@ -183,17 +240,17 @@ fn position(start: Start, event: Option<&Event>, last_seq: Seq) -> (Seq, bool) {
 }
 
 /// The user's standing, or why a member's command is refused.
-async fn member(shared: &Shared, asked: &Asked) -> Result<Standing, Problem> {
-    match shared.log.standing(&asked.room, &asked.user).await {
+async fn member(reader: &Reader, asked: &Asked) -> Result<Standing, Problem> {
+    match reader.read(reader.shared.log.standing(&asked.room, &asked.user)).await {
         Ok(None) => Err(asked.refused(Refusal::RoomNotFound)),
         Ok(Some(Standing { role: None, .. })) => Err(asked.refused(Refusal::NotMember)),
         Ok(Some(standing)) => Ok(standing),
-        Err(err) => Err(asked.log_failed(shared, &err)),
+        Err(problem) => Err(asked.problem(problem)),
     }
 }
 
 pub async fn resume(
-    shared: Arc<Shared>,
+    reader: Reader,
     user: UserId,
     rooms: Vec<(RoomName, Seq)>,
     id: Option<ClientId>,
@@ -201,35 +258,34 @@ pub async fn resume(
     let mut follows = Vec::with_capacity(rooms.len());
     for (room, since) in rooms {
         let asked = Asked { re: "resume", room, user: user.clone(), id: id.clone() };
-        follows.push(resume_room(&shared, asked, since).await);
+        follows.push(resume_room(&reader, asked, since).await);
     }
     Reply::Resumed(follows, id)
 }
 
-async fn resume_room(shared: &Shared, asked: Asked, since: Seq) -> Result<Follow, Problem> {
-    let standing = member(shared, &asked).await?;
-    let room = match shared.relay.activate(&asked.room).await {
-        Ok(room) => room,
-        Err(err) => return Err(asked.log_failed(shared, &err)),
-    };
+async fn resume_room(reader: &Reader, asked: Asked, since: Seq) -> Result<Follow, Problem> {
+    let standing = member(reader, &asked).await?;
+    let room = reader.read(reader.shared.relay.activate(&asked.room)).await;
+    let room = room.map_err(|problem| asked.problem(problem))?;
     let Standing { last_seq, members, .. } = standing;
     let (position, reset) = position(Start::Since(since), None, last_seq);
     Ok(Follow { asked, room, last_seq, members, position, reset })
 }
 
-pub async fn history(shared: Arc<Shared>, asked: Asked, page: Page, limit: usize) -> Reply {
-    if let Err(problem) = member(&shared, &asked).await {
+pub async fn history(reader: Reader, asked: Asked, page: Page, limit: usize) -> Reply {
+    if let Err(problem) = member(&reader, &asked).await {
         return Reply::Problem(problem);
     }
     // One more than asked for says whether there is more.
+    let (log, room, len) = (&reader.shared.log, &asked.room, limit + 1);
     let read = match page {
-        Page::Newest => shared.log.read_before(&asked.room, None, limit + 1).await,
-        Page::Before(seq) => shared.log.read_before(&asked.room, Some(seq), limit + 1).await,
-        Page::After(seq) => shared.log.read(&asked.room, seq, limit + 1).await,
+        Page::Newest => reader.read(log.read_before(room, None, len)).await,
+        Page::Before(seq) => reader.read(log.read_before(room, Some(seq), len)).await,
+        Page::After(seq) => reader.read(log.read(room, seq, len)).await,
     };
     let mut events = match read {
         Ok(events) => events,
-        Err(err) => return Reply::Problem(asked.log_failed(&shared, &err)),
+        Err(problem) => return Reply::Problem(asked.problem(problem)),
     };
     let more = events.len() > limit;
     match page {
@@ -241,11 +297,12 @@ pub async fn history(shared: Arc<Shared>, asked: Asked, page: Page, limit: usize
     Reply::Frame("history", frame::history(&asked.room, &frames, more, asked.id.as_ref()))
 }
 
-pub async fn members(shared: Arc<Shared>, asked: Asked, after: Option<UserId>) -> Reply {
-    if let Err(problem) = member(&shared, &asked).await {
+pub async fn members(reader: Reader, asked: Asked, after: Option<UserId>) -> Reply {
+    if let Err(problem) = member(&reader, &asked).await {
         return Reply::Problem(problem);
     }
-    match shared.log.members(&asked.room, after.as_ref(), MEMBERS_LIMIT + 1).await {
+    let log = &reader.shared.log;
+    match reader.read(log.members(&asked.room, after.as_ref(), MEMBERS_LIMIT + 1)).await {
         Ok(mut members) => {
             let more = members.len() > MEMBERS_LIMIT;
             members.truncate(MEMBERS_LIMIT);
@@ -253,17 +310,17 @@ pub async fn members(shared: Arc<Shared>, asked: Asked, after: Option<UserId>) -
             let frame = frame::members(&asked.room, &members, more, asked.id.as_ref());
             Reply::Frame("members", frame)
         }
-        Err(err) => Reply::Problem(asked.log_failed(&shared, &err)),
+        Err(problem) => Reply::Problem(asked.problem(problem)),
     }
 }
 
 pub async fn rooms(
-    shared: Arc<Shared>,
+    reader: Reader,
     after: Option<RoomName>,
     limit: usize,
     id: Option<ClientId>,
 ) -> Reply {
-    match shared.log.rooms(after.as_ref(), limit + 1).await {
+    match reader.read(reader.shared.log.rooms(after.as_ref(), limit + 1)).await {
         Ok(mut rooms) => {
             let more = rooms.len() > limit;
             rooms.truncate(limit);
@@ -271,9 +328,6 @@ pub async fn rooms(
                 rooms.into_iter().map(|r| (r.room, r.last_seq, r.members)).collect();
             Reply::Frame("rooms", frame::rooms(&rooms, more, id.as_ref()))
         }
-        Err(err) => {
-            let problem = log_failed(&shared, &err);
-            Reply::Problem(Problem { re: Some("rooms"), id, ..problem })
-        }
+        Err(problem) => Reply::Problem(Problem { re: Some("rooms"), id, ..problem }),
     }
 }

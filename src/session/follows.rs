@@ -14,6 +14,8 @@ use super::answers::Follow;
 use crate::hub::{BATCH_BYTES_MAX, Batch, Follower, Inbox, NextPage, Pushed, Room, State};
 use crate::log::LogError;
 use crate::model::{ClientId, RoomName, Seq};
+use crate::protocol::command::{Command, Request};
+use crate::protocol::error::Problem;
 use crate::protocol::frame::{self, Frame};
 use crate::socket::Link;
 
@@ -38,10 +40,14 @@ pub struct Follows {
     resumes: Vec<Resume>,
 }
 
-/// A `resume` that waits for its rooms to become live.
+/// A `resume` that waits for its rooms.
 struct Resume {
     id: Option<ClientId>,
-    waiting: Vec<Arc<Follower>>,
+    /// Those that catch up, each with the `last_seq` that its `joined` told.
+    waiting: Vec<(Arc<Follower>, Seq)>,
+    /// Those that are live and do not have that event yet: it was committed a moment ago, and its
+    /// fan-out is on the way. What was there when the client came back comes before `resumed`.
+    late: Vec<(Arc<Follower>, Seq)>,
     live: Vec<(RoomName, Seq)>,
 }
 
@@ -64,8 +70,33 @@ impl Follows {
         }
     }
 
-    pub fn len(&self) -> usize {
-        self.rooms.len()
+    /// How many rooms this socket would follow by the command beside those that it follows; refused
+    /// if those are too many. `asked`: rooms that were asked for before and are not followed yet.
+    pub fn admit(&self, request: &Request, asked: usize) -> Result<usize, Problem> {
+        let command = &request.command;
+        let (field, more) = match command {
+            Command::Join { room, .. } => ("room", usize::from(!self.contains(room))),
+            Command::Resume { rooms, .. } => {
+                ("rooms", rooms.iter().filter(|(room, _)| !self.contains(room)).count())
+            }
+            _ => return Ok(0),
+        };
+        let max = self.shared.config.session.follows_max;
+        // Rooms that were left and are not forgotten yet do not count. Looking for them takes a
+        // while, so it is done only where it matters; a client that has it done again and again
+        // is closed for its refused frames.
+        let followed = || self.rooms.keys().filter(|room| self.contains(room)).count();
+        let fits = |followed| followed + asked + more <= max;
+        if more == 0 || fits(self.rooms.len()) || fits(followed()) {
+            return Ok(more);
+        }
+        Err(Problem {
+            limit: Some(max as u64),
+            re: Some(command.name()),
+            room: command.room().cloned(),
+            id: request.id.clone(),
+            ..Problem::field(field, format!("one socket may follow up to {max} rooms"))
+        })
     }
 
     /// Whether this socket follows the room already.
@@ -73,14 +104,14 @@ impl Follows {
         self.rooms.get(room).is_some_and(|(_, follower)| follower.state() != State::Stopped)
     }
 
-    /// Whether this socket gets, or got, the room's event at `seq` by following.
+    /// By which follower this socket gets, or got, the room's event at `seq`, if it does.
     ///
     /// A `leave` stops the follower behind its event, perhaps before the command's answer is
     /// handled here. So a follower that stopped stays known until no answer is owed.
-    pub fn gets(&self, room: &RoomName, seq: Seq) -> bool {
-        self.rooms.get(room).is_some_and(|(_, follower)| {
-            follower.state() != State::Stopped || follower.last() >= seq
-        })
+    pub fn by_whom(&self, room: &RoomName, seq: Seq) -> Option<Arc<Follower>> {
+        let (_, follower) = self.rooms.get(room)?;
+        let gets = follower.state() != State::Stopped || follower.last() >= seq;
+        gets.then(|| follower.clone())
     }
 
     /// Follows a room, or follows it as one more user. The `joined` frame is in the queue already.
@@ -107,17 +138,21 @@ impl Follows {
         Ok(follower)
     }
 
-    /// Waits for these followers to become live, then tells that they have.
-    pub fn resume(&mut self, followers: Vec<Arc<Follower>>, id: Option<ClientId>) {
-        let (waiting, live): (Vec<_>, Vec<_>) =
-            followers.into_iter().partition(|follower| follower.state() == State::CatchingUp);
-        let live = live.iter().map(|follower| (follower.room.clone(), follower.last())).collect();
-        self.resumes.push(Resume { id, waiting, live });
+    /// Waits for these followers to become live and to have these seqs, then tells that they have.
+    pub fn resume(&mut self, followers: Vec<(Arc<Follower>, Seq)>, id: Option<ClientId>) {
+        let (waiting, late) =
+            followers.into_iter().partition(|(known, _)| known.state() == State::CatchingUp);
+        self.resumes.push(Resume { id, waiting, late, live: Vec::new() });
     }
 
     /// The `resumed` frames that are due.
     pub fn take_resumed(&mut self) -> Vec<Frame> {
-        let done = self.resumes.extract_if(.., |resume| resume.waiting.is_empty());
+        for Resume { late, live, .. } in &mut self.resumes {
+            let arrived = late.extract_if(.., |(follower, seq)| follower.has(*seq).is_some());
+            live.extend(arrived.map(|(follower, _)| (follower.room.clone(), follower.last())));
+        }
+        let is_done = |resume: &mut Resume| resume.waiting.is_empty() && resume.late.is_empty();
+        let done = self.resumes.extract_if(.., is_done);
         done.map(|resume| frame::resumed(&resume.live, resume.id.as_ref())).collect()
     }
 
@@ -245,10 +280,9 @@ impl Follows {
         self.empty_pages = 0;
         self.behind.retain(|(_, known)| !Arc::ptr_eq(known, follower));
         for resume in &mut self.resumes {
-            let waiting = resume.waiting.iter().position(|known| Arc::ptr_eq(known, follower));
-            if let Some(place) = waiting {
-                resume.waiting.swap_remove(place);
-                resume.live.push((follower.room.clone(), follower.last()));
+            let mut waiting = resume.waiting.iter();
+            if let Some(place) = waiting.position(|(known, _)| Arc::ptr_eq(known, follower)) {
+                resume.late.push(resume.waiting.swap_remove(place));
             }
         }
     }

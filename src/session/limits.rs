@@ -5,6 +5,8 @@
 use std::time::{Duration, Instant};
 
 use crate::config::SessionConfig;
+use crate::protocol::command::Request;
+use crate::protocol::error::{Code, Problem};
 
 /// One socket's rate. Both rules together take 48 bytes and no timer.
 #[derive(Clone, Debug)]
@@ -57,6 +59,17 @@ impl Limits {
         }
         self.bad_seconds >= config.refused_seconds_max
     }
+}
+
+/// What a client is told whose command comes too early.
+pub fn rate_limited(request: Result<Request, Problem>, retry_after_ms: u64) -> Problem {
+    let (re, room, id) = match request {
+        Ok(Request { id, command }) => (Some(command.name()), command.room().cloned(), id),
+        Err(problem) => (problem.re, problem.room, problem.id),
+    };
+    let error = format!("too many commands: wait {retry_after_ms} ms");
+    let retry_after_ms = Some(retry_after_ms);
+    Problem { retry_after_ms, re, room, id, ..Problem::new(Code::RateLimited, error) }
 }
 
 #[cfg(test)]

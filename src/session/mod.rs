@@ -17,8 +17,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::BytesMut;
+use tokio::sync::watch;
 
-use self::answers::{Answers, Asked, Follow, Pending, Reply};
+use self::answers::{Answers, Asked, Awaited, Follow, Outage, Pending, Reader, Reply};
 use self::follows::{Follows, LostSync};
 use self::limits::Limits;
 use crate::config::Config;
@@ -27,10 +28,11 @@ use crate::hub::Hub;
 use crate::lane::Lanes;
 use crate::log::Log;
 use crate::metrics::{self, Metrics};
-use crate::model::ClientId;
+use crate::mirror::Status;
+use crate::model::{ClientId, Seq, Timestamp};
 use crate::protocol::close::CloseCode;
 use crate::protocol::command::{Command, Request};
-use crate::protocol::error::{Code, Problem};
+use crate::protocol::error::Problem;
 use crate::protocol::frame::{self, Ack, Frame, Hello, Joined};
 use crate::relay::Relay;
 use crate::replay::Replay;
@@ -44,6 +46,8 @@ pub struct Shared {
     pub hub: Arc<Hub>,
     pub relay: Arc<Relay>,
     pub replay: Replay,
+    /// Whether other nodes are heard by way of Redis; `None`: there is no mirror.
+    pub status: Option<watch::Receiver<Status>>,
     pub metrics: Arc<Metrics>,
     pub tasks: Tasks,
 }
@@ -56,8 +60,13 @@ pub struct Session {
     link: Arc<Link>,
     follows: Follows,
     answers: Answers,
+    /// What its reads have met; their answers are worked out on their own.
+    outage: Outage,
     /// A write whose lane had no room. While it waits, nothing more is read.
     parked: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    /// An event that is an answer and is not with the socket yet. While it is awaited no other
+    /// answer is given, so that answers keep their order.
+    awaited: Option<Awaited>,
     limits: Limits,
     /// Answers that leave together in one write.
     out: BytesMut,
@@ -77,7 +86,9 @@ impl Session {
             socket,
             link,
             answers: Answers::default(),
+            outage: Outage::default(),
             parked: None,
+            awaited: None,
             limits: Limits::new(Instant::now()),
             out: BytesMut::new(),
             stopping: false,
@@ -100,13 +111,13 @@ impl Session {
         let (shared, inbox) = (self.shared.clone(), self.follows.inbox.clone());
         let mut stopping = std::pin::pin!(shared.tasks.stopping());
         loop {
-            if self.stopping && self.answers.is_empty() && self.parked.is_none() {
+            if self.stopping && !self.owes() {
                 return (CloseCode::RESTART, "the node restarts");
             }
             let reading = self.wants_to_read();
             let result = tokio::select! {
                 incoming = self.socket.next(reading) => self.on_incoming(incoming),
-                reply = self.answers.next() => self.on_reply(reply),
+                reply = self.answers.next(), if self.awaited.is_none() => self.on_reply(reply),
                 () = inbox.arrived() => {
                     self.follows.sort_inbox();
                     Ok(())
@@ -121,6 +132,10 @@ impl Session {
                 return end;
             }
         }
+    }
+
+    fn owes(&self) -> bool {
+        !self.answers.is_empty() || self.parked.is_some() || self.awaited.is_some()
     }
 
     fn wants_to_read(&self) -> bool {
@@ -141,11 +156,24 @@ impl Session {
             self.follows.forget_stopped();
         }
         self.follows.catch_up().map_err(lost_sync)?;
+        self.settle_awaited();
         for frame in self.follows.take_resumed() {
             self.answer("resume", &frame);
         }
         self.flush();
         Ok(())
+    }
+
+    /// Sees whether the awaited event is with the socket. A follower may have stopped before it:
+    /// somebody else's socket sent the leave of the only user that this one follows as. Then the
+    /// socket does not follow, and gets an ack as any that does not.
+    fn settle_awaited(&mut self) {
+        let Some(awaited) = self.awaited.take() else { return };
+        match awaited.follower.has(awaited.seq) {
+            Some(true) => {}
+            Some(false) => self.ack(&awaited.asked, awaited.seq, awaited.at, false),
+            None => self.awaited = Some(awaited),
+        }
     }
 
     fn greet(&mut self) {
@@ -183,21 +211,28 @@ impl Session {
         let config = &self.shared.config.session;
         let admitted = self.limits.admit(config, Instant::now());
         let request = Request::parse(text, config.message_bytes_max);
-        let pending = match (admitted, request) {
-            (Ok(()), Ok(request)) => self.command(request),
-            (Ok(()), Err(problem)) => Pending::Ready(Reply::Problem(problem)),
-            (Err(retry_after_ms), request) => {
-                Pending::Ready(Reply::Problem(rate_limited(request, retry_after_ms)))
-            }
+        let request = match (admitted, request) {
+            (Ok(()), request) => request,
+            (Err(retry_after_ms), request) => Err(limits::rate_limited(request, retry_after_ms)),
         };
-        self.answers.push(pending);
+        let admitted = request.and_then(|request| {
+            let rooms = self.follows.admit(&request, self.answers.rooms())?;
+            Ok((request, rooms))
+        });
+        match admitted {
+            Ok((request, rooms)) => {
+                let pending = self.command(request);
+                self.answers.push(pending, rooms);
+            }
+            Err(problem) => self.answers.push(Pending::Ready(Reply::Problem(problem)), 0),
+        }
     }
 
     /// Sets a command going.
     fn command(&mut self, Request { id, command }: Request) -> Pending {
         let re = command.name();
         let asked = |room, user, id| Asked { re, room, user, id };
-        let shared = self.shared.clone();
+        let reader = Reader::new(self.shared.clone(), self.outage.clone());
         match command {
             Command::Create { user, room } => self.write(asked(room, user, id), Verb::Create),
             Command::Leave { user, room } => self.write(asked(room, user, id), Verb::Leave),
@@ -205,32 +240,25 @@ impl Session {
                 self.write(asked(room, user, id), Verb::Message(text))
             }
             Command::Join { user, room, start } => {
-                let asked = asked(room, user, id);
-                match self.refuse_follow(1) {
-                    Some(problem) => Pending::Ready(Reply::Problem(asked.problem(problem))),
-                    None => match self.write(asked, Verb::Join) {
-                        Pending::Write(asked, answered) => {
-                            Pending::Work(Box::pin(answers::join(shared, asked, start, answered)))
-                        }
-                        pending => pending,
-                    },
+                match self.write(asked(room, user, id), Verb::Join) {
+                    Pending::Write(asked, answered) => {
+                        Pending::Work(Box::pin(answers::join(reader, asked, start, answered)))
+                    }
+                    pending => pending,
                 }
             }
-            Command::Resume { user, rooms } => match self.refuse_follow(rooms.len()) {
-                Some(problem) => {
-                    Pending::Ready(Reply::Problem(Problem { re: Some(re), id, ..problem }))
-                }
-                None => Pending::Work(Box::pin(answers::resume(shared, user, rooms, id))),
-            },
+            Command::Resume { user, rooms } => {
+                Pending::Work(Box::pin(answers::resume(reader, user, rooms, id)))
+            }
             Command::History { user, room, page, limit } => {
                 let asked = asked(room, user, id);
-                Pending::Work(Box::pin(answers::history(shared, asked, page, limit)))
+                Pending::Work(Box::pin(answers::history(reader, asked, page, limit)))
             }
             Command::Members { user, room, after } => {
-                Pending::Work(Box::pin(answers::members(shared, asked(room, user, id), after)))
+                Pending::Work(Box::pin(answers::members(reader, asked(room, user, id), after)))
             }
             Command::Rooms { after, limit } => {
-                Pending::Work(Box::pin(answers::rooms(shared, after, limit, id)))
+                Pending::Work(Box::pin(answers::rooms(reader, after, limit, id)))
             }
             Command::Ping => Pending::Ready(Reply::Frame(re, frame::pong(id.as_ref()))),
             Command::Help => Pending::Ready(Reply::Frame(re, frame::help(id.as_ref()))),
@@ -246,14 +274,6 @@ impl Session {
         Pending::Write(asked, answered)
     }
 
-    fn refuse_follow(&self, more: usize) -> Option<Problem> {
-        let max = self.shared.config.session.follows_max;
-        (self.follows.len() + more > max).then(|| Problem {
-            limit: Some(max as u64),
-            ..Problem::field("room", format!("one socket may follow up to {max} rooms"))
-        })
-    }
-
     fn on_reply(&mut self, reply: Reply) -> Result<(), End> {
         match reply {
             Reply::Frame(re, frame) => {
@@ -262,7 +282,7 @@ impl Session {
             }
             Reply::Problem(problem) => self.refuse(&problem),
             Reply::Written(asked, outcome) => {
-                self.on_written(&asked, &outcome);
+                self.on_written(asked, &outcome);
                 Ok(())
             }
             Reply::Joined(follow) => {
@@ -275,18 +295,25 @@ impl Session {
 
     /// `create`, `leave` and `message`: the event itself is the answer if this socket follows the
     /// room; an `ack` comes if the command had an id, or the socket does not follow.
-    fn on_written(&mut self, asked: &Asked, outcome: &Outcome) {
+    fn on_written(&mut self, asked: Asked, outcome: &Outcome) {
         let (seq, at, duplicate) = match outcome {
             Outcome::Committed(event) => (event.seq, event.at, false),
             Outcome::Duplicate(receipt) => (receipt.seq, receipt.at, true),
             Outcome::Joined { .. } | Outcome::Refused(_) => return,
         };
         self.count(asked.re, if duplicate { "duplicate" } else { "ok" });
-        if asked.id.is_some() || !self.follows.gets(&asked.room, seq) {
-            let (re, room, id) = (asked.re, &asked.room, asked.id.as_ref());
-            let ack = frame::ack(&Ack { re, room, seq, id, at, duplicate });
-            self.out.extend_from_slice(ack.bytes());
+        match self.follows.by_whom(&asked.room, seq) {
+            Some(follower) if asked.id.is_none() => {
+                self.awaited = Some(Awaited { asked, seq, at, follower });
+            }
+            _ => self.ack(&asked, seq, at, duplicate),
         }
+    }
+
+    fn ack(&mut self, asked: &Asked, seq: Seq, at: Timestamp, duplicate: bool) {
+        let Asked { re, room, id, .. } = asked;
+        let ack = frame::ack(&Ack { re, room, seq, id: id.as_ref(), at, duplicate });
+        self.out.extend_from_slice(ack.bytes());
     }
 
     /// Says `joined`, then follows: in this order, so that no event comes before it.
@@ -324,7 +351,8 @@ impl Session {
         self.flush();
         let mut followers = Vec::with_capacity(follows.len());
         for follow in follows.iter().flatten() {
-            followers.push(self.follows.follow(follow).map_err(lost_sync)?);
+            let follower = self.follows.follow(follow).map_err(lost_sync)?;
+            followers.push((follower, follow.last_seq));
         }
         self.follows.resume(followers, id);
         Ok(())
@@ -375,14 +403,4 @@ async fn parked(parked: &mut Option<Pin<Box<dyn Future<Output = ()> + Send>>>) {
 
 fn lost_sync(_: LostSync) -> End {
     (CloseCode::RESYNC, "lost sync with the log: reconnect and resume")
-}
-
-fn rate_limited(request: Result<Request, Problem>, retry_after_ms: u64) -> Problem {
-    let (re, room, id) = match request {
-        Ok(Request { id, command }) => (Some(command.name()), command.room().cloned(), id),
-        Err(problem) => (problem.re, problem.room, problem.id),
-    };
-    let error = format!("too many commands: wait {retry_after_ms} ms");
-    let retry_after_ms = Some(retry_after_ms);
-    Problem { retry_after_ms, re, room, id, ..Problem::new(Code::RateLimited, error) }
 }

@@ -26,6 +26,8 @@ use bytes::Bytes;
 use tokio::net::tcp::OwnedWriteHalf;
 use tokio::time::Instant;
 
+use crate::metrics::Gauge;
+
 /// Pieces in one vectored write. More would not help: 64 chat frames are some 16 KiB, and the
 /// kernel rarely has room for more. (Its own limit is 1,024.)
 const PIECES_PER_WRITE: usize = 64;
@@ -76,7 +78,7 @@ struct State {
     /// Bytes of the head piece that the kernel already has.
     head_written: usize,
     /// What the pieces count, `PIECE_OVERHEAD_BYTES` included.
-    queued_bytes: usize,
+    queued: Queued,
     /// When the queue last became non-empty, or the kernel last took a byte of it.
     moved_at: Instant,
     /// No more frames but the socket's own last ones: `close` has begun.
@@ -90,13 +92,40 @@ struct State {
     owner: Option<Waker>,
 }
 
+/// A count that is part of the count over all sockets.
+#[derive(Debug)]
+struct Queued {
+    bytes: usize,
+    total: Gauge,
+}
+
+impl Queued {
+    fn set(&mut self, bytes: usize) {
+        // Nearly always 0 to 0: the kernel took everything at once.
+        if bytes != self.bytes {
+            self.total.inc_by(bytes as i64 - self.bytes as i64);
+            self.bytes = bytes;
+        }
+    }
+
+    fn sub(&mut self, bytes: usize) {
+        self.set(self.bytes - bytes);
+    }
+}
+
+impl Drop for Queued {
+    fn drop(&mut self) {
+        self.set(0);
+    }
+}
+
 impl Link {
-    pub(super) fn new(writer: OwnedWriteHalf, queue_bytes_max: usize) -> Self {
+    pub(super) fn new(writer: OwnedWriteHalf, queue_bytes_max: usize, total: Gauge) -> Self {
         let state = State {
             writer: Some(writer),
             pieces: VecDeque::new(),
             head_written: 0,
-            queued_bytes: 0,
+            queued: Queued { bytes: 0, total },
             moved_at: Instant::now(),
             is_closing: false,
             room_wanted: None,
@@ -115,7 +144,7 @@ impl Link {
         if state.is_closing {
             return Offer::Closed;
         }
-        let fits = state.queued_bytes + cost(frames) <= self.queue_bytes_max;
+        let fits = state.queued.bytes + cost(frames) <= self.queue_bytes_max;
         if !fits && !state.pieces.is_empty() {
             state.room_wanted = state.room_wanted.max(Some(cost(frames)));
             return Offer::Full;
@@ -143,7 +172,7 @@ impl Link {
 
     /// Bytes waiting for the kernel, counted as the limit counts them.
     pub fn queued_bytes(&self) -> usize {
-        self.lock().queued_bytes
+        self.lock().queued.bytes
     }
 
     /// What tungstenite writes by itself: pongs, and the close frame after `begin_close`.
@@ -171,7 +200,7 @@ impl Link {
         }
         Flow {
             stuck_since: (!state.pieces.is_empty()).then_some(state.moved_at),
-            is_over_limit: state.queued_bytes > self.queue_bytes_max,
+            is_over_limit: state.queued.bytes > self.queue_bytes_max,
             has_drained,
             is_broken: state.writer.is_none(),
         }
@@ -188,7 +217,8 @@ impl Link {
         let mut state = self.lock();
         let keep = usize::from(state.head_written > 0);
         state.pieces.truncate(keep);
-        state.queued_bytes = state.pieces.front().map_or(0, |head| cost(head) - state.head_written);
+        let left = state.pieces.front().map_or(0, |head| cost(head) - state.head_written);
+        state.queued.set(left);
     }
 
     /// Drops what is waiting and shuts the writing side down: the peer sees the end of the stream.
@@ -201,8 +231,8 @@ impl Link {
     /// refused, or its owner would be told, refused and told again without a pause.
     fn has_drained(&self, state: &State) -> bool {
         state.room_wanted.is_some_and(|wanted| {
-            let is_half_empty = state.queued_bytes <= self.queue_bytes_max / 2;
-            let fits = state.queued_bytes + wanted <= self.queue_bytes_max;
+            let is_half_empty = state.queued.bytes <= self.queue_bytes_max / 2;
+            let fits = state.queued.bytes + wanted <= self.queue_bytes_max;
             is_half_empty && (fits || state.pieces.is_empty())
         })
     }
@@ -236,7 +266,7 @@ fn write(mut state: MutexGuard<'_, State>, frames: &Bytes) -> Offer {
         return Offer::Taken;
     }
     state.enqueue(frames);
-    state.queued_bytes -= written;
+    state.queued.sub(written);
     state.head_written = written;
     state.moved_at = Instant::now();
     let owner = state.owner.take();
@@ -247,7 +277,7 @@ fn write(mut state: MutexGuard<'_, State>, frames: &Bytes) -> Offer {
 
 impl State {
     fn enqueue(&mut self, frames: &Bytes) {
-        self.queued_bytes += cost(frames);
+        self.queued.set(self.queued.bytes + cost(frames));
         self.pieces.push_back(frames.clone());
     }
 
@@ -279,14 +309,14 @@ impl State {
     /// The kernel took `written` bytes from the front.
     fn advance(&mut self, written: usize) {
         self.moved_at = Instant::now();
-        self.queued_bytes -= written;
+        self.queued.sub(written);
         self.head_written += written;
         while let Some(head) = self.pieces.front() {
             if self.head_written < head.len() {
                 return;
             }
             self.head_written -= head.len();
-            self.queued_bytes -= PIECE_OVERHEAD_BYTES;
+            self.queued.sub(PIECE_OVERHEAD_BYTES);
             self.pieces.pop_front();
         }
         // A queue that was long once would keep its memory for as long as the socket idles.
@@ -298,7 +328,7 @@ impl State {
         self.writer = None;
         self.pieces = VecDeque::new();
         self.head_written = 0;
-        self.queued_bytes = 0;
+        self.queued.set(0);
     }
 }
 
@@ -333,7 +363,7 @@ mod tests {
         let (client, accepted) = tokio::join!(client, listener.accept());
         let (_, writer) = accepted.unwrap().0.into_split();
         writer.writable().await.unwrap();
-        (Link::new(writer, queue_bytes_max), client.unwrap())
+        (Link::new(writer, queue_bytes_max, Gauge::default()), client.unwrap())
     }
 
     /// Ten thousand sockets that were slow once must not hold memory for it.

@@ -32,6 +32,7 @@ pub use self::link::{Link, Offer};
 pub use self::reason::CloseReason;
 pub use self::tune::tune;
 use crate::config::SocketConfig;
+use crate::metrics::Gauge;
 use crate::protocol::close::CloseCode;
 
 /// An empty ping.
@@ -87,9 +88,9 @@ pub enum Incoming {
 impl Socket {
     /// A connection whose upgrade was answered. `leftover` is what the client sent behind its
     /// request, read along with it. To be called within a runtime, as the connection was.
-    pub fn new(stream: TcpStream, leftover: &[u8], config: &SocketConfig) -> Self {
+    pub fn new(stream: TcpStream, leftover: &[u8], config: &SocketConfig, queued: &Gauge) -> Self {
         let (reader, writer) = stream.into_split();
-        let link = Arc::new(Link::new(writer, config.queue_bytes_max));
+        let link = Arc::new(Link::new(writer, config.queue_bytes_max, queued.clone()));
         let duplex = Duplex::new(reader, Arc::clone(&link), leftover);
         let stream = Box::new(codec(duplex, leftover, codec_config(config)));
         let heartbeat = Duration::from_millis(config.heartbeat_ms);

@@ -3,8 +3,23 @@
 
 mod harness;
 
+mod crowd;
+mod stored;
+mod verdict;
+
 mod config;
+mod crash;
+#[cfg(target_os = "linux")]
+mod disk_full;
+mod http;
+mod lanes;
 mod log;
+mod postgres_down;
 mod program;
+mod protocol;
+mod readme;
+mod replay;
+mod shutdown;
 mod socket;
 mod tidy;
+mod tls;

@@ -18,10 +18,11 @@ const COLUMNS_MAX: usize = 100;
 
 /// The modules of the library from the top down. A module may use those of its own line and of the
 /// lines below. (`main` and `lib` stand above all; they are checked as `node` is.)
-const LEVELS: [&[&str]; 11] = [
+const LEVELS: [&[&str]; 12] = [
     &["main", "lib", "node", "probe"],
     &["server"],
     &["session"],
+    &["feed"],
     &["lane", "outbox"],
     &["replay"],
     &["relay"],
@@ -108,7 +109,9 @@ fn size(file: &File) -> Vec<String> {
     }
     for (number, line) in numbered(&file.text) {
         let columns = line.chars().count();
-        if columns > COLUMNS_MAX {
+        // A frame in a test stands there as it is on the wire, however long.
+        let is_frame = file.path.starts_with("tests/") && line.contains("\"type\":");
+        if columns > COLUMNS_MAX && !is_frame {
             violations.push(format!("{}:{number}: {columns} columns", file.path));
         }
     }

@@ -9,11 +9,11 @@ use rand::Rng;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::Shared;
-use super::health::Health;
 use super::lane::Lane;
 use crate::decide::{Outcome, Write};
 use crate::log::LogError;
 use crate::log::batch::Batch;
+use crate::log::health::Health;
 use crate::model::{RoomName, Seq, Timestamp};
 
 /// The first pause before another try, doubled each time up to the longest: short, because the
@@ -27,6 +27,8 @@ pub struct Appender {
     /// `None` before the first append and after any failure. Taken out while an append runs, so
     /// that one which fails, or is dropped halfway, leaves nothing behind.
     lane: Option<Box<Lane>>,
+    /// The outbox rows of the last batch.
+    receipts: Vec<i64>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -35,10 +37,11 @@ struct TooSlow(Duration);
 
 impl Appender {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, lane: None }
+        Self { shared, lane: None, receipts: Vec::new() }
     }
 
     pub async fn append(&mut self, writes: &[Write]) -> Result<Vec<Outcome>, LogError> {
+        self.receipts.clear();
         if writes.is_empty() {
             return Ok(Vec::new());
         }
@@ -47,7 +50,7 @@ impl Appender {
         loop {
             match self.try_append(&batch, patience.deadline).await {
                 Err(LogError::Unavailable(error)) => {
-                    patience.after(error, &self.shared.health).await?
+                    patience.after(error, &self.shared.health).await?;
                 }
                 result => return self.told(result),
             }
@@ -67,6 +70,10 @@ impl Appender {
                 result => return self.told(result),
             }
         }
+    }
+
+    pub fn receipts(&mut self) -> Vec<i64> {
+        std::mem::take(&mut self.receipts)
     }
 
     async fn try_append(
@@ -92,7 +99,7 @@ impl Appender {
             return Ok(decided.outcomes);
         }
         let commit = lane.commit(&loaded.ids, &decided, now, self.shared.mirrored);
-        self.within(deadline, commit, LogError::Unknown).await?;
+        self.receipts = self.within(deadline, commit, LogError::Unknown).await?;
         self.lane = Some(lane);
         Ok(decided.outcomes)
     }

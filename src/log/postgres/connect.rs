@@ -5,15 +5,12 @@
 use std::str::FromStr;
 use std::time::Duration;
 
-use tokio_postgres::config::SslMode;
-use tokio_postgres::{Client, Config, NoTls};
+use tokio_postgres::{Client, Config};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::OpenError;
+use super::tls::{self, Tls};
 use crate::config::LogConfig;
-
-/// How connections are encrypted: they are not, yet.
-pub(super) type Tls = NoTls;
 
 /// A peer that vanished without a word is noticed after 30 + 3 × 5 s without traffic, and after
 /// 10 s if it owes an acknowledgement. (The defaults are two hours and never.) Lanes and reads give
@@ -37,6 +34,7 @@ const PLANNER: &str = "-c plan_cache_mode=force_generic_plan -c enable_seqscan=o
 #[derive(Clone)]
 pub(super) struct Connector {
     config: Config,
+    tls: Tls,
     connect_timeout: Duration,
 }
 
@@ -59,10 +57,8 @@ impl Connector {
     /// Reads the URL. Its errors do not quote it: a password with an odd character in it is parsed
     /// as something else, and would be shown as such.
     pub fn new(settings: &LogConfig, node_id: &str) -> Result<Self, OpenError> {
-        let mut config = Config::from_str(&settings.url.0).map_err(|_| OpenError::Url)?;
-        if config.get_ssl_mode() == SslMode::Require {
-            return Err(OpenError::Tls);
-        }
+        let (url, tls) = tls::of_url(&settings.url.0)?;
+        let mut config = Config::from_str(&url).map_err(|_| OpenError::Url)?;
         let connect_timeout = Duration::from_millis(settings.connect_timeout_ms);
         config
             .application_name(application_name(node_id))
@@ -72,7 +68,7 @@ impl Connector {
             .keepalives_interval(KEEPALIVES_INTERVAL)
             .keepalives_retries(KEEPALIVES_RETRIES)
             .tcp_user_timeout(TCP_USER_TIMEOUT);
-        Ok(Self { config, connect_timeout })
+        Ok(Self { config, tls, connect_timeout })
     }
 
     /// For a lane. A transaction that its lane has given up must not hold its rooms for long, so
@@ -86,10 +82,7 @@ impl Connector {
     }
 
     pub fn for_reads(&self, settings: &LogConfig) -> Self {
-        self.with_options(&format!(
-            "-c statement_timeout={} -c default_transaction_read_only=on {PLANNER}",
-            settings.read_timeout_ms,
-        ))
+        self.with_options(&format!("-c statement_timeout={} {PLANNER}", settings.read_timeout_ms,))
     }
 
     /// For the schema, which may wait for another node that is applying it.
@@ -102,7 +95,7 @@ impl Connector {
         let mut config = self.config.clone();
         let options = format!("{} {ours}", self.config.get_options().unwrap_or_default());
         config.options(options.trim());
-        Self { config, connect_timeout: self.connect_timeout }
+        Self { config, ..self.clone() }
     }
 
     pub fn config(&self) -> &Config {
@@ -110,7 +103,7 @@ impl Connector {
     }
 
     pub fn tls(&self) -> Tls {
-        NoTls
+        self.tls.clone()
     }
 
     pub fn connect_timeout(&self) -> Duration {

@@ -7,8 +7,8 @@ use tokio_postgres::config::Host;
 use tokio_postgres::error::{Severity, SqlState};
 
 use super::connect::ConnectError;
-use super::health::chain;
 use crate::log::LogError;
+use crate::log::health::chain;
 
 /// Why the log cannot be used. The `Display` form tells the operator what to do.
 #[derive(Debug, thiserror::Error)]
@@ -18,8 +18,10 @@ pub enum OpenError {
          postgres://user:password@host:5432/database"
     )]
     Url,
-    #[error("log.url asks for TLS (sslmode=require), which this version cannot do; remove it")]
-    Tls,
+    #[error("log.url has an sslmode that is not one of disable, prefer, require, verify-full")]
+    SslMode,
+    #[error("no certificate of an authority can be read from {file}; correct sslrootcert")]
+    RootCertificates { file: String },
     #[error("PostgreSQL at {at} cannot be reached ({why}); start it, or correct log.url")]
     Unreachable { at: String, why: String },
     #[error("PostgreSQL at {at} refused the user or the password of log.url ({why}); correct it")]

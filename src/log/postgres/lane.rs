@@ -51,28 +51,44 @@ const FOUND: &str = "
     order by f.place
     on conflict (name) do nothing";
 
-/// Waits for whoever writes to these rooms, and returns them as they were left.
+/// Waits for whoever writes to these rooms, and returns them as they were left. (`+ 0`: without it
+/// a plan that is made while there are few rooms walks through all of them by id, and is kept.)
 const LOCK: &str = "
     select id, name, created_by, last_seq, message_count, member_count
     from rooms
     where name = any ($1::text[])
-    order by id
+    order by id + 0
     for no key update";
 
 /// Which of these (room, user) are members, by their place in the arrays, from 1.
+///
+/// `lateral` and `offset 0`, here and below, leave no other plan than to look up the room and then
+/// the one row, for each of them. The planner is free to do otherwise while the tables are (nearly)
+/// empty, and then reads every member of a room for each user; that plan would be kept.
 const MEMBERS: &str = "
     select u.place
     from unnest($1::text[], $2::text[]) with ordinality as u (room, user_id, place)
-    join rooms r on r.name = u.room
-    join members m on m.room_id = r.id and m.user_id = u.user_id";
+    cross join lateral (
+        select r.id from rooms r where r.name = u.room offset 0
+    ) r
+    cross join lateral (
+        select from members m where m.room_id = r.id and m.user_id = u.user_id offset 0
+    ) m";
 
 /// Which of these (room, user, id) were committed before, by their place in the arrays, from 1.
 const RECEIPTS: &str = "
     select k.place, e.seq, e.at
     from unnest($1::text[], $2::text[], $3::text[])
          with ordinality as k (room, user_id, client_id, place)
-    join rooms r on r.name = k.room
-    join events e on e.room_id = r.id and e.user_id = k.user_id and e.client_id = k.client_id";
+    cross join lateral (
+        select r.id from rooms r where r.name = k.room offset 0
+    ) r
+    cross join lateral (
+        select e.seq, e.at
+        from events e
+        where e.room_id = r.id and e.user_id = k.user_id and e.client_id = k.client_id
+        offset 0
+    ) e";
 
 /// Everything a batch writes, in one statement: so there is one answer that says whether it could
 /// be written, and no way to send a part of it. The parts touch different tables, or (`entered` and
@@ -100,17 +116,20 @@ const WRITE: &str = "
         where m.room_id = g.room_id and m.user_id = g.user_id
     ), announced as (
         insert into outbox (room_id, first_seq, last_seq, at)
-        select c.id, c.first_seq, c.last_seq, $6
+        select c.id, c.first_seq, c.last_seq, now()
         from changed c
         where $19::boolean
+        returning id
+    ), counted as (
+        update rooms r
+        set last_seq = c.last_seq,
+            message_count = c.message_count,
+            member_count = c.member_count,
+            created_at = case when r.last_seq = 0 then $6 else r.created_at end
+        from changed c
+        where r.id = c.id
     )
-    update rooms r
-    set last_seq = c.last_seq,
-        message_count = c.message_count,
-        member_count = c.member_count,
-        created_at = case when r.last_seq = 0 then $6 else r.created_at end
-    from changed c
-    where r.id = c.id";
+    select id from announced";
 
 /// A connection with what an append runs on it, prepared once.
 pub(super) struct Lane {
@@ -224,13 +243,14 @@ impl Lane {
     }
 
     /// The second round trip: writes and commits. COMMIT is on its way as soon as this is polled.
+    /// Returns the rows that were written to the outbox.
     pub async fn commit(
         &self,
         ids: &[Option<i64>],
         decided: &Decided,
         at: Timestamp,
         mirrored: bool,
-    ) -> Result<(), LogError> {
+    ) -> Result<Vec<i64>, LogError> {
         let rows = Rows::of(ids, decided);
         let at = at.to_system();
         let params: [&(dyn ToSql + Sync); 19] = [
@@ -254,13 +274,13 @@ impl Lane {
             &rows.gone_users,
             &mirrored,
         ];
-        let write = async { self.client().execute(&self.write, &params).await.map_err(of_data) };
+        let write = async { self.client().query(&self.write, &params).await.map_err(of_data) };
         // After a failed statement, COMMIT answers ROLLBACK and no error: the answer that counts is
         // that of the statement. And should the statement fail before it is even sent, the join
         // ends there, and COMMIT is not sent either.
         let commit = async { self.client().batch_execute("commit").await.map_err(of_commit) };
-        future::try_join(write, commit).await?;
-        Ok(())
+        let (announced, ()) = future::try_join(write, commit).await?;
+        Ok(announced.iter().map(|row| row.get(0)).collect())
     }
 
     /// Ends a transaction that has nothing to write, and lets go of its locks.

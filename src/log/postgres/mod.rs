@@ -7,10 +7,11 @@
 mod append;
 mod connect;
 mod error;
-mod health;
 mod lane;
+mod outbox;
 mod read;
 mod schema;
+mod tls;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,8 +19,9 @@ use std::time::Duration;
 pub use self::append::Appender;
 use self::connect::Connector;
 pub use self::error::OpenError;
-use self::health::Health;
+pub use self::outbox::{Outbox, Sweep};
 use self::read::Reads;
+use super::health::Health;
 use super::{LogError, Member, RoomSummary, Standing};
 use crate::config::LogConfig;
 use crate::model::{Event, RoomName, Seq, UserId};
@@ -51,7 +53,7 @@ impl Postgres {
         let connector = Connector::new(config, node_id)?;
         let readers = config.readers.max(1);
         schema::prepare(&connector, lanes + readers).await?;
-        let health = Arc::new(Health::default());
+        let health = Arc::new(Health::new("PostgreSQL"));
         let reads = Reads::new(
             &connector.for_reads(config),
             u32::try_from(readers).unwrap_or(u32::MAX),
@@ -66,6 +68,15 @@ impl Postgres {
 
     pub fn appender(&self) -> Appender {
         Appender::new(Arc::clone(&self.shared))
+    }
+
+    /// The outbox; `None` if there is no mirror, and so nothing in it.
+    pub fn outbox(&self) -> Option<Outbox> {
+        self.shared.mirrored.then(|| Outbox::new(Arc::clone(&self.shared)))
+    }
+
+    pub async fn last_seqs(&self, rooms: &[RoomName]) -> Result<Vec<(RoomName, Seq)>, LogError> {
+        self.shared.reads.last_seqs(rooms).await
     }
 
     pub async fn read(

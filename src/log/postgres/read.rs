@@ -15,8 +15,9 @@ use tokio::time::timeout;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Row, Statement};
 
-use super::connect::{ConnectError, Connector, Tls};
-use super::health::Health;
+use super::connect::{ConnectError, Connector};
+use super::tls::Tls;
+use crate::log::health::Health;
 use crate::log::stored::{StoredEvent, count};
 use crate::log::{LogError, Member, RoomSummary, Standing};
 use crate::model::{Event, Role, RoomName, Seq, Timestamp, UserId};
@@ -35,12 +36,13 @@ enum Query {
     ReadBefore,
     Standing,
     LastSeq,
+    LastSeqs,
     Rooms,
     Members,
     Ping,
 }
 
-const QUERIES: [&str; 7] = [
+const QUERIES: [&str; 8] = [
     "select seq, type, user_id, client_id, body, at
      from events
      where room_id = (select id from rooms where name = $1::text) and seq > $2::bigint
@@ -56,6 +58,7 @@ const QUERIES: [&str; 7] = [
      left join members m on m.room_id = r.id and m.user_id = $2::text
      where r.name = $1::text",
     "select last_seq from rooms where name = $1::text",
+    "select name, last_seq from rooms where name = any ($1::text[])",
     "select name, last_seq, member_count
      from rooms
      where name > $1::text
@@ -207,6 +210,13 @@ impl Reads {
     pub async fn last_seq(&self, room: &RoomName) -> Result<Option<Seq>, LogError> {
         let rows = self.ask(Query::LastSeq, &[&room.as_str()]).await?;
         Ok(rows.first().map(|row| Seq::from_i64(row.get(0))))
+    }
+
+    pub async fn last_seqs(&self, rooms: &[RoomName]) -> Result<Vec<(RoomName, Seq)>, LogError> {
+        let names: Vec<&str> = rooms.iter().map(RoomName::as_str).collect();
+        let rows = self.ask(Query::LastSeqs, &[&names]).await?;
+        let place = |row: &Row| (RoomName::stored(row.get(0)), Seq::from_i64(row.get(1)));
+        Ok(rows.iter().map(place).collect())
     }
 
     pub async fn rooms(

@@ -28,6 +28,7 @@ use self::file::LogFile;
 pub use self::file::OpenError;
 pub use self::threads::ThreadEnded;
 use self::threads::Threads;
+use super::health::Health;
 use super::{LogError, Member, RoomSummary, Standing};
 use crate::config::LogConfig;
 use crate::decide::{Outcome, Write};
@@ -67,6 +68,7 @@ struct Shared {
     _file: LogFile,
     append_timeout: Duration,
     read_timeout: Duration,
+    health: Health,
 }
 
 /// A budget of time that ran out.
@@ -97,8 +99,16 @@ impl Sqlite {
         }
         let append_timeout = Duration::from_millis(config.append_timeout_ms);
         let read_timeout = Duration::from_millis(config.read_timeout_ms);
-        let shared =
-            Shared { reads, readers, writes, writer, _file: file, append_timeout, read_timeout };
+        let shared = Shared {
+            reads,
+            readers,
+            writes,
+            writer,
+            _file: file,
+            append_timeout,
+            read_timeout,
+            health: Health::new("SQLite"),
+        };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -199,6 +209,17 @@ impl Sqlite {
 
 impl Appender {
     pub async fn append(&mut self, writes: &[Write]) -> Result<Vec<Outcome>, LogError> {
+        let result = self.try_append(writes).await;
+        match &result {
+            Err(error @ (LogError::Unavailable(_) | LogError::Unknown(_))) => {
+                self.shared.health.failed(error);
+            }
+            _ => self.shared.health.answered(),
+        }
+        result
+    }
+
+    async fn try_append(&mut self, writes: &[Write]) -> Result<Vec<Outcome>, LogError> {
         let (answer, answered) = oneshot::channel();
         let job = writer::Job::Append(writer::Append { writes: writes.to_vec(), answer });
         let deadline = Instant::now() + self.shared.append_timeout;
@@ -234,5 +255,37 @@ impl Appender {
 
     fn too_slow(&self) -> TooSlow {
         TooSlow(WRITER, self.shared.append_timeout)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error;
+
+    use super::*;
+    use crate::config::Secret;
+
+    /// A panic in a thread would else be a log that answers ever less, until it answers nothing.
+    #[tokio::test]
+    async fn a_thread_that_panics_is_told_to_the_caller_and_to_the_node() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = Sqlite::open(&LogConfig {
+            path: folder.path().join("log.db").display().to_string(),
+            readers: 1,
+            url: Secret::default(),
+            connect_timeout_ms: 1000,
+            statement_timeout_ms: 1000,
+            lock_timeout_ms: 1000,
+            append_timeout_ms: 1000,
+            read_timeout_ms: 1000,
+        })
+        .unwrap();
+        let asked = log.ask(|_| -> Result<(), LogError> { panic!("on purpose") }).await;
+        for result in [asked, log.ping().await] {
+            let error = result.unwrap_err();
+            assert!(matches!(error, LogError::Unavailable(_)));
+            assert_eq!(error.source().unwrap().to_string(), "the thread log-reader has ended");
+        }
+        assert_eq!(log.thread_ended().await.0, READER);
     }
 }

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::{Error, Message};
@@ -38,14 +38,29 @@ impl Client {
         client
     }
 
+    /// Connects with a receive buffer so small that the server soon has to wait for this client
+    /// when it does not read, and takes the `hello`.
+    pub async fn narrow(addr: SocketAddr) -> Self {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(4096).unwrap();
+        let stream = socket.connect(addr).await.expect("cannot connect");
+        let mut client = Self::over(stream, &[]).await.expect("cannot connect");
+        client.expect_hello().await;
+        client
+    }
+
     /// With more headers; an error tells the HTTP status (`Error::Http`).
     pub async fn try_connect(addr: SocketAddr, headers: &[(&str, &str)]) -> Result<Self, Error> {
+        Self::over(TcpStream::connect(addr).await?, headers).await
+    }
+
+    async fn over(stream: TcpStream, headers: &[(&str, &str)]) -> Result<Self, Error> {
+        let addr = stream.peer_addr()?;
         let mut request = format!("ws://{addr}/ws").into_client_request()?;
         for &(name, value) in headers {
             let name: tokio_tungstenite::tungstenite::http::HeaderName = name.parse().unwrap();
             request.headers_mut().insert(name, value.parse().unwrap());
         }
-        let stream = TcpStream::connect(addr).await?;
         stream.set_nodelay(true)?;
         let upgrade = timeout(PATIENCE, client_async(request, stream)).await;
         let (socket, _) = upgrade.expect("no answer to the upgrade")?;
@@ -92,6 +107,15 @@ impl Client {
     pub async fn next(&mut self) -> Value {
         let text = self.next_text().await;
         serde_json::from_str(&text).unwrap_or_else(|_| self.fail("that is not JSON"))
+    }
+
+    /// The next text frame as JSON, or the code with which the server closed instead.
+    pub async fn next_or_close(&mut self) -> Result<Value, u16> {
+        match self.next_message().await {
+            Message::Text(text) => Ok(serde_json::from_str(&text).expect("that is not JSON")),
+            Message::Close(Some(frame)) => Err(frame.code.into()),
+            other => self.fail(&format!("wanted text or a close, got {}", brief(&other))),
+        }
     }
 
     /// The next frame must have these keys with these values; it may have more.
@@ -144,6 +168,21 @@ impl Client {
             Ok(None | Some(Err(_))) => {}
             Ok(Some(Ok(more))) => self.fail(&format!("after close came {}", brief(&more))),
             Err(_) => self.fail("the server closed and did not hang up"),
+        }
+    }
+
+    /// Reads until the server closes, with this code, and returns all frames read before that.
+    pub async fn read_to_close(&mut self, code: u16) -> Vec<Value> {
+        let mut frames = Vec::new();
+        loop {
+            match self.next_message().await {
+                Message::Text(text) => {
+                    let frame = serde_json::from_str(&text);
+                    frames.push(frame.unwrap_or_else(|_| self.fail("that is not JSON")));
+                }
+                Message::Close(Some(frame)) if u16::from(frame.code) == code => return frames,
+                other => self.fail(&format!("wanted close {code}, got {}", brief(&other))),
+            }
         }
     }
 

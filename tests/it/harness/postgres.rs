@@ -151,7 +151,7 @@ impl Postgres {
 }
 
 /// PostgreSQL refuses to run as root; it then runs as its own user, or as nobody.
-fn unprivileged() -> Option<(u32, u32)> {
+pub fn unprivileged() -> Option<(u32, u32)> {
     if !rustix::process::geteuid().is_root() {
         return None;
     }

@@ -15,6 +15,8 @@ use tokio::time::timeout;
 use super::PATIENCE;
 use super::sandbox::sandbox;
 
+const PROGRAM: &str = env!("CARGO_BIN_EXE_verbatim");
+
 /// How a process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
@@ -47,7 +49,7 @@ pub async fn run(arguments: &[&str], environment: &[(&str, &str)], files: &[(&st
         std::fs::write(folder.path().join(name), text).unwrap();
     }
     let environment = environment.iter().map(|&(name, value)| (name.into(), value.into()));
-    let mut command = command(&folder, environment.collect());
+    let mut command = command(&folder, environment.collect(), PROGRAM);
     let output = timeout(PATIENCE, command.args(arguments).output()).await;
     let output = output.expect("the program does not end").unwrap();
     Run {
@@ -61,7 +63,27 @@ impl Process {
     /// Serves on a free port with that environment, in an empty folder; waits until it is ready.
     pub async fn start(environment: Vec<(String, String)>) -> Self {
         let folder = sandbox().folder("process");
-        let mut command = command(&folder, environment);
+        Self::serve(command(&folder, environment, PROGRAM), folder).await
+    }
+
+    /// As `start`, and a write beyond a limit of the system (`ulimit -f`) is an error to it, as on
+    /// a full disk, and not its death by a signal.
+    pub async fn start_ignoring_xfsz(environment: Vec<(String, String)>) -> Self {
+        let folder = sandbox().folder("process");
+        let mut shell = command(&folder, environment, "sh");
+        shell.args(["-c", "trap '' XFSZ; exec \"$0\"", PROGRAM]);
+        Self::serve(shell, folder).await
+    }
+
+    /// As `start`, with so few open files, from which the program cannot raise itself.
+    pub async fn start_with_files_max(files: u32, environment: Vec<(String, String)>) -> Self {
+        let folder = sandbox().folder("process");
+        let mut shell = command(&folder, environment, "sh");
+        shell.args(["-c", &format!("ulimit -n {files} && exec {PROGRAM}")]);
+        Self::serve(shell, folder).await
+    }
+
+    async fn serve(mut command: Command, folder: TempDir) -> Self {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let pid = child.id().expect("it was just started");
         sandbox().watch(pid, "KILL");
@@ -120,8 +142,8 @@ impl Drop for Process {
 }
 
 /// Nothing of our own environment and folder may leak into the settings.
-fn command(folder: &TempDir, environment: Vec<(String, String)>) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_verbatim"));
+fn command(folder: &TempDir, environment: Vec<(String, String)>, program: &str) -> Command {
+    let mut command = Command::new(program);
     command
         .env_clear()
         .env("PATH", std::env::var_os("PATH").unwrap_or_default())

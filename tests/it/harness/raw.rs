@@ -40,6 +40,11 @@ pub async fn get(addr: SocketAddr, path: &str) -> (Head, String) {
 impl Raw {
     pub async fn connect(addr: SocketAddr) -> Self {
         let stream = TcpStream::connect(addr).await.expect("cannot connect");
+        Self::over(stream)
+    }
+
+    /// Over a connection that was made in a way of its own.
+    pub fn over(stream: TcpStream) -> Self {
         stream.set_nodelay(true).unwrap();
         Self { stream, buffer: Vec::new() }
     }

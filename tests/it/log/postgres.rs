@@ -100,8 +100,10 @@ async fn what_cannot_work_is_refused_with_a_sentence() {
     for url in ["postgres://u:s3cret-word@h:port/x", "mysql://x", "host=h pass=s3cret-word"] {
         assert!(refusal(&settings(url)).await.contains("is not a PostgreSQL URL"), "{url}");
     }
-    let url = server.url("postgres") + "?sslmode=require";
-    assert!(refusal(&settings(&url)).await.contains("TLS"));
+    let url = server.url("postgres") + "&sslmode=verify-ca";
+    assert!(refusal(&settings(&url)).await.contains("sslmode"));
+    let url = server.url("postgres") + "&sslmode=verify-full&sslrootcert=/nowhere.pem";
+    assert!(refusal(&settings(&url)).await.contains("/nowhere.pem"));
     server.stop();
     let sentence = refusal(&settings(&server.url("postgres"))).await;
     assert!(sentence.contains("cannot be reached"), "{sentence}");

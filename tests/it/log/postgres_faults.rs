@@ -193,6 +193,31 @@ async fn a_commit_whose_answer_is_lost_is_unknown_and_settles() {
     assert_eq!(ids(&events), ["a", "b"]);
 }
 
+/// Dropped after any number of steps, an append is written or not, but never in the way of the
+/// next.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_append_that_was_dropped_leaves_nothing_behind() {
+    const DROPPED: usize = 60;
+    let server = PrivatePostgres::start();
+    let log = open(&server.database("halfway").await).await;
+    let mut appender = log.appender();
+    appender.append(&[create("r", "1")]).await.unwrap();
+    for n in 0..DROPPED {
+        let batch = [say("r", "1", &n.to_string(), "x")];
+        let mut append = Box::pin(appender.append(&batch));
+        for _ in 0..n {
+            if futures_util::poll!(&mut append).is_ready() {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+        drop(append);
+        insist(&mut appender, &batch).await;
+    }
+    let events = log.read(&room("r"), Seq(1), 1000).await.unwrap();
+    assert_eq!(ids(&events), (0..DROPPED).map(|n| n.to_string()).collect::<Vec<_>>());
+}
+
 /// A reader whose caller went away owes an answer; the next read must not get that one.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_read_that_was_dropped_does_not_disturb_the_next() {

@@ -100,7 +100,7 @@ impl Drop for PrivatePostgres {
         let mut command = self.command("pg_ctl");
         command.args(["stop", "-s", "-m", "immediate", "-D"]).arg(self.path("data"));
         // It may be stopped already.
-        let _ = command.status();
+        let _ = command.output();
     }
 }
 

@@ -1,20 +1,25 @@
-//! What the node's log of itself says about PostgreSQL: one line when it fails, one when it is
-//! back.
+//! What the node's log of itself says about the durable log: one line when it fails, one when it
+//! is back.
 
 use std::error::Error;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Shared by lanes and reads, so that an outage is told once and not once by each of them.
-#[derive(Default)]
 pub(super) struct Health {
+    /// Whose.
+    store: &'static str,
     /// True from the first failure to the next success. It guards only what is printed.
     away: AtomicBool,
 }
 
 impl Health {
+    pub fn new(store: &'static str) -> Self {
+        Self { store, away: AtomicBool::new(false) }
+    }
+
     pub fn failed(&self, error: &(dyn Error + 'static)) {
         if !self.away.swap(true, Ordering::Relaxed) {
-            tracing::warn!(err = chain(error), "PostgreSQL fails; trying again");
+            tracing::warn!(err = chain(error), "{} fails; trying again", self.store);
         }
     }
 
@@ -22,7 +27,7 @@ impl Health {
         // The load first: this is on every append's path, and a swap would bounce the cache line
         // between the lanes.
         if self.away.load(Ordering::Relaxed) && self.away.swap(false, Ordering::Relaxed) {
-            tracing::info!("PostgreSQL answers again");
+            tracing::info!("{} answers again", self.store);
         }
     }
 }

@@ -1,0 +1,186 @@
+//! What is committed and not yet known to be in Redis: read, swept, and forgotten.
+//!
+//! It does not know Redis. The rows are written by the lanes, in the transactions of their events;
+//! this is the other end. Two nodes never sweep at once (an advisory lock sees to that), so what a
+//! dead node left reaches Redis in its order.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use futures_util::future;
+use tokio::time::timeout;
+use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
+
+use super::Shared;
+use super::connect::Connection;
+use crate::log::stored::StoredEvent;
+use crate::log::{LogError, News};
+use crate::model::{Event, RoomName, Seq, Timestamp};
+
+/// The lock that makes sweepers take turns: "vb sweep" in ASCII. It ends with the transaction.
+const SWEEP_LOCK: i64 = 0x7662_2073_7765_6570;
+/// Batches in one sweep; a batch is at most `lane.batch_len_max` events.
+const SWEEP_LEN: i64 = 64;
+/// News read at once. More are read the next time.
+const NEWS_LEN: i64 = 2000;
+/// For each statement here: none of them waits for a lock for long.
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+const NEWS: &str = "
+    select o.id, r.name, o.last_seq
+    from outbox o
+    join rooms r on r.id = o.room_id
+    where o.id > $1::bigint and o.at <= now() - $2::bigint * interval '1 millisecond'
+    order by o.id
+    limit $3::bigint";
+
+const SWEEP: &str = "
+    select o.id, r.name, e.seq, e.type, e.user_id, e.client_id, e.body, e.at
+    from (
+        select id, room_id, first_seq, last_seq
+        from outbox
+        where at <= now() - $1::bigint * interval '1 millisecond'
+        order by id
+        limit $2::bigint
+        for update skip locked
+    ) o
+    join rooms r on r.id = o.room_id
+    join events e on e.room_id = o.room_id and e.seq between o.first_seq and o.last_seq
+    order by o.id, e.seq";
+
+const FORGET: &str = "delete from outbox where id = any ($1::bigint[])";
+
+/// A node's way to the outbox, for one task.
+pub struct Outbox {
+    shared: Arc<Shared>,
+    /// `None` before the first use and after any failure.
+    connection: Option<Connection>,
+}
+
+/// Rows that were taken out to be put into Redis. Dropping it puts them back.
+pub struct Sweep {
+    connection: Connection,
+    ids: Vec<i64>,
+    /// In the order in which they were committed, within each room.
+    pub events: Vec<Event>,
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("no answer within {TIMEOUT:?}")]
+struct TooSlow;
+
+impl Outbox {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared, connection: None }
+    }
+
+    /// What was committed behind the row `after`, at least `age` ago: which rooms have come how
+    /// far. Rows appear in the order of their ids within a room, not between rooms.
+    pub async fn news(&mut self, after: i64, age: Duration) -> Result<Vec<News>, LogError> {
+        let age = millis(age);
+        let rows = self.query(NEWS, &[&after, &age, &NEWS_LEN]).await?;
+        let news = |row: &Row| News {
+            id: row.get(0),
+            room: RoomName::stored(row.get(1)),
+            last_seq: Seq::from_i64(row.get(2)),
+        };
+        Ok(rows.iter().map(news).collect())
+    }
+
+    /// Removes rows whose events are in Redis.
+    pub async fn forget(&mut self, ids: &[i64]) -> Result<(), LogError> {
+        self.query(FORGET, &[&ids]).await.map(drop)
+    }
+
+    /// Takes out the oldest rows of that age. `None`: there are none, or another node is at it.
+    pub async fn sweep(&mut self, age: Duration) -> Result<Option<Sweep>, LogError> {
+        let connection = self.connected().await?;
+        let begin = format!("begin; select pg_try_advisory_xact_lock({SWEEP_LOCK})");
+        let age = millis(age);
+        let take = async {
+            let turn = connection.client.simple_query(&begin).await?;
+            let ours = turn.iter().any(|message| match message {
+                tokio_postgres::SimpleQueryMessage::Row(row) => row.get(0) == Some("t"),
+                _ => false,
+            });
+            let rows = match ours {
+                true => connection.client.query(SWEEP, &[&age, &SWEEP_LEN]).await?,
+                false => Vec::new(),
+            };
+            if rows.is_empty() {
+                connection.client.batch_execute("rollback").await?;
+            }
+            Ok(rows)
+        };
+        let rows = within(take).await?;
+        if rows.is_empty() {
+            self.connection = Some(connection);
+            return Ok(None);
+        }
+        let mut ids: Vec<i64> = rows.iter().map(|row| row.get(0)).collect();
+        ids.dedup();
+        let events = rows.iter().map(event).collect::<Result<_, _>>()?;
+        Ok(Some(Sweep { connection, ids, events }))
+    }
+
+    /// The events of a sweep are in Redis: the rows are gone once this returns. On an error they
+    /// come up again, and their events reach Redis a second time.
+    pub async fn swept(&mut self, sweep: Sweep) -> Result<(), LogError> {
+        let client = &sweep.connection.client;
+        let end = async {
+            future::try_join(client.execute(FORGET, &[&sweep.ids]), client.batch_execute("commit"))
+                .await
+        };
+        within(end).await?;
+        self.connection = Some(sweep.connection);
+        Ok(())
+    }
+
+    async fn query(
+        &mut self,
+        sql: &str,
+        params: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<Row>, LogError> {
+        let connection = self.connected().await?;
+        let rows = within(connection.client.query(sql, params)).await?;
+        self.connection = Some(connection);
+        Ok(rows)
+    }
+
+    /// The connection is taken out while it is used: one that fails is not put back.
+    async fn connected(&mut self) -> Result<Connection, LogError> {
+        match self.connection.take().filter(|known| !known.client.is_closed()) {
+            Some(connection) => Ok(connection),
+            None => {
+                let connect = self.shared.lane_connector.connect().await;
+                connect.map_err(|error| LogError::Unavailable(error.into()))
+            }
+        }
+    }
+}
+
+async fn within<T>(
+    work: impl Future<Output = Result<T, tokio_postgres::Error>>,
+) -> Result<T, LogError> {
+    match timeout(TIMEOUT, work).await {
+        Ok(done) => done.map_err(|error| LogError::Unavailable(error.into())),
+        Err(_) => Err(LogError::Unavailable(TooSlow.into())),
+    }
+}
+
+fn millis(age: Duration) -> i64 {
+    i64::try_from(age.as_millis()).unwrap_or(i64::MAX)
+}
+
+fn event(row: &Row) -> Result<Event, LogError> {
+    let stored = StoredEvent {
+        seq: row.get(2),
+        kind: row.get(3),
+        user: row.get(4),
+        client_id: row.get(5),
+        body: row.get(6),
+        at: Timestamp::from_system(row.get::<_, SystemTime>(7)),
+    };
+    stored.event(&RoomName::stored(row.get(1)))
+}

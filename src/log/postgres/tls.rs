@@ -1,0 +1,125 @@
+//! Encryption towards PostgreSQL, with the words that libpq has for it in a URL.
+//!
+//! - `disable`: none.
+//! - `prefer`, when nothing is said: encrypted if the server offers it; who it is, is not checked.
+//! - `require`: encrypted, or no connection; who it is, is not checked.
+//! - `verify-full`: and its certificate must be for that host, by a known authority.
+//!
+//! Known authorities are the system's, or those of the file that `sslrootcert` names. It makes no
+//! connections. The driver itself knows the first three words only and refuses a URL with another.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use super::OpenError;
+
+pub(super) type Tls = MakeRustlsConnect;
+
+/// Reads the words about encryption out of a URL; what is left of it is for the driver.
+pub(super) fn of_url(url: &str) -> Result<(String, Tls), OpenError> {
+    let Some((base, query)) = url.split_once('?') else {
+        return Ok((url.to_owned(), unverified()?));
+    };
+    let (mut verify, mut roots, mut rest) = (false, None, Vec::new());
+    for parameter in query.split('&') {
+        match parameter.split_once('=') {
+            Some(("sslmode", "verify-full")) => {
+                verify = true;
+                rest.push("sslmode=require");
+            }
+            Some(("sslmode", "verify-ca" | "allow")) => return Err(OpenError::SslMode),
+            Some(("sslrootcert", "system")) => roots = None,
+            Some(("sslrootcert", file)) => roots = Some(file),
+            _ => rest.push(parameter),
+        }
+    }
+    let tls = if verify { verified(roots)? } else { unverified()? };
+    Ok((format!("{base}?{}", rest.join("&")), tls))
+}
+
+fn verified(roots: Option<&str>) -> Result<Tls, OpenError> {
+    let mut store = RootCertStore::empty();
+    match roots {
+        Some(file) => {
+            let unreadable = || OpenError::RootCertificates { file: file.to_owned() };
+            let certificates = CertificateDer::pem_file_iter(Path::new(file));
+            for certificate in certificates.map_err(|_| unreadable())? {
+                let certificate = certificate.map_err(|_| unreadable())?;
+                store.add(certificate).map_err(|_| unreadable())?;
+            }
+        }
+        // Some of a system's certificates are always odd; what counts is that there are any.
+        None => {
+            store.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        }
+    }
+    if store.is_empty() {
+        let file = roots.unwrap_or("the system's certificates").to_owned();
+        return Err(OpenError::RootCertificates { file });
+    }
+    let config = builder()?.with_root_certificates(store).with_no_client_auth();
+    Ok(MakeRustlsConnect::new(config))
+}
+
+fn unverified() -> Result<Tls, OpenError> {
+    let verifier = Arc::new(AnyServer(ring::default_provider()));
+    let config =
+        builder()?.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth();
+    Ok(MakeRustlsConnect::new(config))
+}
+
+/// The provider is named, so that nothing depends on one that is set for the whole process.
+fn builder() -> Result<rustls::ConfigBuilder<ClientConfig, rustls::WantsVerifier>, OpenError> {
+    ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(|_| OpenError::SslMode)
+}
+
+/// Checks that the server holds the key of the certificate it shows, and not whose it is: what
+/// libpq does up to `require`. It keeps out those who only listen.
+#[derive(Debug)]
+struct AnyServer(CryptoProvider);
+
+impl ServerCertVerifier for AnyServer {
+    fn verify_server_cert(
+        &self,
+        _certificate: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _name: &ServerName<'_>,
+        _ocsp: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        verify_tls12_signature(message, certificate, signature, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        verify_tls13_signature(message, certificate, signature, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}

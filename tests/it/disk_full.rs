@@ -1,0 +1,134 @@
+//! The embedded log on a disk that is full: nothing can be written, everything can be read, nothing
+//! is damaged, and it goes on by itself when there is room.
+//!
+//! The disk is as full as `RLIMIT_FSIZE` says, which needs no rights and can be lowered and raised
+//! while the process runs: a write ends short at the limit, and the next one is an error. Only
+//! Linux lets one process set it for another.
+
+use std::fs;
+
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
+use serde_json::{Value, json};
+
+use crate::harness::process::{Exit, Process};
+use crate::harness::{Client, World, raw};
+use crate::stored::{assert_sound, stored};
+use crate::verdict::{Key, Receipt, Story, verdict};
+
+/// No file of the process grows beyond so many bytes; `None`: there is room again.
+fn limit_files(process: &Process, bytes: Option<u64>) {
+    let pid = i32::try_from(process.pid()).ok().and_then(Pid::from_raw);
+    prlimit(pid, Resource::Fsize, Rlimit { current: bytes, maximum: None }).unwrap();
+}
+
+fn message(id: usize) -> Value {
+    let (id, text) = (format!("m{id}"), "x".repeat(1000 + id % 7 * 2500));
+    json!({"type": "message", "user_id": "1", "room": "r", "message": text, "id": id})
+}
+
+/// One who writes, and notes every ack.
+struct Writer {
+    client: Client,
+    story: Story,
+    /// The number of the next message.
+    next: usize,
+    last_seq: u64,
+}
+
+impl Writer {
+    /// Takes the answer to that command; `false`: it is `unavailable`.
+    async fn is_acked(&mut self, id: String) -> bool {
+        let answer = self.client.expect(json!({"id": id})).await;
+        let key = Key { room: "r".to_owned(), user: "1".to_owned(), id };
+        let Some(receipt) = Receipt::of_frame(key.clone(), &answer) else {
+            assert_eq!(answer["code"], "unavailable", "{answer}");
+            return false;
+        };
+        self.story.sent.insert(key);
+        self.last_seq = receipt.seq;
+        self.story.receipts.push(receipt);
+        true
+    }
+
+    async fn write(&mut self, id: usize) -> bool {
+        self.client.send(message(id)).await;
+        self.is_acked(format!("m{id}")).await
+    }
+
+    /// Batches of any size, until one does not fit; says from where on it was refused.
+    async fn fill(&mut self) -> usize {
+        loop {
+            let batch = self.next..self.next + rand::random_range(1..6);
+            self.next = batch.end;
+            for id in batch.clone() {
+                self.client.send(message(id)).await;
+            }
+            let mut refused = None;
+            for id in batch {
+                if !self.is_acked(format!("m{id}")).await {
+                    refused.get_or_insert(id);
+                }
+            }
+            if let Some(refused) = refused {
+                return refused;
+            }
+        }
+    }
+}
+
+/// Reads go on, of everything that was acked, for old clients and new ones.
+async fn assert_reads(process: &Process, writer: &mut Writer) {
+    let last = writer.last_seq;
+    writer.client.send(json!({"type": "history", "user_id": "1", "room": "r", "limit": 1})).await;
+    writer.client.expect(json!({"type": "history", "last": last})).await;
+    let mut newcomer = Client::greeted(process.addr).await;
+    newcomer.send(json!({"type": "resume", "user_id": "1", "rooms": {"r": 0}})).await;
+    newcomer.read_until(json!({"type": "resumed", "rooms": {"r": last}})).await;
+    assert_eq!(raw::get(process.addr, "/readyz").await.0.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_stops_writes_only_and_damages_nothing() {
+    let world = World::sqlite().await;
+    let path = &world.config.log.path;
+    let len = |suffix: &str| fs::metadata(format!("{path}{suffix}")).unwrap().len();
+    let mut process = Process::start_ignoring_xfsz(world.environment()).await;
+    let client = Client::greeted(process.addr).await;
+    let mut writer = Writer { client, story: Story::default(), next: 0, last_seq: 0 };
+    let create = json!({"type": "create", "user_id": "1", "room": "r", "id": "c"});
+    writer.client.send(create).await;
+    assert!(writer.is_acked("c".to_owned()).await);
+    let mut follower = Client::greeted(process.addr).await;
+    follower.send(json!({"type": "join", "user_id": "1", "room": "r"})).await;
+    follower.expect(json!({"type": "joined", "last_seq": 1})).await;
+
+    // Full in the write-ahead log, at one and another place of a commit; then, once the file itself
+    // is longer than that, where SQLite copies the one into the other.
+    for room in [Some(10_000), Some(11_111), Some(4_096), None] {
+        match room {
+            Some(room) => limit_files(&process, Some(len("-wal") + room)),
+            None => {
+                while len("") < len("-wal") {
+                    assert!(writer.write(writer.next).await);
+                    writer.next += 1;
+                }
+                limit_files(&process, Some(len("")));
+            }
+        }
+        let refused = writer.fill().await;
+        assert_reads(&process, &mut writer).await;
+        limit_files(&process, None);
+        // What was refused is sent again, with the same ids; what was not is acked once more.
+        for id in refused..writer.next {
+            assert!(writer.write(id).await, "there is room again");
+        }
+        follower.read_until(json!({"client_id": format!("m{}", writer.next - 1)})).await;
+        assert_sound(&world.config.log);
+    }
+    assert_eq!(writer.story.sent.len(), writer.next + 1);
+    process.kill9();
+    assert_eq!(process.wait_exit().await, Exit::Signal(9));
+    assert_sound(&world.config.log);
+    let broken = verdict(&writer.story, &stored(&world.config.log).await);
+    assert!(broken.is_empty(), "{broken:#?}");
+}

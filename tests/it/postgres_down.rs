@@ -1,0 +1,322 @@
+//! PostgreSQL's bad days under load: killed, restarted, hung, its connections cut, its rows locked
+//! by someone else. Commands are answered in time, nobody is shown what is not in the log, nobody
+//! is disconnected, and when it is over nothing is missing and nothing is there twice.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use socket2::SockRef;
+use tokio::sync::watch;
+use tokio_postgres::NoTls;
+use verbatim::config::Config;
+
+use crate::crowd::{Crowd, Outcome};
+use crate::harness::node::TestNode;
+use crate::harness::postgres::Postgres;
+use crate::harness::{Client, World, raw};
+
+/// How much later than `lane.answer_timeout_ms` an answer may reach a client of a busy machine.
+const MARGIN: Duration = Duration::from_secs(1);
+
+/// A node for a crowd, which talks faster than a person.
+async fn node(world: &World) -> TestNode {
+    world.node_with(busy).await
+}
+
+fn busy(config: &mut Config) {
+    config.session.commands_per_second = 1_000_000;
+    config.session.commands_burst = 1_000_000;
+}
+
+fn at(node: &TestNode) -> watch::Receiver<SocketAddr> {
+    watch::channel(node.addr).1
+}
+
+async fn sql(url: &str) -> tokio_postgres::Client {
+    let (client, connection) = tokio_postgres::connect(url, NoTls).await.expect("cannot connect");
+    // It ends with the client.
+    tokio::spawn(connection);
+    client
+}
+
+/// What must be true after every outage.
+fn assert_survived(outcome: &Outcome, world: &World) {
+    outcome.assert_kept();
+    assert_eq!(outcome.reconnects, 0, "clients were disconnected");
+    let in_time = Duration::from_millis(world.config.lane.answer_timeout_ms) + MARGIN;
+    assert!(outcome.slowest < in_time, "an answer took {:?}", outcome.slowest);
+}
+
+/// kill -9 loses what was under way, some of it after its COMMIT was sent.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_postgres_that_is_killed_under_load_costs_no_word() {
+    let mut postgres = Postgres::start(&[]).await;
+    let world = World::on(&postgres.database().await);
+    let node = node(&world).await;
+    let crowd = Crowd::gather(&[at(&node)], 4, 3, 32).await;
+    for _ in 0..2 {
+        crowd.answered(200).await;
+        postgres.kill();
+        // All that was under way, and some of it once more, in vain.
+        crowd.unavailable(4 * 32 + 32).await;
+        postgres.restart().await;
+    }
+    crowd.answered(200).await;
+    let outcome = crowd.end(&world.config.log).await;
+    assert_survived(&outcome, &world);
+}
+
+/// A restart by an operator in a hurry: back in a second, so that much of it goes unnoticed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_postgres_that_is_restarted_under_load_costs_no_word() {
+    let mut postgres = Postgres::start(&[]).await;
+    let world = World::on(&postgres.database().await);
+    let node = node(&world).await;
+    let crowd = Crowd::gather(&[at(&node)], 4, 3, 32).await;
+    for _ in 0..5 {
+        crowd.answered(200).await;
+        postgres.restart().await;
+    }
+    crowd.answered(200).await;
+    let outcome = crowd.end(&world.config.log).await;
+    assert_survived(&outcome, &world);
+}
+
+/// A hung machine: connections stand and nothing answers, which only a timeout can tell.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_postgres_that_hangs_under_load_costs_no_word() {
+    let postgres = Postgres::start(&[]).await;
+    let world = World::on(&postgres.database().await);
+    let node = node(&world).await;
+    let crowd = Crowd::gather(&[at(&node)], 4, 3, 32).await;
+    for _ in 0..2 {
+        crowd.answered(200).await;
+        postgres.pause();
+        crowd.unavailable(4 * 32 + 32).await;
+        postgres.resume();
+    }
+    crowd.answered(200).await;
+    let outcome = crowd.end(&world.config.log).await;
+    assert_survived(&outcome, &world);
+}
+
+/// A failover of a proxy in between, or an administrator: each connection ends at any moment.
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_that_are_cut_under_load_cost_no_word() {
+    let world = World::postgres().await;
+    let node = node(&world).await;
+    let crowd = Crowd::gather(&[at(&node)], 4, 3, 32).await;
+    let administrator = sql(&world.config.log.url.0).await;
+    let mut cut = 0;
+    for _ in 0..20 {
+        crowd.answered(50).await;
+        let rows = administrator
+            .query(
+                "select pg_terminate_backend(pid) from pg_stat_activity
+                 where datname = current_database() and pid <> pg_backend_pid()",
+                &[],
+            )
+            .await
+            .unwrap();
+        cut += rows.len();
+    }
+    assert!(cut > 20, "only {cut} connections were there to be cut");
+    crowd.answered(200).await;
+    let outcome = crowd.end(&world.config.log).await;
+    assert_survived(&outcome, &world);
+}
+
+/// Somebody's forgotten psql holds one room's row. The other rooms of its lane wait with it, and
+/// get their answers in time; everything goes on when the row is free.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_someone_else_has_locked_costs_no_word() {
+    let world = World::postgres().await;
+    let node = node(&world).await;
+    let crowd = Crowd::gather(&[at(&node)], 4, 3, 32).await;
+    let someone = sql(&world.config.log.url.0).await;
+    for _ in 0..2 {
+        crowd.answered(200).await;
+        someone
+            .batch_execute("begin; select 1 from rooms where name = 'general' for update")
+            .await
+            .unwrap();
+        crowd.unavailable(32).await;
+        someone.batch_execute("rollback").await.unwrap();
+    }
+    crowd.answered(200).await;
+    let outcome = crowd.end(&world.config.log).await;
+    assert_survived(&outcome, &world);
+}
+
+/// An event whose COMMIT was never answered is in the log, and no event comes behind it that would
+/// show the hole. PostgreSQL itself can make that: it commits, and answers only when a standby,
+/// which does not exist, has it, too.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_whose_commit_was_not_confirmed_reaches_its_followers_all_the_same() {
+    let settings = ["synchronous_standby_names=nobody", "synchronous_commit=local"];
+    let postgres = Postgres::start(&settings).await;
+    let url = postgres.database().await;
+    let world = World::on(&url);
+    let node = world.node().await;
+    let mut client = node.client().await;
+    client.send(json!({"type": "create", "user_id": "1", "room": "r"})).await;
+    client.expect(json!({"type": "ack", "seq": 1})).await;
+    drop(client);
+    node.stop().await;
+
+    // From here on, no commit is confirmed.
+    let world = World::on(&format!("{url}?options=-csynchronous_commit%3Don"));
+    let node = world.node().await;
+    let mut follower = node.client().await;
+    follower.send(json!({"type": "join", "user_id": "1", "room": "r"})).await;
+    follower.expect(json!({"type": "joined", "last_seq": 1})).await;
+    let mut sender = node.client().await;
+    let message =
+        json!({"type": "message", "user_id": "1", "room": "r", "message": "hi", "id": "m"});
+    sender.send(message.clone()).await;
+    sender.expect(json!({"type": "error", "code": "unavailable", "id": "m"})).await;
+    // An administrator ends the wait.
+    let administrator = sql(&url).await;
+    let cancel = "select pg_cancel_backend(pid) from pg_stat_activity where wait_event = 'SyncRep'";
+    assert_eq!(administrator.query(cancel, &[]).await.unwrap().len(), 1);
+    let shown = follower.expect(json!({"type": "message", "seq": 2, "client_id": "m"})).await;
+    // Asked again, it is the same event, and nobody is shown it twice.
+    sender.send(message).await;
+    let duplicate = json!({"type": "ack", "seq": 2, "at": shown["at"], "duplicate": true});
+    sender.expect(duplicate).await;
+    follower.expect_nothing().await;
+}
+
+/// One socket asks for everything at once, as a client does that has just come back. However much
+/// it asked for, it has all its answers in the time of one.
+#[tokio::test(flavor = "multi_thread")]
+async fn reads_during_an_outage_are_unavailable_in_time_and_work_again_after_it() {
+    let mut postgres = Postgres::start(&[]).await;
+    let world = World::on(&postgres.database().await);
+    let node = node(&world).await;
+    let mut client = node.client().await;
+    for room in ["a", "b", "c"] {
+        client.send(json!({"type": "create", "user_id": "1", "room": room})).await;
+        client.expect(json!({"type": "ack", "seq": 1})).await;
+    }
+
+    postgres.pause();
+    tokio::join!(all_are_unavailable(&mut client, &world), not_ready(&node));
+    postgres.resume();
+    all_work(&mut client).await;
+
+    postgres.kill();
+    tokio::join!(all_are_unavailable(&mut client, &world), not_ready(&node));
+    postgres.restart().await;
+    all_work(&mut client).await;
+    let (head, body) = raw::get(node.addr, "/readyz").await;
+    assert_eq!((head.status, body.contains("\"log\":\"ok\"")), (200, true), "{body}");
+}
+
+fn reads() -> Vec<Value> {
+    vec![
+        json!({"type": "history", "user_id": "1", "room": "a", "id": "1"}),
+        json!({"type": "history", "user_id": "1", "room": "b", "after": 0, "id": "2"}),
+        json!({"type": "members", "user_id": "1", "room": "a", "id": "3"}),
+        json!({"type": "rooms", "id": "4"}),
+        json!({"type": "resume", "user_id": "1", "rooms": {"a": 1, "b": 1, "c": 1}, "id": "5"}),
+        json!({"type": "join", "user_id": "1", "room": "a", "since": 1, "id": "6"}),
+    ]
+}
+
+async fn all_are_unavailable(client: &mut Client, world: &World) {
+    let begun = Instant::now();
+    for read in reads() {
+        client.send(read).await;
+    }
+    for (re, id, room) in [
+        ("history", "1", Some("a")),
+        ("history", "2", Some("b")),
+        ("members", "3", Some("a")),
+        ("rooms", "4", None),
+        ("resume", "5", Some("a")),
+        ("resume", "5", Some("b")),
+        ("resume", "5", Some("c")),
+    ] {
+        let error = json!({"type": "error", "code": "unavailable", "re": re, "id": id});
+        let error = client.expect(error).await;
+        assert_eq!(error["room"].as_str(), room, "{error}");
+    }
+    // What it could: nothing.
+    client.expect(json!({"type": "resumed", "rooms": {}, "id": "5"})).await;
+    client.expect(json!({"type": "error", "code": "unavailable", "re": "join", "id": "6"})).await;
+    let in_time = Duration::from_millis(world.config.lane.answer_timeout_ms) + MARGIN;
+    assert!(begun.elapsed() < in_time, "the answers took {:?}", begun.elapsed());
+}
+
+async fn all_work(client: &mut Client) {
+    // On one socket, joining again moves nothing, so each time is like the first.
+    for read in reads() {
+        client.send(read).await;
+    }
+    client.expect(json!({"type": "history", "id": "1", "first": 1, "last": 1})).await;
+    client.expect(json!({"type": "history", "id": "2", "first": 1, "last": 1})).await;
+    client.expect(json!({"type": "members", "id": "3"})).await;
+    client.expect(json!({"type": "rooms", "id": "4"})).await;
+    for room in ["a", "b", "c"] {
+        client.expect(json!({"type": "joined", "room": room, "last_seq": 1})).await;
+    }
+    let rooms = json!({"a": 1, "b": 1, "c": 1});
+    client.expect(json!({"type": "resumed", "rooms": rooms, "id": "5"})).await;
+    client.expect(json!({"type": "joined", "room": "a", "id": "6"})).await;
+}
+
+async fn not_ready(node: &TestNode) {
+    let (head, body) = raw::get(node.addr, "/readyz").await;
+    assert_eq!((head.status, body.contains("\"log\":\"away\"")), (503, true), "{body}");
+}
+
+/// A newcomer reads a room's past, and the log goes away in the middle of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_catch_up_goes_on_by_itself_after_an_outage() {
+    /// More bytes than all the buffers on the way can hold.
+    const MESSAGES: u64 = 200;
+    let mut postgres = Postgres::start(&[]).await;
+    let world = World::on(&postgres.database().await);
+    let node = world.node_with(|config| {
+        busy(config);
+        config.hub.ring_len_max = 16;
+        // So that reads fail many times over during the outage.
+        config.log.read_timeout_ms = 200;
+    });
+    let node = node.await;
+    let mut writer = node.client().await;
+    writer.send(json!({"type": "create", "user_id": "1", "room": "r"})).await;
+    writer.expect(json!({"type": "ack", "seq": 1})).await;
+    let text = "x".repeat(world.config.session.message_bytes_max);
+    for _ in 0..MESSAGES / 100 {
+        for _ in 0..100 {
+            let message = json!({"type": "message", "user_id": "1", "room": "r", "message": text});
+            writer.send(message).await;
+        }
+        for _ in 0..100 {
+            writer.expect(json!({"type": "ack"})).await;
+        }
+    }
+
+    let mut reader = node.client().await;
+    SockRef::from(reader.stream()).set_recv_buffer_size(16 * 1024).unwrap();
+    reader.send(json!({"type": "join", "user_id": "1", "room": "r", "since": 0})).await;
+    reader.expect(json!({"type": "joined", "last_seq": MESSAGES + 1})).await;
+    reader.expect(json!({"seq": 1})).await;
+    postgres.kill();
+    let mut last = 1;
+    // That nothing comes can only be seen by waiting; too short a wait cannot fail falsely.
+    while let Ok(event) = tokio::time::timeout(Duration::from_millis(700), reader.next()).await {
+        assert_eq!(event["seq"], last + 1);
+        last += 1;
+    }
+    assert!(last < MESSAGES, "everything was on its way before the outage");
+    postgres.restart().await;
+    while last < MESSAGES + 1 {
+        reader.expect(json!({"seq": last + 1})).await;
+        last += 1;
+    }
+    reader.expect_nothing().await;
+}
