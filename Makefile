@@ -2,11 +2,12 @@
 
 .DEFAULT_GOAL := help
 .PHONY: help run test lint deps
+.PHONY: cluster status logs kill start restart wscat psql redis-cli down clean
 
 help: ## Show this list
 	@echo "Verbatim: a self-hosted chat server. Every message, exactly once, in order."
 	@echo
-	@sed -n 's/^\([a-z-]*\):.*## /  make \1   	/p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1   	/p' Makefile | expand -t 20
 	@echo
 	@echo "Settings: config.toml says what there is; 'cargo run -- check' what is in effect."
 
@@ -21,3 +22,36 @@ lint: ## Check format and lints only
 
 deps: ## Install PostgreSQL and Redis for the tests, if they are missing
 	scripts/deps
+
+cluster: ## Serve with N=3 nodes, PostgreSQL, Redis and nginx on this machine, without Docker
+	@scripts/cluster up
+
+status: ## What of the cluster runs where
+	@scripts/cluster status
+
+logs: ## Follow the logs of the cluster (NODE=2: of that node)
+	@scripts/cluster logs
+
+kill: ## kill -9 of NODE=2, or of NODE=postgres, redis, nginx
+	@scripts/cluster kill
+
+start: ## Start NODE=2 again
+	@scripts/cluster start
+
+restart: ## Stop NODE=2 in order and start it as it is built now
+	@scripts/cluster restart
+
+wscat: ## Talk to NODE=1, or to any node through nginx
+	@scripts/cluster wscat
+
+psql: ## Look into the cluster's PostgreSQL
+	@scripts/cluster psql
+
+redis-cli: ## Look into the cluster's Redis
+	@scripts/cluster redis-cli
+
+down: ## Stop the cluster; its data stays
+	@scripts/cluster down
+
+clean: ## Stop the cluster and remove its data
+	@scripts/cluster clean

@@ -108,7 +108,8 @@ create table if not exists outbox (
     room_id   bigint      not null,
     first_seq bigint      not null,
     last_seq  bigint      not null,
-    -- A row of some age belongs to a node that died, or that cannot reach Redis.
+    -- When it was written; within a room, later rows have later times. A row of some age belongs to
+    -- a node that died, or that cannot reach Redis.
     at        timestamptz not null
 ) with (
     -- Rows live for milliseconds: the table is tiny, and it must not become a large table of dead rows.

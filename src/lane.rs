@@ -213,7 +213,6 @@ impl Lane {
     }
 
     /// Appends, after settling what is in doubt; answers those who have waited too long meanwhile.
-    ///
     async fn append(
         &mut self,
         writes: &[Write],
@@ -236,6 +235,14 @@ impl Lane {
             tokio::select! {
                 result = &mut append => return result,
                 () = overdue => {}
+                // Nobody waits any more, so there is no moment to look again: whoever comes sets
+                // one. Both steps of an append together may outlast the time of one who came late.
+                len = self.inbox.recv_many(&mut self.waiting, 1), if due.is_none() => {
+                    if len == 0 {
+                        // Nor will anyone come.
+                        return append.await;
+                    }
+                }
             }
             // Also those who wait for their turn behind this batch.
             let now = Instant::now();
@@ -263,8 +270,11 @@ impl Lane {
             }
         }
         if let Some(mirror) = self.mirror.as_ref().filter(|_| !events.is_empty()) {
-            // If it has no room, the outbox has the batch.
-            mirror.append(Batch { events, receipts, done: None });
+            let len = events.len() as u64;
+            if !mirror.append(Batch { events, receipts, done: None }) {
+                // It has no room: the outbox has the batch.
+                self.metrics.mirror_dropped.inc_by(len);
+            }
         }
         for (outcome, (answer, _)) in outcomes.into_iter().zip(waiters.0) {
             if let Some(answer) = answer {

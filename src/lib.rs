@@ -50,6 +50,8 @@ pub mod protocol;
 
 /// Settings: text in, a checked `Config` out.
 pub mod config;
+/// Asks a node whether it is alive, for `verbatim health`.
+pub mod health;
 /// Counters, gauges, histograms.
 pub mod metrics;
 /// Tries what the settings point to, for `verbatim check`.

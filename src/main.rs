@@ -12,7 +12,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use verbatim::config::{Config, ConfigError, Sources, Warning};
 use verbatim::node::Node;
-use verbatim::{probe, trace};
+use verbatim::{health, probe, trace};
 
 /// The node could not start, or `check` found something that does not work.
 const EXIT_FAILED: u8 = 1;
@@ -41,6 +41,8 @@ struct Arguments {
 enum Command {
     /// Print the effective settings, passwords masked, and try the log and the mirror
     Check,
+    /// Ask the node that listens at server.listen whether it is alive: 0 yes, 1 no
+    Health,
 }
 
 fn main() -> ExitCode {
@@ -60,6 +62,7 @@ fn main() -> ExitCode {
         let code = match arguments.command {
             None => runtime.block_on(serve(config, warnings)),
             Some(Command::Check) => Ok(runtime.block_on(check(&config, &warnings))),
+            Some(Command::Health) => Ok(runtime.block_on(ask_health(&config))),
         };
         // Whatever still runs was given its time: the process does not wait for it.
         runtime.shutdown_background();
@@ -174,6 +177,17 @@ async fn check(config: &Config, warnings: &[Warning]) -> ExitCode {
     }
     // The exit code tells the same to those who closed stdout.
     let _ = stdout().write_all(text.as_bytes());
+    code
+}
+
+/// One line for whoever reads the container engine's records.
+async fn ask_health(config: &Config) -> ExitCode {
+    let (text, code) = match health::ask(&config.server.listen).await {
+        Ok(()) => ("well".to_owned(), ExitCode::SUCCESS),
+        Err(unhealthy) => (unhealthy.to_string(), ExitCode::from(EXIT_FAILED)),
+    };
+    // The exit code tells the same to those who closed stdout.
+    let _ = writeln!(stdout(), "{text}");
     code
 }
 

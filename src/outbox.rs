@@ -23,10 +23,11 @@ use crate::tasks::Tasks;
 /// While Redis is live, a batch of this age should have come by way of it: the fast path takes
 /// milliseconds, and its row is gone after the next look.
 const LATE: Duration = Duration::from_millis(500);
-/// While Redis is away: how often all rooms in use are compared with the log. Looking at the newest
-/// rows only, as is done in between, misses a batch that was given its row earlier than another
-/// and committed later.
-const COMPARE_EVERY: Duration = Duration::from_secs(1);
+/// While Redis is away, or takes nothing: how often all rooms in use are compared with the log.
+/// Looking at the newest rows only, as is done in between, misses a batch that was given its row
+/// earlier than another and committed later, and one whose row is gone already, because its node
+/// does reach Redis. With a look's interval on top it is below the second that is promised.
+const COMPARE_EVERY: Duration = Duration::from_millis(600);
 /// Rooms compared in one query.
 const ROOMS_PER_QUERY: usize = 1000;
 /// Receipts kept while the log is away; beyond that their events reach Redis twice.
@@ -93,21 +94,23 @@ impl Outbox {
             receipts.clear();
         }
         let Some(mirror) = self.mirror.clone() else { return Ok(()) };
-        match mirror.status() {
+        let flows = match mirror.status() {
             Status::Live => {
-                *compared = None;
                 self.hint_news(0, LATE).await?;
-                self.sweep(&mirror).await
+                self.sweep(&mirror).await?
             }
             Status::Away => {
                 *seen = self.hint_news(*seen, Duration::ZERO).await?;
-                if compared.is_none_or(|at| at.elapsed() >= COMPARE_EVERY) {
-                    compare(&self.log, &self.hub, &self.relay).await?;
-                    *compared = Some(Instant::now());
-                }
-                Ok(())
+                false
             }
+        };
+        if flows {
+            *compared = None;
+        } else if compared.is_none_or(|at| at.elapsed() >= COMPARE_EVERY) {
+            compare(&self.log, &self.hub, &self.relay).await?;
+            *compared = Some(Instant::now());
         }
+        Ok(())
     }
 
     /// Tells the relay what was committed behind that row, and how far it looked.
@@ -119,10 +122,13 @@ impl Outbox {
         Ok(news.last().map_or(after, |newest| newest.id))
     }
 
-    /// Puts into Redis what has not been put there, until nothing of that age is left.
-    async fn sweep(&mut self, mirror: &Mirror) -> Result<(), LogError> {
+    /// Puts into Redis what has not been put there, until nothing of that age is left. `false`:
+    /// Redis does not take it.
+    async fn sweep(&mut self, mirror: &Mirror) -> Result<bool, LogError> {
         let age = Duration::from_millis(self.config.outbox_age_ms);
-        while let Some(sweep) = self.outbox.sweep(age).await? {
+        // After a long outage there is much to do; a node that stops leaves the rest to others.
+        while !self.tasks.is_stopping() {
+            let Some(sweep) = self.outbox.sweep(age).await? else { break };
             let events = sweep.events.iter();
             let events: Vec<_> =
                 events.map(|event| (event.room.clone(), event.seq, frame::event(event))).collect();
@@ -131,12 +137,12 @@ impl Outbox {
             let handed = mirror.append(Batch { events, receipts: vec![], done: Some(done) });
             // Not handed over, not done, or given up: the rows go back, for the next look.
             if !handed || !is_done.await.unwrap_or(false) {
-                return Ok(());
+                return Ok(false);
             }
             self.outbox.swept(sweep).await?;
             self.metrics.outbox_swept.inc_by(len);
         }
-        Ok(())
+        Ok(true)
     }
 }
 

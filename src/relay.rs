@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::config::HubConfig;
-use crate::hub::{Accepted, Entry, Hub, Room};
+use crate::hub::{Accepted, BATCH_BYTES_MAX, Entry, Hub, Room};
 use crate::log::{Log, LogError};
 use crate::metrics::Metrics;
 use crate::model::{RoomName, Seq};
@@ -32,8 +32,10 @@ pub struct Relay {
 }
 
 /// What is known above the hole of one room. A repair task runs exactly as long as this exists.
-#[derive(Default)]
 struct Hold {
+    /// The room whose hole it is. The hub may let go of a room while its repair waits, and open
+    /// another of that name: what is held for one must not be given to the other.
+    room: Arc<Room>,
     /// Events above the hole. At most `held_len_max`; beyond that only `wanted` is kept, since the
     /// repair reads them from the log anyway.
     early: BTreeMap<Seq, Entry>,
@@ -138,17 +140,25 @@ impl Relay {
         holds: &'a mut HashMap<RoomName, Hold>,
         room: &Arc<Room>,
     ) -> &'a mut Hold {
-        holds.entry(room.name.clone()).or_insert_with(|| {
-            self.holds_len.fetch_add(1, Ordering::SeqCst);
+        let new = || Hold { room: room.clone(), early: BTreeMap::new(), wanted: Seq(0) };
+        let is_mine = holds.get(&room.name).map(|hold| Arc::ptr_eq(&hold.room, room));
+        if is_mine != Some(true) {
+            // The repair of a room that is gone finds that its hold is, too.
+            if holds.insert(room.name.clone(), new()).is_none() {
+                self.holds_len.fetch_add(1, Ordering::SeqCst);
+            }
             self.tasks.spawn("repair", self.clone().repair(room.clone()));
-            Hold::default()
-        })
+        }
+        holds.entry(room.name.clone()).or_insert_with(new)
     }
 
     /// Hands on what was held and now follows the edge.
     fn drain(self: &Arc<Self>, room: &Arc<Room>) {
         let mut holds = self.holds();
         let Some(hold) = holds.get_mut(&room.name) else { return };
+        if !Arc::ptr_eq(&hold.room, room) {
+            return;
+        }
         let Some(edge) = room.edge() else { return };
         hold.early = hold.early.split_off(&edge.next());
         let mut next = edge.next();
@@ -162,17 +172,35 @@ impl Relay {
         }
     }
 
-    /// Ends the hold if nothing is missing any more, or nobody is left to miss it.
-    fn release(&self, room: &Arc<Room>) -> bool {
+    /// What the room still wants. If that is nothing any more, or nobody is left to miss it, the
+    /// hold ends.
+    fn wanted(&self, room: &Arc<Room>) -> Option<Seq> {
         let mut holds = self.holds();
-        let Some(hold) = holds.get(&room.name) else { return true };
+        let hold = holds.get(&room.name).filter(|hold| Arc::ptr_eq(&hold.room, room))?;
+        let wanted = hold.wanted;
         let in_use = self.hub.room(&room.name).is_some_and(|known| Arc::ptr_eq(&known, room));
-        let whole = room.edge().is_some_and(|edge| edge >= hold.wanted);
-        if whole || !in_use {
-            holds.remove(&room.name);
-            self.holds_len.fetch_sub(1, Ordering::SeqCst);
+        let whole = room.edge().is_some_and(|edge| edge >= wanted);
+        if in_use && !whole {
+            return Some(wanted);
         }
-        whole || !in_use
+        holds.remove(&room.name);
+        self.holds_len.fetch_sub(1, Ordering::SeqCst);
+        None
+    }
+
+    /// The log was asked and does not have what is wanted: it was restored to an older state, or
+    /// changed by hand, or somebody else writes into Redis. To ask on would help nobody. `false`:
+    /// more was wanted meanwhile, which is another matter.
+    fn give_up(&self, room: &Arc<Room>, wanted: Seq) -> bool {
+        let mut holds = self.holds();
+        let is_same = |hold: &Hold| Arc::ptr_eq(&hold.room, room) && hold.wanted == wanted;
+        if !holds.get(&room.name).is_some_and(is_same) {
+            return false;
+        }
+        tracing::warn!(room = %room.name, seq = wanted.0, "the log lacks what it should have");
+        holds.remove(&room.name);
+        self.holds_len.fetch_sub(1, Ordering::SeqCst);
+        true
     }
 
     /// Waits a moment for what is missing, then reads it from the log until the room is whole.
@@ -184,20 +212,21 @@ impl Relay {
                 () = self.tasks.stopping() => return,
             }
             self.drain(&room);
-            if self.release(&room) {
-                return;
-            }
+            let Some(wanted) = self.wanted(&room) else { return };
             // A room that is still being activated has no edge to read from; it will soon.
             let Some(edge) = room.edge() else { continue };
-            pause = match self.log.read(&room.name, edge, self.config.page_len).await {
+            let page_len = self.config.page_len;
+            pause = match self.log.read_page(&room.name, edge, page_len, BATCH_BYTES_MAX).await {
                 Ok(events) => {
                     self.metrics.repairs.inc();
                     let now = Instant::now();
                     let entries: Vec<_> = events.iter().map(|e| Entry::new(e, now)).collect();
                     self.hub.accept(&room, &entries);
-                    // An empty page: what we were told of is not there. Only a log that was
-                    // restored to an older state does that; asking at full speed will not help.
-                    if entries.is_empty() { REPAIR_RETRY } else { Duration::ZERO }
+                    let gained = room.edge() > Some(edge);
+                    if !gained && self.give_up(&room, wanted) {
+                        return;
+                    }
+                    if gained { Duration::ZERO } else { REPAIR_RETRY }
                 }
                 Err(err) => {
                     tracing::debug!(room = %room.name, err = %err, "repair must wait for the log");
@@ -205,5 +234,110 @@ impl Relay {
                 }
             };
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use crate::decide::{Verb, Write};
+    use crate::model::{Event, EventKind, Text, Timestamp, UserId};
+
+    fn name() -> RoomName {
+        RoomName::stored("r")
+    }
+
+    fn entry(seq: u64) -> Entry {
+        let (user, kind) = (UserId::stored("u"), EventKind::Message(Text::stored("x")));
+        let (seq, at) = (Seq(seq), Timestamp(0));
+        Entry::new(&Event { room: name(), seq, user, client_id: None, at, kind }, Instant::now())
+    }
+
+    /// A relay on a log whose room "r" has `len` events, and whose holes wait for `hold_ms`.
+    async fn relay(path: &std::path::Path, len: usize, hold_ms: u64) -> Arc<Relay> {
+        let mut config = Config::from_defaults();
+        config.log.path = path.join("verbatim.db").display().to_string();
+        (config.hub.room_linger_ms, config.hub.hold_ms) = (0, hold_ms);
+        let log = Log::open(&config).await.unwrap();
+        let write = |verb| Write { room: name(), user: UserId::stored("u"), id: None, verb };
+        let mut writes = vec![write(Verb::Create)];
+        writes.resize(len, write(Verb::Message(Text::stored("x"))));
+        log.appender().append(&writes).await.unwrap();
+        let metrics = Arc::new(Metrics::new());
+        let tasks = Tasks::new(metrics.panics.clone());
+        let hub = Hub::new(config.hub.clone(), metrics.clone(), tasks.clone());
+        Relay::new(hub, log, config.hub, metrics, tasks)
+    }
+
+    async fn reaches(room: &Room, edge: Seq) {
+        let arrive = async {
+            while room.edge() != Some(edge) {
+                tokio::task::yield_now().await;
+            }
+        };
+        let arrived = tokio::time::timeout(Duration::from_secs(10), arrive).await;
+        assert!(arrived.is_ok(), "the edge is {:?}", room.edge());
+    }
+
+    #[tokio::test]
+    async fn what_comes_in_any_order_leaves_in_order_and_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let relay = relay(folder.path(), 20, 1).await;
+        let room = relay.activate(&name()).await.unwrap();
+        assert_eq!(room.edge(), Some(Seq(20)));
+        for seq in [22, 24, 21, 23, 22, 20] {
+            relay.deliver(&name(), &[entry(seq)]);
+        }
+        assert_eq!(room.edge(), Some(Seq(24)));
+    }
+
+    #[tokio::test]
+    async fn a_hole_is_repaired_from_the_log() {
+        let folder = tempfile::tempdir().unwrap();
+        let relay = relay(folder.path(), 20, 1).await;
+        let room = relay.hub.open(&name());
+        room.set_edge(Seq(5));
+        relay.deliver(&name(), &[entry(8)]);
+        // The page that closes the hole also brings what the log has above it.
+        reaches(&room, Seq(20)).await;
+        relay.hint(&name(), Seq(20));
+        assert_eq!(room.edge(), Some(Seq(20)));
+    }
+
+    #[tokio::test]
+    async fn what_the_log_does_not_have_is_not_asked_for_again_and_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let relay = relay(folder.path(), 20, 1).await;
+        let room = relay.activate(&name()).await.unwrap();
+        relay.deliver(&name(), &[entry(1000)]);
+        while relay.holds_len.load(Ordering::SeqCst) > 0 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(relay.metrics.repairs.get(), 1);
+        relay.deliver(&name(), &[entry(21)]);
+        assert_eq!(room.edge(), Some(Seq(21)));
+    }
+
+    /// The hub lets go of a room whose repair still waits, and opens another of that name, whose
+    /// first event comes before its edge is known.
+    #[tokio::test]
+    async fn a_hold_of_a_room_that_was_let_go_takes_nothing_from_the_next() {
+        let folder = tempfile::tempdir().unwrap();
+        let relay = relay(folder.path(), 10, 60_000).await;
+        let old = relay.hub.open(&name());
+        old.set_edge(Seq(5));
+        relay.deliver(&name(), &[entry(8)]);
+        while relay.hub.room(&name()).is_some() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let new = relay.hub.open(&name());
+        relay.deliver(&name(), &[entry(11)]);
+        new.set_edge(Seq(10));
+        relay.drain(&old);
+        relay.drain(&new);
+        assert_eq!(new.edge(), Some(Seq(11)));
+        assert_eq!(relay.wanted(&old), None);
+        assert_eq!(relay.wanted(&new), None);
     }
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::OnceCell;
 
-use crate::hub::{Batch, Entry};
+use crate::hub::{BATCH_BYTES_MAX, Batch, Entry};
 use crate::log::{Log, LogError};
 use crate::metrics::Metrics;
 use crate::model::{RoomName, Seq};
@@ -49,13 +49,8 @@ impl Replay {
     pub async fn page(&self, room: &RoomName, after: Seq) -> Result<Option<Arc<Batch>>, LogError> {
         let key = (room.clone(), after);
         let page = self.reading().entry(key.clone()).or_default().clone();
-        let result = page.get_or_try_init(|| self.read(room, after)).await.cloned();
-        let mut reading = self.reading();
-        // Whoever comes first takes the finished page off; a later one may be another's.
-        if reading.get(&key).is_some_and(|known| Arc::ptr_eq(known, &page)) {
-            reading.remove(&key);
-        }
-        result
+        let reader = Reader { replay: self, key, page };
+        reader.page.get_or_try_init(|| self.read(room, after)).await.cloned()
     }
 
     /// As `page`, and when the log is away, not before a moment has passed: for a reader that has
@@ -72,11 +67,64 @@ impl Replay {
         page
     }
 
+    /// One read of the log, encoded. Its bytes are bounded, because a slow reader pins the whole
+    /// page for as long as a slice of it waits in its socket's queue.
     async fn read(&self, room: &RoomName, after: Seq) -> Result<Option<Arc<Batch>>, LogError> {
         self.metrics.catch_up("log");
-        let events = self.log.read(room, after, self.page_len).await?;
+        let events = self.log.read_page(room, after, self.page_len, BATCH_BYTES_MAX).await?;
         let now = Instant::now();
         let entries: Vec<Entry> = events.iter().map(|event| Entry::new(event, now)).collect();
         Ok(Batch::join(entries.iter()).map(Arc::new))
+    }
+}
+
+/// Someone who waits for a page, or reads it.
+struct Reader<'a> {
+    replay: &'a Replay,
+    key: Key,
+    page: Arc<Page>,
+}
+
+/// Also when the reader goes away in the middle: the page is taken off when it is finished, by
+/// whoever comes first, or when nobody waits for it any more. A later page of that name may be
+/// another's.
+impl Drop for Reader<'_> {
+    fn drop(&mut self) {
+        let mut reading = self.replay.reading();
+        // The map's own, and ours.
+        let is_last = Arc::strong_count(&self.page) <= 2;
+        let is_known = reading.get(&self.key).is_some_and(|known| Arc::ptr_eq(known, &self.page));
+        if is_known && (is_last || self.page.initialized()) {
+            reading.remove(&self.key);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    #[tokio::test]
+    async fn readers_that_go_away_leave_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut config = Config::from_defaults();
+        config.log.path = folder.path().join("verbatim.db").display().to_string();
+        let log = Log::open(&config).await.unwrap();
+        let replay = Replay::new(log, 200, Arc::new(Metrics::new()));
+        let room = RoomName::stored("r");
+        for seq in 0..100 {
+            let mut first = Box::pin(replay.page(&room, Seq(seq)));
+            let mut second = Box::pin(replay.page(&room, Seq(seq)));
+            // Both have begun; the first reads, and goes away, unless it is done already.
+            let is_done = futures_util::poll!(&mut first).is_ready();
+            let both = futures_util::poll!(&mut second).is_ready();
+            drop(first);
+            if !both {
+                assert!(second.await.unwrap().is_none());
+            }
+            assert!(is_done || replay.reading().is_empty());
+        }
+        assert_eq!(replay.reading().len(), 0);
     }
 }

@@ -60,8 +60,10 @@ impl Tasks {
         F: Future<Output = ()> + Send + 'static,
     {
         let panics = self.panics.clone();
+        // Boxed, because the future around it would hold it twice.
+        let task = AssertUnwindSafe(Box::pin(task));
         self.tracker.spawn(async move {
-            if let Err(panic) = AssertUnwindSafe(task).catch_unwind().await {
+            if let Err(panic) = task.catch_unwind().await {
                 panics.inc();
                 tracing::error!(panic = message(&*panic), "a connection's task panicked");
             }

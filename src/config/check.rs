@@ -18,6 +18,8 @@ const ENVELOPE_BYTES: u64 = 1024;
 const ESCAPED_IN: u64 = 3;
 /// Our own JSON escapes control characters only, at six bytes for one.
 const ESCAPED_OUT: u64 = 6;
+/// Heartbeats that a node may miss, with a wide margin, and still be remembered by the others.
+const HEARTBEATS_MISSED_MAX: u64 = 10;
 /// Where proxies commonly cut what is silent: nginx's proxy_read_timeout, AWS's load balancers.
 const PROXY_TIMEOUT_MS: u64 = 60_000;
 
@@ -89,6 +91,7 @@ impl Config {
             ("session.refused_seconds_max", session.refused_seconds_max.into(), 1..=3600),
             ("session.in_flight_max", session.in_flight_max as u64, 1..=100_000),
             ("session.follows_max", session.follows_max as u64, 1..=10_000_000),
+            ("session.users_per_room_max", session.users_per_room_max as u64, 1..=1_000_000),
             ("lane.count", lane.count as u64, 1..=256),
             ("lane.inbox_len_max", lane.inbox_len_max as u64, 1..=1_000_000),
             ("lane.batch_len_max", lane.batch_len_max as u64, 1..=10_000),
@@ -176,6 +179,14 @@ impl Config {
                  unavailable while their commit is still under way"
             );
             return Err(wrong("lane.answer_timeout_ms", answer, allowed));
+        }
+        let (forget_s, beat) = (self.mirror.forget_after_s, self.mirror.heartbeat_ms);
+        if forget_s * 1000 < HEARTBEATS_MISSED_MAX * beat {
+            let allowed = format!(
+                "must be at least {HEARTBEATS_MISSED_MAX} times mirror.heartbeat_ms = {beat}, or \
+                 live nodes would be taken for gone"
+            );
+            return Err(wrong("mirror.forget_after_s", forget_s, allowed));
         }
         if self.log.url.is_empty() && !self.mirror.url.is_empty() {
             return Err(ConfigError::Together(

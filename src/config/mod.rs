@@ -80,6 +80,7 @@ pub struct SessionConfig {
     pub refused_seconds_max: u32,
     pub in_flight_max: usize,
     pub follows_max: usize,
+    pub users_per_room_max: usize,
 }
 
 #[derive(Clone, Debug, Deserialize, Serialize)]

@@ -5,13 +5,21 @@
 //! session feeds it the past while it is *catching up*.
 //!
 //! ```text
-//!              follow, behind the edge            the queue was full, or a gap
-//!   (new) ────────────────────▶ catching up ◀──────────────────────────────── live
-//!     │                              │  its place reached the room's edge       ▲
-//!     │                              └──────────────────────────────────────────┤
-//!     └── follow, at the edge ──────────────────────────────────────────────────┘
-//!   any ── the last user it follows as has left, or the socket is gone ──▶ stopped
+//!            follow, behind the edge             the queue was full, or a gap
+//!   (new) ─────────────────────▶ catching up ◀────────────────────────────── live
+//!     │                            │    ▲ its place reached the room's edge    ▲│
+//!     │                            └────┼──────────────────────────────────────┘│
+//!     └── follow, at the edge ──────────┼──────────────────────────────────────▶│
+//!                                       │ a user that was asked for is a member │
+//!                                    paused ◀───────────────────────────────────┘
+//!   the last user that it follows as has left: paused while users are asked for, else stopped
+//!   any ── the socket is gone, or nobody is left to follow as ──▶ stopped
 //! ```
+//!
+//! Who the socket follows as changes by answers (to `join` and `resume`) and by events (`leave`),
+//! and the two reach the follower by different ways, in any order. So the session says which users
+//! are *asked for* when it sends the command; the follower notes their leaves from then on, does
+//! not stop while an answer is owed, and the answer says as of which seq the user is a member.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -38,14 +46,37 @@ struct Place {
     /// As whom the socket follows, and the seq at which each was known to be a member: a `leave`
     /// above it ends that, an older one (seen in a replay) does not.
     users: Vec<(UserId, Seq)>,
+    /// Users that the socket may come to follow as: a `join` or `resume` of theirs is on its way.
+    /// One for each command, so bounded by `in_flight_max`.
+    asks: Vec<Ask>,
+    /// Where it began: what lies at or below did not come by it.
+    start: Seq,
     /// The session wants to hear when the event at this seq was handed over.
     awaited: Option<Seq>,
+}
+
+/// A command that may make the socket follow as this user.
+struct Ask {
+    user: UserId,
+    /// The last `leave` of theirs that came by since the command was sent.
+    left: Option<Seq>,
+}
+
+/// What an answer to an ask made of the follower.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answered {
+    /// It goes on in this state.
+    State(State),
+    /// It knows of no such ask: it had stopped before.
+    Unknown,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
     CatchingUp,
     Live,
+    /// Nobody is left to follow as, but users are asked for.
+    Paused,
     Stopped,
 }
 
@@ -56,7 +87,9 @@ pub enum Pushed {
     Taken,
     /// The socket's queue is full; only a fan-out sees this.
     Full,
-    /// The follower has stopped, now or before.
+    /// The batch begins above the next event; only a catch-up sees this.
+    Gap,
+    /// The follower has stopped or paused, now or before.
     Stopped,
 }
 
@@ -86,15 +119,19 @@ impl Inbox {
 }
 
 impl Follower {
-    /// A follower that has everything up to `last` and is not live yet.
+    /// A follower that has everything up to `last` and is not live yet. `asked_for`: users whose
+    /// commands are on their way already.
     pub fn new(
         room: RoomName,
         link: Arc<Link>,
         inbox: Arc<Inbox>,
         last: Seq,
         user: (UserId, Seq),
+        asked_for: &[UserId],
     ) -> Self {
-        let place = Place { last, state: State::CatchingUp, users: vec![user], awaited: None };
+        let asks = asked_for.iter().map(|user| Ask { user: user.clone(), left: None }).collect();
+        let (state, users) = (State::CatchingUp, vec![user]);
+        let place = Place { last, state, users, asks, start: last, awaited: None };
         Self { room, link, inbox, place: Mutex::new(place) }
     }
 
@@ -115,8 +152,11 @@ impl Follower {
     /// by its inbox when it was, or when the follower has stopped before it.
     pub fn has(&self, seq: Seq) -> Option<bool> {
         let mut place = self.place();
+        if seq <= place.start {
+            return Some(false);
+        }
         let has = place.last >= seq;
-        if has || place.state == State::Stopped {
+        if has || matches!(place.state, State::Paused | State::Stopped) {
             return Some(has);
         }
         // Of two the lower: the session looks at all that it awaits when it hears of one.
@@ -124,22 +164,58 @@ impl Follower {
         None
     }
 
-    /// Follows as one more user, or knows a user's membership as of a later seq. `false`: it has
-    /// stopped meanwhile, and the caller makes a new one.
-    ///
-    /// The race this closes: a user leaves (seq 11) and joins again (12) in one breath. If the
-    /// answer to the join is handled first, the user stands here as of 12 when the leave of 11
-    /// comes by, which then ends nothing. If the leave comes first, this says `false`.
-    pub fn follow_as(&self, user: &UserId, as_of: Seq) -> bool {
+    /// Whether the event at `seq` came, or will come, by this follower.
+    pub fn gets(&self, seq: Seq) -> bool {
+        let place = self.place();
+        let follows = matches!(place.state, State::CatchingUp | State::Live);
+        seq > place.start && (follows || place.last >= seq)
+    }
+
+    /// How many users it follows as, or may come to, if `user` is one more.
+    pub fn users_with(&self, user: &UserId) -> usize {
+        let place = self.place();
+        let known = place.users.iter().any(|(known, _)| known == user)
+            || place.asks.iter().any(|ask| ask.user == *user);
+        place.users.len() + place.asks.len() + usize::from(!known)
+    }
+
+    /// A command is sent that may make the socket follow as this user. A stopped follower does not
+    /// take it.
+    pub fn ask(&self, user: &UserId) {
         let mut place = self.place();
-        if place.state == State::Stopped {
-            return false;
+        if place.state != State::Stopped {
+            place.asks.push(Ask { user: user.clone(), left: None });
         }
-        match place.users.iter_mut().find(|(known, _)| known == user) {
-            Some((_, known)) => *known = as_of.max(*known),
-            None => place.users.push((user.clone(), as_of)),
+    }
+
+    /// The answer to the oldest such command: the user is a member as of this seq, or is not.
+    ///
+    /// The races this closes, with the follower at 9, following as u1:
+    /// - u2 joins (10) and leaves (11), and both events come by before the answer to the join.
+    ///   Without the note of that leave the socket would follow as u2 for ever.
+    /// - u2 joins (10), u1 leaves (11), and both come by first. Without the ask the follower would
+    ///   have stopped at 11, and the answer made a new one at 9, which sends 10 and 11 again.
+    pub fn answer(&self, user: &UserId, as_of: Option<Seq>) -> Answered {
+        let mut place = self.place();
+        let Some(index) = place.asks.iter().position(|ask| ask.user == *user) else {
+            return Answered::Unknown;
+        };
+        let left = place.asks.remove(index).left;
+        if let Some(as_of) = as_of.filter(|as_of| left.is_none_or(|left| left <= *as_of)) {
+            match place.users.iter_mut().find(|(known, _)| known == user) {
+                Some((_, known)) => *known = as_of.max(*known),
+                None => place.users.push((user.clone(), as_of)),
+            }
         }
-        true
+        if place.asks.is_empty() {
+            place.asks = Vec::new();
+        }
+        match (place.state, place.users.is_empty(), place.asks.is_empty()) {
+            (State::Paused, false, _) => place.state = State::CatchingUp,
+            (State::Paused, true, true) => place.state = State::Stopped,
+            _ => {}
+        }
+        Answered::State(place.state)
     }
 
     /// The hub's fan-out: takes what is new if the follower is live, and the queue has room.
@@ -167,7 +243,7 @@ impl Follower {
                 place.state = State::CatchingUp;
                 self.inbox.put(self.clone());
             }
-            Pushed::Stopped => self.inbox.put(self.clone()),
+            Pushed::Stopped | Pushed::Gap => self.inbox.put(self.clone()),
         }
         place.last.0 - before.0
     }
@@ -177,11 +253,14 @@ impl Follower {
     /// one event that is larger than the room were, the session would come back at once, for ever.
     pub fn push(&self, batch: &Batch, bytes_max: usize) -> Pushed {
         let mut place = self.place();
-        if place.state == State::Stopped {
+        if place.state != State::CatchingUp {
             return Pushed::Stopped;
         }
-        if batch.first() > place.last.next() || batch.last() <= place.last {
+        if batch.last() <= place.last {
             return Pushed::Taken;
+        }
+        if batch.first() > place.last.next() {
+            return Pushed::Gap;
         }
         let until = batch.until(place.last, bytes_max);
         place.send(|frames| self.link.push(frames), batch, until)
@@ -212,14 +291,16 @@ impl Place {
         batch: &Batch,
         mut until: Seq,
     ) -> Pushed {
-        let mut users = None;
+        let mut gone: Vec<&UserId> = Vec::new();
         let leaves = batch.leaves_after(self.last).take_while(|(seq, _)| *seq <= until);
         for (seq, user) in leaves {
-            let users = users.get_or_insert_with(|| self.users.clone());
-            users.retain(|(known, as_of)| known != user || *as_of >= *seq);
-            if users.is_empty() {
-                until = *seq;
-                break;
+            let ends = |(known, as_of): &(UserId, Seq)| known == user && as_of < seq;
+            if !gone.contains(&user) && self.users.iter().any(ends) {
+                gone.push(user);
+                if gone.len() == self.users.len() {
+                    until = *seq;
+                    break;
+                }
             }
         }
         match offer(&batch.slice(self.last, until)) {
@@ -230,10 +311,15 @@ impl Place {
                 return Pushed::Stopped;
             }
         }
+        for (seq, user) in batch.leaves_after(self.last).take_while(|(seq, _)| *seq <= until) {
+            self.users.retain(|(known, as_of)| known != user || as_of >= seq);
+            for ask in self.asks.iter_mut().filter(|ask| ask.user == *user) {
+                ask.left = Some(*seq);
+            }
+        }
         self.last = until;
-        self.users = users.unwrap_or_else(|| std::mem::take(&mut self.users));
         if self.users.is_empty() {
-            self.state = State::Stopped;
+            self.state = if self.asks.is_empty() { State::Stopped } else { State::Paused };
             return Pushed::Stopped;
         }
         Pushed::Taken

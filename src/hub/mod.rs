@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 pub use batch::{Batch, Entry};
-pub use follower::{Follower, Inbox, Pushed, State};
+pub use follower::{Answered, Follower, Inbox, Pushed, State};
 pub use room::{Accepted, NextPage, Room};
 
 use crate::config::HubConfig;
@@ -142,7 +142,11 @@ async fn sweep(hub: Arc<Hub>) {
         for shard in &hub.shards {
             let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
             let len = shard.len();
-            shard.retain(|_, room| !room.close_if_idle(before));
+            // Whoever holds a room may be about to follow it, however long that takes: a client
+            // that reads nothing holds up its own answers. Nobody can come by it while the lock is
+            // held.
+            let is_held = |room: &Arc<Room>| Arc::strong_count(room) > 1;
+            shard.retain(|_, room| is_held(room) || !room.close_if_idle(before));
             hub.metrics.rooms_followed.dec_by((len - shard.len()) as i64);
             shard.shrink_to_fit();
         }

@@ -52,7 +52,7 @@ pub enum Accepted {
 
 /// Where a follower that catches up gets its next events.
 pub enum NextPage {
-    /// It has everything and is live now, at this place.
+    /// It has everything and is live now, or it wants nothing more.
     Live,
     /// From the ring.
     Ring(Batch),
@@ -181,7 +181,7 @@ impl Room {
             return NextPage::Closed;
         }
         let (last, edge) = (follower.last(), state.edge.unwrap_or_default());
-        if follower.go_live(edge) || follower.state() == Following::Stopped {
+        if follower.go_live(edge) || follower.state() != Following::CatchingUp {
             return NextPage::Live;
         }
         match state.join_after(last, bytes_max) {

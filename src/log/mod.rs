@@ -177,6 +177,21 @@ impl Log {
         }
     }
 
+    /// As `read`, and about `bytes_max` bytes of text, but at least one event: for readers whose
+    /// memory must not depend on how long messages are.
+    pub async fn read_page(
+        &self,
+        room: &RoomName,
+        after: Seq,
+        limit: usize,
+        bytes_max: usize,
+    ) -> Result<Vec<Event>, LogError> {
+        match self {
+            Self::Sqlite(log) => log.read_page(room, after, limit, bytes_max).await,
+            Self::Postgres(log) => log.read_page(room, after, limit, bytes_max).await,
+        }
+    }
+
     /// The newest events with seq < `before` (`None`: of all), ascending, at most `limit`.
     pub async fn read_before(
         &self,

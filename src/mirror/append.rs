@@ -18,6 +18,9 @@ use crate::protocol::frame::Frame;
 
 /// Events in one call of the script. Redis does nothing else meanwhile: about 4 ms.
 const EVENTS_PER_CALL: usize = 512;
+/// Bytes in one call, unless one event is longer. All of them are owed to every connection that
+/// listens before Redis writes to any, and it ends those that it owes 32 MB.
+const BYTES_PER_CALL: usize = 4 * 1024 * 1024;
 /// Pause after a failed connection; commands that come meanwhile are left to the outbox.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(250);
 
@@ -78,7 +81,10 @@ impl Append {
     ) -> Result<(), RedisError> {
         let begun = Instant::now();
         let events: Vec<_> = batches.iter().flat_map(|batch| &batch.events).collect();
-        for call in events.chunks(EVENTS_PER_CALL) {
+        let mut rest = events.as_slice();
+        while !rest.is_empty() {
+            let (call, later) = rest.split_at(call_len(rest));
+            rest = later;
             let mut invocation = script.key(&self.key);
             invocation.arg(self.stream_len_max);
             for (room, seq, frame) in call {
@@ -117,5 +123,45 @@ impl Append {
                 let _ = done.send(false);
             }
         }
+    }
+}
+
+/// How many of these events, at least one, go into one call.
+fn call_len(events: &[&(RoomName, Seq, Frame)]) -> usize {
+    let mut bytes = 0;
+    let fits = |(_, _, frame): &&&(RoomName, Seq, Frame)| {
+        let is_first = bytes == 0;
+        bytes += frame.payload().len();
+        is_first || bytes <= BYTES_PER_CALL
+    };
+    events.iter().take(EVENTS_PER_CALL).take_while(fits).count()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Event, EventKind, Text, Timestamp, UserId};
+    use crate::protocol::frame;
+
+    /// A call as Redis would get it for messages of these lengths.
+    fn call(lens: &[usize]) -> usize {
+        let event = |len: &usize| {
+            let kind = EventKind::Message(Text::stored(&"x".repeat(*len)));
+            let (room, user) = (RoomName::stored("r"), UserId::stored("1"));
+            let event = Event { room, seq: Seq(1), user, client_id: None, at: Timestamp(0), kind };
+            (event.room.clone(), event.seq, frame::event(&event))
+        };
+        let events: Vec<_> = lens.iter().map(event).collect();
+        call_len(&events.iter().collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn a_call_is_bounded_in_events_and_in_bytes_and_never_empty() {
+        const MIB: usize = 1024 * 1024;
+        assert_eq!(call(&[1; 3]), 3);
+        assert_eq!(call(&[1; EVENTS_PER_CALL + 1]), EVENTS_PER_CALL);
+        assert_eq!(call(&[MIB; 6]), 3);
+        assert_eq!(call(&[9 * MIB, 1]), 1);
+        assert_eq!(call(&[1, 9 * MIB, 1]), 1);
     }
 }

@@ -23,15 +23,6 @@ pub struct Place {
     pub read: u64,
 }
 
-/// What Redis says of the stream.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Stream {
-    /// Its end: the last ID given out, and how many were given out in all.
-    pub end: Place,
-    /// Entries that it still holds.
-    pub len: u64,
-}
-
 /// Entries that were read at once.
 pub(super) struct Page {
     /// With each ID its event; `None`: somebody else's entry.
@@ -43,13 +34,6 @@ pub(super) struct Page {
 /// The answer to an XINFO.
 type Info = HashMap<String, Value>;
 
-impl Stream {
-    fn of(info: &Info) -> Self {
-        let end = Place { id: id(info, "last-generated-id"), read: number(info, "entries-added") };
-        Self { end, len: number(info, "length") }
-    }
-}
-
 #[derive(Clone)]
 pub(super) struct Cursor {
     pub stream: String,
@@ -57,17 +41,18 @@ pub(super) struct Cursor {
 }
 
 impl Cursor {
-    /// `None`: there is no stream.
-    pub async fn stream(
+    /// The stream's end: the last ID given out, and how many were given out in all. `None`: there
+    /// is no stream.
+    pub async fn end(
         &self,
         redis: &mut MultiplexedConnection,
-    ) -> Result<Option<Stream>, RedisError> {
+    ) -> Result<Option<Place>, RedisError> {
         let info = cmd("XINFO").arg("STREAM").arg(&self.stream).query_async(redis).await;
         let info: Info = match info {
             Err(err) if is_missing(&err) => return Ok(None),
             info => info?,
         };
-        Ok(Some(Stream::of(&info)))
+        Ok(Some(end(&info)))
     }
 
     /// Where the group stands; `None`: there is no group. The count is 0 if Redis does not know it.
@@ -130,7 +115,7 @@ impl Cursor {
         read.cmd("XINFO").arg("STREAM").arg(&self.stream);
         let (entries, info): (Value, Info) = read.query_async(redis).await?;
         let entries = walk(entries);
-        let end = (entries.len() < PAGE_LEN).then(|| Stream::of(&info).end);
+        let end = (entries.len() < PAGE_LEN).then(|| end(&info));
         Ok(Page { entries, end })
     }
 
@@ -153,6 +138,11 @@ pub(super) fn is_missing(err: &RedisError) -> bool {
 fn is_about_key(err: &RedisError) -> bool {
     let detail = err.detail().unwrap_or_default();
     detail.contains("no such key") || detail.contains("requires the key to exist")
+}
+
+/// What XINFO STREAM says of the stream's end.
+fn end(info: &Info) -> Place {
+    Place { id: id(info, "last-generated-id"), read: number(info, "entries-added") }
 }
 
 fn id(info: &Info, key: &str) -> StreamId {

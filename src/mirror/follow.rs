@@ -14,29 +14,28 @@
 //! On any doubt it goes back to the last place that was certain, and reads the stream from there.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rand::Rng;
 use redis::aio::MultiplexedConnection;
 use redis::{FromRedisValue, PushInfo, PushKind, RedisError, Value, cmd};
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use super::connect::{Connector, is_refused};
 use super::cursor::{Cursor, Place, is_missing};
 use super::event::Mirrored;
 use super::lease::Lease;
+use super::listen::Listener;
 use super::{Incoming, OpenError, Status};
 use crate::metrics::Metrics;
 use crate::tasks::Tasks;
 
-/// Messages handed on in one piece.
-const MESSAGES_PER_TURN: usize = 256;
 /// The first pause before another connection, doubled each time up to the longest.
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
-/// Heartbeats without hearing the own one after which the subscription counts as dead.
+/// Signs of life in a row that the node does not hear itself, and the subscription counts as dead.
+/// Signs and not seconds: a node that was slow, or slept, has heard nothing either.
 const UNHEARD_MAX: u32 = 3;
 /// Heartbeats between two looks for nodes that are long gone.
 const BEATS_PER_SWEEP: u32 = 60;
@@ -51,8 +50,7 @@ pub(super) struct Follow {
     pub sign: String,
     pub node: String,
     pub heartbeat: Duration,
-    /// Messages that may wait between Redis' connection and this task. When it is full they are
-    /// dropped and `gap` is set: the stream still has them.
+    /// Messages that may wait between Redis' connection and this task.
     pub live_len_max: usize,
     pub incoming: mpsc::Sender<Incoming>,
     pub status: watch::Sender<Status>,
@@ -68,8 +66,8 @@ pub(super) struct Position {
     certain: Option<Place>,
     /// Up to here something was handed on.
     reached: Place,
-    /// Which Redis process it was. Another one may have lost the end of the stream.
-    run_id: String,
+    /// Whose stream it was. Another's may lack its end.
+    origin: String,
 }
 
 /// Why a connection was given up.
@@ -86,15 +84,6 @@ enum Lost {
     Stopping,
     #[error("another live node has this name")]
     NameTaken,
-}
-
-/// One connection and what comes over it.
-struct Session {
-    redis: MultiplexedConnection,
-    live: mpsc::Receiver<PushInfo>,
-    /// Messages were dropped because `live` was full.
-    gap: Arc<AtomicBool>,
-    heard: Instant,
 }
 
 impl Follow {
@@ -149,12 +138,13 @@ impl Follow {
         started: &mut Option<oneshot::Sender<Result<(), OpenError>>>,
         pause: &mut Duration,
     ) -> Result<std::convert::Infallible, Lost> {
-        let mut session = self.connect().await?;
-        if !self.lease.take(&mut session.redis).await? {
+        let channels = [&*self.cursor.stream, &self.nodes_channel];
+        let mut listener = Listener::connect(&self.connector, &channels, self.live_len_max).await?;
+        if !self.lease.take(&mut listener.redis).await? {
             return Err(Lost::NameTaken);
         }
-        self.lease.renew(&mut session.redis).await?;
-        self.catch_up(&mut session).await?;
+        self.lease.renew(&mut listener.redis).await?;
+        self.catch_up(&mut listener, started.is_none()).await?;
         if self.status.send_replace(Status::Live) == Status::Away && started.is_none() {
             tracing::info!("Redis is back");
         }
@@ -164,52 +154,34 @@ impl Follow {
             // An error: the start was given up.
             let _ = started.send(Ok(()));
         }
-        self.live(&mut session).await
+        self.live(&mut listener).await
     }
 
-    async fn connect(&self) -> Result<Session, Lost> {
-        let (messages, live) = mpsc::channel(self.live_len_max);
-        let gap = Arc::new(AtomicBool::new(false));
-        let dropped = gap.clone();
-        let push = move |info: PushInfo| match messages.try_send(info) {
-            Err(mpsc::error::TrySendError::Full(_)) => {
-                dropped.store(true, Ordering::SeqCst);
-                Ok(())
-            }
-            // Closed: this connection was given up, and is about to end.
-            Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => Ok(()),
-        };
-        let mut redis = self.connector.listen(push).await?;
-        redis.subscribe(&[&self.cursor.stream, &self.nodes_channel]).await?;
-        Ok(Session { redis, live, gap, heard: Instant::now() })
-    }
-
-    /// Finds the place to go on from, and reads the stream up to its end.
-    async fn catch_up(&mut self, session: &mut Session) -> Result<(), Lost> {
-        let redis = &mut session.redis;
-        let run_id = run_id(redis).await?;
-        let (stream, group) = (self.cursor.stream(redis).await?, self.cursor.group(redis).await?);
-        // Another process: a restart or a failover, either of which may have lost the end.
-        let is_other = !self.state.run_id.is_empty() && self.state.run_id != run_id;
-        self.state.run_id = run_id;
+    /// Finds the place to go on from, and reads the stream up to its end. `serving`: there may be
+    /// followers, so what the stream cannot tell must come from the log.
+    async fn catch_up(&mut self, listener: &mut Listener, serving: bool) -> Result<(), Lost> {
+        let redis = &mut listener.redis;
+        let origin = origin(redis).await?;
+        let (end, group) = (self.cursor.end(redis).await?, self.cursor.group(redis).await?);
+        let is_other = self.state.origin != origin;
+        self.state.origin = origin;
         let first = self.state.certain.is_none();
-        let (from, doubt) = match (stream, group, self.state.certain) {
+        let (from, lost) = match (end, group, self.state.certain) {
             // In this life the node's own memory is the place: Redis moves the group when it sends,
             // not when we have read.
-            (Some(stream), Some(_), Some(certain)) if certain.id <= stream.end.id => {
+            (Some(end), Some(_), Some(certain)) if certain.id <= end.id => {
                 (Some(certain), is_other)
             }
-            // In a new life it is the group's.
-            (Some(_), Some(group), None) => (Some(group), false),
+            // In a new life it is the group's; what was lost on the way to an earlier attempt of
+            // this life is behind it.
+            (Some(_), Some(group), None) => (Some(group), true),
             // No stream or no group: a new node, or what there was is lost. Or the stream's IDs
             // went backwards, which only a lost stream does.
-            _ => (None, !first),
-        };
-        let trimmed = match (stream, from) {
-            (Some(stream), Some(from)) => {
-                stream.end.read - stream.len.min(stream.end.read) > from.read
-            }
-            _ => false,
+            //
+            // The race that makes a new node doubt: it serves while Redis is away. Another node
+            // commits an event, and mirrors it at once. Then Redis is back, and the new node's
+            // place is behind that event, which it never saw.
+            _ => (None, true),
         };
         match from {
             Some(from) => self.cursor.set(redis, from).await?,
@@ -219,19 +191,29 @@ impl Follow {
                 self.cursor.create(redis).await?;
             }
         }
-        self.drain(session, first).await?;
-        if doubt || trimmed {
-            tracing::info!(trimmed, "the stream cannot tell what was missed; asking the log");
+        let len = self.drain(listener, first).await?;
+        // Entries that were trimmed or deleted before they were read, perhaps just now, while the
+        // pages before them were.
+        let whole = from.is_some_and(|from| from.read + len == self.state.reached.read);
+        if serving && (lost || !whole) {
+            tracing::info!(whole, "the stream cannot tell what was missed; asking the log");
             self.hand_on(Incoming::Doubt).await?;
         }
         Ok(())
     }
 
-    /// Reads the stream from the group's place to its end, where everything is certain again.
-    async fn drain(&mut self, session: &mut Session, backlog: bool) -> Result<(), Lost> {
-        session.gap.store(false, Ordering::SeqCst);
+    /// Reads the stream from the group's place to its end, where everything is certain again. Says
+    /// how many entries there were.
+    ///
+    /// The pages come over a connection of their own. Redis ends a connection that listens when it
+    /// owes it 32 MB, which a page of long messages may be: the node would try again for ever.
+    async fn drain(&mut self, listener: &Listener, backlog: bool) -> Result<u64, Lost> {
+        let mut redis = self.connector.connect().await?;
+        listener.forgive();
+        let mut len = 0;
         loop {
-            let page = self.cursor.read(&mut session.redis).await?;
+            let page = self.cursor.read(&mut redis).await?;
+            len += page.entries.len() as u64;
             self.metrics.mirror_drained.inc_by(page.entries.len() as u64);
             let events: Vec<_> = page.entries.into_iter().filter_map(|(_, event)| event).collect();
             if !events.is_empty() {
@@ -241,37 +223,34 @@ impl Follow {
             if let Some(end) = page.end {
                 self.state.reached = end;
                 self.state.certain = Some(end);
-                return Ok(());
+                return Ok(len);
             }
         }
     }
 
-    async fn live(&mut self, session: &mut Session) -> Result<std::convert::Infallible, Lost> {
+    async fn live(&mut self, listener: &mut Listener) -> Result<std::convert::Infallible, Lost> {
         let tasks = self.tasks.clone();
         let mut stopping = std::pin::pin!(tasks.stopping());
         let mut beats = interval(self.heartbeat);
         beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut beat = 0_u32;
-        let mut messages = Vec::new();
         loop {
             // Each arm only waits; what it leads to is not cancelled.
-            let due = tokio::select! {
-                len = session.live.recv_many(&mut messages, MESSAGES_PER_TURN) => {
-                    if len == 0 {
-                        return Err(Lost::Ended);
-                    }
-                    false
-                }
-                _ = beats.tick() => true,
-                () = &mut stopping => return Err(self.leave(session).await),
+            let messages = tokio::select! {
+                messages = listener.next() => Some(messages),
+                _ = beats.tick() => None,
+                () = &mut stopping => return Err(self.leave(listener).await),
             };
-            self.on_messages(session, std::mem::take(&mut messages), None).await?;
-            if due {
-                self.on_beat(session, beat).await?;
-                beat = beat.wrapping_add(1);
+            match messages {
+                Some(messages) if messages.is_empty() => return Err(Lost::Ended),
+                Some(messages) => drop(self.on_messages(listener, messages, None).await?),
+                None => {
+                    self.on_beat(listener, beat).await?;
+                    beat = beat.wrapping_add(1);
+                }
             }
-            if session.gap.load(Ordering::SeqCst) {
-                self.doubt(session, "messages came faster than they were read").await?;
+            if listener.has_gap() {
+                self.doubt(listener, "messages came faster than they were read").await?;
             }
         }
     }
@@ -280,7 +259,7 @@ impl Follow {
     /// were those of the stream when it was reached.
     async fn on_messages(
         &mut self,
-        session: &mut Session,
+        listener: &mut Listener,
         messages: Vec<PushInfo>,
         end: Option<Place>,
     ) -> Result<bool, Lost> {
@@ -297,7 +276,7 @@ impl Follow {
             };
             if channel == self.nodes_channel.as_bytes() {
                 if payload == self.sign.as_bytes() {
-                    session.heard = Instant::now();
+                    listener.unheard = 0;
                 }
                 continue;
             }
@@ -318,12 +297,10 @@ impl Follow {
     }
 
     /// Heartbeat, lease, the group's place, and the comparison with the stream's end.
-    async fn on_beat(&mut self, session: &mut Session, beat: u32) -> Result<(), Lost> {
-        if session.heard.elapsed() > self.heartbeat * UNHEARD_MAX {
-            return Err(Lost::Unheard);
-        }
-        let redis = &mut session.redis;
+    async fn on_beat(&mut self, listener: &mut Listener, beat: u32) -> Result<(), Lost> {
+        let redis = &mut listener.redis;
         cmd("PUBLISH").arg(&self.nodes_channel).arg(&self.sign).query_async::<()>(redis).await?;
+        listener.unheard += 1;
         if !self.lease.renew(redis).await? {
             return Err(Lost::NameTaken);
         }
@@ -338,36 +315,36 @@ impl Follow {
                 false
             }
         };
-        let stream = self.cursor.stream(redis).await?;
-        let Some(stream) = stream.filter(|_| !lost) else {
-            return self.doubt(session, "the stream or this node's group is gone").await;
+        let end = self.cursor.end(redis).await?;
+        let Some(end) = end.filter(|_| !lost) else {
+            return self.doubt(listener, "the stream or this node's group is gone").await;
         };
-        // Everything that was published before the answer is in `live` by now: one connection.
-        let mut messages = Vec::new();
-        while let Ok(message) = session.live.try_recv() {
-            messages.push(message);
+        // Everything that was published before the answer has arrived: one connection.
+        let messages = listener.arrived();
+        let agrees = self.on_messages(listener, messages, Some(end)).await?;
+        if listener.unheard >= UNHEARD_MAX {
+            return Err(Lost::Unheard);
         }
-        let agrees = self.on_messages(session, messages, Some(stream.end)).await?;
         self.metrics.mirror_lag.set(i64::from(!agrees));
         if agrees {
-            self.state.certain = Some(stream.end);
+            self.state.certain = Some(end);
             Ok(())
         } else {
-            self.doubt(session, "a message was lost on the way").await
+            self.doubt(listener, "a message was lost on the way").await
         }
     }
 
     /// Reads the stream again from the last certain place, or, if it is not that stream any more,
     /// begins anew at its end and has the log asked.
-    async fn doubt(&mut self, session: &mut Session, why: &str) -> Result<(), Lost> {
+    async fn doubt(&mut self, listener: &mut Listener, why: &str) -> Result<(), Lost> {
         tracing::info!(why, "reading the stream from the last certain place");
         self.metrics.mirror_doubts.inc();
-        self.catch_up(session).await
+        self.catch_up(listener, true).await
     }
 
     /// The node stops: its place is written down, and its name is free at once.
-    async fn leave(&mut self, session: &mut Session) -> Lost {
-        let redis = &mut session.redis;
+    async fn leave(&mut self, listener: &mut Listener) -> Lost {
+        let redis = &mut listener.redis;
         // An error: the next life reads a little more, or waits for the lease to run out.
         let _ = self.cursor.set(redis, self.state.reached).await;
         let _ = self.lease.release(redis).await;
@@ -383,9 +360,11 @@ fn missing_is_fine(err: RedisError) -> Result<(), RedisError> {
     if is_missing(&err) { Ok(()) } else { Err(err) }
 }
 
-async fn run_id(redis: &mut MultiplexedConnection) -> Result<String, RedisError> {
-    let info: Value = cmd("INFO").arg("server").query_async(redis).await?;
+/// Which Redis this is, and since when it has been the master: after a restart and after a
+/// failover, even there and back again, the stream may lack its end.
+async fn origin(redis: &mut MultiplexedConnection) -> Result<String, RedisError> {
+    let info: Value = cmd("INFO").arg("server").arg("replication").query_async(redis).await?;
     let info = String::from_redis_value(info)?;
-    let line = info.lines().find_map(|line| line.strip_prefix("run_id:"));
-    Ok(line.unwrap_or_default().trim().to_owned())
+    let is_part = |line: &&str| line.starts_with("run_id:") || line.starts_with("master_replid:");
+    Ok(info.lines().filter(is_part).collect())
 }

@@ -19,6 +19,7 @@ mod cursor;
 mod event;
 mod follow;
 mod lease;
+mod listen;
 
 use std::sync::Arc;
 use std::time::Duration;

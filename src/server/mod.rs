@@ -31,6 +31,8 @@ use crate::socket;
 const ACCEPT_PAUSE_MIN: Duration = Duration::from_millis(5);
 /// Longest pause after a failed accept: files come free at any time.
 const ACCEPT_PAUSE_MAX: Duration = Duration::from_secs(1);
+/// How long a stopping node waits for what is left of requests, when its last client has gone.
+const LAST_REQUEST: Duration = Duration::from_secs(1);
 /// Headers in a request; browsers send about 20.
 const HEADERS_LEN_MAX: usize = 64;
 /// The smallest buffer that hyper accepts.
@@ -120,7 +122,8 @@ async fn serve(shared: Arc<Shared>, stream: TcpStream, visit: Arc<Visit>) {
         // to ask `/readyz` on is told that this node stops.
         () = shared.tasks.sessions_ended() => {
             connection.as_mut().graceful_shutdown();
-            connection.await
+            // A request that is not complete by now is not worth the rest of the time to stop.
+            tokio::time::timeout(LAST_REQUEST, connection).await.unwrap_or(Ok(()))
         }
     };
     if let Err(err) = served {

@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
@@ -26,11 +26,20 @@ use crate::protocol::frame::{self, Frame};
 /// Bounded by `in_flight_max`: at that length the session stops reading its socket.
 #[derive(Default)]
 pub struct Answers {
-    /// Each with the number of rooms that the socket may come to follow by it.
-    owed: VecDeque<(Pending, usize)>,
+    /// Each with what it may make the socket follow.
+    owed: VecDeque<(Pending, Asks)>,
     /// Those rooms, summed. A client that does not wait for its answers gets no more rooms than
     /// one that does.
     rooms: usize,
+}
+
+/// What the socket may come to follow by an answer.
+#[derive(Default)]
+pub struct Asks {
+    /// Each room with the user to follow it as: one for a `join`, in their order for a `resume`.
+    pub follows: Vec<(RoomName, UserId)>,
+    /// How many of those rooms it does not follow yet.
+    pub rooms: usize,
 }
 
 /// An answer that is owed.
@@ -58,6 +67,8 @@ pub struct Awaited {
     pub at: Timestamp,
     /// Who brings it.
     pub follower: Arc<Follower>,
+    /// When the client has waited long enough: then it gets an ack instead.
+    pub due: Instant,
 }
 
 /// An answer, worked out.
@@ -97,33 +108,32 @@ impl Answers {
         self.rooms
     }
 
-    /// `rooms`: how many the socket may come to follow by it.
-    pub fn push(&mut self, pending: Pending, rooms: usize) {
-        self.rooms += rooms;
-        self.owed.push_back((pending, rooms));
+    pub fn push(&mut self, pending: Pending, asks: Asks) {
+        self.rooms += asks.rooms;
+        self.owed.push_back((pending, asks));
     }
 
     /// The next answer, when it is there. Cancel-safe: what is not finished stays in front.
-    pub async fn next(&mut self) -> Reply {
+    pub async fn next(&mut self) -> (Reply, Asks) {
         let reply = match self.owed.front_mut() {
             None => return std::future::pending().await,
             Some((Pending::Ready(_), _)) => None,
             Some((Pending::Write(_, answered), _)) => Some(Ok(answered.await)),
             Some((Pending::Work(work), _)) => Some(Err(work.await)),
         };
-        let front = self.owed.pop_front().map(|(pending, rooms)| {
-            self.rooms -= rooms;
-            pending
-        });
+        let (front, asks) = self.owed.pop_front().unzip();
+        let asks = asks.unwrap_or_default();
+        self.rooms -= asks.rooms;
         if self.owed.is_empty() {
             // Idle sockets keep no memory for answers.
             self.owed = VecDeque::new();
         }
-        match (front, reply) {
+        let reply = match (front, reply) {
             (Some(Pending::Ready(reply)), _) | (_, Some(Err(reply))) => reply,
             (Some(Pending::Write(asked, _)), Some(Ok(answer))) => written(asked, answer),
             _ => Reply::Problem(Problem::internal()),
-        }
+        };
+        (reply, asks)
     }
 }
 
@@ -197,7 +207,12 @@ impl Reader {
         if self.outage.last().is_some_and(|failed| failed > self.asked) {
             return Err(unavailable());
         }
-        read.await.map_err(|err| {
+        // Some reads share what one of them does, one after the other (`Relay::activate`): the
+        // budget is each one's own.
+        let budget = Duration::from_millis(self.shared.config.log.read_timeout_ms);
+        let read = tokio::time::timeout(budget, read).await;
+        let read = read.unwrap_or_else(|_| Err(LogError::Unavailable("no answer in time".into())));
+        read.map_err(|err| {
             *self.outage.last() = Some(Instant::now());
             self.shared.metrics.log_error("unavailable");
             tracing::debug!(err = %err, "a read of the log failed");

@@ -10,10 +10,12 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use super::Shared;
-use super::answers::Follow;
-use crate::hub::{BATCH_BYTES_MAX, Batch, Follower, Inbox, NextPage, Pushed, Room, State};
+use super::answers::{Asks, Follow};
+use crate::hub::{
+    Answered, BATCH_BYTES_MAX, Batch, Follower, Inbox, NextPage, Pushed, Room, State,
+};
 use crate::log::LogError;
-use crate::model::{ClientId, RoomName, Seq};
+use crate::model::{ClientId, RoomName, Seq, UserId};
 use crate::protocol::command::{Command, Request};
 use crate::protocol::error::Problem;
 use crate::protocol::frame::{self, Frame};
@@ -30,6 +32,8 @@ pub struct Follows {
     rooms: HashMap<RoomName, (Arc<Room>, Arc<Follower>)>,
     /// Those that are behind, in the order they will be served. At most one entry a room.
     behind: VecDeque<(Arc<Room>, Arc<Follower>)>,
+    /// Users whose `join` or `resume` is on its way, by room.
+    asked_for: HashMap<RoomName, Vec<UserId>>,
     /// The one page being read from the log, for the first of `behind`.
     reading: Option<Pin<Box<dyn Future<Output = Page> + Send>>>,
     /// Empty pages in a row for the first of `behind`.
@@ -63,6 +67,7 @@ impl Follows {
             inbox: Arc::default(),
             rooms: HashMap::new(),
             behind: VecDeque::new(),
+            asked_for: HashMap::new(),
             reading: None,
             empty_pages: 0,
             stopped: Vec::new(),
@@ -70,17 +75,36 @@ impl Follows {
         }
     }
 
-    /// How many rooms this socket would follow by the command beside those that it follows; refused
-    /// if those are too many. `asked`: rooms that were asked for before and are not followed yet.
-    pub fn admit(&self, request: &Request, asked: usize) -> Result<usize, Problem> {
+    /// What the socket may come to follow by the command; refused if that is too much. `asked`:
+    /// rooms that were asked for before and are not followed yet.
+    pub fn admit(&self, request: &Request, asked: usize) -> Result<Asks, Problem> {
         let command = &request.command;
-        let (field, more) = match command {
-            Command::Join { room, .. } => ("room", usize::from(!self.contains(room))),
-            Command::Resume { rooms, .. } => {
-                ("rooms", rooms.iter().filter(|(room, _)| !self.contains(room)).count())
+        let (field, follows) = match command {
+            Command::Join { room, user, .. } => ("room", vec![(room.clone(), user.clone())]),
+            Command::Resume { rooms, user } => {
+                let follow = |(room, _): &(RoomName, Seq)| (room.clone(), user.clone());
+                ("rooms", rooms.iter().map(follow).collect())
             }
-            _ => return Ok(0),
+            _ => return Ok(Asks::default()),
         };
+        let refusal = |field, limit: usize, error: String| Problem {
+            limit: Some(limit as u64),
+            re: Some(command.name()),
+            room: command.room().cloned(),
+            id: request.id.clone(),
+            ..Problem::field(field, error)
+        };
+        let users_max = self.shared.config.session.users_per_room_max;
+        let too_many = |(room, user): &(RoomName, UserId)| {
+            let follower = self.rooms.get(room).map(|(_, follower)| follower);
+            follower.is_some_and(|follower| follower.users_with(user) > users_max)
+        };
+        if follows.iter().any(too_many) {
+            let error = format!("one socket may follow a room as up to {users_max} users");
+            return Err(refusal("user_id", users_max, error));
+        }
+        let more = follows.iter().filter(|(room, _)| !self.contains(room)).count();
+        let asks = Asks { follows, rooms: more };
         let max = self.shared.config.session.follows_max;
         // Rooms that were left and are not forgotten yet do not count. Looking for them takes a
         // while, so it is done only where it matters; a client that has it done again and again
@@ -88,15 +112,55 @@ impl Follows {
         let followed = || self.rooms.keys().filter(|room| self.contains(room)).count();
         let fits = |followed| followed + asked + more <= max;
         if more == 0 || fits(self.rooms.len()) || fits(followed()) {
-            return Ok(more);
+            return Ok(asks);
         }
-        Err(Problem {
-            limit: Some(max as u64),
-            re: Some(command.name()),
-            room: command.room().cloned(),
-            id: request.id.clone(),
-            ..Problem::field(field, format!("one socket may follow up to {max} rooms"))
-        })
+        Err(refusal(field, max, format!("one socket may follow up to {max} rooms")))
+    }
+
+    /// The command was sent: from here on the rooms' followers note the leaves of these users.
+    pub fn ask(&mut self, follows: &[(RoomName, UserId)]) {
+        for (room, user) in follows {
+            self.asked_for.entry(room.clone()).or_default().push(user.clone());
+            if let Some((_, follower)) = self.rooms.get(room) {
+                follower.ask(user);
+            }
+        }
+    }
+
+    /// The answer is that the user is not a member.
+    pub fn refuse(&mut self, room: &RoomName, user: &UserId) {
+        self.answered(room, user);
+        if let Some((_, follower)) = self.rooms.get(room).cloned() {
+            self.sort(&follower.answer(user, None), &follower);
+        }
+    }
+
+    /// Takes one ask off the list of those on their way.
+    fn answered(&mut self, room: &RoomName, user: &UserId) {
+        let Some(users) = self.asked_for.get_mut(room) else { return };
+        if let Some(index) = users.iter().position(|known| known == user) {
+            users.remove(index);
+        }
+        if users.is_empty() {
+            self.asked_for.remove(room);
+        }
+        if self.asked_for.is_empty() {
+            self.asked_for = HashMap::new();
+        }
+    }
+
+    /// What follows from an answer for a follower that was paused.
+    fn sort(&mut self, answered: &Answered, follower: &Arc<Follower>) {
+        let Some((room, _)) = self.rooms.get(&follower.room) else { return };
+        match answered {
+            Answered::State(State::Stopped) => self.stopped.push(follower.clone()),
+            Answered::State(State::CatchingUp)
+                if !self.behind.iter().any(|(_, known)| Arc::ptr_eq(known, follower)) =>
+            {
+                self.behind.push_back((room.clone(), follower.clone()));
+            }
+            _ => {}
+        }
     }
 
     /// Whether this socket follows the room already.
@@ -110,22 +174,27 @@ impl Follows {
     /// handled here. So a follower that stopped stays known until no answer is owed.
     pub fn by_whom(&self, room: &RoomName, seq: Seq) -> Option<Arc<Follower>> {
         let (_, follower) = self.rooms.get(room)?;
-        let gets = follower.state() != State::Stopped || follower.last() >= seq;
-        gets.then(|| follower.clone())
+        follower.gets(seq).then(|| follower.clone())
     }
 
     /// Follows a room, or follows it as one more user. The `joined` frame is in the queue already.
     pub fn follow(&mut self, follow: &Follow) -> Result<Arc<Follower>, LostSync> {
-        let name = &follow.asked.room;
-        let user = (follow.asked.user.clone(), follow.last_seq);
-        if let Some((_, follower)) = self.rooms.get(name) {
-            if follower.follow_as(&user.0, user.1) {
-                return Ok(follower.clone());
+        let (name, user, as_of) = (&follow.asked.room, &follow.asked.user, follow.last_seq);
+        self.answered(name, user);
+        if let Some((_, follower)) = self.rooms.get(name).cloned() {
+            let answered = follower.answer(user, Some(as_of));
+            if answered != Answered::Unknown {
+                self.sort(&answered, &follower);
+                return Ok(follower);
             }
             self.forget(name);
+            self.stopped.retain(|known| !Arc::ptr_eq(known, &follower));
         }
         let (link, inbox) = (self.link.clone(), self.inbox.clone());
-        let follower = Arc::new(Follower::new(name.clone(), link, inbox, follow.position, user));
+        let asked_for = self.asked_for.get(name).map_or(&[][..], Vec::as_slice);
+        let (user, position) = ((user.clone(), as_of), follow.position);
+        let follower = Follower::new(name.clone(), link, inbox, position, user, asked_for);
+        let follower = Arc::new(follower);
         // Refused only if the room was let go between its activation and now: with the shortest
         // linger of a second, this task was not run for that long.
         if !self.shared.hub.follow(&follow.room, follower.clone()) {
@@ -136,6 +205,11 @@ impl Follows {
             self.behind.push_back((follow.room.clone(), follower.clone()));
         }
         Ok(follower)
+    }
+
+    /// `resume`s that are not done.
+    pub fn resumes_len(&self) -> usize {
+        self.resumes.len()
     }
 
     /// Waits for these followers to become live and to have these seqs, then tells that they have.
@@ -163,7 +237,8 @@ impl Follows {
             match follower.state() {
                 State::Stopped => self.stopped.push(follower),
                 State::CatchingUp => self.behind.push_back((room.clone(), follower)),
-                State::Live => {}
+                // Paused: an answer is owed, and it will say how to go on.
+                State::Live | State::Paused => {}
             }
         }
     }
@@ -210,7 +285,7 @@ impl Follows {
         match page {
             Ok(Some(batch)) => {
                 self.empty_pages = 0;
-                self.push(&follower, &batch);
+                self.push(&follower, &batch)?;
             }
             // A page may be a moment older than the question (see `Replay::page`), a second one
             // may not: then the log lacks what was there before. It was restored to an older
@@ -242,7 +317,7 @@ impl Follows {
                 NextPage::Live => self.caught_up(&follower),
                 NextPage::Ring(batch) => {
                     self.shared.metrics.catch_up("ring");
-                    self.push(&follower, &batch);
+                    self.push(&follower, &batch)?;
                 }
                 NextPage::Log => {
                     let (shared, last) = (self.shared.clone(), follower.last());
@@ -263,16 +338,21 @@ impl Follows {
         if queued > max / 2 { 0 } else { max - queued }
     }
 
-    fn push(&mut self, follower: &Arc<Follower>, batch: &Batch) {
+    fn push(&mut self, follower: &Arc<Follower>, batch: &Batch) -> Result<(), LostSync> {
         match follower.push(batch, self.room_in_queue()) {
             // Next turn is another room's, if there is one.
             Pushed::Taken if self.behind.len() > 1 => self.behind.rotate_left(1),
             Pushed::Taken | Pushed::Full => {}
+            // The log has a hole, which no log of ours has: it was changed by hand.
+            Pushed::Gap => return Err(LostSync),
             Pushed::Stopped => {
-                self.stopped.push(follower.clone());
+                if follower.state() == State::Stopped {
+                    self.stopped.push(follower.clone());
+                }
                 self.caught_up(follower);
             }
         }
+        Ok(())
     }
 
     /// The first of those behind needs no more pages.

@@ -14,17 +14,17 @@ mod limits;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use tokio::sync::watch;
 
-use self::answers::{Answers, Asked, Awaited, Follow, Outage, Pending, Reader, Reply};
+use self::answers::{Answers, Asked, Asks, Awaited, Follow, Outage, Pending, Reader, Reply};
 use self::follows::{Follows, LostSync};
 use self::limits::Limits;
 use crate::config::Config;
 use crate::decide::{Outcome, Verb, Write};
-use crate::hub::Hub;
+use crate::hub::{Hub, State};
 use crate::lane::Lanes;
 use crate::log::Log;
 use crate::metrics::{self, Metrics};
@@ -77,9 +77,11 @@ pub struct Session {
 type End = (CloseCode, &'static str);
 
 impl Session {
-    pub fn new(shared: Arc<Shared>, lanes: Lanes, socket: Socket) -> Self {
+    /// Boxed: a future keeps what it is given twice, once as given and once as it uses it, and so
+    /// does every future around it.
+    pub fn new(shared: Arc<Shared>, lanes: Lanes, socket: Socket) -> Box<Self> {
         let link = socket.link().clone();
-        Self {
+        Box::new(Self {
             follows: Follows::new(shared.clone(), link.clone()),
             shared,
             lanes,
@@ -92,17 +94,19 @@ impl Session {
             limits: Limits::new(Instant::now()),
             out: BytesMut::new(),
             stopping: false,
-        }
+        })
     }
 
     /// Serves the client until one side ends it.
-    pub async fn run(mut self) {
+    pub async fn run(mut self: Box<Self>) {
         self.greet();
         let (code, text) = self.serve().await;
         self.shared.metrics.sockets_closed.get_or_create(&metrics::Code { code: code.0 }).inc();
-        // Before the close, which may take seconds: nothing more is for this socket.
-        drop(self.follows);
-        self.socket.close(code, text).await;
+        // Before the close, which may take seconds: nothing more is for this socket, and what its
+        // answers hold (a connection to the log, the activation of a room) others wait for.
+        let Self { socket, follows, answers, parked, awaited, .. } = *self;
+        drop((follows, answers, parked, awaited));
+        socket.close(code, text).await;
     }
 
     async fn serve(&mut self) -> End {
@@ -111,13 +115,17 @@ impl Session {
         let (shared, inbox) = (self.shared.clone(), self.follows.inbox.clone());
         let mut stopping = std::pin::pin!(shared.tasks.stopping());
         loop {
-            if self.stopping && !self.owes() {
+            let listens = self.listens();
+            // Who does not take answers cannot be given the last ones, and resumes later.
+            if self.stopping && !(listens && self.owes()) {
                 return (CloseCode::RESTART, "the node restarts");
             }
-            let reading = self.wants_to_read();
+            let reading = listens && self.wants_to_read();
+            let answering = listens && self.awaited.is_none();
             let result = tokio::select! {
                 incoming = self.socket.next(reading) => self.on_incoming(incoming),
-                reply = self.answers.next(), if self.awaited.is_none() => self.on_reply(reply),
+                (reply, asks) = self.answers.next(), if answering => self.on_reply(reply, asks),
+                () = overdue(self.awaited.as_ref()), if self.awaited.is_some() => Ok(()),
                 () = inbox.arrived() => {
                     self.follows.sort_inbox();
                     Ok(())
@@ -138,16 +146,20 @@ impl Session {
         !self.answers.is_empty() || self.parked.is_some() || self.awaited.is_some()
     }
 
-    fn wants_to_read(&self) -> bool {
-        let config = &self.shared.config;
-        let listens = self.link.queued_bytes() <= config.socket.queue_bytes_max;
+    /// Whether the client takes what it is sent. While it does not, nothing more is worked out for
+    /// it: 200 pages of history that were asked for in one breath would be gigabytes.
+    fn listens(&self) -> bool {
+        let listens = self.link.queued_bytes() <= self.shared.config.socket.queue_bytes_max;
         if !listens {
             self.link.tell_when_drained();
         }
         listens
-            && !self.stopping
-            && self.parked.is_none()
-            && self.answers.len() < config.session.in_flight_max
+    }
+
+    fn wants_to_read(&self) -> bool {
+        let owed = self.answers.len() + self.follows.resumes_len();
+        let max = self.shared.config.session.in_flight_max;
+        !self.stopping && self.parked.is_none() && owed < max
     }
 
     /// What follows from whatever just happened.
@@ -166,13 +178,17 @@ impl Session {
 
     /// Sees whether the awaited event is with the socket. A follower may have stopped before it:
     /// somebody else's socket sent the leave of the only user that this one follows as. Then the
-    /// socket does not follow, and gets an ack as any that does not.
+    /// socket does not follow, and gets an ack as any that does not. It gets one, too, if the event
+    /// takes too long (there is a long replay before it, or the log is away); if the node stops, at
+    /// once.
     fn settle_awaited(&mut self) {
         let Some(awaited) = self.awaited.take() else { return };
+        let is_live = || awaited.follower.state() == State::Live;
+        let may_wait = Instant::now() < awaited.due && (!self.stopping || is_live());
         match awaited.follower.has(awaited.seq) {
             Some(true) => {}
-            Some(false) => self.ack(&awaited.asked, awaited.seq, awaited.at, false),
-            None => self.awaited = Some(awaited),
+            None if may_wait => self.awaited = Some(awaited),
+            _ => self.ack(&awaited.asked, awaited.seq, awaited.at, false),
         }
     }
 
@@ -216,15 +232,19 @@ impl Session {
             (Err(retry_after_ms), request) => Err(limits::rate_limited(request, retry_after_ms)),
         };
         let admitted = request.and_then(|request| {
-            let rooms = self.follows.admit(&request, self.answers.rooms())?;
-            Ok((request, rooms))
+            let asks = self.follows.admit(&request, self.answers.rooms())?;
+            Ok((request, asks))
         });
         match admitted {
-            Ok((request, rooms)) => {
+            Ok((request, asks)) => {
+                // Before the command is sent: its events may be back before its answer.
+                self.follows.ask(&asks.follows);
                 let pending = self.command(request);
-                self.answers.push(pending, rooms);
+                self.answers.push(pending, asks);
             }
-            Err(problem) => self.answers.push(Pending::Ready(Reply::Problem(problem)), 0),
+            Err(problem) => {
+                self.answers.push(Pending::Ready(Reply::Problem(problem)), Asks::default());
+            }
         }
     }
 
@@ -274,13 +294,18 @@ impl Session {
         Pending::Write(asked, answered)
     }
 
-    fn on_reply(&mut self, reply: Reply) -> Result<(), End> {
+    fn on_reply(&mut self, reply: Reply, asks: Asks) -> Result<(), End> {
         match reply {
             Reply::Frame(re, frame) => {
                 self.answer(re, &frame);
                 Ok(())
             }
-            Reply::Problem(problem) => self.refuse(&problem),
+            Reply::Problem(problem) => {
+                for (room, user) in &asks.follows {
+                    self.follows.refuse(room, user);
+                }
+                self.refuse(&problem)
+            }
             Reply::Written(asked, outcome) => {
                 self.on_written(asked, &outcome);
                 Ok(())
@@ -289,7 +314,7 @@ impl Session {
                 self.count("join", "ok");
                 self.follow(&follow)
             }
-            Reply::Resumed(follows, id) => self.on_resumed(follows, id),
+            Reply::Resumed(follows, id) => self.on_resumed(follows, &asks, id),
         }
     }
 
@@ -304,7 +329,9 @@ impl Session {
         self.count(asked.re, if duplicate { "duplicate" } else { "ok" });
         match self.follows.by_whom(&asked.room, seq) {
             Some(follower) if asked.id.is_none() => {
-                self.awaited = Some(Awaited { asked, seq, at, follower });
+                let budget = self.shared.config.lane.answer_timeout_ms;
+                let due = Instant::now() + Duration::from_millis(budget);
+                self.awaited = Some(Awaited { asked, seq, at, follower, due });
             }
             _ => self.ack(&asked, seq, at, duplicate),
         }
@@ -340,6 +367,7 @@ impl Session {
     fn on_resumed(
         &mut self,
         follows: Vec<Result<Follow, Problem>>,
+        asks: &Asks,
         id: Option<ClientId>,
     ) -> Result<(), End> {
         for follow in &follows {
@@ -350,9 +378,15 @@ impl Session {
         }
         self.flush();
         let mut followers = Vec::with_capacity(follows.len());
-        for follow in follows.iter().flatten() {
-            let follower = self.follows.follow(follow).map_err(lost_sync)?;
-            followers.push((follower, follow.last_seq));
+        // One ask for each room, in the order of the answers.
+        for (follow, (room, user)) in follows.iter().zip(&asks.follows) {
+            match follow {
+                Ok(follow) => {
+                    let follower = self.follows.follow(follow).map_err(lost_sync)?;
+                    followers.push((follower, follow.last_seq));
+                }
+                Err(_) => self.follows.refuse(room, user),
+            }
         }
         self.follows.resume(followers, id);
         Ok(())
@@ -401,6 +435,30 @@ async fn parked(parked: &mut Option<Pin<Box<dyn Future<Output = ()> + Send>>>) {
     }
 }
 
+async fn overdue(awaited: Option<&Awaited>) {
+    match awaited {
+        None => std::future::pending().await,
+        Some(awaited) => tokio::time::sleep_until(awaited.due.into()).await,
+    }
+}
+
 fn lost_sync(_: LostSync) -> End {
     (CloseCode::RESYNC, "lost sync with the log: reconnect and resume")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size_of_future<T, F: Future>(_: fn(T) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// Nearly all sockets of a chat server are idle, so this is what a node's memory is made of.
+    /// An `async fn` keeps its arguments twice, which is why so much here is boxed.
+    #[test]
+    fn an_idle_session_is_small() {
+        let (session, run) = (size_of::<Session>(), size_of_future(Session::run));
+        assert!(session + run <= 1536, "a session takes {session} bytes and its task {run}");
+    }
 }

@@ -295,6 +295,10 @@ fn settings_that_cannot_work_together_are_refused() {
         "lane.answer_timeout_ms = 1000: must be at least log.append_timeout_ms = 1500",
     );
     unfit(
+        |c| (c.mirror.heartbeat_ms, c.mirror.forget_after_s) = (500, 4),
+        "mirror.forget_after_s = 4: must be at least 10 times mirror.heartbeat_ms = 500",
+    );
+    unfit(
         |c| c.mirror.url = Secret(REDIS.to_owned()),
         "mirror.url (REDIS_URL) is set but log.url (DATABASE_URL) is not: the embedded log is a \
          file that only this node can read",

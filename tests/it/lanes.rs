@@ -17,6 +17,8 @@ async fn three_nodes(world: &World) -> ([TestNode; 3], [Address; 3]) {
     let node = |id: &'static str| {
         world.node_with(move |config| {
             config.node.id = id.to_owned();
+            // So that a batch has all rooms, each of which another node holds or waits for.
+            config.lane.count = 1;
             // The crowd talks faster than a person.
             config.session.commands_per_second = 1_000_000;
             config.session.commands_burst = 1_000_000;

@@ -4,22 +4,28 @@
 mod harness;
 
 mod crowd;
+mod lossy;
 mod stored;
 mod verdict;
 
 mod config;
 mod crash;
+mod deploy;
 #[cfg(target_os = "linux")]
 mod disk_full;
 mod http;
+mod idle;
 mod lanes;
 mod log;
+mod mirror;
+mod pipelined;
 mod postgres_down;
 mod program;
 mod protocol;
 mod readme;
 mod replay;
 mod shutdown;
+mod slow_reader;
 mod socket;
 mod tidy;
 mod tls;

@@ -14,7 +14,8 @@ use verbatim::config::Config;
 use crate::crowd::{Crowd, Outcome};
 use crate::harness::node::TestNode;
 use crate::harness::postgres::Postgres;
-use crate::harness::{Client, World, raw};
+use crate::harness::{Client, World, raw, services};
+use crate::lossy::LossyLink;
 
 /// How much later than `lane.answer_timeout_ms` an answer may reach a client of a busy machine.
 const MARGIN: Duration = Duration::from_secs(1);
@@ -127,6 +128,26 @@ async fn connections_that_are_cut_under_load_cost_no_word() {
     assert_survived(&outcome, &world);
 }
 
+/// The worst moment to lose a connection: nobody can know whether it is committed. Each loss is
+/// told as such, nobody is acked what is not there, and what is there is not written again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_link_that_loses_commits_and_their_answers_costs_no_word() {
+    let direct = services::database().await;
+    let port = services::postgres().await.port();
+    let link = LossyLink::to(port).await;
+    let world = World::on(&direct.replace(&format!(":{port}/"), &format!(":{}/", link.port)));
+    let node = node(&world).await;
+    let crowd = Crowd::gather(&[at(&node)], 4, 3, 32).await;
+    link.begin_losing();
+    while link.losses() < 15 {
+        crowd.answered(100).await;
+    }
+    let outcome = crowd.end(&World::on(&direct).config.log).await;
+    assert_survived(&outcome, &world);
+    assert!(outcome.progress.unavailable > 0, "nobody was told of a loss");
+    assert!(outcome.progress.duplicates > 0, "nothing that was lost was there");
+}
+
 /// Somebody's forgotten psql holds one room's row. The other rooms of its lane wait with it, and
 /// get their answers in time; everything goes on when the row is free.
 #[tokio::test(flavor = "multi_thread")]
@@ -149,24 +170,36 @@ async fn a_row_that_someone_else_has_locked_costs_no_word() {
     assert_survived(&outcome, &world);
 }
 
-/// An event whose COMMIT was never answered is in the log, and no event comes behind it that would
-/// show the hole. PostgreSQL itself can make that: it commits, and answers only when a standby,
-/// which does not exist, has it, too.
-#[tokio::test(flavor = "multi_thread")]
-async fn an_event_whose_commit_was_not_confirmed_reaches_its_followers_all_the_same() {
+/// A part of the URL with which every commit waits for a standby that does not exist.
+const CONFIRMED: &str = "?options=-csynchronous_commit%3Don";
+
+/// A server that commits what comes with `CONFIRMED`, and never says so; and the URL of a database
+/// with a room in it, made without that.
+async fn postgres_that_confirms_nothing() -> (Postgres, String) {
     let settings = ["synchronous_standby_names=nobody", "synchronous_commit=local"];
     let postgres = Postgres::start(&settings).await;
     let url = postgres.database().await;
-    let world = World::on(&url);
-    let node = world.node().await;
+    let node = World::on(&url).node().await;
     let mut client = node.client().await;
     client.send(json!({"type": "create", "user_id": "1", "room": "r"})).await;
     client.expect(json!({"type": "ack", "seq": 1})).await;
     drop(client);
     node.stop().await;
+    (postgres, url)
+}
 
-    // From here on, no commit is confirmed.
-    let world = World::on(&format!("{url}?options=-csynchronous_commit%3Don"));
+/// An administrator ends the wait of the one commit that hangs: others see it from here on.
+async fn confirm(url: &str) {
+    let cancel = "select pg_cancel_backend(pid) from pg_stat_activity where wait_event = 'SyncRep'";
+    assert_eq!(sql(url).await.query(cancel, &[]).await.unwrap().len(), 1);
+}
+
+/// An event whose COMMIT was never answered is in the log, and no event comes behind it that would
+/// show the hole.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_whose_commit_was_not_confirmed_reaches_its_followers_all_the_same() {
+    let (_postgres, url) = postgres_that_confirms_nothing().await;
+    let world = World::on(&format!("{url}{CONFIRMED}"));
     let node = world.node().await;
     let mut follower = node.client().await;
     follower.send(json!({"type": "join", "user_id": "1", "room": "r"})).await;
@@ -176,16 +209,50 @@ async fn an_event_whose_commit_was_not_confirmed_reaches_its_followers_all_the_s
         json!({"type": "message", "user_id": "1", "room": "r", "message": "hi", "id": "m"});
     sender.send(message.clone()).await;
     sender.expect(json!({"type": "error", "code": "unavailable", "id": "m"})).await;
-    // An administrator ends the wait.
-    let administrator = sql(&url).await;
-    let cancel = "select pg_cancel_backend(pid) from pg_stat_activity where wait_event = 'SyncRep'";
-    assert_eq!(administrator.query(cancel, &[]).await.unwrap().len(), 1);
+    confirm(&url).await;
     let shown = follower.expect(json!({"type": "message", "seq": 2, "client_id": "m"})).await;
     // Asked again, it is the same event, and nobody is shown it twice.
     sender.send(message).await;
     let duplicate = json!({"type": "ack", "seq": 2, "at": shown["at"], "duplicate": true});
     sender.expect(duplicate).await;
     follower.expect_nothing().await;
+}
+
+/// A lane that is busy with an old doubt, and then with a new batch, must not forget those who come
+/// meanwhile: they did not wait when it last looked, and their time runs all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_that_comes_while_a_lane_is_stuck_is_answered_in_time() {
+    const TIMEOUT: Duration = Duration::from_millis(1500);
+    let (postgres, url) = postgres_that_confirms_nothing().await;
+    let world = World::on(&format!("{url}{CONFIRMED}"));
+    let node = world.node_with(|config| {
+        let timeout_ms = TIMEOUT.as_millis() as u64;
+        (config.lane.answer_timeout_ms, config.log.append_timeout_ms) = (timeout_ms, timeout_ms);
+    });
+    let node = node.await;
+    let message = |id: &str| {
+        let (kind, user, room) = ("message", "1", "r");
+        json!({"type": kind, "user_id": user, "room": room, "message": "hi", "id": id})
+    };
+    let unavailable = json!({"type": "error", "code": "unavailable"});
+    let mut client = node.client().await;
+    let begun = tokio::time::Instant::now();
+    // The first makes the doubt. The second waits behind it, and its time is over soon after the
+    // lane has begun to settle that doubt; then nobody waits.
+    client.send(message("1")).await;
+    tokio::time::sleep_until(begun + TIMEOUT / 30).await;
+    client.send(message("2")).await;
+    client.expect(unavailable.clone()).await;
+    client.expect(unavailable.clone()).await;
+    let asked = Instant::now();
+    client.send(message("3")).await;
+    // The doubt is settled just before the lane gives it up, and the next commit hangs, too.
+    tokio::time::sleep_until(begun + TIMEOUT * 2 - TIMEOUT / 10).await;
+    confirm(&url).await;
+    client.expect(unavailable).await;
+    let took = asked.elapsed();
+    assert!(took < TIMEOUT + MARGIN, "the answer took {took:?}");
+    drop(postgres);
 }
 
 /// One socket asks for everything at once, as a client does that has just come back. However much

@@ -19,7 +19,7 @@ const COLUMNS_MAX: usize = 100;
 /// The modules of the library from the top down. A module may use those of its own line and of the
 /// lines below. (`main` and `lib` stand above all; they are checked as `node` is.)
 const LEVELS: [&[&str]; 12] = [
-    &["main", "lib", "node", "probe"],
+    &["main", "lib", "node", "probe", "health"],
     &["server"],
     &["session"],
     &["feed"],

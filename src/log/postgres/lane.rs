@@ -93,6 +93,11 @@ const RECEIPTS: &str = "
 /// Everything a batch writes, in one statement: so there is one answer that says whether it could
 /// be written, and no way to send a part of it. The parts touch different tables, or (`entered` and
 /// `gone`) different rows, so it does not matter that each sees the tables as they were before.
+///
+/// The outbox has the clock's time, not the transaction's. The race this closes: T1 begins, waits
+/// for the room that T2, which began later, holds, and writes behind it. By the transactions' times
+/// T1's row would be the older one, and a sweep, which takes rows of some age, would take it alone
+/// and put it into Redis before T2's. Under the room's lock, a later row has a later time.
 const WRITE: &str = "
     with changed as (
         select *
@@ -116,7 +121,7 @@ const WRITE: &str = "
         where m.room_id = g.room_id and m.user_id = g.user_id
     ), announced as (
         insert into outbox (room_id, first_seq, last_seq, at)
-        select c.id, c.first_seq, c.last_seq, now()
+        select c.id, c.first_seq, c.last_seq, clock_timestamp()
         from changed c
         where $19::boolean
         returning id

@@ -88,6 +88,16 @@ impl Postgres {
         self.shared.reads.read(room, after, limit).await
     }
 
+    pub async fn read_page(
+        &self,
+        room: &RoomName,
+        after: Seq,
+        limit: usize,
+        bytes_max: usize,
+    ) -> Result<Vec<Event>, LogError> {
+        self.shared.reads.read_page(room, after, limit, bytes_max).await
+    }
+
     pub async fn read_before(
         &self,
         room: &RoomName,

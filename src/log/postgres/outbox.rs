@@ -35,6 +35,8 @@ const NEWS: &str = "
     order by o.id
     limit $3::bigint";
 
+/// Rows whose room was deleted by hand come, too, without an event: else they would stay for ever,
+/// and fill every sweep.
 const SWEEP: &str = "
     select o.id, r.name, e.seq, e.type, e.user_id, e.client_id, e.body, e.at
     from (
@@ -45,8 +47,8 @@ const SWEEP: &str = "
         limit $2::bigint
         for update skip locked
     ) o
-    join rooms r on r.id = o.room_id
-    join events e on e.room_id = o.room_id and e.seq between o.first_seq and o.last_seq
+    left join rooms r on r.id = o.room_id
+    left join events e on e.room_id = r.id and e.seq between o.first_seq and o.last_seq
     order by o.id, e.seq";
 
 const FORGET: &str = "delete from outbox where id = any ($1::bigint[])";
@@ -120,7 +122,8 @@ impl Outbox {
         }
         let mut ids: Vec<i64> = rows.iter().map(|row| row.get(0)).collect();
         ids.dedup();
-        let events = rows.iter().map(event).collect::<Result<_, _>>()?;
+        let events = rows.iter().filter(|row| row.get::<_, Option<i64>>(2).is_some());
+        let events = events.map(event).collect::<Result<_, _>>()?;
         Ok(Some(Sweep { connection, ids, events }))
     }
 

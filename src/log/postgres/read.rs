@@ -33,6 +33,7 @@ const REAPER_RATE: Duration = Duration::from_secs(30);
 #[derive(Clone, Copy)]
 enum Query {
     Read,
+    ReadPage,
     ReadBefore,
     Standing,
     LastSeq,
@@ -42,12 +43,30 @@ enum Query {
     Ping,
 }
 
-const QUERIES: [&str; 8] = [
+const QUERIES: [&str; 9] = [
     "select seq, type, user_id, client_id, body, at
      from events
      where room_id = (select id from rooms where name = $1::text) and seq > $2::bigint
      order by seq
      limit $3::bigint",
+    // The running sum is taken over `limit` rows at most; the first row is there however long it
+    // is.
+    "select seq, type, user_id, client_id, body, at
+     from (
+         select e.*,
+                sum(coalesce(octet_length(e.body), 0)) over (order by e.seq)
+                - coalesce(octet_length(e.body), 0) as bytes_before,
+                sum(coalesce(octet_length(e.body), 0)) over (order by e.seq) as bytes
+         from (
+             select seq, type, user_id, client_id, body, at
+             from events
+             where room_id = (select id from rooms where name = $1::text) and seq > $2::bigint
+             order by seq
+             limit $3::bigint
+         ) e
+     ) page
+     where bytes_before = 0 or bytes <= $4::bigint
+     order by seq",
     "select seq, type, user_id, client_id, body, at
      from events
      where room_id = (select id from rooms where name = $1::text) and seq < $2::bigint
@@ -180,6 +199,18 @@ impl Reads {
     ) -> Result<Vec<Event>, LogError> {
         let (after, limit) = (after.to_i64(), to_limit(limit));
         let rows = self.ask(Query::Read, &[&room.as_str(), &after, &limit]).await?;
+        rows.iter().map(|row| event(row, room)).collect()
+    }
+
+    pub async fn read_page(
+        &self,
+        room: &RoomName,
+        after: Seq,
+        limit: usize,
+        bytes_max: usize,
+    ) -> Result<Vec<Event>, LogError> {
+        let (after, limit, bytes_max) = (after.to_i64(), to_limit(limit), to_limit(bytes_max));
+        let rows = self.ask(Query::ReadPage, &[&room.as_str(), &after, &limit, &bytes_max]).await?;
         rows.iter().map(|row| event(row, room)).collect()
     }
 

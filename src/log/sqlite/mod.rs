@@ -131,8 +131,18 @@ impl Sqlite {
         after: Seq,
         limit: usize,
     ) -> Result<Vec<Event>, LogError> {
+        self.read_page(room, after, limit, usize::MAX).await
+    }
+
+    pub async fn read_page(
+        &self,
+        room: &RoomName,
+        after: Seq,
+        limit: usize,
+        bytes_max: usize,
+    ) -> Result<Vec<Event>, LogError> {
         let room = room.clone();
-        self.ask(move |connection| reader::read(connection, &room, after, limit)).await
+        self.ask(move |connection| reader::read(connection, &room, after, limit, bytes_max)).await
     }
 
     pub async fn read_before(

@@ -29,6 +29,7 @@ pub(super) fn read(
     room: &RoomName,
     after: Seq,
     limit: usize,
+    bytes_max: usize,
 ) -> Result<Vec<Event>, LogError> {
     events(
         connection,
@@ -40,6 +41,7 @@ pub(super) fn read(
         room,
         after.to_i64(),
         limit,
+        bytes_max,
     )
 }
 
@@ -59,6 +61,7 @@ pub(super) fn read_before(
         room,
         before.map_or(i64::MAX, Seq::to_i64),
         limit,
+        usize::MAX,
     )?;
     newest_first.reverse();
     Ok(newest_first)
@@ -70,13 +73,19 @@ fn events(
     room: &RoomName,
     edge: i64,
     limit: usize,
+    bytes_max: usize,
 ) -> Result<Vec<Event>, LogError> {
     let mut statement = connection.prepare_cached(sql).map_err(unavailable)?;
     let mut rows =
         statement.query(params![room.as_str(), edge, to_limit(limit)]).map_err(unavailable)?;
-    let mut events = Vec::new();
+    let (mut events, mut bytes) = (Vec::new(), 0);
     while let Some(row) = rows.next().map_err(unavailable)? {
-        events.push(stored(row).map_err(unavailable)?.event(room)?);
+        let event = stored(row).map_err(unavailable)?.event(room)?;
+        bytes += event.kind.body().map_or(0, str::len);
+        if bytes > bytes_max && !events.is_empty() {
+            break;
+        }
+        events.push(event);
     }
     Ok(events)
 }

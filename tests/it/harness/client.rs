@@ -38,11 +38,11 @@ impl Client {
         client
     }
 
-    /// Connects with a receive buffer so small that the server soon has to wait for this client
-    /// when it does not read, and takes the `hello`.
-    pub async fn narrow(addr: SocketAddr) -> Self {
+    /// Connects with a receive buffer of that size, so that the server soon has to wait for this
+    /// client when it does not read, and takes the `hello`.
+    pub async fn narrow(addr: SocketAddr, receive_bytes: u32) -> Self {
         let socket = TcpSocket::new_v4().unwrap();
-        socket.set_recv_buffer_size(4096).unwrap();
+        socket.set_recv_buffer_size(receive_bytes).unwrap();
         let stream = socket.connect(addr).await.expect("cannot connect");
         let mut client = Self::over(stream, &[]).await.expect("cannot connect");
         client.expect_hello().await;

@@ -75,7 +75,8 @@ impl TestNode {
     pub async fn start(config: Config) -> Self {
         config.check().unwrap_or_else(|err| panic!("a test's settings: {err}"));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let node = Node::start(config.clone(), listener).await;
+        // Boxed: it is long, and tests start several side by side.
+        let node = Box::pin(Node::start(config.clone(), listener)).await;
         let node = node.unwrap_or_else(|err| panic!("the node does not start: {err:?}"));
         Self { addr: node.addr(), config, node }
     }

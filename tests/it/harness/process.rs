@@ -10,6 +10,7 @@ use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::process::{Child, Command};
 use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::PATIENCE;
@@ -39,6 +40,8 @@ pub struct Process {
     pid: u32,
     /// What it wrote so far, stdout and stderr in the order of arrival.
     output: Arc<Mutex<String>>,
+    /// They end with the pipes.
+    collectors: Vec<JoinHandle<()>>,
     _folder: TempDir,
 }
 
@@ -89,12 +92,14 @@ impl Process {
         sandbox().watch(pid, "KILL");
         let output = Arc::new(Mutex::new(String::new()));
         let (ready_tx, ready_rx) = oneshot::channel();
-        collect(child.stdout.take().unwrap(), Arc::clone(&output), Some(ready_tx));
-        collect(child.stderr.take().unwrap(), Arc::clone(&output), None);
+        let collectors = vec![
+            collect(child.stdout.take().unwrap(), Arc::clone(&output), Some(ready_tx)),
+            collect(child.stderr.take().unwrap(), Arc::clone(&output), None),
+        ];
         let Ok(Ok(addr)) = timeout(PATIENCE, ready_rx).await else {
             panic!("the program does not serve:\n{}", output.lock().unwrap());
         };
-        Self { addr, child, pid, output, _folder: folder }
+        Self { addr, child, pid, output, collectors, _folder: folder }
     }
 
     /// SIGKILL: no code of the program runs any more.
@@ -118,7 +123,13 @@ impl Process {
 
     pub async fn wait_exit(&mut self) -> Exit {
         match timeout(PATIENCE * 2, self.child.wait()).await {
-            Ok(status) => exit(status.unwrap()),
+            Ok(status) => {
+                // What it wrote last may still be in the pipes.
+                for collector in self.collectors.drain(..) {
+                    collector.await.unwrap();
+                }
+                exit(status.unwrap())
+            }
             Err(_) => panic!("the program does not end:\n{}", self.output()),
         }
     }
@@ -160,7 +171,7 @@ fn collect(
     pipe: impl AsyncRead + Send + Unpin + 'static,
     output: Arc<Mutex<String>>,
     mut ready: Option<oneshot::Sender<SocketAddr>>,
-) {
+) -> JoinHandle<()> {
     tokio::spawn(async move {
         let mut lines = BufReader::new(pipe).lines();
         while let Ok(Some(line)) = lines.next_line().await {
@@ -178,7 +189,7 @@ fn collect(
                 let _ = ready.send(addr);
             }
         }
-    });
+    })
 }
 
 fn exit(status: ExitStatus) -> Exit {

@@ -107,10 +107,10 @@ impl Follower {
     }
 
     async fn connect(&mut self) {
-        let narrow = self.waits;
-        let client =
-            if narrow { Client::narrow(self.addr).await } else { Client::greeted(self.addr).await };
-        self.client = Some(client);
+        self.client = Some(match self.waits {
+            true => Client::narrow(self.addr, 4096).await,
+            false => Client::greeted(self.addr).await,
+        });
         for place in self.places.values_mut() {
             place.follows_as = [None, None];
         }

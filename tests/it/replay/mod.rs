@@ -32,14 +32,14 @@ on_both_logs!(
 );
 
 /// Runs that share a node at the same time, so that they meet in batches.
-const RUNS_AT_ONCE: usize = 8;
+const RUNS_AT_ONCE: usize = 16;
 
 /// Settings of one node: page, ring, batch.
 const SIZES: [(usize, usize, usize); 6] =
     [(1, 1, 1), (1, 8, 512), (2, 3, 2), (3, 1, 512), (5, 2, 3), (4, 7, 512)];
 
 /// Runs on each of these nodes.
-const RUNS: u64 = 100;
+const RUNS: u64 = 85;
 
 async fn every_follower_gets_last_plus_one_and_nothing_else(world: World) {
     for (number, (page_len, ring_len_max, batch_len_max)) in (0..).zip(SIZES) {

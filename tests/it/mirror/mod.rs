@@ -1,0 +1,16 @@
+//! Many nodes, one conversation: what they owe their clients while Redis, PostgreSQL and the nodes
+//! themselves come and go.
+//!
+//! Two kinds of tests. Under load, a `Crowd` judges everything that was sent, told and shown. In
+//! silence, one event is all there is, so that no later event can show that it is missing; and the
+//! node that must hear it does not look into the log by itself (`by_redis_alone`).
+
+mod away;
+mod cluster;
+mod conversation;
+mod doubt;
+mod first;
+mod neighbours;
+mod outbox;
+mod restart;
+mod silence;

@@ -1,0 +1,199 @@
+//! Between COMMIT and Redis: nodes that die there, links that are slow or gone. What is committed
+//! reaches the stream, and every follower, all the same.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use serde_json::json;
+use tokio::time::Instant;
+
+use super::cluster::{Cluster, at, behind, gather, hears, metric, mirror_is, say, say_as, until};
+use crate::crowd::Crowd;
+use crate::harness::Client;
+use crate::harness::process::{Exit, Process};
+use crate::harness::proxy::{Fate, Pieces, Proxy, Way};
+use crate::harness::redis::Redis;
+
+/// By when other nodes' followers hear, while Redis is away.
+const HEARD: Duration = Duration::from_secs(1);
+
+fn holds(piece: &[u8], text: &str) -> bool {
+    piece.windows(text.len()).any(|part| part == text.as_bytes())
+}
+
+/// Its ack was sent, its XADD was not: it waits in the proxy while the node is killed.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_node_that_died_did_not_mirror_is_mirrored_by_another() {
+    let server = Redis::start(&[]).await;
+    let cluster = Cluster::with_redis(&server.url()).await;
+    let proxy = Proxy::to(server.port(), Pieces::Values).await;
+    let mut environment = cluster.environment("dying");
+    let url = format!("redis://127.0.0.1:{}/0", proxy.port());
+    environment.push(("REDIS_URL".to_owned(), url));
+    let mut dying = Process::start(environment).await;
+    let (one, two) = tokio::join!(cluster.node("one"), cluster.node("two"));
+    let mut clients = gather("r", &[dying.addr, one.addr, two.addr]).await;
+    cluster.outbox_is_empty().await;
+
+    proxy.rule(|way, piece| match way == Way::ToServer && holds(piece, "last words") {
+        true => Fate::Swallow,
+        false => Fate::Pass,
+    });
+    say(&mut clients[0], "r", "last words").await;
+    proxy.swallowed().await;
+    dying.kill9();
+    assert_eq!(dying.wait_exit().await, Exit::Signal(9));
+    drop(proxy);
+    assert_eq!(cluster.outbox_len().await, 1);
+    for client in &mut clients[1..] {
+        hears(client, "last words").await;
+        client.expect_nothing().await;
+    }
+    cluster.outbox_is_empty().await;
+    cluster.assert_streamed("r", 4).await;
+    let swept = async |node| metric(node, "verbatim_outbox_swept_total").await;
+    assert_eq!(swept(one.addr).await + swept(two.addr).await, 1);
+}
+
+/// kill -9 under load, at any moment of the write path, many times.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_stream_is_whole_after_nodes_died_under_load() {
+    let cluster = Cluster::shared().await;
+    let (one, mut two) = tokio::join!(cluster.process("one"), cluster.process("two"));
+    let (address, at_two) = tokio::sync::watch::channel(two.addr);
+    let crowd = Crowd::gather(&[at(one.addr), at_two], 2, 1, 32).await;
+    for _ in 0..4 {
+        crowd.answered(rand::random_range(100..300)).await;
+        two.kill9();
+        assert_eq!(two.wait_exit().await, Exit::Signal(9));
+        two = cluster.process("two").await;
+        address.send_replace(two.addr);
+    }
+    crowd.answered(100).await;
+    let outcome = crowd.end(&cluster.world.config.log).await;
+    outcome.assert_kept();
+    cluster.outbox_is_empty().await;
+    let mut streamed = cluster.stream().await;
+    streamed.sort_unstable();
+    streamed.dedup();
+    for (room, stored) in &outcome.stored.rooms {
+        let seqs = streamed.iter().filter(|(name, _)| name == room).map(|(_, seq)| *seq);
+        assert!(seqs.eq(1..=stored.last_seq), "{room} is not whole in the stream");
+    }
+}
+
+/// Says it by one node ten times over; how long it took by the other, from the ack on.
+async fn delays(from: &mut Client, user: &str, to: &mut Client) -> Vec<Duration> {
+    let mut delays = Vec::new();
+    for number in 0..10 {
+        let text = format!("by the log {number}");
+        say_as(from, user, "r", &text).await;
+        let begun = Instant::now();
+        to.read_until(json!({"type": "message", "message": text})).await;
+        delays.push(begun.elapsed());
+    }
+    delays.sort();
+    delays
+}
+
+/// The promise, with room for a machine that builds something else meanwhile.
+fn assert_heard_in_time(delays: &[Duration]) {
+    assert!(delays[delays.len() / 2] < HEARD, "{delays:?}");
+    assert!(delays[delays.len() - 1] < HEARD * 2, "{delays:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_redis_the_other_nodes_hear_within_a_second() {
+    let mut server = Redis::start(&[]).await;
+    let cluster = Cluster::with_redis(&server.url()).await;
+    let (one, two) = tokio::join!(cluster.node("one"), cluster.node("two"));
+    let mut clients = gather("r", &[one.addr, two.addr]).await;
+    server.kill();
+    mirror_is(one.addr, "away").await;
+    mirror_is(two.addr, "away").await;
+    let [from, to] = &mut clients[..] else { unreachable!() };
+    assert_heard_in_time(&delays(from, "0", to).await);
+    assert_heard_in_time(&delays(to, "1", from).await);
+    server.restart().await;
+    cluster.outbox_is_empty().await;
+    say(&mut clients[0], "r", "by Redis").await;
+    clients[1].read_until(json!({"type": "message", "message": "by Redis"})).await;
+}
+
+/// The other node reaches Redis, so what it commits leaves the outbox before anyone could look.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_alone_is_cut_off_hears_and_is_heard_within_a_second() {
+    let server = Redis::start(&[]).await;
+    let cluster = Cluster::with_redis(&server.url()).await;
+    let proxy = Proxy::to(server.port(), Pieces::Values).await;
+    let (one, two) = tokio::join!(cluster.node("one"), cluster.node_with("two", behind(&proxy)));
+    let mut clients = gather("r", &[one.addr, two.addr]).await;
+    proxy.cut();
+    mirror_is(two.addr, "away").await;
+    let [from, to] = &mut clients[..] else { unreachable!() };
+    assert_heard_in_time(&delays(from, "0", to).await);
+    assert_heard_in_time(&delays(to, "1", from).await);
+    proxy.heal();
+    mirror_is(two.addr, "ok").await;
+    cluster.outbox_is_empty().await;
+    cluster.assert_streamed("r", 22).await;
+}
+
+/// Two nodes write in turns, and one of them is slow to tell: the stream has it the wrong way
+/// round. No follower does.
+#[tokio::test(flavor = "multi_thread")]
+async fn events_that_reach_redis_in_the_wrong_order_are_shown_in_the_right_one() {
+    let server = Redis::start(&[]).await;
+    let cluster = Cluster::with_redis(&server.url()).await;
+    let proxy = Proxy::to(server.port(), Pieces::Values).await;
+    let (quick, slow, third) = tokio::join!(
+        cluster.node("quick"),
+        cluster.node_with("slow", behind(&proxy)),
+        cluster.node("third")
+    );
+    let places: [SocketAddr; 3] = [quick.addr, slow.addr, third.addr];
+    let mut clients = gather("r", &places).await;
+    let mut listeners = Vec::new();
+    for place in places {
+        let mut listener = Client::greeted(place).await;
+        let join = json!({"type": "join", "user_id": "0", "room": "r", "since": 3});
+        listener.send(join).await;
+        listener.expect(json!({"type": "joined"})).await;
+        listeners.push(listener);
+    }
+    // Shorter than a hold, about a hold, and longer than a hold.
+    for delay in [10, 20, 60] {
+        proxy.delay(Way::ToServer, Duration::from_millis(delay));
+        for number in 0..10 {
+            say_as(&mut clients[1], "1", "r", &format!("first {number}")).await;
+            say_as(&mut clients[0], "0", "r", &format!("then {number}")).await;
+        }
+        for listener in &mut listeners {
+            for number in 0..10 {
+                hears(listener, &format!("first {number}")).await;
+                hears(listener, &format!("then {number}")).await;
+            }
+            listener.expect_nothing().await;
+        }
+    }
+    cluster.outbox_is_empty().await;
+    let seqs: Vec<u64> = cluster.stream().await.into_iter().map(|(_, seq)| seq).collect();
+    assert!(!seqs.is_sorted(), "the proxy inverted nothing: {seqs:?}");
+    let doubts = async || metric(quick.addr, "verbatim_mirror_doubts_total").await;
+    until("no doubt", doubts, |doubts| *doubts == 0).await;
+}
+
+/// Somebody deleted a room by hand, and its rows in the outbox stayed: more than a sweep takes.
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_of_a_room_that_is_gone_do_not_keep_others_from_the_stream() {
+    let cluster = Cluster::shared().await;
+    let sql = cluster.sql().await;
+    let node = cluster.node("one").await;
+    let orphans = "insert into outbox (room_id, first_seq, last_seq, at)
+         select 999, n, n, now() - interval '1 hour' from generate_series(1, 100) n";
+    sql.batch_execute(orphans).await.unwrap();
+    cluster.outbox_is_empty().await;
+    gather("r", &[node.addr]).await;
+    cluster.outbox_is_empty().await;
+    cluster.assert_streamed("r", 1).await;
+}
