@@ -36,8 +36,9 @@ pub struct Batch {
 /// Owned by its task.
 pub(super) struct Append {
     pub connector: Connector,
-    /// The stream's key and the channel's name.
+    /// The stream's key.
     pub key: String,
+    pub channel: String,
     pub stream_len_max: usize,
     /// Bounded by `mirror.queue_len_max`; when it is full the lanes drop their batch, which stays
     /// in the outbox.
@@ -56,7 +57,9 @@ impl Append {
         let mut not_before = Instant::now();
         let mut waiting = Vec::new();
         while self.batches.recv_many(&mut waiting, EVENTS_PER_CALL).await > 0 {
-            if redis.is_none() && Instant::now() >= not_before {
+            // A node that stops does not wait for a Redis that is away; others will sweep.
+            let is_over = self.batches.is_closed();
+            if redis.is_none() && !is_over && Instant::now() >= not_before {
                 redis = self.connector.connect().await.ok();
                 not_before = Instant::now() + RECONNECT_PAUSE;
             }
@@ -86,7 +89,7 @@ impl Append {
             let (call, later) = rest.split_at(call_len(rest));
             rest = later;
             let mut invocation = script.key(&self.key);
-            invocation.arg(self.stream_len_max);
+            invocation.arg(&self.channel).arg(self.stream_len_max);
             for (room, seq, frame) in call {
                 invocation.arg(room.as_str()).arg(seq.0).arg(frame.payload());
             }

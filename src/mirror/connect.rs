@@ -25,6 +25,8 @@ const KEEPALIVE_RETRIES: u32 = 3;
 pub(super) struct Connector {
     client: Client,
     timeout: Duration,
+    /// The number behind the URL's last slash.
+    database: i64,
 }
 
 impl Connector {
@@ -43,9 +45,21 @@ impl Connector {
         // RESP3: messages of the channel and answers to commands come over one connection, in the
         // order in which Redis sent them.
         let redis = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
+        let database = redis.db();
         let info = info.set_tcp_settings(tcp).set_redis_settings(redis);
         let client = Client::open(info).map_err(|_| OpenError::Url)?;
-        Ok(Self { client, timeout: Duration::from_millis(config.timeout_ms) })
+        Ok(Self { client, timeout: Duration::from_millis(config.timeout_ms), database })
+    }
+
+    /// The channel of that name for those who use this database.
+    ///
+    /// Keys belong to a database, channels to all of Redis: two clusters of one prefix in two
+    /// databases would show each other's events to their clients.
+    pub fn channel(&self, name: &str) -> String {
+        match self.database {
+            0 => name.to_owned(),
+            database => format!("{name}@{database}"),
+        }
     }
 
     /// A connection for commands.
@@ -81,6 +95,8 @@ impl Connector {
 
 /// Whether an error is an answer that trying again will not change.
 pub(super) fn is_refused(err: &RedisError) -> bool {
+    let no_database = || err.detail().is_some_and(|why| why.contains("DB index is out of range"));
     matches!(err.kind(), ErrorKind::AuthenticationFailed | ErrorKind::InvalidClientConfig)
         || matches!(err.code(), Some("NOAUTH" | "WRONGPASS" | "NOPERM" | "NOPROTO"))
+        || no_database()
 }

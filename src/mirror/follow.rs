@@ -45,6 +45,8 @@ pub(super) struct Follow {
     pub connector: Connector,
     pub cursor: Cursor,
     pub lease: Lease,
+    /// The channel of events.
+    pub events_channel: String,
     /// The channel of signs of life, and what this node says on it.
     pub nodes_channel: String,
     pub sign: String,
@@ -138,7 +140,7 @@ impl Follow {
         started: &mut Option<oneshot::Sender<Result<(), OpenError>>>,
         pause: &mut Duration,
     ) -> Result<std::convert::Infallible, Lost> {
-        let channels = [&*self.cursor.stream, &self.nodes_channel];
+        let channels = [&*self.events_channel, &self.nodes_channel];
         let mut listener = Listener::connect(&self.connector, &channels, self.live_len_max).await?;
         if !self.lease.take(&mut listener.redis).await? {
             return Err(Lost::NameTaken);

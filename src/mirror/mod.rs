@@ -9,7 +9,8 @@
 //! - `chat:events`, a stream: `room`, `seq` and `event` (JSON) of every committed event, at least
 //!   once. Its consumer group `node:<id>` is a node's place: nothing is ever pending in it.
 //! - `chat:events`, a channel: the same events, each with its `stream_id` as first key.
-//! - `chat:nodes`, a channel: each node's heartbeat, which it must hear itself.
+//! - `chat:nodes`, a channel: each node's heartbeat, which it must hear itself. (In another
+//! database than 0 the channels are `chat:events@3` and so on.)
 //! - `chat:node:<id>`: the lease of the live node of that name.
 //! - `chat:seen:<id>`: exists for a day after the node was last alive.
 
@@ -87,7 +88,7 @@ pub enum Incoming {
 pub enum OpenError {
     #[error("mirror.url (REDIS_URL) is not a Redis URL; write redis://user:password@host:6379/0")]
     Url,
-    #[error("Redis refused the user or the password of mirror.url ({0}); correct it")]
+    #[error("Redis refused the user, the password or the database of mirror.url ({0}); correct it")]
     Refused(String),
     #[error("another live node is called {node}; give each node a node.id (VERBATIM_NODE__ID)")]
     NameTaken { node: String },
@@ -118,6 +119,7 @@ impl Mirror {
         let append = Append {
             connector: connector.clone(),
             key: key.clone(),
+            channel: connector.channel(&key),
             stream_len_max: settings.stream_len_max,
             batches: batches_rx,
             mirrored,
@@ -130,9 +132,10 @@ impl Mirror {
         let heartbeat = Duration::from_millis(settings.heartbeat_ms);
         let forget_after = Duration::from_secs(settings.forget_after_s);
         let follow = Follow {
+            events_channel: connector.channel(&key),
+            nodes_channel: connector.channel(&format!("{}:nodes", settings.prefix)),
             connector,
             cursor: Cursor { stream: key, group: format!("{GROUP_PREFIX}{node}") },
-            nodes_channel: format!("{}:nodes", settings.prefix),
             sign: serde_json::json!({"node": node, "token": token}).to_string(),
             lease: Lease::new(&settings.prefix, &node, token, heartbeat, forget_after),
             node,

@@ -20,8 +20,12 @@ use crate::model::{Event, RoomName, Seq, Timestamp};
 
 /// The lock that makes sweepers take turns: "vb sweep" in ASCII. It ends with the transaction.
 const SWEEP_LOCK: i64 = 0x7662_2073_7765_6570;
-/// Batches in one sweep; a batch is at most `lane.batch_len_max` events.
-const SWEEP_LEN: i64 = 64;
+/// Batches in one sweep.
+const SWEEP_LEN: i64 = 512;
+/// Events in one sweep, and the rest of the batch that goes beyond. They are held in memory, and
+/// must reach Redis while the transaction may be idle (`log.append_timeout_ms`): a sweep that
+/// cannot be done in time would be begun again for ever.
+const SWEEP_EVENTS: i64 = 512;
 /// News read at once. More are read the next time.
 const NEWS_LEN: i64 = 2000;
 /// For each statement here: none of them waits for a lock for long.
@@ -40,15 +44,20 @@ const NEWS: &str = "
 const SWEEP: &str = "
     select o.id, r.name, e.seq, e.type, e.user_id, e.client_id, e.body, e.at
     from (
-        select id, room_id, first_seq, last_seq
-        from outbox
-        where at <= now() - $1::bigint * interval '1 millisecond'
-        order by id
-        limit $2::bigint
-        for update skip locked
+        select id, room_id, first_seq, last_seq,
+               sum(last_seq - first_seq + 1) over (order by id) as events_len
+        from (
+            select id, room_id, first_seq, last_seq
+            from outbox
+            where at <= now() - $1::bigint * interval '1 millisecond'
+            order by id
+            limit $2::bigint
+            for update skip locked
+        ) oldest
     ) o
     left join rooms r on r.id = o.room_id
     left join events e on e.room_id = r.id and e.seq between o.first_seq and o.last_seq
+    where o.events_len - (o.last_seq - o.first_seq + 1) < $3::bigint
     order by o.id, e.seq";
 
 const FORGET: &str = "delete from outbox where id = any ($1::bigint[])";
@@ -107,7 +116,7 @@ impl Outbox {
                 _ => false,
             });
             let rows = match ours {
-                true => connection.client.query(SWEEP, &[&age, &SWEEP_LEN]).await?,
+                true => connection.client.query(SWEEP, &[&age, &SWEEP_LEN, &SWEEP_EVENTS]).await?,
                 false => Vec::new(),
             };
             if rows.is_empty() {

@@ -118,7 +118,7 @@ async fn a_crash_of_the_server_under_load_loses_nothing_acked() {
 async fn a_stopped_server_is_unavailable_within_the_budget_and_then_works_again() {
     let server = PrivatePostgres::start();
     let mut settings = server.database("stopped").await;
-    settings.append_timeout_ms = 400;
+    settings.append_timeout_ms = 1500;
     settings.read_timeout_ms = 400;
     let log = open(&settings).await;
     let mut appender = log.appender();
@@ -131,7 +131,7 @@ async fn a_stopped_server_is_unavailable_within_the_budget_and_then_works_again(
         assert!(matches!(appended, Err(LogError::Unavailable(_))), "{appended:?}");
         let read = log.read(&room("r"), Seq(0), 1).await;
         assert!(matches!(read, Err(LogError::Unavailable(_))), "{read:?}");
-        assert!(begun.elapsed().as_millis() < 2000, "{:?}", begun.elapsed());
+        assert!(begun.elapsed().as_millis() < 4000, "{:?}", begun.elapsed());
     }
     server.start_again();
     let (seqs, _) = insist(&mut appender, &[say("r", "1", "m", "x")]).await;
@@ -145,7 +145,7 @@ async fn a_stopped_server_is_unavailable_within_the_budget_and_then_works_again(
 async fn a_room_that_stays_locked_is_unavailable_and_the_batch_never_appears() {
     let server = PrivatePostgres::start();
     let mut settings = server.database("locked").await;
-    settings.append_timeout_ms = 300;
+    settings.append_timeout_ms = 1500;
     let log = open(&settings).await;
     let mut appender = log.appender();
     appender.append(&[create("r", "1")]).await.unwrap();

@@ -7,11 +7,27 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use super::cluster::{Cluster, gather, hears, metric, mirror_is, say, until};
+use crate::harness::services;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_clusters_on_one_redis_do_not_hear_each_other() {
     let (red, blue) = tokio::join!(Cluster::shared(), Cluster::shared());
     assert_ne!(red.events, blue.events);
+    do_not_hear_each_other(red, blue).await;
+}
+
+/// Keys belong to a database, but channels do not.
+#[tokio::test(flavor = "multi_thread")]
+async fn two_clusters_in_two_databases_of_one_redis_do_not_hear_each_other() {
+    let redis = services::redis_url().await;
+    let [first, second] = ["/1", "/2"].map(|database| redis.replace("/0", database));
+    let (red, mut blue) = tokio::join!(Cluster::with_redis(&first), Cluster::with_redis(&second));
+    blue.world.config.mirror.prefix = red.world.config.mirror.prefix.clone();
+    blue.events = red.events.clone();
+    do_not_hear_each_other(red, blue).await;
+}
+
+async fn do_not_hear_each_other(red: Cluster, blue: Cluster) {
     let mut clients = Vec::new();
     let mut nodes = Vec::new();
     for cluster in [&red, &blue] {

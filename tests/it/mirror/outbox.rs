@@ -197,3 +197,33 @@ async fn rows_of_a_room_that_is_gone_do_not_keep_others_from_the_stream() {
     cluster.outbox_is_empty().await;
     cluster.assert_streamed("r", 1).await;
 }
+
+/// After a long outage there is more to do than a slow Redis takes in one transaction's time.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_outbox_is_swept_in_pieces_that_can_be_done_in_time() {
+    let server = Redis::start(&[]).await;
+    let cluster = Cluster::with_redis(&server.url()).await;
+    let proxy = Proxy::to(server.port(), Pieces::Chunks).await;
+    let node = cluster.node_with("one", |config| {
+        behind(&proxy)(config);
+        config.log.append_timeout_ms = 600;
+    });
+    let node = node.await;
+    let mut clients = gather("r", &[node.addr]).await;
+    cluster.outbox_is_empty().await;
+    // Ten batches of five hundred, as a node that died would have left them.
+    let left = "insert into events (room_id, seq, type, user_id, body, at)
+             select r.id, n, 'message', '0', 'left', now()
+             from rooms r, generate_series(2, 5001) n;
+         update rooms set last_seq = 5001, message_count = 5000;
+         insert into outbox (room_id, first_seq, last_seq, at)
+             select r.id, 2 + 500 * n, 501 + 500 * n, now() - interval '1 hour'
+             from rooms r, generate_series(0, 9) n;";
+    proxy.delay(Way::ToServer, Duration::from_millis(120));
+    cluster.sql().await.batch_execute(left).await.unwrap();
+    cluster.outbox_is_empty().await;
+    cluster.assert_streamed("r", 5001).await;
+    for _ in 0..5000 {
+        hears(&mut clients[0], "left").await;
+    }
+}

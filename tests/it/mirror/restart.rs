@@ -110,13 +110,31 @@ async fn a_rolling_restart_is_a_reconnect_for_each_node_and_no_hole_for_anyone()
     crowd.answered(300).await;
     let outcome = crowd.end(&cluster.world.config.log).await;
     outcome.assert_kept();
-    // A talker and a follower in each group.
-    assert_eq!(outcome.reconnects, 2 * moves);
+    // A talker, a mumbler and a follower in each group.
+    assert_eq!(outcome.reconnects, 3 * moves);
     cluster.outbox_is_empty().await;
 }
 
-fn environment(cluster: &Cluster, id: &str) -> Vec<(String, String)> {
-    cluster.environment(id)
+/// A Redis that hangs is no reason to be killed by one's supervisor.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_stops_in_time_while_redis_hangs() {
+    let server = Redis::start(&[]).await;
+    let cluster = Cluster::with_redis(&server.url()).await;
+    let mut process = cluster.process("n1").await;
+    let mut clients = gather("r", &[process.addr]).await;
+    server.pause();
+    for number in 0..20 {
+        say(&mut clients[0], "r", &format!("said to the wall {number}")).await;
+    }
+    let begun = Instant::now();
+    process.sigterm();
+    assert_eq!(process.wait_exit().await, Exit::Code(0), "{}", process.output());
+    let deadline = Duration::from_millis(cluster.world.config.server.shutdown_timeout_ms);
+    assert!(begun.elapsed() < deadline, "it took {:?}", begun.elapsed());
+    server.resume();
+    let _again = cluster.process("n1").await;
+    cluster.outbox_is_empty().await;
+    cluster.assert_streamed("r", 21).await;
 }
 
 /// Runs a node that must not start, and gives what it says.
@@ -133,7 +151,7 @@ async fn refused(environment: Vec<(String, String)>) -> String {
 async fn a_second_node_of_one_name_does_not_start_and_the_first_does_not_care() {
     let cluster = Cluster::shared().await;
     let mut first = cluster.process("twin").await;
-    let said = refused(environment(&cluster, "twin")).await;
+    let said = refused(cluster.environment("twin")).await;
     assert!(said.contains("another live node is called twin"), "{said}");
     assert!(said.contains("node.id"), "{said}");
     let mut client = Client::greeted(first.addr).await;
@@ -171,7 +189,7 @@ async fn a_node_that_lost_its_name_while_it_slept_ends() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_with_the_wrong_password_for_redis_does_not_start_and_does_not_tell_it() {
+async fn a_node_that_redis_refuses_does_not_start_and_does_not_tell_the_password() {
     let server = Redis::start(&[]).await;
     let mut admin = redis(&server.url()).await;
     let rules = ["SETUSER", "chat", "on", ">right", "~*", "&*", "+@all"];
@@ -185,18 +203,22 @@ async fn a_node_with_the_wrong_password_for_redis_does_not_start_and_does_not_te
     let database = services::database().await;
     for user in ["chat:wrongpass", "nobody:right", ""] {
         let url = if user.is_empty() { server.url() } else { url(user) };
-        let said = refused(environment(&Cluster::on(&database, &url), "n1")).await;
-        assert!(said.contains("Redis refused the user or the password of mirror.url"), "{said}");
+        let said = refused(Cluster::on(&database, &url).environment("n1")).await;
+        assert!(said.contains("Redis refused the user, the password or the database"), "{said}");
         assert!(!said.contains("wrongpass"), "{said}");
     }
-    let process = Cluster::on(&database, &url("chat:right")).process("n1").await;
+    let right = url("chat:right");
+    let process = Cluster::on(&database, &right).process("n1").await;
     assert_eq!(mirror(process.addr).await, "ok");
+    let no_such = Cluster::on(&database, &right.replace("/0", "/999"));
+    let said = refused(no_such.environment("n1")).await;
+    assert!(said.contains("DB index is out of range"), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn redis_without_postgres_is_refused() {
     let cluster = Cluster::on("", &services::redis_url().await);
-    let said = refused(environment(&cluster, "n1")).await;
+    let said = refused(cluster.environment("n1")).await;
     assert!(
         said.contains("mirror.url (REDIS_URL) is set but log.url (DATABASE_URL) is not"),
         "{said}"
