@@ -192,7 +192,7 @@ async fn a_reader_that_takes_nothing_is_closed_with_4008_and_others_are_not(worl
 
 /// Slow is not stalled: what counts is that it takes something.
 async fn a_reader_that_takes_little_at_a_time_is_never_closed(world: World) {
-    let process = serve(&world, &[("VERBATIM_SOCKET__STALL_TIMEOUT_MS", "3000")]).await;
+    let process = serve(&world, &[("VERBATIM_SOCKET__STALL_TIMEOUT_MS", "6000")]).await;
     create(&process).await;
     let mut slow = Client::narrow(process.addr, RECEIVE_BYTES).await;
     member(&mut slow).await;
@@ -200,7 +200,7 @@ async fn a_reader_that_takes_little_at_a_time_is_never_closed(world: World) {
     member(&mut writer).await;
     write(&mut writer, 300, 2).await;
     // Some 64 KiB at a time, for longer than the timeout.
-    let mut ticks = tokio::time::interval(Duration::from_millis(80));
+    let mut ticks = tokio::time::interval(Duration::from_millis(100));
     for n in (2..302).step_by(4) {
         ticks.tick().await;
         for n in n..(n + 4).min(302) {
