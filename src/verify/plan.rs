@@ -26,6 +26,8 @@ pub const CLIENTS_MIN: usize = 24;
 /// Rooms that a follower follows at most: enough that one socket carries several, few enough that
 /// not everyone hears everything.
 const FOLLOWED_MAX: usize = 3;
+/// What a text without an id begins with, so that it is one of a kind: a user and a number.
+const TAG_BYTES_MAX: usize = 128;
 /// One of so many clients talks.
 const CLIENTS_PER_TALKER: usize = 4;
 
@@ -220,7 +222,7 @@ impl Words {
             rng: StdRng::seed_from_u64(talker.seed),
             pace_ms: talker.pace_ms,
             rooms_len: shape.rooms.max(1),
-            message_bytes_max: shape.message_bytes_max,
+            message_bytes_max: shape.message_bytes_max.saturating_sub(TAG_BYTES_MAX).max(1),
             is_mumbling: talker.manner == Manner::Mumbling,
             said: 0,
         }
