@@ -10,8 +10,8 @@ use crate::at;
 use crate::event::{Event, EventText, Kind};
 use crate::names::{Command, Connection, Frame, Names, Node, Room, Text, User, View};
 use crate::record::{
-    Ack, Attempt, CommandOf, Delivery, Follow, Limits, MembersRow, Nanos, Page, Read, Refusal,
-    RoomRow, Row, Start, StreamEnd, StreamEntry, ViewOf, Wanted,
+    Ack, Answer, Asked, Attempt, CommandOf, Delivery, Follow, Limits, MembersRow, Nanos, Page,
+    Place, Read, Refusal, RoomRow, Row, Start, StreamEnd, StreamEntry, ViewOf, Wanted,
 };
 
 /// The records of one run.
@@ -31,8 +31,7 @@ pub struct History {
     by_bytes: HashMap<Arc<[u8]>, Frame>,
 
     pub(crate) attempts: Vec<Attempt>,
-    pub(crate) acks: Vec<Ack>,
-    pub(crate) refusals: Vec<Refusal>,
+    pub(crate) answers: Vec<Answer>,
     pub(crate) views: Vec<Seen>,
     /// Event frames of rooms that the connection does not follow, and frames that are nothing.
     pub(crate) strays: Vec<(Connection, Delivery)>,
@@ -55,6 +54,9 @@ pub struct History {
     pub(crate) ended_at: Option<Nanos>,
 }
 
+/// Errors after which a command may still be in the log, or may be sent again as it is.
+const INDEFINITE: [&str; 3] = ["unavailable", "internal", "rate_limited"];
+
 /// What makes two commands the same.
 #[derive(PartialEq, Eq, Hash)]
 enum Key {
@@ -76,26 +78,8 @@ pub(crate) struct Seen {
     pub slow: bool,
     pub follows: Vec<Follow>,
     pub deliveries: Vec<Delivery>,
-}
-
-/// How much there was to judge.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
-    pub rooms: usize,
-    pub connections: usize,
-    pub commands: usize,
-    pub attempts: usize,
-    pub acks: usize,
-    /// Commands that were acked, at least once.
-    pub acked: usize,
-    /// Commands that were sent and never acked nor refused: each is in the log once, or not at all.
-    pub indeterminate: usize,
-    pub views: usize,
-    pub deliveries: usize,
-    pub rows: usize,
-    pub pages: usize,
-    pub stream_entries: usize,
-    pub reads: usize,
+    /// It does not want to follow any more.
+    pub closed_at: Option<Nanos>,
 }
 
 impl History {
@@ -165,13 +149,15 @@ impl History {
 
     /// An `ack` came for a command. `at_ms` reads its `at`.
     pub fn acked(&mut self, ack: Ack) {
-        self.acks.push(ack);
+        self.answers.push(Answer::Ack(ack));
     }
 
     /// An `error` came for a command, `unavailable` or any other.
     pub fn refused(&mut self, command: Command, connection: Connection, at: Nanos, code: &str) {
+        let is_definite = !INDEFINITE.contains(&code);
         let code = self.text(code);
-        self.refusals.push(Refusal { command, connection, at, code });
+        let refusal = Refusal { command, connection, at, code, is_definite };
+        self.answers.push(Answer::Refusal(refusal));
     }
 
     /// Its sender will not send it again, though it has no answer. Any other command with an `id`
@@ -213,7 +199,8 @@ impl History {
     pub fn view(&mut self, view: &ViewOf<'_>) -> View {
         let ViewOf { who, room, user, slow } = *view;
         let (follows, deliveries) = (Vec::new(), Vec::new());
-        self.views.push(Seen { who: who.to_owned(), room, user, slow, follows, deliveries });
+        let (who, closed_at) = (who.to_owned(), None);
+        self.views.push(Seen { who, room, user, slow, follows, deliveries, closed_at });
         (self.views.len() - 1).into()
     }
 
@@ -230,8 +217,8 @@ impl History {
     ) {
         let seen = &mut self.views[view.index()];
         let begins = seen.deliveries.len();
-        let (reset, ended_at) = (None, None);
-        let follow = Follow { connection, asked_at, at, start, last_seq, reset, begins, ended_at };
+        seen.closed_at = None;
+        let follow = Follow { connection, asked_at, at, start, last_seq, reset: None, begins };
         seen.follows.push(follow);
     }
 
@@ -247,12 +234,10 @@ impl History {
         }
     }
 
-    /// It follows no more: its connection ended, or it left. Who still follows at the end of the run
-    /// must have been shown everything.
+    /// It follows no more, by its own will: it left, or goes away for good. Nothing is owed to it
+    /// from here on. (A connection that broke is no such will: it comes back and follows again.)
     pub fn unfollowed(&mut self, view: View, at: Nanos) {
-        if let Some(follow) = self.views[view.index()].follows.last_mut() {
-            follow.ended_at = Some(at);
-        }
+        self.views[view.index()].closed_at = Some(at);
     }
 
     /// An event frame came on a connection that does not follow its room, or a frame that is
@@ -320,7 +305,8 @@ impl History {
         self.notes.push((at, text.to_owned()));
     }
 
-    /// The last fault has ended; from here on nobody may be late. Without faults: the beginning.
+    /// The last fault has ended; from here on nobody may be late, and no client stays away by its own
+    /// will. Without faults: the beginning. If it is never told, nobody is ever late.
     pub fn healed(&mut self, at: Nanos) {
         self.healed_at = Some(at);
     }
@@ -328,6 +314,61 @@ impl History {
     /// The recording has ended: what had not come by now is missing.
     pub fn ended(&mut self, at: Nanos) {
         self.ended_at = Some(at);
+    }
+}
+
+/// Names, as a violation tells them.
+impl History {
+    /// A command, as its sender meant it.
+    pub(crate) fn said(&self, command: Command) -> String {
+        let CommandOf { room, user, id, sent_as, .. } = &self.commands[command.index()];
+        let (room, user) = (self.room_name(*room), self.users.text(user.index()));
+        let kind = sent_as.map_or("command", |(kind, _)| kind.name());
+        let text = |text: Text| format!(" {:?}", shorten(self.texts.text(text.index())));
+        let message = sent_as.and_then(|(_, message)| message).map(text).unwrap_or_default();
+        let id = id.map(text).unwrap_or_default();
+        format!("{kind}{id}{message} of {user:?} in {room:?}")
+    }
+
+    /// The text of a frame.
+    pub(crate) fn shown(&self, frame: Frame) -> String {
+        shorten(&String::from_utf8_lossy(&self.frames[frame.index()].bytes))
+    }
+
+    pub(crate) fn node_name(&self, node: Node) -> &str {
+        self.nodes.text(node.index())
+    }
+
+    pub(crate) fn place_name(&self, place: Place) -> String {
+        match place {
+            Place::Table => "the table".to_owned(),
+            Place::Node(node) => self.node_name(node).to_owned(),
+        }
+    }
+
+    pub(crate) fn connection_name(&self, connection: Connection) -> String {
+        let (node, who) = &self.connections[connection.index()];
+        format!("{who} at {}", self.node_name(*node))
+    }
+
+    /// What a page was asked for.
+    pub(crate) fn named(&self, page: &Page) -> String {
+        let room = self.room_name(page.room);
+        match page.asked {
+            Asked::Newest => format!("the newest page of {room:?}"),
+            Asked::Before(seq) => format!("the page of {room:?} before {seq}"),
+            Asked::After(seq) => format!("the page of {room:?} after {seq}"),
+        }
+    }
+}
+
+/// Characters of a text that a person is shown.
+const SHOWN_MAX: usize = 240;
+
+fn shorten(text: &str) -> String {
+    match text.char_indices().nth(SHOWN_MAX) {
+        None => text.to_owned(),
+        Some((end, _)) => format!("{}…", &text[..end]),
     }
 }
 

@@ -26,12 +26,12 @@ mod names;
 mod record;
 mod violation;
 
-pub use self::check::{Report, check};
+pub use self::check::{Counts, Report, check};
 pub use self::event::{Event, Kind};
-pub use self::history::{Counts, History, at_ms};
+pub use self::history::{History, at_ms};
 pub use self::names::{Command, Connection, Frame, Node, Room, Text, User, View};
 pub use self::record::{
-    Ack, Asked, Limits, MembersRow, Nanos, Page, Place, Read, Refusal, RoomRow, Row, Start,
-    StreamEntry, ViewOf, Wanted,
+    Ack, Asked, Limits, MembersRow, Nanos, Page, Place, Read, RoomRow, Row, Start, StreamEntry,
+    ViewOf, Wanted,
 };
-pub use self::violation::Violation;
+pub use self::violation::{Rule, Violation};

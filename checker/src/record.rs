@@ -67,19 +67,51 @@ pub struct Ack {
     pub at: Nanos,
     pub re: Kind,
     pub seq: u64,
-    /// Its `at`, in milliseconds since 1970: see `History::ack`.
+    /// Its `at`, in milliseconds since 1970, as `at_ms` reads it.
     pub event_at_ms: i64,
     pub duplicate: bool,
 }
 
 /// An `error` that answers a command.
 #[derive(Clone, Copy, Debug)]
-pub struct Refusal {
+pub(crate) struct Refusal {
     pub command: Command,
     pub connection: Connection,
     pub at: Nanos,
     /// `not_member`, `unavailable`, …
     pub code: Text,
+    /// It says for certain that this attempt wrote nothing, and why the rules are against it.
+    pub is_definite: bool,
+}
+
+/// What came for a command, in the order of the connection.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Answer {
+    Ack(Ack),
+    Refusal(Refusal),
+}
+
+impl Answer {
+    pub fn command(&self) -> Command {
+        match self {
+            Self::Ack(ack) => ack.command,
+            Self::Refusal(refusal) => refusal.command,
+        }
+    }
+
+    pub fn connection(&self) -> Connection {
+        match self {
+            Self::Ack(ack) => ack.connection,
+            Self::Refusal(refusal) => refusal.connection,
+        }
+    }
+
+    pub fn at(&self) -> Nanos {
+        match self {
+            Self::Ack(ack) => ack.at,
+            Self::Refusal(refusal) => refusal.at,
+        }
+    }
 }
 
 /// What one client is shown of one room.
@@ -120,8 +152,6 @@ pub(crate) struct Follow {
     pub reset: Option<u64>,
     /// The deliveries of the view before this.
     pub begins: usize,
-    /// The connection has ended, or the client left, after which nothing is owed to it.
-    pub ended_at: Option<Nanos>,
 }
 
 /// An event frame that came: 16 bytes.

@@ -1,0 +1,237 @@
+//! A history put in order: the log by room and seq, and what is known of each frame and command.
+//!
+//! It judges nothing but what it cannot put in order. With it, judging a delivery is two look-ups.
+
+use super::findings::{About, Findings};
+use crate::event::Event;
+use crate::history::History;
+use crate::names::{Command, Frame, Room};
+use crate::record::{Answer, Nanos, RoomRow};
+use crate::violation::Rule;
+
+/// Nobody ever: later than any time.
+pub(super) const NEVER: Nanos = Nanos::MAX;
+
+pub(super) struct Index {
+    /// By room.
+    pub log: Vec<RoomLog>,
+    /// By frame.
+    pub standings: Vec<Standing>,
+    /// By command.
+    pub facts: Vec<Facts>,
+}
+
+/// What the log holds of one room.
+#[derive(Default)]
+pub(super) struct RoomLog {
+    /// Its row of `rooms`, if the table was read.
+    pub row: Option<RoomRow>,
+    /// Ascending by seq, each seq once.
+    pub lines: Vec<Line>,
+}
+
+/// One event in the log.
+#[derive(Clone, Copy)]
+pub(super) struct Line {
+    pub seq: u64,
+    pub frame: Frame,
+    /// `None`: a row of no known type.
+    pub event: Option<Event>,
+    /// When the first ack of it was received.
+    pub acked_at: Nanos,
+    /// When the first client was shown it.
+    pub delivered_at: Nanos,
+}
+
+/// How a frame stands to the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// The log has exactly this, at this index of the room's lines.
+    Stored(Event, usize),
+    /// The log has something else at its place.
+    Otherwise(Event),
+    /// The log has nothing at its place.
+    Unwritten(Event),
+    /// It is not an event.
+    NoEvent,
+}
+
+/// What is known of a command, all attempts together.
+#[derive(Clone, Copy)]
+pub(super) struct Facts {
+    pub first_sent_at: Nanos,
+    pub attempts: usize,
+    /// Answers that say why the rules are against it.
+    pub refusals: usize,
+    /// When its first ack was received, and the seq that it told.
+    pub acked: Option<(Nanos, u64)>,
+    /// The first seq that the log has it at, and at how many.
+    pub stored_at: Option<u64>,
+    pub stored_times: usize,
+}
+
+impl Facts {
+    const NOTHING: Self = Self {
+        first_sent_at: NEVER,
+        attempts: 0,
+        refusals: 0,
+        acked: None,
+        stored_at: None,
+        stored_times: 0,
+    };
+}
+
+impl Line {
+    /// Since when somebody knew that it is committed.
+    pub fn known_at(&self) -> Nanos {
+        self.acked_at.min(self.delivered_at)
+    }
+}
+
+impl RoomLog {
+    pub fn last_seq(&self) -> u64 {
+        self.lines.last().map_or(0, |line| line.seq)
+    }
+
+    /// The index of a seq. Without a hole it is the seq less one.
+    pub fn find(&self, seq: u64) -> Option<usize> {
+        let guess = usize::try_from(seq.checked_sub(1)?).ok()?;
+        match self.lines.get(guess) {
+            Some(line) if line.seq == seq => Some(guess),
+            _ => self.lines.binary_search_by_key(&seq, |line| line.seq).ok(),
+        }
+    }
+
+    pub fn line(&self, seq: u64) -> Option<&Line> {
+        self.find(seq).map(|index| &self.lines[index])
+    }
+}
+
+impl Index {
+    pub fn new(history: &History, findings: &mut Findings<'_>) -> Self {
+        let log = read_log(history, findings);
+        let standings = history.frames.iter().enumerate();
+        let standings = standings
+            .map(|(frame, payload)| match payload.event {
+                None => Standing::NoEvent,
+                Some(event) => stand(&log[event.room.index()], frame.into(), event),
+            })
+            .collect();
+        let facts = vec![Facts::NOTHING; history.commands.len()];
+        let mut index = Self { log, standings, facts };
+        index.take_attempts(history);
+        index.take_log();
+        index.take_answers(history);
+        index.take_deliveries(history);
+        index
+    }
+
+    pub fn room(&self, room: Room) -> &RoomLog {
+        &self.log[room.index()]
+    }
+
+    pub fn facts(&self, command: Command) -> &Facts {
+        &self.facts[command.index()]
+    }
+
+    pub fn standing(&self, frame: Frame) -> Standing {
+        self.standings[frame.index()]
+    }
+
+    fn take_attempts(&mut self, history: &History) {
+        for attempt in &history.attempts {
+            let facts = &mut self.facts[attempt.command.index()];
+            facts.first_sent_at = facts.first_sent_at.min(attempt.at);
+            facts.attempts += 1;
+        }
+    }
+
+    fn take_log(&mut self) {
+        for line in self.log.iter().flat_map(|room| &room.lines) {
+            let Some(event) = line.event else { continue };
+            let facts = &mut self.facts[event.command.index()];
+            facts.stored_at.get_or_insert(line.seq);
+            facts.stored_times += 1;
+        }
+    }
+
+    fn take_answers(&mut self, history: &History) {
+        for answer in &history.answers {
+            let facts = &mut self.facts[answer.command().index()];
+            match answer {
+                Answer::Refusal(refusal) => facts.refusals += usize::from(refusal.is_definite),
+                Answer::Ack(ack) => {
+                    let (first, seq) = facts.acked.unwrap_or((ack.at, ack.seq));
+                    facts.acked = Some((first.min(ack.at), seq));
+                    let room = &mut self.log[history.commands[ack.command.index()].room.index()];
+                    let Some(index) = room.find(ack.seq) else { continue };
+                    let line = &mut room.lines[index];
+                    // An ack of a row that is another's says nothing of when that one was known.
+                    if line.event.is_some_and(|event| event.command == ack.command) {
+                        line.acked_at = line.acked_at.min(ack.at);
+                    }
+                }
+            }
+        }
+    }
+
+    fn take_deliveries(&mut self, history: &History) {
+        for delivery in history.views.iter().flat_map(|view| &view.deliveries) {
+            if let Standing::Stored(event, index) = self.standings[delivery.frame.index()] {
+                let line = &mut self.log[event.room.index()].lines[index];
+                line.delivered_at = line.delivered_at.min(delivery.at);
+            }
+        }
+    }
+}
+
+/// The log, by what the table says; without one, by what the pages of history say.
+fn read_log(history: &History, findings: &mut Findings<'_>) -> Vec<RoomLog> {
+    let mut log: Vec<RoomLog> = Vec::new();
+    log.resize_with(history.rooms.len(), RoomLog::default);
+    let add = |log: &mut Vec<RoomLog>, room: Room, seq, frame| {
+        let event = history.event(frame).copied();
+        let (acked_at, delivered_at) = (NEVER, NEVER);
+        let line = Line { seq, frame, event, acked_at, delivered_at };
+        log[room.index()].lines.push(line);
+    };
+    match &history.table {
+        Some(rooms) => {
+            rooms.iter().for_each(|row| log[row.room.index()].row = Some(*row));
+            history.rows.iter().for_each(|&(room, seq, frame)| add(&mut log, room, seq, frame));
+        }
+        None => {
+            for frame in history.pages.iter().flat_map(|page| &page.events) {
+                let Some(event) = history.event(*frame) else { continue };
+                add(&mut log, event.room, event.seq, *frame);
+            }
+        }
+    }
+    for (number, room) in log.iter_mut().enumerate() {
+        // Read in order, it is in order, and sorting takes one look at each.
+        room.lines.sort_by_key(|line| line.seq);
+        let is_table = history.table.is_some();
+        room.lines.dedup_by(|later, first| {
+            let is_same = later.seq == first.seq;
+            // Pages overlap, and are compared with the log like anything else.
+            if is_same && is_table {
+                let about = About::place(number.into(), later.seq);
+                findings.add(Rule::SeqTwice, about, |history| {
+                    let (one, other) = (history.shown(first.frame), history.shown(later.frame));
+                    let room = history.room_name(number.into());
+                    format!("the log of {room:?} has {one} and {other} at {}", later.seq)
+                });
+            }
+            is_same
+        });
+    }
+    log
+}
+
+fn stand(room: &RoomLog, frame: Frame, event: Event) -> Standing {
+    match room.find(event.seq) {
+        None => Standing::Unwritten(event),
+        Some(index) if room.lines[index].frame == frame => Standing::Stored(event, index),
+        Some(_) => Standing::Otherwise(event),
+    }
+}

@@ -1,0 +1,318 @@
+//! What followers are shown: last + 1 and nothing else, the log's own bytes, all of it, in time.
+
+use std::collections::BTreeMap;
+
+use super::findings::{About, Findings};
+use super::index::{Index, NEVER, Standing};
+use crate::event::{Event, Kind};
+use crate::history::{History, Seen};
+use crate::names::{Frame, View};
+use crate::record::{Delivery, Follow, Nanos, Start};
+use crate::violation::Rule;
+
+pub(super) fn judge(history: &History, index: &Index, findings: &mut Findings<'_>) -> Nanos {
+    let mut heal = 0;
+    for (number, seen) in history.views.iter().enumerate() {
+        let mut judge = Judge {
+            history,
+            index,
+            view: number.into(),
+            seen,
+            place: None,
+            shown_to: 0,
+            heal: 0,
+            is_late: false,
+        };
+        judge.run(findings);
+        heal = heal.max(judge.heal);
+    }
+    judge_strays(history, findings);
+    heal
+}
+
+/// One view, on the way through it.
+struct Judge<'h> {
+    history: &'h History,
+    index: &'h Index,
+    view: View,
+    seen: &'h Seen,
+    /// `None`: it does not follow.
+    place: Option<Following>,
+    /// The highest seq that it was ever shown.
+    shown_to: u64,
+    /// How long after the last fault it was shown something that was known by then.
+    heal: Nanos,
+    /// It was said once that it is late; the rest of the queue is late, too.
+    is_late: bool,
+}
+
+/// One following, from `joined` to the next.
+struct Following {
+    /// The one seq that may come next.
+    next: u64,
+    /// Where it may begin as well: behind the user's own join, if that is of an earlier asking.
+    or_next: Option<u64>,
+    is_first: bool,
+    /// Stretches that were passed over and did not come since: from the key up to the value,
+    /// exclusive.
+    missing: BTreeMap<u64, u64>,
+    /// Their user was known to be a member as of this seq: a leave above it ends the following.
+    member_as_of: u64,
+    has_left: bool,
+}
+
+impl Judge<'_> {
+    fn run(&mut self, findings: &mut Findings<'_>) {
+        let mut follows = self.seen.follows.iter().peekable();
+        for (number, delivery) in self.seen.deliveries.iter().enumerate() {
+            while let Some(follow) = follows.next_if(|follow| follow.begins <= number) {
+                self.follow(follow, findings);
+            }
+            self.delivery(delivery, findings);
+        }
+        for follow in follows {
+            self.follow(follow, findings);
+        }
+        self.end(findings);
+    }
+
+    fn about(&self, seq: u64) -> About {
+        About::place(self.seen.room, seq).by(self.view)
+    }
+
+    fn follow(&mut self, follow: &Follow, findings: &mut Findings<'_>) {
+        if let (Start::Unmoved, Some(place)) = (follow.start, &mut self.place) {
+            place.member_as_of = place.member_as_of.max(follow.last_seq);
+            return;
+        }
+        self.close(findings);
+        if let Some(last_seq) = follow.reset {
+            self.reset(follow, last_seq, findings);
+        }
+        self.place = Some(self.begin(follow));
+    }
+
+    fn begin(&self, follow: &Follow) -> Following {
+        let last_seq = follow.last_seq;
+        let mut or_next = None;
+        let next = match (follow.start, follow.reset) {
+            (_, Some(last_seq)) => last_seq + 1,
+            (Start::After(since), None) => since + 1,
+            // To whoever does not follow yet, asking again is asking for the first time.
+            (Start::Unmoved, None) => last_seq + 1,
+            (Start::Last(before), None) => {
+                let without_join = last_seq.saturating_sub(before) + 1;
+                match self.own_join(last_seq) {
+                    None => without_join,
+                    // The own position is before the own join, if this join made one. If the user
+                    // asked only once, it did; if they asked before, that may have made it.
+                    Some(asked) => {
+                        or_next = (asked > 1).then_some(without_join);
+                        last_seq.saturating_sub(before.saturating_add(1)) + 1
+                    }
+                }
+            }
+        };
+        Following {
+            next,
+            or_next,
+            is_first: true,
+            missing: BTreeMap::new(),
+            member_as_of: last_seq,
+            has_left: false,
+        }
+    }
+
+    /// If this seq is the join of the view's user: how many joins they sent.
+    fn own_join(&self, seq: u64) -> Option<usize> {
+        let event = self.index.room(self.seen.room).line(seq)?.event?;
+        let user = self.history.commands[event.command.index()].user;
+        let is_own = event.kind == Kind::Join && self.seen.user == Some(user);
+        is_own.then(|| self.index.facts(event.command).attempts)
+    }
+
+    /// The log was behind the client: then nobody may have known of what the client had.
+    fn reset(&self, follow: &Follow, last_seq: u64, findings: &mut Findings<'_>) {
+        let Start::After(since) = follow.start else { return };
+        let line = self.index.room(self.seen.room).line(since);
+        let known_at = line.map_or(NEVER, |line| line.known_at());
+        if since == 0 || known_at < follow.asked_at {
+            findings.add(Rule::ResetWithoutReason, self.about(since), |history| {
+                let (who, room) = (&self.seen.who, history.room_name(self.seen.room));
+                format!("{who} asked for {room:?} since {since}, and was reset to {last_seq}")
+            });
+        }
+    }
+
+    fn delivery(&mut self, delivery: &Delivery, findings: &mut Findings<'_>) {
+        let Delivery { at, frame } = *delivery;
+        let standing = self.index.standing(frame);
+        let event = match standing {
+            Standing::Stored(event, _)
+            | Standing::Otherwise(event)
+            | Standing::Unwritten(event) => event,
+            Standing::NoEvent => {
+                findings.add(Rule::UnreadableFrame, About::room(self.seen.room), |history| {
+                    format!("{} was shown {}", self.seen.who, history.shown(frame))
+                });
+                return;
+            }
+        };
+        if event.room != self.seen.room || self.place.is_none() {
+            self.say(Rule::DeliveredUnasked, event.seq, frame, "does not follow this", findings);
+            return;
+        }
+        match standing {
+            Standing::Stored(_, line) => self.time(&event, line, at, frame, findings),
+            Standing::Otherwise(_) => self.say(
+                Rule::DeliveredOtherwiseThanStored,
+                event.seq,
+                frame,
+                "was shown what the log has otherwise",
+                findings,
+            ),
+            Standing::Unwritten(_) | Standing::NoEvent => {
+                let what = "was shown what the log does not have";
+                self.say(Rule::DeliveredNotStored, event.seq, frame, what, findings);
+                // A seq that nobody gave says nothing about the place.
+                return;
+            }
+        }
+        self.step(&event, frame, findings);
+    }
+
+    fn say(&self, rule: Rule, seq: u64, frame: Frame, what: &str, findings: &mut Findings<'_>) {
+        findings.add(rule, self.about(seq), |history| {
+            format!("{} {what}: {}", self.seen.who, history.shown(frame))
+        });
+    }
+
+    /// Last + 1, or a violation and on from there.
+    fn step(&mut self, event: &Event, frame: Frame, findings: &mut Findings<'_>) {
+        let Some(mut place) = self.place.take() else { return };
+        let seq = event.seq;
+        if place.has_left {
+            self.say(Rule::DeliveredAfterLeave, seq, frame, "has left before this", findings);
+        }
+        if place.is_first && place.or_next == Some(seq) {
+            place.next = seq;
+        }
+        if seq == place.next {
+            place.next += 1;
+        } else if place.is_first {
+            let next = place.next;
+            self.say(
+                Rule::StartsAtWrongSeq,
+                seq,
+                frame,
+                &format!("was to begin at {next} and began with this"),
+                findings,
+            );
+            place.next = seq + 1;
+        } else if seq > place.next {
+            place.missing.insert(place.next, seq);
+            place.next = seq + 1;
+        } else if place.fill(seq) {
+            self.say(Rule::DeliveredOutOfOrder, seq, frame, "was shown this too late", findings);
+        } else {
+            self.say(Rule::DeliveredTwice, seq, frame, "was shown this again", findings);
+        }
+        place.is_first = false;
+        self.shown_to = self.shown_to.max(seq);
+        let user = self.history.commands[event.command.index()].user;
+        let is_own_leave = event.kind == Kind::Leave && self.seen.user == Some(user);
+        place.has_left |= is_own_leave && seq > place.member_as_of;
+        self.place = Some(place);
+    }
+
+    /// Whether it comes in time, if it comes for the first time.
+    fn time(
+        &mut self,
+        event: &Event,
+        line: usize,
+        at: Nanos,
+        frame: Frame,
+        findings: &mut Findings<'_>,
+    ) {
+        let Some(healed_at) = self.history.healed_at else { return };
+        if event.seq <= self.shown_to || at <= healed_at {
+            return;
+        }
+        let known_at = self.index.room(event.room).lines[line].known_at();
+        let first_asked_at = self.seen.follows.first().map_or(at, |follow| follow.asked_at);
+        let due = healed_at.max(first_asked_at);
+        if known_at <= healed_at && first_asked_at <= healed_at && !self.seen.slow {
+            self.heal = self.heal.max(at - healed_at);
+        }
+        let took = at.saturating_sub(due.max(known_at));
+        if took > self.history.limits.heal && !self.seen.slow && !self.is_late {
+            self.is_late = true;
+            let what = format!(
+                "was shown this {} ms too late",
+                (took - self.history.limits.heal) / 1_000_000
+            );
+            self.say(Rule::LateFollower, event.seq, frame, &what, findings);
+        }
+    }
+
+    /// The end of a following: what was passed over and never came is a hole.
+    fn close(&mut self, findings: &mut Findings<'_>) {
+        let Some(place) = self.place.take() else { return };
+        for (from, to) in place.missing {
+            let last = to - 1;
+            findings.add(Rule::DeliveredWithHole, self.about(from).at(last), |history| {
+                let (who, room) = (&self.seen.who, history.room_name(self.seen.room));
+                format!("{who} was never shown {from} to {last} of {room:?}, but {to}")
+            });
+        }
+    }
+
+    /// The end of the recording: whoever still follows has the end of the log.
+    fn end(&mut self, findings: &mut Findings<'_>) {
+        let has_left = self.place.as_ref().is_some_and(|place| place.has_left);
+        let at = self.place.as_ref().map(|place| place.next - 1);
+        self.close(findings);
+        let last = self.index.room(self.seen.room).last_seq();
+        if self.seen.closed_at.is_some() || has_left || at.is_some_and(|at| at >= last) {
+            return;
+        }
+        findings.add(Rule::StoppedShort, self.about(last), |history| {
+            let (who, room) = (&self.seen.who, history.room_name(self.seen.room));
+            match at {
+                Some(at) => format!("{who} was shown {room:?} up to {at} of {last}"),
+                None => format!("{who} wanted to follow {room:?} and never could"),
+            }
+        });
+    }
+}
+
+impl Following {
+    /// Takes a seq out of what is missing; `false`: it is not missing.
+    fn fill(&mut self, seq: u64) -> bool {
+        let Some((&from, &to)) = self.missing.range(..=seq).next_back() else { return false };
+        if seq >= to {
+            return false;
+        }
+        self.missing.remove(&from);
+        if from < seq {
+            self.missing.insert(from, seq);
+        }
+        if seq + 1 < to {
+            self.missing.insert(seq + 1, to);
+        }
+        true
+    }
+}
+
+fn judge_strays(history: &History, findings: &mut Findings<'_>) {
+    for (connection, delivery) in &history.strays {
+        let (rule, about) = match history.event(delivery.frame) {
+            Some(event) => (Rule::DeliveredUnasked, About::place(event.room, event.seq)),
+            None => (Rule::UnreadableFrame, About::default()),
+        };
+        findings.add(rule, about, |history| {
+            let who = history.connection_name(*connection);
+            format!("{who} was shown {}", history.shown(delivery.frame))
+        });
+    }
+}
