@@ -142,16 +142,21 @@ impl Client {
         self.home = (self.home + 1) % self.stage.targets.len();
     }
 
-    /// Its connection has ended, or is not listened to any more.
+    /// Its connection has ended, or is not listened to any more. It will come back.
     pub fn disconnected(&mut self) {
-        let now = self.stage.recorder.now();
-        let mut history = self.stage.recorder.history();
         for place in self.rooms.values_mut() {
-            if place.as_of.take().is_some() {
-                history.unfollowed(place.view, now);
-            }
+            place.as_of = None;
             place.asked.clear();
         }
+    }
+
+    /// As `disconnected`, and it will not follow again where it did.
+    pub fn unfollow(&mut self) {
+        let now = self.stage.recorder.now();
+        for place in self.rooms.values() {
+            self.stage.recorder.history().unfollowed(place.view, now);
+        }
+        self.disconnected();
     }
 
     /// The command to join a room, about to be sent: from where it was there, else as `entry` says.
@@ -381,11 +386,6 @@ impl Client {
     pub fn sent(&self, open: &Open, command: Command) {
         let now = self.stage.recorder.now();
         self.stage.recorder.history().sent(command, open.id, now);
-    }
-
-    pub fn refused(&self, open: &Open, command: Command, code: &str) {
-        let now = self.stage.recorder.now();
-        self.stage.recorder.history().refused(command, open.id, now, code);
     }
 
     pub fn abandoned(&self, command: Command) {

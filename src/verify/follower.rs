@@ -84,7 +84,7 @@ impl Follower {
     pub async fn run(mut self) {
         while let Ok(mut open) = self.client.connect().await {
             self.plan_whim();
-            let Err(end) = self.follow(&mut open).await else { continue };
+            let Err(end) = self.follow(&mut open).await;
             if let End::Over = end {
                 // What it follows to the end is not ended by it.
                 return;

@@ -26,8 +26,6 @@ pub struct Frame<'a> {
     pub duplicate: Option<bool>,
     #[serde(borrow)]
     pub code: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    pub error: Option<Cow<'a, str>>,
     pub last_seq: Option<u64>,
     #[serde(borrow)]
     pub node: Option<Cow<'a, str>>,
@@ -79,10 +77,5 @@ impl Command<'_> {
 impl Frame<'_> {
     pub fn is_event(&self) -> bool {
         matches!(&*self.r#type, "create" | "join" | "leave" | "message")
-    }
-
-    /// An answer that says "not now": the same command may be sent again.
-    pub fn is_unavailable(&self) -> bool {
-        matches!(self.code.as_deref(), Some("unavailable" | "rate_limited"))
     }
 }

@@ -2,7 +2,6 @@
 //!
 //! It judges nothing and breaks nothing. Everything it does goes by way of the URLs.
 
-use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -123,7 +122,7 @@ impl Run {
                 let rooms = client.stage.rooms.clone();
                 while let Ok(mut open) = client.connect().await {
                     let joined = join_all(&mut client, &mut open, &rooms).await;
-                    client.disconnected();
+                    client.unfollow();
                     if joined.is_ok() {
                         open.line.close().await;
                         break;
@@ -228,7 +227,7 @@ impl Run {
         self.keeper.home = target;
         while let Ok(mut open) = self.keeper.connect().await {
             let read = self.read_rooms(&mut open, &mut rooms).await;
-            self.keeper.disconnected();
+            self.keeper.unfollow();
             if read.is_ok() {
                 return open.line.close().await;
             }

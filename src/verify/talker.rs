@@ -86,10 +86,10 @@ impl Talker {
     pub async fn run(mut self) {
         while let Ok(mut open) = self.client.connect().await {
             if self.talk(&mut open).await.is_ok() {
-                self.client.disconnected();
+                self.client.unfollow();
                 return open.line.close().await;
             }
-            self.client.disconnected();
+            self.client.unfollow();
             self.client.move_on();
             self.put_back();
         }

@@ -9,7 +9,6 @@
 //!        ◀─ Way::ToClient ── └───────┘ ◀─            the delay of each way, and the rule
 //! ```
 
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
