@@ -97,6 +97,11 @@ impl Run {
         &self.stage.recorder
     }
 
+    /// The rooms that the clients talk in.
+    pub fn rooms(&self) -> &[String] {
+        &self.stage.rooms
+    }
+
     async fn make_rooms(&mut self) {
         while let Ok(mut open) = self.keeper.connect().await {
             let rooms = self.stage.rooms.clone();
