@@ -1,8 +1,8 @@
 //! One schedule, from empty servers to the verdict.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, sleep_until, timeout};
@@ -47,7 +47,7 @@ pub struct Outcome {
 /// What is known while it runs.
 #[derive(Default)]
 pub struct Live {
-    pub faults: AtomicUsize,
+    pub faults: AtomicU64,
     pub deliveries: AtomicU64,
     /// The most that a node ever had.
     pub memory_bytes: AtomicU64,
