@@ -52,8 +52,8 @@ pub struct Talker {
     queue: VecDeque<Job>,
     /// Sent and not answered, in the order of their answers.
     pending: VecDeque<Job>,
-    /// When the newest of them was sent.
-    sent_at: Instant,
+    /// When the hasty lose patience with it; `None`: they have sent it again already.
+    impatient_at: Option<Instant>,
     twin: Option<mpsc::Sender<Job>>,
     /// Rooms to be joined again once the event of having left is here.
     returning: Vec<String>,
@@ -76,7 +76,7 @@ impl Talker {
             rooms: stage.rooms.clone(),
             words,
             due: Instant::now(),
-            sent_at: Instant::now(),
+            impatient_at: None,
             said: 0,
             queue: VecDeque::new(),
             pending: VecDeque::new(),
@@ -178,7 +178,9 @@ impl Talker {
         {
             frames.push(self.sending(open, &job));
             self.pending.push_back(job);
-            self.sent_at = now;
+            if let Manner::Hasty { patience_ms } = self.manner {
+                self.impatient_at = Some(now + Duration::from_millis(patience_ms));
+            }
         }
         if frames.is_empty() { Ok(()) } else { open.line.send(frames).await }
     }
@@ -208,22 +210,16 @@ impl Talker {
         {
             wake = wake.min(job.not_before);
         }
-        match self.manner {
-            Manner::Hasty { patience_ms } if self.pending.len() == 1 => {
-                wake.min(self.sent_at + Duration::from_millis(patience_ms))
-            }
+        match self.impatient_at {
+            Some(at) if !self.pending.is_empty() => wake.min(at),
             _ => wake,
         }
     }
 
-    /// The hasty send again, once for each time that they sent.
+    /// The hasty send again what was not answered so fast, once.
     async fn send_again(&mut self, open: &mut Open) -> Result<(), Gone> {
-        let Manner::Hasty { patience_ms } = self.manner else { return Ok(()) };
-        let patience = Duration::from_millis(patience_ms);
-        let (1, Some(job)) = (self.pending.len(), self.pending.front().cloned()) else {
-            return Ok(());
-        };
-        if self.sent_at.elapsed() < patience {
+        let Some(job) = self.pending.front().cloned() else { return Ok(()) };
+        if self.impatient_at.take_if(|at| *at <= Instant::now()).is_none() {
             return Ok(());
         }
         let again = self.sending(open, &job);
