@@ -265,11 +265,12 @@ async fn verify(arguments: VerifyArguments) -> anyhow::Result<ExitCode> {
     if is_terminal {
         eprint!("\r\x1b[K");
     }
-    let mut text = format!("{nodes_len} URLs, {} s, seed {seed}, rooms {name}-*\n", planned.as_secs());
+    let mut text =
+        format!("{nodes_len} URLs, {} s, seed {seed}, rooms {name}-*\n", planned.as_secs());
     text.push_str(&verified.table());
     // The exit code tells the same to those who closed stdout.
     let _ = stdout().write_all(text.as_bytes());
-    Ok(if verified.report.is_clean() { ExitCode::SUCCESS } else { ExitCode::from(EXIT_FAILED) })
+    Ok(if verified.is_clean() { ExitCode::SUCCESS } else { ExitCode::from(EXIT_FAILED) })
 }
 
 /// It becomes part of names, which may have 128 bytes with what is added.

@@ -370,13 +370,7 @@ impl Client {
     }
 
     /// Before a command is sent for the first time.
-    pub fn command(
-        &self,
-        kind: Kind,
-        room: &str,
-        id: Option<&str>,
-        text: Option<&str>,
-    ) -> Command {
+    pub fn command(&self, kind: Kind, room: &str, id: Option<&str>, text: Option<&str>) -> Command {
         let mut history = self.stage.recorder.history();
         let (room, user) = (history.room(room), history.user(&self.user));
         history.command(&Wanted { kind, room, user, id, text })

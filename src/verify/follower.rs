@@ -228,13 +228,8 @@ impl Follower {
         let id = format!("l{}", self.left);
         let command = self.client.command(Kind::Leave, room, Some(&id), None);
         let (user_id, room, id_text) = (&*self.client.user, Some(&**room), Some(&*id));
-        let leave = frame::Command {
-            r#type: "leave",
-            user_id,
-            room,
-            id: id_text,
-            ..Default::default()
-        };
+        let leave =
+            frame::Command { r#type: "leave", user_id, room, id: id_text, ..Default::default() };
         self.client.sent(open, command);
         self.leaving = Some((command, id.clone()));
         open.line.send([leave.json()]).await

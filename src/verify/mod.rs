@@ -58,12 +58,19 @@ pub struct Verified {
     pub history: History,
     pub report: Report,
     pub reconnects: u64,
+    /// What did not come to an end in its time.
+    pub troubles: Vec<&'static str>,
 }
 
 impl Verified {
+    /// Whether every promise was kept.
+    pub fn is_clean(&self) -> bool {
+        self.report.is_clean() && self.troubles.is_empty()
+    }
+
     /// What it came to, as lines for a person.
     pub fn table(&self) -> String {
-        report::table(&self.history, &self.report, self.reconnects)
+        report::table(self)
     }
 }
 
@@ -88,8 +95,9 @@ pub async fn run(
     tell("reading everything back");
     run.end().await;
     let reconnects = run.recorder().counters.reconnects.load(Ordering::Relaxed);
+    let troubles = std::mem::take(&mut run.troubles);
     let history = run.over().await;
     tell("judging");
     let report = check(&history);
-    Ok(Verified { history, report, reconnects })
+    Ok(Verified { history, report, reconnects, troubles })
 }

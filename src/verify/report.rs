@@ -6,8 +6,7 @@ use std::fmt::Write;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use verbatim_checker::{History, Report};
-
+use super::Verified;
 use super::recorder::Recorder;
 
 /// Violations that are shown with what is around them. The first says most.
@@ -29,7 +28,8 @@ pub fn progress(recorder: &Recorder, elapsed: Duration, planned: Duration) -> St
 }
 
 /// The table at the end, and what is broken.
-pub fn table(history: &History, report: &Report, reconnects: u64) -> String {
+pub fn table(verified: &Verified) -> String {
+    let Verified { history, report, reconnects, troubles } = verified;
     let counts = &report.counts;
     let heal = Duration::from_nanos(counts.heal);
     let rows = [
@@ -41,9 +41,9 @@ pub fn table(history: &History, report: &Report, reconnects: u64) -> String {
         ("events in the log", thousands(counts.events as u64)),
         ("deliveries checked", thousands(counts.deliveries as u64)),
         ("pages of history checked", thousands(counts.pages as u64)),
-        ("reconnects", thousands(reconnects)),
+        ("reconnects", thousands(*reconnects)),
         ("until everybody had everything", format!("{} ms", heal.as_millis())),
-        ("violations", thousands(report.total() as u64)),
+        ("violations", thousands((report.total() + troubles.len()) as u64)),
     ];
     let mut text = String::new();
     for (name, value) in rows {
@@ -52,6 +52,9 @@ pub fn table(history: &History, report: &Report, reconnects: u64) -> String {
     }
     for (rule, count) in &report.totals {
         let _ = writeln!(text, "    {rule:<30} {count:>12}");
+    }
+    for trouble in troubles {
+        let _ = writeln!(text, "    {trouble}");
     }
     for violation in report.violations.iter().take(SHOWN_MAX) {
         let _ = write!(text, "\n{}", violation.context(history));

@@ -54,6 +54,8 @@ pub struct Run {
     talkers: JoinSet<()>,
     followers: JoinSet<()>,
     followers_len: usize,
+    /// What did not come to an end in its time: whatever else is found, this is a failure.
+    pub troubles: Vec<&'static str>,
 }
 
 impl Run {
@@ -76,6 +78,7 @@ impl Run {
             talkers: JoinSet::new(),
             followers: JoinSet::new(),
             followers_len: plan.followers.len(),
+            troubles: Vec::new(),
         };
         for target in &run.stage.targets {
             let line = Line::open(target, None).await;
@@ -164,7 +167,7 @@ impl Run {
             let _ = settled.wait_for(|settled| *settled >= followers_len).await;
         };
         if timeout(HUSH_TIMEOUT, all).await.is_err() {
-            self.recorder().note("commands without an answer, or followers that are not back");
+            self.trouble("commands were not answered, or followers could not come back");
         }
     }
 
@@ -177,14 +180,14 @@ impl Run {
                 let followers_len = self.followers_len;
                 let all = arrived.wait_for(|arrived| *arrived >= followers_len);
                 if timeout(END_TIMEOUT, all).await.is_err() {
-                    self.recorder().note("followers that have not seen the end");
+                    self.trouble("followers have not seen the end");
                 }
             }
-            Err(_) => self.recorder().note("nobody could say how far the rooms go"),
+            Err(_) => self.trouble("nobody could say how far the rooms go"),
         }
         for target in 0..self.stage.targets.len() {
             if timeout(READ_TIMEOUT, self.read_back(target)).await.is_err() {
-                self.recorder().note("not everything could be read back");
+                self.trouble("not everything could be read back");
             }
         }
     }
@@ -208,13 +211,19 @@ impl Run {
         }
     }
 
+    fn trouble(&mut self, what: &'static str) {
+        self.recorder().note(what);
+        self.troubles.push(what);
+    }
+
     /// How far the rooms go by now.
     async fn ends(&mut self) -> Ends {
         let mut ends = Ends::new();
         let rooms = self.stage.rooms.clone();
         while let Ok(mut open) = self.keeper.connect().await {
             for room in rooms.iter().filter(|room| !ends.contains_key(*room)).collect::<Vec<_>>() {
-                let Ok(page) = super::shadow::page(&self.keeper, &mut open, room, Asked::Newest).await
+                let Ok(page) =
+                    super::shadow::page(&self.keeper, &mut open, room, Asked::Newest).await
                 else {
                     break;
                 };

@@ -18,7 +18,7 @@ const COLUMNS_MAX: usize = 100;
 
 /// The modules of the library from the top down. A module may use those of its own line and of the
 /// lines below. (`main` and `lib` stand above all; they are checked as `node` is.)
-const LEVELS: [&[&str]; 12] = [
+const LEVELS: [&[&str]; 13] = [
     &["main", "lib", "node", "probe", "health"],
     &["server"],
     &["session"],
@@ -31,6 +31,8 @@ const LEVELS: [&[&str]; 12] = [
     &["decide"],
     &["protocol"],
     &["model", "config", "metrics", "shutdown", "tasks", "trace"],
+    // It talks to a server as any client does, and shares nothing with it.
+    &["verify"],
 ];
 
 /// Of one level, and still strangers: replacing one must not touch another.
@@ -38,12 +40,13 @@ const STRANGERS: [&str; 3] = ["log", "mirror", "socket"];
 
 /// Foreign crates with the places, by the beginning of their paths, that may use them: replacing a
 /// library is rewriting one place.
-const CRATES: [(&str, &[&str]); 13] = [
+const CRATES: [(&str, &[&str]); 14] = [
     ("hyper", &["src/server"]),
     ("hyper_util", &["src/server"]),
     ("http_body_util", &["src/server"]),
-    ("tungstenite", &["src/socket", "src/server/upgrade"]),
-    ("tokio_tungstenite", &["src/socket", "src/server/upgrade"]),
+    ("tungstenite", &["src/socket", "src/server/upgrade", "src/verify/line"]),
+    ("tokio_tungstenite", &["src/socket", "src/server/upgrade", "src/verify/line"]),
+    ("verbatim_checker", &["src/verify", "src/main"]),
     ("tokio_postgres", &["src/log/postgres"]),
     ("bb8", &["src/log/postgres"]),
     ("bb8_postgres", &["src/log/postgres"]),

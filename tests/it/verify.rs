@@ -23,10 +23,10 @@ async fn run(addrs: &[SocketAddr], seconds: u64) -> Report {
         limits: Limits::default(),
     };
     let verified = verify::run(settings, Duration::from_secs(seconds), |_| {}).await.unwrap();
-    let report = verified.report;
+    let report = &verified.report;
     let shown: Vec<_> = report.violations.iter().take(20).map(ToString::to_string).collect();
-    assert!(report.is_clean(), "{:#?}\n{shown:#?}", report.totals);
-    report
+    assert!(verified.is_clean(), "{:?} {:#?}\n{shown:#?}", verified.troubles, report.totals);
+    verified.report
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -61,8 +61,7 @@ pub async fn inject(site: &Site<'_>, planned: &Planned, rooms: &[String]) -> Eff
         }
         Fault::CommitCut { node, answer } => cut_commit(site, node, answer).await,
     };
-    let takes =
-        matches!(planned.fault, Fault::RedisKill | Fault::RedisFlush | Fault::RedisTrim(_));
+    let takes = matches!(planned.fault, Fault::RedisKill | Fault::RedisFlush | Fault::RedisTrim(_));
     Effect { has_hit, took_from_stream: takes }
 }
 

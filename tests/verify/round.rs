@@ -63,8 +63,6 @@ struct Tally {
 }
 
 pub async fn play(postgres: &mut Postgres, seed: u64, seconds: u64, live: &Live) -> Outcome {
-    let t0 = Instant::now();
-    let mark = |what: &str| eprintln!("{what} {:?}", t0.elapsed());
     let site = Site::new(postgres).await;
     site.start().await;
     let targets = site.urls().map(|url| Target::parse(&url).expect("a URL of ours"));
@@ -76,13 +74,13 @@ pub async fn play(postgres: &mut Postgres, seed: u64, seconds: u64, live: &Live)
         limits: Limits { memory_bytes: Some(MEMORY_BYTES_MAX), ..Limits::default() },
     };
     let mut run = Run::begin(settings).await.expect("nothing disturbs the beginning");
-    mark("begun");
     let tally = Mutex::default();
     let mut broken = Vec::new();
     {
         let (run, begun) = (&run, Instant::now());
         let tracks = tracks(seed, seconds).into_iter();
-        let tracks = tracks.map(|track| carry_out(&site, run, track, begun, &tally, live));
+        let tracks =
+            tracks.map(|track| carry_out(&site, run, track, (begun, seconds), &tally, live));
         let end = begun + Duration::from_secs(seconds);
         let faults = async {
             futures_util::future::join_all(tracks).await;
@@ -96,23 +94,18 @@ pub async fn play(postgres: &mut Postgres, seed: u64, seconds: u64, live: &Live)
             () = look(&site, run, live, &mut broken) => {}
         }
     }
-    mark("healed");
     run.hush().await;
-    mark("hushed");
     run.end().await;
-    mark("ended");
+    broken.extend(run.troubles.iter().map(|trouble| (*trouble).to_owned()));
     let tally = tally.into_inner().expect("nobody panicked");
     if let Err(err) = read(&site, &run, tally.whole_since).await {
         broken.push(format!("the log or the stream could not be read: {err}"));
     }
-    mark("read");
     let counters = &run.recorder().counters;
     let unavailable = counters.unavailable.load(Ordering::Relaxed);
     let reconnects = counters.reconnects.load(Ordering::Relaxed);
     let history = run.over().await;
-    mark("over");
     let report = check(&history);
-    mark("checked");
     let mut logs = Vec::new();
     for node in &site.nodes {
         logs.push((node.name.clone(), node.log().await));
@@ -136,11 +129,15 @@ async fn carry_out(
     site: &Site<'_>,
     run: &Run,
     track: Vec<Planned>,
-    begun: Instant,
+    (begun, seconds): (Instant, u64),
     tally: &Mutex<Tally>,
     live: &Live,
 ) {
     for planned in track {
+        // Faults take their time to be over, and those behind them begin later than planned.
+        if begun.elapsed() > Duration::from_secs(seconds) {
+            return;
+        }
         sleep_until(begun + Duration::from_millis(planned.at_ms)).await;
         let Planned { fault, lasting_ms, .. } = planned;
         run.recorder().note(&format!("{fault} begins, for {lasting_ms} ms"));

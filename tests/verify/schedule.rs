@@ -61,7 +61,10 @@ pub enum Fault {
     /// Everything comes that much later.
     Delay(Link, u64),
     /// The connection ends with the next COMMIT: before it arrives, or before its answer does.
-    CommitCut { node: usize, answer: bool },
+    CommitCut {
+        node: usize,
+        answer: bool,
+    },
 }
 
 /// A node's way to others.
@@ -172,7 +175,9 @@ impl Fault {
             Self::Cut(link) => format!("{} cut", link.to),
             Self::Hole(link) => format!("{} black hole", link.to),
             Self::Delay(link, _) => format!("{} delay", link.to),
-            Self::CommitCut { answer: true, .. } => "cut after COMMIT, before its answer".to_owned(),
+            Self::CommitCut { answer: true, .. } => {
+                "cut after COMMIT, before its answer".to_owned()
+            }
             Self::CommitCut { answer: false, .. } => "cut at COMMIT".to_owned(),
         }
     }

@@ -58,8 +58,7 @@ impl<'a> Site<'a> {
             let name = format!("n{}", number + 1);
             let redis = Proxy::to(redis_port, Pieces::Chunks).await;
             let postgres = Proxy::to(postgres_port, Pieces::Chunks).await;
-            let database =
-                format!("postgres://postgres@127.0.0.1:{}/{database}", postgres.port());
+            let database = format!("postgres://postgres@127.0.0.1:{}/{database}", postgres.port());
             let environment = [
                 ("VERBATIM_NODE__ID", name.clone()),
                 ("DATABASE_URL", database),
