@@ -29,3 +29,4 @@ mod slow_reader;
 mod socket;
 mod tidy;
 mod tls;
+mod verify;

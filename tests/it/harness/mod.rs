@@ -2,7 +2,7 @@
 //!
 //! It mocks nothing. There are no fixed ports and no sleeps for luck: whoever waits, waits for an
 //! event, at most `PATIENCE`, and then says what it saw. Not every test file uses every part.
-#![allow(dead_code)]
+#![allow(dead_code, unused_imports, unused_macros)]
 
 pub mod client;
 pub mod daemon;
@@ -15,6 +15,7 @@ pub mod redis;
 pub mod sandbox;
 pub mod services;
 
+#[cfg(test)]
 mod smoke;
 
 use std::time::Duration;

@@ -69,6 +69,12 @@ impl Process {
         Self::serve(command(&folder, environment, PROGRAM), folder).await
     }
 
+    /// As `start`, for when it may fail, because something that it needs is away: what it said.
+    pub async fn try_start(environment: Vec<(String, String)>) -> Result<Self, String> {
+        let folder = sandbox().folder("process");
+        Self::try_serve(command(&folder, environment, PROGRAM), folder).await
+    }
+
     /// As `start`, and a write beyond a limit of the system (`ulimit -f`) is an error to it, as on
     /// a full disk, and not its death by a signal.
     pub async fn start_ignoring_xfsz(environment: Vec<(String, String)>) -> Self {
@@ -86,7 +92,12 @@ impl Process {
         Self::serve(shell, folder).await
     }
 
-    async fn serve(mut command: Command, folder: TempDir) -> Self {
+    async fn serve(command: Command, folder: TempDir) -> Self {
+        let served = Self::try_serve(command, folder).await;
+        served.unwrap_or_else(|output| panic!("the program does not serve:\n{output}"))
+    }
+
+    async fn try_serve(mut command: Command, folder: TempDir) -> Result<Self, String> {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let pid = child.id().expect("it was just started");
         sandbox().watch(pid, "KILL");
@@ -96,10 +107,12 @@ impl Process {
             collect(child.stdout.take().unwrap(), Arc::clone(&output), Some(ready_tx)),
             collect(child.stderr.take().unwrap(), Arc::clone(&output), None),
         ];
+        // An error inside: its pipes ended before it said where it listens.
         let Ok(Ok(addr)) = timeout(PATIENCE, ready_rx).await else {
-            panic!("the program does not serve:\n{}", output.lock().unwrap());
+            sandbox().forget(pid);
+            return Err(output.lock().unwrap().clone());
         };
-        Self { addr, child, pid, output, collectors, _folder: folder }
+        Ok(Self { addr, child, pid, output, collectors, _folder: folder })
     }
 
     /// The memory that it has in use (RSS).
@@ -140,6 +153,11 @@ impl Process {
             }
             Err(_) => panic!("the program does not end:\n{}", self.output()),
         }
+    }
+
+    /// How it ended, if it did.
+    pub fn has_ended(&mut self) -> Option<Exit> {
+        self.child.try_wait().unwrap().map(exit)
     }
 
     /// All it has written so far.

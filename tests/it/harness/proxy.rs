@@ -1,4 +1,5 @@
-//! A TCP proxy that misbehaves on demand: between a node and its Redis or its PostgreSQL.
+//! A TCP proxy that misbehaves on demand: between a node and its Redis, its PostgreSQL or its
+//! clients.
 //!
 //! It speaks no protocol. With `Pieces::Values` it knows where a value of Redis' protocol ends, so
 //! that a rule sees whole commands and whole answers, and one message can vanish without a trace.
@@ -8,13 +9,14 @@
 //!        ◀─ Way::ToClient ── └───────┘ ◀─            the delay of each way, and the rule
 //! ```
 
-use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
@@ -22,6 +24,14 @@ use tokio::time::{Instant, sleep_until};
 /// Pieces under way on one connection, one way. When it is full the proxy reads no more, as a
 /// network does.
 const UNDER_WAY_MAX: usize = 4096;
+
+/// The same for a link that shall not buffer for a slow reader: the other end must feel it.
+const TIGHT_UNDER_WAY_MAX: usize = 4;
+/// And what the kernel may keep for such a link, in bytes.
+const TIGHT_RECEIVE_BYTES: u32 = 16 * 1024;
+
+/// Bytes read at a time.
+const READ_BYTES: usize = 16 * 1024;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
@@ -46,6 +56,8 @@ pub enum Fate {
     Drop,
     /// The connection ends before it.
     Cut,
+    /// It passes, and the connection ends when the answer to it arrives here.
+    CutAnswer,
     /// The proxy becomes a black hole, and the piece waits in it with all others.
     Swallow,
 }
@@ -61,6 +73,17 @@ enum Gate {
 
 type Rule = Box<dyn FnMut(Way, &[u8]) -> Fate + Send>;
 
+/// What its misbehaviour has met so far.
+#[derive(Default)]
+struct Hits {
+    /// Connections that ended, or were refused, because the gate was shut or by a rule.
+    cut: AtomicUsize,
+    /// Pieces and connections that had to wait in the hole.
+    held: AtomicUsize,
+    /// Pieces that were delayed.
+    delayed: AtomicUsize,
+}
+
 /// Dropping it ends all connections.
 pub struct Proxy {
     port: u16,
@@ -69,9 +92,12 @@ pub struct Proxy {
 }
 
 struct Shared {
-    server: SocketAddr,
+    /// The server's port on this machine.
+    server: AtomicU16,
     pieces: Pieces,
+    is_tight: bool,
     gate: watch::Sender<Gate>,
+    hits: Hits,
     /// To the server, and to the client.
     delays: Mutex<[Duration; 2]>,
     rule: Mutex<Option<Rule>>,
@@ -80,10 +106,21 @@ struct Shared {
 impl Proxy {
     /// In front of a server of this machine.
     pub async fn to(port: u16, pieces: Pieces) -> Self {
+        Self::start(port, pieces, false).await
+    }
+
+    /// The same, and it keeps next to nothing for a client that does not read.
+    pub async fn tight(port: u16) -> Self {
+        Self::start(port, Pieces::Chunks, true).await
+    }
+
+    async fn start(port: u16, pieces: Pieces, is_tight: bool) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let shared = Arc::new(Shared {
-            server: ([127, 0, 0, 1], port).into(),
+            server: AtomicU16::new(port),
             pieces,
+            is_tight,
+            hits: Hits::default(),
             gate: watch::channel(Gate::Open).0,
             delays: Mutex::default(),
             rule: Mutex::default(),
@@ -95,6 +132,26 @@ impl Proxy {
 
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// New connections go to that port: the server has moved.
+    pub fn retarget(&self, port: u16) {
+        self.shared.server.store(port, Ordering::Relaxed);
+    }
+
+    /// Connections that were cut so far.
+    pub fn cuts(&self) -> usize {
+        self.shared.hits.cut.load(Ordering::Relaxed)
+    }
+
+    /// Pieces and connections that had to wait in the hole so far.
+    pub fn held(&self) -> usize {
+        self.shared.hits.held.load(Ordering::Relaxed)
+    }
+
+    /// Pieces that were delayed so far.
+    pub fn delayed(&self) -> usize {
+        self.shared.hits.delayed.load(Ordering::Relaxed)
     }
 
     /// Ends every connection, and every new one at once, until `heal`.
@@ -153,39 +210,86 @@ async fn connection(client: TcpStream, shared: Arc<Shared>) {
     // Errors here and below: that side is gone, which ends the other, too.
     let talk = async {
         is_open(&shared).await;
-        let Ok(server) = TcpStream::connect(shared.server).await else { return };
+        let Ok(server) = shared.connect().await else { return };
         client.set_nodelay(true).unwrap();
         server.set_nodelay(true).unwrap();
         let (from_client, to_client) = client.into_split();
         let (from_server, to_server) = server.into_split();
+        let doomed = AtomicBool::new(false);
         tokio::select! {
-            () = pump(&shared, Way::ToServer, from_client, to_server) => {}
-            () = pump(&shared, Way::ToClient, from_server, to_client) => {}
+            () = pump(&shared, &doomed, Way::ToServer, from_client, to_server) => {}
+            () = pump(&shared, &doomed, Way::ToClient, from_server, to_client) => {}
         }
     };
     tokio::select! {
         () = talk => {}
-        _ = gate.wait_for(|gate| *gate == Gate::Shut) => {}
+        _ = gate.wait_for(|gate| *gate == Gate::Shut) => shared.hits.count(&shared.hits.cut),
     }
 }
 
 /// Waits in the hole.
 async fn is_open(shared: &Shared) {
-    // It cannot end before the connections do: they hold it.
-    shared.gate.subscribe().wait_for(|gate| *gate != Gate::Hole).await.unwrap();
+    if *shared.gate.borrow() == Gate::Hole {
+        shared.hits.count(&shared.hits.held);
+        // It cannot end before the connections do: they hold it.
+        shared.gate.subscribe().wait_for(|gate| *gate != Gate::Hole).await.unwrap();
+    }
 }
 
-/// One way of one connection.
-async fn pump(shared: &Shared, way: Way, mut from: OwnedReadHalf, mut to: OwnedWriteHalf) {
-    let (arrived, mut under_way) = mpsc::channel::<(Instant, Vec<u8>)>(UNDER_WAY_MAX);
+impl Shared {
+    async fn connect(&self) -> std::io::Result<TcpStream> {
+        let socket = TcpSocket::new_v4()?;
+        if self.is_tight {
+            socket.set_recv_buffer_size(TIGHT_RECEIVE_BYTES)?;
+        }
+        let port = self.server.load(Ordering::Relaxed);
+        socket.connect(([127, 0, 0, 1], port).into()).await
+    }
+
+    fn under_way_max(&self) -> usize {
+        if self.is_tight { TIGHT_UNDER_WAY_MAX } else { UNDER_WAY_MAX }
+    }
+
+    fn fate(&self, way: Way, piece: &[u8]) -> Fate {
+        let mut rule = self.rule.lock().unwrap();
+        rule.as_mut().map_or(Fate::Pass, |rule| rule(way, piece))
+    }
+}
+
+impl Hits {
+    fn count(&self, what: &AtomicUsize) {
+        what.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// One way of one connection. `doomed`: the connection ends when an answer arrives.
+async fn pump(
+    shared: &Shared,
+    doomed: &AtomicBool,
+    way: Way,
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+) {
+    let (arrived, mut under_way) = mpsc::channel::<(Instant, Vec<u8>)>(shared.under_way_max());
     let read = async {
-        let mut buffer = Vec::new();
-        while from.read_buf(&mut buffer).await.is_ok_and(|len| len > 0) {
-            let due = Instant::now() + shared.delays.lock().unwrap()[way as usize];
+        let mut buffer = Vec::with_capacity(READ_BYTES);
+        loop {
+            match from.read_buf(&mut buffer).await {
+                Ok(0) => break,
+                Ok(_) => {}
+                Err(_) => {
+                    is_open(shared).await;
+                    return true;
+                }
+            }
+            let delay = shared.delays.lock().unwrap()[way as usize];
+            if !delay.is_zero() {
+                shared.hits.count(&shared.hits.delayed);
+            }
             while let Some(len) = shared.pieces.first_len(&buffer) {
                 let piece = buffer.drain(..len).collect();
-                if arrived.send((due, piece)).await.is_err() {
-                    return;
+                if arrived.send((Instant::now() + delay, piece)).await.is_err() {
+                    return false;
                 }
             }
         }
@@ -197,24 +301,32 @@ async fn pump(shared: &Shared, way: Way, mut from: OwnedReadHalf, mut to: OwnedW
         while let Some((due, piece)) = under_way.recv().await {
             sleep_until(due).await;
             is_open(shared).await;
-            let fate = shared.rule.lock().unwrap().as_mut().map(|rule| rule(way, &piece));
-            match fate.unwrap_or(Fate::Pass) {
+            match shared.fate(way, &piece) {
                 Fate::Pass => {}
                 Fate::Drop => continue,
-                Fate::Cut => return,
+                Fate::Cut => return shared.hits.count(&shared.hits.cut),
+                Fate::CutAnswer => doomed.store(true, Ordering::Relaxed),
                 Fate::Swallow => {
                     shared.gate.send_replace(Gate::Hole);
                     is_open(shared).await;
                 }
+            }
+            if way == Way::ToClient && doomed.load(Ordering::Relaxed) {
+                return shared.hits.count(&shared.hits.cut);
             }
             if to.write_all(&piece).await.is_err() {
                 return;
             }
         }
     };
-    tokio::select! {
-        () = read => {}
-        () = write => {}
+    let was_reset = tokio::select! {
+        was_reset = read => was_reset,
+        () = write => false,
+    };
+    if was_reset {
+        // A reset is a reset to the other side, too. An error: that is gone as well.
+        let _ = SockRef::from(to.as_ref()).set_linger(Some(Duration::ZERO));
+        to.forget();
     }
 }
 
@@ -257,6 +369,7 @@ pub fn is_message(piece: &[u8], channel: &str, text: &str) -> bool {
         && holds(text)
 }
 
+#[cfg(test)]
 #[test]
 fn a_value_ends_where_it_ends() {
     let whole: [&[u8]; 9] = [

@@ -6,7 +6,7 @@
 //! node that must hear it does not look into the log by itself (`by_redis_alone`).
 
 mod away;
-mod cluster;
+pub mod cluster;
 mod conversation;
 mod doubt;
 mod first;

@@ -1,0 +1,299 @@
+//! One run of the workload: rooms, clients, and in the end everything read back.
+//!
+//! It judges nothing and breaks nothing. Everything it does goes by way of the URLs.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use verbatim_checker::{Asked, History, Kind, Limits, Start};
+
+use super::client::{Answered, Client, Heard, Open, Stage};
+use super::follower::Follower;
+use super::frame::{Command, Frame};
+use super::line::{Gone, Target};
+use super::plan::{Plan, Shape, Words};
+use super::recorder::Recorder;
+use super::talker::Talker;
+use super::{Ends, Phase};
+
+/// For making the rooms and becoming members of them, before anything is disturbed.
+const BEGIN_TIMEOUT: Duration = Duration::from_secs(30);
+/// For every command to be answered and everybody to be back, once nothing is disturbed any more.
+/// Longer than the promise, which the checker judges: here it only bounds a run that failed.
+const HUSH_TIMEOUT: Duration = Duration::from_secs(30);
+/// The same for the last event to be with everybody.
+const END_TIMEOUT: Duration = Duration::from_secs(15);
+/// For reading everything back through one node.
+const READ_TIMEOUT: Duration = Duration::from_secs(60);
+
+pub struct Settings {
+    pub targets: Vec<Target>,
+    pub seed: u64,
+    pub shape: Shape,
+    /// In the names of rooms and users: no other run on this cluster may have the same.
+    pub name: String,
+    pub limits: Limits,
+}
+
+/// The run could not begin.
+#[derive(Debug, thiserror::Error)]
+#[error("{what} within {} s", BEGIN_TIMEOUT.as_secs())]
+pub struct NotReady {
+    what: &'static str,
+}
+
+pub struct Run {
+    stage: Arc<Stage>,
+    /// Who makes the rooms, and reads them in the end.
+    keeper: Client,
+    talkers: JoinSet<()>,
+    followers: JoinSet<()>,
+    followers_len: usize,
+}
+
+impl Run {
+    /// Makes the rooms and lets the clients go.
+    pub async fn begin(settings: Settings) -> Result<Self, NotReady> {
+        let plan = Plan::new(settings.seed, &settings.shape, &settings.name);
+        let stage = Arc::new(Stage {
+            recorder: Recorder::new(settings.limits),
+            targets: settings.targets,
+            rooms: plan.rooms.clone(),
+            made: Mutex::default(),
+            phase: watch::channel(Phase::Talk).0,
+            settled: watch::channel(0).0,
+            arrived: watch::channel(0).0,
+        });
+        let name = format!("{}-keeper", settings.name);
+        let mut run = Self {
+            keeper: Client::new(&stage, "keeper", &name, 0, false),
+            stage,
+            talkers: JoinSet::new(),
+            followers: JoinSet::new(),
+            followers_len: plan.followers.len(),
+        };
+        let what = "the rooms could not be made";
+        timeout(BEGIN_TIMEOUT, run.make_rooms()).await.map_err(|_| NotReady { what })?;
+        let what = "the talkers could not join the rooms";
+        let talkers = timeout(BEGIN_TIMEOUT, run.enlist(&plan)).await;
+        let talkers = talkers.map_err(|_| NotReady { what })?;
+        for (client, talker) in talkers.into_iter().zip(&plan.talkers) {
+            let words = Words::new(talker, &settings.shape);
+            run.talkers.spawn(Talker::new(client, talker, words).run());
+        }
+        for (number, follower) in plan.followers.iter().enumerate() {
+            let name = format!("follower-{}", number + 1);
+            let slow = follower.habit == super::plan::Habit::Slow;
+            let client = Client::new(&run.stage, &name, &follower.user, follower.home, slow);
+            run.followers.spawn(Follower::new(client, follower).run());
+        }
+        Ok(run)
+    }
+
+    pub fn recorder(&self) -> &Recorder {
+        &self.stage.recorder
+    }
+
+    /// The rooms that the clients talk in.
+    pub fn rooms(&self) -> &[String] {
+        &self.stage.rooms
+    }
+
+    async fn make_rooms(&mut self) {
+        while let Ok(mut open) = self.keeper.connect().await {
+            let rooms = self.stage.rooms.clone();
+            let made = async {
+                for room in &rooms {
+                    create(&self.keeper, &mut open, room).await?;
+                }
+                Ok::<(), Gone>(())
+            };
+            if made.await.is_ok() {
+                return open.line.close().await;
+            }
+        }
+    }
+
+    /// Each talker is a member of every room before it says the first word.
+    async fn enlist(&self, plan: &Plan) -> Vec<Client> {
+        let mut tasks = JoinSet::new();
+        for (number, talker) in plan.talkers.iter().enumerate() {
+            let name = format!("talker-{}", number + 1);
+            let mut client = Client::new(&self.stage, &name, &talker.user, talker.home, false);
+            tasks.spawn(async move {
+                let rooms = client.stage.rooms.clone();
+                while let Ok(mut open) = client.connect().await {
+                    let joined = join_all(&mut client, &mut open, &rooms).await;
+                    client.unfollow();
+                    if joined.is_ok() {
+                        open.line.close().await;
+                        break;
+                    }
+                }
+                (number, client.fresh())
+            });
+        }
+        let mut clients = tasks.join_all().await;
+        clients.sort_by_key(|(number, _)| *number);
+        clients.into_iter().map(|(_, client)| client).collect()
+    }
+
+    /// From here on nothing disturbs, and nobody may be late.
+    pub fn healed(&self) {
+        let now = self.recorder().now();
+        self.recorder().history().healed(now);
+    }
+
+    /// Ends the talking. Returns when every command has its answer and every follower is back, or
+    /// when that takes far too long.
+    pub async fn hush(&mut self) {
+        self.stage.phase.send_replace(Phase::Hush);
+        let mut settled = self.stage.settled.subscribe();
+        let followers_len = self.followers_len;
+        let all = async {
+            while self.talkers.join_next().await.is_some() {}
+            // It ends with the stage, which is ours.
+            let _ = settled.wait_for(|settled| *settled >= followers_len).await;
+        };
+        if timeout(HUSH_TIMEOUT, all).await.is_err() {
+            self.recorder().note("commands without an answer, or followers that are not back");
+        }
+    }
+
+    /// After `hush`: waits until everybody has seen everything, and reads it back.
+    pub async fn end(&mut self) {
+        match timeout(READ_TIMEOUT, self.ends()).await {
+            Ok(ends) => {
+                self.stage.phase.send_replace(Phase::End(Arc::new(ends)));
+                let mut arrived = self.stage.arrived.subscribe();
+                let followers_len = self.followers_len;
+                let all = arrived.wait_for(|arrived| *arrived >= followers_len);
+                if timeout(END_TIMEOUT, all).await.is_err() {
+                    self.recorder().note("followers that have not seen the end");
+                }
+            }
+            Err(_) => self.recorder().note("nobody could say how far the rooms go"),
+        }
+        for target in 0..self.stage.targets.len() {
+            if timeout(READ_TIMEOUT, self.read_back(target)).await.is_err() {
+                self.recorder().note("not everything could be read back");
+            }
+        }
+    }
+
+    /// After `end`: what was recorded.
+    pub async fn over(self) -> History {
+        let now = self.recorder().now();
+        self.recorder().history().ended(now);
+        self.stage.phase.send_replace(Phase::Over);
+        let Self { mut stage, keeper, mut talkers, followers, .. } = self;
+        drop(keeper);
+        talkers.shutdown().await;
+        followers.join_all().await;
+        // Twins end with their talkers, a moment later.
+        loop {
+            match Arc::try_unwrap(stage) {
+                Ok(stage) => return stage.recorder.into_history(),
+                Err(shared) => stage = shared,
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// How far the rooms go by now.
+    async fn ends(&mut self) -> Ends {
+        let mut ends = Ends::new();
+        let rooms = self.stage.rooms.clone();
+        while let Ok(mut open) = self.keeper.connect().await {
+            for room in rooms.iter().filter(|room| !ends.contains_key(*room)).collect::<Vec<_>>() {
+                let Ok(page) = super::shadow::page(&self.keeper, &mut open, room, Asked::Newest).await
+                else {
+                    break;
+                };
+                if let Some((last, _)) = page {
+                    ends.insert(room.clone(), last);
+                }
+            }
+            if ends.len() == rooms.len() {
+                open.line.close().await;
+                break;
+            }
+        }
+        ends
+    }
+
+    /// All rooms, from the first event to the last, through one node.
+    async fn read_back(&mut self, target: usize) {
+        let made = self.stage.made.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut rooms: Vec<String> = self.stage.rooms.iter().cloned().chain(made).collect();
+        self.keeper.home = target;
+        while let Ok(mut open) = self.keeper.connect().await {
+            let read = self.read_rooms(&mut open, &mut rooms).await;
+            self.keeper.unfollow();
+            if read.is_ok() {
+                return open.line.close().await;
+            }
+            self.keeper.home = target;
+        }
+    }
+
+    /// Those that are read are taken off the list.
+    async fn read_rooms(&mut self, open: &mut Open, rooms: &mut Vec<String>) -> Result<(), Gone> {
+        while let Some(room) = rooms.last().cloned() {
+            if !self.stage.rooms.contains(&room) {
+                join_all(&mut self.keeper, open, std::slice::from_ref(&room)).await?;
+            }
+            let mut after = 0;
+            loop {
+                let page = super::shadow::page(&self.keeper, open, &room, Asked::After(after));
+                match page.await? {
+                    Some((last, true)) => after = last,
+                    Some((_, false)) => break,
+                    // The log is away for a moment.
+                    None => tokio::time::sleep(Duration::from_millis(100)).await,
+                }
+            }
+            rooms.pop();
+        }
+        Ok(())
+    }
+}
+
+/// Makes a room, whatever it takes. It may be there already, by an answer that was lost.
+async fn create(keeper: &Client, open: &mut Open, room: &str) -> Result<(), Gone> {
+    let command = keeper.command(Kind::Create, room, Some("create"), None);
+    let (user_id, room, id) = (&*keeper.user, Some(room), Some("create"));
+    let create = Command { r#type: "create", user_id, room, id, ..Default::default() };
+    loop {
+        keeper.sent(open, command);
+        open.line.send([create.json()]).await?;
+        let text = open.line.next().await?;
+        let frame: Frame<'_> = serde_json::from_str(&text).map_err(|_| Gone)?;
+        if keeper.answered(open, command, &frame, &text) != Answered::Unavailable {
+            return Ok(());
+        }
+    }
+}
+
+/// Joins those rooms, from now on, and hears everything until that is answered.
+async fn join_all(client: &mut Client, open: &mut Open, rooms: &[String]) -> Result<(), Gone> {
+    for room in rooms {
+        let join = client.join(open, room, Start::Last(0), None);
+        open.line.send([join]).await?;
+        loop {
+            let text = open.line.next().await?;
+            match client.hear(open, &text) {
+                Heard::Joined(joined) if joined == *room => break,
+                Heard::Answer => {
+                    client.not_joined(room);
+                    return Err(Gone);
+                }
+                _ => {}
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,68 @@
+//! The fault runner: real nodes, a real PostgreSQL and a real Redis, everything done to them that a
+//! bad week may do, and in the end the checker's word on it.
+//!
+//! It is a program of its own and not part of the server. `make verify` runs it in release mode;
+//! `cargo test` runs its short form, of two seeds. What is there to set is in the environment:
+//! `SEEDS` (how many), `SEED` (that one only), `FIRST` (the first), `SECONDS` (of each).
+//!
+//! - `schedule`: what goes wrong and when, by the seed
+//! - `site`: the servers; `inject`: what is done to them; `reading`: what they hold
+//! - `round`: one schedule; `report`: what came of all
+
+#[path = "../it/harness/mod.rs"]
+mod harness;
+
+mod inject;
+mod reading;
+mod report;
+mod round;
+mod schedule;
+mod site;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use crate::harness::postgres::Postgres;
+use crate::report::Totals;
+use crate::round::{Live, play};
+
+/// Of the short form: such that all kinds of faults are in it.
+const SHORT_SEEDS: [u64; 2] = [1, 2];
+const SHORT_SECONDS: u64 = 8;
+const SECONDS: u64 = 30;
+
+fn main() -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    runtime.expect("a runtime").block_on(run())
+}
+
+async fn run() -> ExitCode {
+    let (seeds, seconds) = wanted();
+    let mut postgres = Postgres::start(&["autovacuum_naptime=5s"]).await;
+    let mut totals = Totals::new(seeds.len());
+    for (place, seed) in seeds.into_iter().enumerate() {
+        let live = Arc::new(Live::default());
+        let progress = tokio::spawn(report::tell_progress(totals.line(place), live.clone()));
+        let outcome = play(&mut postgres, seed, seconds, &live).await;
+        progress.abort();
+        totals.add(outcome, seconds);
+    }
+    totals.tell();
+    if totals.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// The seeds, and the seconds of each.
+fn wanted() -> (Vec<u64>, u64) {
+    let number = |name: &str| {
+        let text = std::env::var(name).ok().filter(|text| !text.is_empty())?;
+        Some(text.parse().unwrap_or_else(|_| panic!("{name} is not a number: {text:?}")))
+    };
+    match (number("SEED"), number("SEEDS")) {
+        (Some(seed), _) => (vec![seed], number("SECONDS").unwrap_or(SECONDS)),
+        (None, Some(count)) => {
+            let first = number("FIRST").unwrap_or(1);
+            ((first..first + count).collect(), number("SECONDS").unwrap_or(SECONDS))
+        }
+        (None, None) => (SHORT_SEEDS.to_vec(), SHORT_SECONDS),
+    }
+}

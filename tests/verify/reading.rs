@@ -1,0 +1,117 @@
+//! What the runner reads behind the server's back: the tables, the stream, the nodes' memory.
+
+use std::collections::HashMap;
+use std::time::SystemTime;
+
+use tokio_postgres::Client as Sql;
+use verbatim::verify::recorder::Recorder;
+use verbatim_checker::{MembersRow, Place, Read, RoomRow, Row, StreamEntry};
+
+use crate::site::Site;
+
+/// How far each room goes, which also says what was not committed before.
+pub async fn positions(sql: &Sql, recorder: &Recorder) -> Result<(), tokio_postgres::Error> {
+    let asked_at = recorder.now();
+    let rows = sql.query("select name, last_seq from rooms", &[]).await?;
+    let mut history = recorder.history();
+    for row in rows {
+        let room = history.room(row.get(0));
+        let last_seq = number(row.get(1));
+        history.read(Read { place: Place::Table, room, asked_at, last_seq });
+    }
+    Ok(())
+}
+
+/// Resident memory of the nodes that run; says the most of them.
+pub fn memory(site: &Site<'_>, recorder: &Recorder) -> u64 {
+    let mut most = 0;
+    for node in &site.nodes {
+        // Busy: it is being started or stopped.
+        let Ok(process) = node.process.try_lock() else { continue };
+        let Some(process) = &*process else { continue };
+        if let Some(bytes) = resident_bytes(process.pid()) {
+            let now = recorder.now();
+            let mut history = recorder.history();
+            let node = history.node(&node.name);
+            history.memory(node, now, bytes);
+            most = most.max(bytes);
+        }
+    }
+    most
+}
+
+fn resident_bytes(pid: u32) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
+    line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kib| kib * 1024)
+}
+
+/// Everything that the log holds.
+pub async fn table(sql: &Sql, recorder: &Recorder) -> Result<(), tokio_postgres::Error> {
+    const ROOMS: &str =
+        "select id, name, last_seq, message_count, member_count from rooms order by id";
+    const EVENTS: &str = "select room_id, seq, type, user_id, client_id, body, at
+                          from events order by room_id, seq";
+    let rooms = sql.query(ROOMS, &[]).await?;
+    let members = sql.query("select room_id, user_id from members", &[]).await?;
+    let events = sql.query(EVENTS, &[]).await?;
+    let mut history = recorder.history();
+    let mut names = HashMap::new();
+    for row in rooms {
+        let room = history.room(row.get(1));
+        names.insert(row.get::<_, i64>(0), room);
+        history.room_row(RoomRow {
+            room,
+            last_seq: number(row.get(2)),
+            message_count: number(row.get(3)),
+            member_count: number(row.get(4)),
+        });
+    }
+    for row in members {
+        let (room, user) = (names[&row.get::<_, i64>(0)], history.user(row.get(1)));
+        history.member(MembersRow { room, user });
+    }
+    for row in events {
+        let at: SystemTime = row.get(6);
+        let at_ms = at.duration_since(SystemTime::UNIX_EPOCH).expect("a time of this century");
+        history.row(&Row {
+            room: names[&row.get::<_, i64>(0)],
+            seq: number(row.get(1)),
+            kind: row.get(2),
+            user: row.get(3),
+            client_id: row.get(4),
+            body: row.get(5),
+            at_ms: i64::try_from(at_ms.as_millis()).expect("a time of this century"),
+        });
+    }
+    Ok(())
+}
+
+/// Rows that wait for Redis.
+pub async fn outbox_len(sql: &Sql) -> Result<u64, tokio_postgres::Error> {
+    Ok(number(sql.query_one("select count(*) from outbox", &[]).await?.get(0)))
+}
+
+/// Everything that the stream holds.
+pub async fn stream(site: &Site<'_>, recorder: &Recorder) -> redis::RedisResult<()> {
+    type Entries = Vec<(String, HashMap<String, Vec<u8>>)>;
+    let Some(mut redis) = site.redis().await else {
+        return Err(std::io::Error::other("Redis is away").into());
+    };
+    let mut all = redis::cmd("XRANGE");
+    let entries: Entries = all.arg("chat:events").arg("-").arg("+").query_async(&mut redis).await?;
+    let mut history = recorder.history();
+    for (id, fields) in entries {
+        let (ms, number) = id.split_once('-').expect("a stream's ID");
+        let text = |key: &str| String::from_utf8_lossy(&fields[key]).into_owned();
+        let (room, frame) = (history.room(&text("room")), history.frame(&fields["event"]));
+        let id = (ms.parse().expect("a stream's ID"), number.parse().expect("a stream's ID"));
+        let seq = text("seq").parse().expect("a seq");
+        history.stream_entry(StreamEntry { id, room, seq, frame });
+    }
+    Ok(())
+}
+
+fn number(value: i64) -> u64 {
+    u64::try_from(value).expect("no counter is negative")
+}

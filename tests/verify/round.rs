@@ -1,0 +1,205 @@
+//! One schedule, from empty servers to the verdict.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::Mutex;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use verbatim::verify::plan::Shape;
+use verbatim::verify::{Run, Settings, Target};
+use verbatim_checker::{History, Limits, Report, check};
+
+use crate::harness::postgres::Postgres;
+use crate::inject::inject;
+use crate::reading;
+use crate::schedule::{Planned, tracks};
+use crate::site::Site;
+
+/// Between two looks at the tables and at the nodes' memory.
+const LOOK_PAUSE: Duration = Duration::from_millis(250);
+/// Everybody goes on talking for so long after the last fault: what is new must work, too.
+const AFTERMATH: Duration = Duration::from_millis(1000);
+/// Until the outbox is empty: a row that nobody owns is swept after 2 s.
+const OUTBOX_TIMEOUT: Duration = Duration::from_secs(15);
+/// Resident memory of a node, which some 60 clients and a few thousand events must not reach,
+/// whatever happens to it.
+const MEMORY_BYTES_MAX: u64 = 128 * 1024 * 1024;
+
+/// What one schedule came to.
+pub struct Outcome {
+    pub seed: u64,
+    /// Faults that hit, by kind.
+    pub faults: BTreeMap<String, usize>,
+    /// Faults that met nothing.
+    pub missed: usize,
+    pub unavailable: u64,
+    pub reconnects: u64,
+    pub memory_bytes: u64,
+    pub report: Report,
+    pub history: History,
+    /// What is wrong beside what the checker says: a node that died by itself.
+    pub broken: Vec<String>,
+    /// The nodes' logs.
+    pub logs: Vec<(String, String)>,
+}
+
+/// What is known while it runs.
+#[derive(Default)]
+pub struct Live {
+    pub faults: AtomicUsize,
+    pub deliveries: AtomicU64,
+    /// The most that a node ever had.
+    pub memory_bytes: AtomicU64,
+}
+
+/// Faults, as they are carried out.
+#[derive(Default)]
+struct Tally {
+    hit: BTreeMap<String, usize>,
+    missed: usize,
+    /// Since when the stream lost nothing.
+    whole_since: u64,
+}
+
+pub async fn play(postgres: &mut Postgres, seed: u64, seconds: u64, live: &Live) -> Outcome {
+    let site = Site::new(postgres).await;
+    site.start().await;
+    let targets = site.urls().map(|url| Target::parse(&url).expect("a URL of ours"));
+    let settings = Settings {
+        targets: targets.to_vec(),
+        seed,
+        shape: Shape { clients: 60, rooms: 6, rate: 300, message_bytes_max: 16 * 1024 },
+        name: format!("s{seed}"),
+        limits: Limits { memory_bytes: Some(MEMORY_BYTES_MAX), ..Limits::default() },
+    };
+    let mut run = Run::begin(settings).await.expect("nothing disturbs the beginning");
+    let tally = Mutex::default();
+    let mut broken = Vec::new();
+    {
+        let (run, begun) = (&run, Instant::now());
+        let tracks = tracks(seed, seconds).into_iter();
+        let tracks = tracks.map(|track| carry_out(&site, run, track, begun, &tally, live));
+        let end = begun + Duration::from_secs(seconds);
+        let faults = async {
+            futures_util::future::join_all(tracks).await;
+            sleep_until(end).await;
+            run.recorder().note("the last fault has ended");
+            run.healed();
+            sleep(AFTERMATH).await;
+        };
+        tokio::select! {
+            () = faults => {}
+            () = look(&site, run, live, &mut broken) => {}
+        }
+    }
+    run.hush().await;
+    run.end().await;
+    let tally = tally.into_inner().expect("nobody panicked");
+    if let Err(err) = read(&site, &run, tally.whole_since).await {
+        broken.push(format!("the log or the stream could not be read: {err}"));
+    }
+    let counters = &run.recorder().counters;
+    let unavailable = counters.unavailable.load(Ordering::Relaxed);
+    let reconnects = counters.reconnects.load(Ordering::Relaxed);
+    let history = run.over().await;
+    let report = check(&history);
+    let mut logs = Vec::new();
+    for node in &site.nodes {
+        logs.push((node.name.clone(), node.log().await));
+    }
+    Outcome {
+        seed,
+        faults: tally.hit,
+        missed: tally.missed,
+        unavailable,
+        reconnects,
+        memory_bytes: live.memory_bytes.load(Ordering::Relaxed),
+        report,
+        history,
+        broken,
+        logs,
+    }
+}
+
+/// One fault after the other.
+async fn carry_out(
+    site: &Site<'_>,
+    run: &Run,
+    track: Vec<Planned>,
+    begun: Instant,
+    tally: &Mutex<Tally>,
+    live: &Live,
+) {
+    for planned in track {
+        sleep_until(begun + Duration::from_millis(planned.at_ms)).await;
+        let Planned { fault, lasting_ms, .. } = planned;
+        run.recorder().note(&format!("{fault} begins, for {lasting_ms} ms"));
+        let effect = inject(site, &planned, run.rooms()).await;
+        let now = run.recorder().now();
+        let is_hit = if effect.has_hit { "over" } else { "over, and met nothing" };
+        run.recorder().note(&format!("{fault} is {is_hit}"));
+        let mut tally = tally.lock().expect("nobody panicked");
+        if effect.took_from_stream {
+            tally.whole_since = now;
+        }
+        if effect.has_hit {
+            *tally.hit.entry(fault.kind()).or_default() += 1;
+            live.faults.fetch_add(1, Ordering::Relaxed);
+        } else {
+            tally.missed += 1;
+        }
+    }
+}
+
+/// Looks at the tables, the memory and the processes, without end.
+async fn look(site: &Site<'_>, run: &Run, live: &Live, broken: &mut Vec<String>) {
+    let mut sql = None;
+    loop {
+        sleep(LOOK_PAUSE).await;
+        let recorder = run.recorder();
+        live.deliveries
+            .store(recorder.counters.deliveries.load(Ordering::Relaxed), Ordering::Relaxed);
+        let bytes = reading::memory(site, recorder);
+        live.memory_bytes.fetch_max(bytes, Ordering::Relaxed);
+        for node in &site.nodes {
+            // Busy: somebody is doing something to it.
+            let Ok(_busy) = node.busy.try_lock() else { continue };
+            let Ok(mut process) = node.process.try_lock() else { continue };
+            let Some(exit) = process.as_mut().and_then(|process| process.has_ended()) else {
+                continue;
+            };
+            drop(process);
+            broken.push(format!("{} ended by itself: {exit:?}", node.name));
+            node.ended().await;
+            node.start().await;
+        }
+        if sql.is_none() {
+            sql = site.sql().await;
+        }
+        if let Some(client) = &sql {
+            let read = timeout(LOOK_PAUSE * 4, reading::positions(client, recorder)).await;
+            if !matches!(read, Ok(Ok(()))) {
+                sql = None;
+            }
+        }
+    }
+}
+
+/// Everything that is there in the end.
+async fn read(site: &Site<'_>, run: &Run, whole_since: u64) -> anyhow::Result<()> {
+    let sql = site.sql().await.ok_or_else(|| anyhow::anyhow!("PostgreSQL is away"))?;
+    let drained = async {
+        while reading::outbox_len(&sql).await? > 0 {
+            sleep(Duration::from_millis(50)).await;
+        }
+        Ok::<(), tokio_postgres::Error>(())
+    };
+    // Late is for the checker to say.
+    let _ = timeout(OUTBOX_TIMEOUT, drained).await;
+    let outbox_len = reading::outbox_len(&sql).await?;
+    reading::table(&sql, run.recorder()).await?;
+    reading::stream(site, run.recorder()).await?;
+    run.recorder().history().stream_end(outbox_len, whole_since);
+    Ok(())
+}

@@ -1,0 +1,162 @@
+//! The servers of a schedule: PostgreSQL, Redis, three nodes as processes, and a proxy on each way
+//! between them and to the clients.
+//!
+//! It does nothing to them by itself.
+
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, Client as RedisClient};
+use tokio::sync::Mutex;
+use tokio_postgres::{Client as Sql, NoTls};
+
+use crate::harness::postgres::Postgres;
+use crate::harness::process::{Exit, Process};
+use crate::harness::proxy::{Pieces, Proxy};
+use crate::harness::redis::Redis;
+use crate::schedule::{Link, NODES, To};
+
+/// What the runner itself may wait for a server.
+const ASK_TIMEOUT: Duration = Duration::from_secs(2);
+/// Before a node that could not start is started again, as a supervisor does it.
+const START_PAUSE: Duration = Duration::from_millis(100);
+/// Starts of one node in a row, before it counts as broken.
+const STARTS_MAX: usize = 100;
+
+pub struct Site<'a> {
+    /// Whoever does something to a server holds it meanwhile.
+    pub postgres: Mutex<&'a mut Postgres>,
+    pub redis: Mutex<Redis>,
+    pub nodes: [Node; NODES],
+    postgres_url: String,
+    redis_url: String,
+}
+
+pub struct Node {
+    pub name: String,
+    environment: Vec<(String, String)>,
+    /// `None` while it is down.
+    pub process: Mutex<Option<Process>>,
+    /// What earlier processes of it said.
+    log: Mutex<String>,
+    redis: Proxy,
+    postgres: Proxy,
+    clients: Proxy,
+    /// Held by whoever stops or restarts it, or disturbs that link of it.
+    pub busy: Mutex<()>,
+    pub links: [Mutex<()>; 3],
+}
+
+impl<'a> Site<'a> {
+    /// A new database, a new Redis, and nodes that have not started.
+    pub async fn new(postgres: &'a mut Postgres) -> Self {
+        let postgres_url = postgres.database().await;
+        let database = postgres_url.rsplit('/').next().unwrap().to_owned();
+        let redis = Redis::start(&[]).await;
+        let (redis_port, postgres_port) = (redis.port(), postgres.port());
+        let node = async |number: usize| {
+            let name = format!("n{}", number + 1);
+            let redis = Proxy::to(redis_port, Pieces::Chunks).await;
+            let postgres = Proxy::to(postgres_port, Pieces::Chunks).await;
+            let database =
+                format!("postgres://postgres@127.0.0.1:{}/{database}", postgres.port());
+            let environment = [
+                ("VERBATIM_NODE__ID", name.clone()),
+                ("DATABASE_URL", database),
+                ("REDIS_URL", format!("redis://127.0.0.1:{}/0", redis.port())),
+                ("VERBATIM_TRACE__LEVEL", "verbatim=debug".to_owned()),
+            ];
+            let environment = environment.map(|(name, value)| (name.to_owned(), value)).to_vec();
+            // Until it has started there is nothing behind it.
+            let clients = Proxy::tight(1).await;
+            let (process, log) = (Mutex::default(), Mutex::default());
+            let (busy, links) = Default::default();
+            Node { name, environment, process, log, redis, postgres, clients, busy, links }
+        };
+        let nodes = [node(0).await, node(1).await, node(2).await];
+        let redis_url = redis.url();
+        Self {
+            postgres: Mutex::new(postgres),
+            redis: Mutex::new(redis),
+            nodes,
+            postgres_url,
+            redis_url,
+        }
+    }
+
+    pub async fn start(&self) {
+        let [one, two, three] = &self.nodes;
+        tokio::join!(one.start(), two.start(), three.start());
+    }
+
+    /// Where clients find the nodes.
+    pub fn urls(&self) -> [String; NODES] {
+        self.nodes.each_ref().map(|node| format!("ws://127.0.0.1:{}", node.clients.port()))
+    }
+
+    pub fn proxy(&self, link: Link) -> &Proxy {
+        let node = &self.nodes[link.node];
+        match link.to {
+            To::Redis => &node.redis,
+            To::Postgres => &node.postgres,
+            To::Clients => &node.clients,
+        }
+    }
+
+    /// A connection of the runner's own, not by way of a proxy. `None`: it is away.
+    pub async fn sql(&self) -> Option<Sql> {
+        let connect = tokio_postgres::connect(&self.postgres_url, NoTls);
+        let (sql, connection) = tokio::time::timeout(ASK_TIMEOUT, connect).await.ok()?.ok()?;
+        // It ends with the client, or with the server.
+        tokio::spawn(connection);
+        Some(sql)
+    }
+
+    pub async fn redis(&self) -> Option<MultiplexedConnection> {
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(ASK_TIMEOUT))
+            .set_response_timeout(Some(ASK_TIMEOUT));
+        let client = RedisClient::open(&*self.redis_url).unwrap();
+        client.get_multiplexed_async_connection_with_config(&config).await.ok()
+    }
+}
+
+impl Node {
+    /// Starts it, again and again while it cannot.
+    pub async fn start(&self) {
+        let mut process = self.process.lock().await;
+        for _ in 0..STARTS_MAX {
+            match Process::try_start(self.environment.clone()).await {
+                Ok(started) => {
+                    self.clients.retarget(started.addr.port());
+                    *process = Some(started);
+                    return;
+                }
+                Err(output) => {
+                    self.log.lock().await.push_str(&output);
+                    tokio::time::sleep(START_PAUSE).await;
+                }
+            }
+        }
+        panic!("{} does not start:\n{}", self.name, self.log.lock().await);
+    }
+
+    /// Takes the process away, which has ended or is about to, and its log with it.
+    pub async fn ended(&self) -> Option<Exit> {
+        let mut process = self.process.lock().await.take()?;
+        let exit = process.wait_exit().await;
+        let mut log = self.log.lock().await;
+        log.push_str(&process.output());
+        log.push_str(&format!("-- {} ended: {exit:?}\n", self.name));
+        Some(exit)
+    }
+
+    /// Everything that it ever said.
+    pub async fn log(&self) -> String {
+        let mut log = self.log.lock().await.clone();
+        if let Some(process) = &*self.process.lock().await {
+            log.push_str(&process.output());
+        }
+        log
+    }
+}
