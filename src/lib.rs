@@ -58,7 +58,7 @@ pub mod metrics;
 pub mod probe;
 /// What a node has running, the word to stop, the first failure.
 pub mod tasks;
-/// Clients that put a cluster's promise to the test, for `verbatim verify`.
-pub mod verify;
 /// Where log lines go.
 pub mod trace;
+/// Clients that put a cluster's promise to the test, for `verbatim verify`.
+pub mod verify;

@@ -6,7 +6,6 @@ mod harness;
 mod crowd;
 mod lossy;
 mod stored;
-mod verdict;
 
 mod config;
 mod crash;
