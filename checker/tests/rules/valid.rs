@@ -48,8 +48,8 @@ proptest! {
         let (view, step) = *which.get(&deliveries(&tale));
         let steps = &mut tale.views[view].steps;
         steps.remove(step);
-        // The last one before the client asks again is nobody's loss: connections break, and what it
-        // asks for then does not depend on what it was about to be shown.
+        // The last one before the client asks again is nobody's loss: connections break, and what
+        // it asks for then does not depend on what it was about to be shown.
         let is_unmoved = |it: &Step| matches!(it, Step::Joined { start: Start::Unmoved, .. });
         let next = steps[step..].iter().find(|step| !is_unmoved(step));
         let is_last = matches!(next, Some(Step::Joined { .. }));
