@@ -54,6 +54,9 @@ impl Violation {
             (None, Some(room)) => excerpt.add_first_views(room),
             (None, None) => {}
         }
+        if let (None, Some(at)) = (self.view, self.at) {
+            excerpt.moments.push((at, "here it happened".to_owned()));
+        }
         excerpt.add_notes();
         text + &excerpt.timeline()
     }

@@ -149,7 +149,7 @@ pub struct Violation {
     pub seqs: Option<(u64, u64)>,
     pub view: Option<View>,
     pub command: Option<Command>,
-    /// When it happened to the view.
+    /// When it happened, where it is about a moment.
     pub at: Option<Nanos>,
     /// What happened, with all names.
     pub sentence: String,

@@ -23,6 +23,7 @@ mod program;
 mod protocol;
 mod readme;
 mod replay;
+mod sabotage;
 mod shutdown;
 mod slow_reader;
 mod socket;

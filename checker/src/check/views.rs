@@ -318,6 +318,7 @@ fn judge_strays(history: &History, findings: &mut Findings<'_>) {
             Some(event) => (Rule::DeliveredUnasked, About::place(event.room, event.seq)),
             None => (Rule::UnreadableFrame, About::default()),
         };
+        let about = About { time: Some(delivery.at), ..about };
         findings.add(rule, about, |history| {
             let who = history.connection_name(*connection);
             format!("{who} was shown {}", history.shown(delivery.frame))
