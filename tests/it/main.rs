@@ -12,6 +12,7 @@ mod crash;
 mod deploy;
 #[cfg(target_os = "linux")]
 mod disk_full;
+mod guarantees;
 mod http;
 mod idle;
 mod lanes;
