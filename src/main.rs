@@ -1,6 +1,7 @@
 //! The program: arguments, settings, bind, signals, exit code. What a node does is the library's.
 
-use std::io::{IsTerminal, Write, stdout};
+use std::future::Future;
+use std::io::{IsTerminal, Write, stderr, stdout};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -12,7 +13,10 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use verbatim::config::{Config, ConfigError, Sources, Warning};
 use verbatim::node::Node;
-use verbatim::{health, probe, trace};
+use verbatim::verify::plan::Shape;
+use verbatim::verify::{Settings, Target};
+use verbatim::{health, probe, trace, verify};
+use verbatim_checker::Limits;
 
 /// The node could not start, or `check` found something that does not work.
 const EXIT_FAILED: u8 = 1;
@@ -22,6 +26,9 @@ const EXIT_USAGE: u8 = 64;
 const EXIT_SOFTWARE: u8 = 70;
 /// A process that ended because of signal n exits with this plus n, as shells have it.
 const EXIT_SIGNAL: u8 = 128;
+
+/// Longest message of `verify`: what a server with the default settings takes.
+const VERIFY_MESSAGE_BYTES_MAX: usize = 16 * 1024;
 
 /// Verbatim: a self-hosted chat server. Every message, exactly once, in order, on every node.
 ///
@@ -43,6 +50,32 @@ enum Command {
     Check,
     /// Ask the node that listens at server.listen whether it is alive: 0 yes, 1 no
     Health,
+    /// Put a running cluster's promise to the test, in rooms of its own: 0 kept, 1 broken
+    Verify(VerifyArguments),
+}
+
+#[derive(clap::Args)]
+struct VerifyArguments {
+    /// Where clients connect, e.g. ws://127.0.0.1:8080/ws; give each node's once, or a balancer's
+    #[arg(long = "url", value_name = "URL", required = true)]
+    urls: Vec<String>,
+    /// How long the clients talk
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    seconds: u64,
+    /// Connections, about; a quarter of them talks
+    #[arg(long, default_value_t = 48, value_parser = clap::value_parser!(u16).range(24..))]
+    clients: u16,
+    #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    rooms: u16,
+    /// Messages a second, of all talkers together
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+    rate: u32,
+    /// The same seed is the same plan of clients and texts [default: any]
+    #[arg(long)]
+    seed: Option<u64>,
+    /// What the names of its rooms and users begin with
+    #[arg(long, default_value = "verify", value_parser = prefix)]
+    prefix: String,
 }
 
 fn main() -> ExitCode {
@@ -50,20 +83,27 @@ fn main() -> ExitCode {
         Ok(arguments) => arguments,
         Err(err) => return answer_usage(&err),
     };
-    let (config, warnings) = match settings(arguments.config) {
-        Ok(settled) => settled,
-        Err(err) => {
-            eprintln!("verbatim: {err}");
-            return ExitCode::from(EXIT_USAGE);
+    let settings = || settings(arguments.config);
+    let code = match arguments.command {
+        None => settings().map(|(config, warnings)| run(serve(config, warnings))),
+        Some(Command::Check) => settings()
+            .map(|(config, warnings)| run(async move { Ok(check(&config, &warnings).await) })),
+        Some(Command::Health) => {
+            settings().map(|(config, _)| run(async move { Ok(ask_health(&config).await) }))
         }
+        // It is about a cluster elsewhere: the settings of this machine are none of its business.
+        Some(Command::Verify(arguments)) => Ok(run(verify(arguments))),
     };
+    code.unwrap_or_else(|err| {
+        eprintln!("verbatim: {err}");
+        ExitCode::from(EXIT_USAGE)
+    })
+}
+
+fn run(job: impl Future<Output = anyhow::Result<ExitCode>>) -> ExitCode {
     let run = || {
         let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
-        let code = match arguments.command {
-            None => runtime.block_on(serve(config, warnings)),
-            Some(Command::Check) => Ok(runtime.block_on(check(&config, &warnings))),
-            Some(Command::Health) => Ok(runtime.block_on(ask_health(&config))),
-        };
+        let code = runtime.block_on(job);
         // Whatever still runs was given its time: the process does not wait for it.
         runtime.shutdown_background();
         code
@@ -189,6 +229,57 @@ async fn ask_health(config: &Config) -> ExitCode {
     // The exit code tells the same to those who closed stdout.
     let _ = writeln!(stdout(), "{text}");
     code
+}
+
+/// Clients talk and follow; then everything is judged.
+async fn verify(arguments: VerifyArguments) -> anyhow::Result<ExitCode> {
+    let targets: Result<Vec<_>, _> = arguments.urls.iter().map(|url| Target::parse(url)).collect();
+    let targets = match targets {
+        Ok(targets) => targets,
+        Err(err) => {
+            eprintln!("verbatim: --url {err}");
+            return Ok(ExitCode::from(EXIT_USAGE));
+        }
+    };
+    raise_files_limit(2 * usize::from(arguments.clients));
+    let seed = arguments.seed.unwrap_or_else(rand::random);
+    let nodes_len = targets.len();
+    let shape = Shape {
+        clients: arguments.clients.into(),
+        rooms: arguments.rooms.into(),
+        rate: arguments.rate,
+        message_bytes_max: VERIFY_MESSAGE_BYTES_MAX,
+    };
+    // Not by the seed: the rooms of an earlier run are still there.
+    let name = format!("{}-{:08x}", arguments.prefix, rand::random::<u32>());
+    let planned = Duration::from_secs(arguments.seconds);
+    let settings = Settings { targets, seed, shape, name: name.clone(), limits: Limits::default() };
+    let is_terminal = stderr().is_terminal();
+    let verified = verify::run(settings, planned, |line| {
+        // Elsewhere than on a terminal it would be a line each second.
+        if is_terminal {
+            eprint!("\r\x1b[K{line}");
+        }
+    });
+    let verified = verified.await?;
+    if is_terminal {
+        eprint!("\r\x1b[K");
+    }
+    let mut text = format!("{nodes_len} URLs, {} s, seed {seed}, rooms {name}-*\n", planned.as_secs());
+    text.push_str(&verified.table());
+    // The exit code tells the same to those who closed stdout.
+    let _ = stdout().write_all(text.as_bytes());
+    Ok(if verified.report.is_clean() { ExitCode::SUCCESS } else { ExitCode::from(EXIT_FAILED) })
+}
+
+/// It becomes part of names, which may have 128 bytes with what is added.
+fn prefix(text: &str) -> Result<String, String> {
+    const BYTES_MAX: usize = 64;
+    let is_name = |c: char| c.is_ascii_alphanumeric() || "-_.:".contains(c);
+    if !text.is_empty() && text.len() <= BYTES_MAX && text.chars().all(is_name) {
+        return Ok(text.to_owned());
+    }
+    Err(format!("it must be 1 to {BYTES_MAX} letters, digits or any of - _ . :"))
 }
 
 /// The two ways to be asked to stop: a supervisor's SIGTERM and a person's Ctrl-C.

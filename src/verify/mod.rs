@@ -25,9 +25,13 @@ mod text;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use verbatim_checker::{History, Report, check};
 
 pub use self::line::{BadUrl, Target};
-pub use self::report::{progress, table};
+pub use self::report::thousands;
 pub use self::run::{NotReady, Run, Settings};
 
 /// The seq up to which everybody must have seen each room.
@@ -44,4 +48,48 @@ pub enum Phase {
     End(Arc<Ends>),
     /// Nothing any more.
     Over,
+}
+
+/// Between two lines of progress.
+const TELL_EVERY: Duration = Duration::from_secs(1);
+
+/// A run that is over and judged.
+pub struct Verified {
+    pub history: History,
+    pub report: Report,
+    pub reconnects: u64,
+}
+
+impl Verified {
+    /// What it came to, as lines for a person.
+    pub fn table(&self) -> String {
+        report::table(&self.history, &self.report, self.reconnects)
+    }
+}
+
+/// Lets the clients talk for so long, reads everything back, and judges it. `tell` gets a line of
+/// progress now and then.
+pub async fn run(
+    settings: Settings,
+    planned: Duration,
+    tell: impl Fn(&str),
+) -> Result<Verified, NotReady> {
+    tell("making rooms");
+    let mut run = Run::begin(settings).await?;
+    let begun = Instant::now();
+    while begun.elapsed() < planned {
+        tell(&report::progress(run.recorder(), begun.elapsed(), planned));
+        tokio::time::sleep(TELL_EVERY.min(planned.saturating_sub(begun.elapsed()))).await;
+    }
+    // Whoever disturbs it by hand does so while they talk.
+    run.healed();
+    tell("waiting for the last answers");
+    run.hush().await;
+    tell("reading everything back");
+    run.end().await;
+    let reconnects = run.recorder().counters.reconnects.load(Ordering::Relaxed);
+    let history = run.over().await;
+    tell("judging");
+    let report = check(&history);
+    Ok(Verified { history, report, reconnects })
 }

@@ -1,3 +1,87 @@
 //! What a run comes to, as text for a person.
-pub fn progress(){}
-pub fn table(){}
+//!
+//! It judges nothing and prints nothing.
+
+use std::fmt::Write;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use verbatim_checker::{History, Report};
+
+use super::recorder::Recorder;
+
+/// Violations that are shown with what is around them. The first says most.
+const SHOWN_MAX: usize = 5;
+
+/// One line, for as long as it runs.
+pub fn progress(recorder: &Recorder, elapsed: Duration, planned: Duration) -> String {
+    let counters = &recorder.counters;
+    let count = |counter: &std::sync::atomic::AtomicU64| thousands(counter.load(Ordering::Relaxed));
+    format!(
+        "{} of {} s: {} acked, {} unavailable, {} deliveries, {} reconnects",
+        elapsed.as_secs().min(planned.as_secs()),
+        planned.as_secs(),
+        count(&counters.acked),
+        count(&counters.unavailable),
+        count(&counters.deliveries),
+        count(&counters.reconnects),
+    )
+}
+
+/// The table at the end, and what is broken.
+pub fn table(history: &History, report: &Report, reconnects: u64) -> String {
+    let counts = &report.counts;
+    let heal = Duration::from_nanos(counts.heal);
+    let rows = [
+        ("rooms", thousands(counts.rooms as u64)),
+        ("connections", thousands(counts.connections as u64)),
+        ("commands sent", thousands(counts.commands as u64)),
+        ("  of which acked", thousands(counts.acked as u64)),
+        ("  of which nobody knows", thousands(counts.indeterminate as u64)),
+        ("events in the log", thousands(counts.events as u64)),
+        ("deliveries checked", thousands(counts.deliveries as u64)),
+        ("pages of history checked", thousands(counts.pages as u64)),
+        ("reconnects", thousands(reconnects)),
+        ("until everybody had everything", format!("{} ms", heal.as_millis())),
+        ("violations", thousands(report.total() as u64)),
+    ];
+    let mut text = String::new();
+    for (name, value) in rows {
+        // A string takes everything.
+        let _ = writeln!(text, "  {name:<32} {value:>12}");
+    }
+    for (rule, count) in &report.totals {
+        let _ = writeln!(text, "    {rule:<30} {count:>12}");
+    }
+    for violation in report.violations.iter().take(SHOWN_MAX) {
+        let _ = write!(text, "\n{}", violation.context(history));
+    }
+    text
+}
+
+/// 1234567 as 1,234,567.
+pub fn thousands(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (place, digit) in digits.chars().enumerate() {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn thousands_stand_apart() {
+        let check = |number, text: &str| assert_eq!(thousands(number), text);
+        check(0, "0");
+        check(999, "999");
+        check(1000, "1,000");
+        check(1_234_567, "1,234,567");
+    }
+}

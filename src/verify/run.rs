@@ -13,7 +13,7 @@ use verbatim_checker::{Asked, History, Kind, Limits, Start};
 use super::client::{Answered, Client, Heard, Open, Stage};
 use super::follower::Follower;
 use super::frame::{Command, Frame};
-use super::line::{Gone, Target};
+use super::line::{Gone, Line, Target};
 use super::plan::{Plan, Shape, Words};
 use super::recorder::Recorder;
 use super::talker::Talker;
@@ -40,9 +40,11 @@ pub struct Settings {
 
 /// The run could not begin.
 #[derive(Debug, thiserror::Error)]
-#[error("{what} within {} s", BEGIN_TIMEOUT.as_secs())]
-pub struct NotReady {
-    what: &'static str,
+pub enum NotReady {
+    #[error("nothing that speaks the protocol answers at {0}")]
+    NoAnswer(String),
+    #[error("{0} within {seconds} s", seconds = BEGIN_TIMEOUT.as_secs())]
+    TooSlow(&'static str),
 }
 
 pub struct Run {
@@ -75,11 +77,14 @@ impl Run {
             followers: JoinSet::new(),
             followers_len: plan.followers.len(),
         };
-        let what = "the rooms could not be made";
-        timeout(BEGIN_TIMEOUT, run.make_rooms()).await.map_err(|_| NotReady { what })?;
-        let what = "the talkers could not join the rooms";
+        for target in &run.stage.targets {
+            let line = Line::open(target, None).await;
+            line.map_err(|_| NotReady::NoAnswer(target.url.clone()))?.close().await;
+        }
+        let made = timeout(BEGIN_TIMEOUT, run.make_rooms()).await;
+        made.map_err(|_| NotReady::TooSlow("the rooms could not be made"))?;
         let talkers = timeout(BEGIN_TIMEOUT, run.enlist(&plan)).await;
-        let talkers = talkers.map_err(|_| NotReady { what })?;
+        let talkers = talkers.map_err(|_| NotReady::TooSlow("the rooms could not be joined"))?;
         for (client, talker) in talkers.into_iter().zip(&plan.talkers) {
             let words = Words::new(talker, &settings.shape);
             run.talkers.spawn(Talker::new(client, talker, words).run());

@@ -55,6 +55,8 @@ pub struct Talker {
     /// When the newest of them was sent.
     sent_at: Instant,
     twin: Option<mpsc::Sender<Job>>,
+    /// Rooms to be joined again once the event of having left is here.
+    returning: Vec<String>,
     /// Another connection, to ask what was written.
     reader: Option<Reader>,
 }
@@ -78,6 +80,7 @@ impl Talker {
             said: 0,
             queue: VecDeque::new(),
             pending: VecDeque::new(),
+            returning: Vec::new(),
             client,
         }
     }
@@ -243,6 +246,9 @@ impl Talker {
                 Some(_) => self.queue.push_front(job),
             }
         }
+        for room in std::mem::take(&mut self.returning) {
+            self.come_back(room);
+        }
     }
 
     async fn hear(&mut self, open: &Open, text: &str) {
@@ -262,6 +268,7 @@ impl Talker {
                     self.client.stray(open, text);
                 }
             }
+            Heard::Left(room) if self.returning.contains(&room) => self.come_back(room),
             Heard::Nothing | Heard::Left(_) => {}
         }
     }
@@ -296,7 +303,14 @@ impl Talker {
     }
 
     /// Joins the room again, unless that is on its way.
+    ///
+    /// The ack of a leave may come before its event, and to a socket that still follows, a join is
+    /// no new beginning. Whether it does, only the server knows; so this waits for the event.
     fn come_back(&mut self, room: String) {
+        if self.client.follows(&room) {
+            return self.returning.push(room);
+        }
+        self.returning.retain(|known| *known != room);
         let under_way = self.pending.iter().chain(&self.queue);
         let mut joins = under_way.filter(|job| job.kind == Kind::Join);
         if !joins.any(|job| job.room == room) {

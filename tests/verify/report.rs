@@ -9,18 +9,23 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use serde_json::json;
-use tokio::time::{Instant, sleep};
+use serde::{Deserialize, Serialize};
+use tokio::time::sleep;
+use verbatim::verify::thousands;
 
 use crate::round::{Live, Outcome};
 
+/// A line for each schedule that was ever run here.
+const RUNS: &str = "runs.jsonl";
 /// Violations that are shown with their context.
 const SHOWN_MAX: usize = 5;
 
-/// Everything so far, over all schedules.
-pub struct Totals {
-    schedules: usize,
-    done: usize,
+/// What one schedule came to, as it is kept.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Line {
+    seed: u64,
+    seconds: u64,
+    /// Faults that hit, by kind, and those that met nothing.
     faults: BTreeMap<String, usize>,
     missed: usize,
     acked: usize,
@@ -29,118 +34,116 @@ pub struct Totals {
     events: usize,
     deliveries: usize,
     reconnects: u64,
-    heal: Duration,
+    heal_ms: u64,
     memory_bytes: u64,
     violations: usize,
-    failed: Vec<u64>,
-    begun: Instant,
+}
+
+/// All schedules so far.
+pub struct Totals {
+    schedules: usize,
+    lines: Vec<Line>,
 }
 
 impl Totals {
     pub fn new(schedules: usize) -> Self {
-        Self {
-            schedules,
-            done: 0,
-            faults: BTreeMap::new(),
-            missed: 0,
-            acked: 0,
-            indeterminate: 0,
-            unavailable: 0,
-            events: 0,
-            deliveries: 0,
-            reconnects: 0,
-            heal: Duration::ZERO,
-            memory_bytes: 0,
-            violations: 0,
-            failed: Vec::new(),
-            begun: Instant::now(),
-        }
+        Self { schedules, lines: Vec::new() }
+    }
+
+    /// Those that were ever run here.
+    pub fn of_all() -> Self {
+        let text = std::fs::read_to_string(folder().join(RUNS)).unwrap_or_default();
+        let lines = text.lines().map(|line| serde_json::from_str(line).expect("a line of ours"));
+        let lines: Vec<Line> = lines.collect();
+        Self { schedules: lines.len(), lines }
     }
 
     pub fn is_clean(&self) -> bool {
-        self.failed.is_empty()
+        self.lines.iter().all(|line| line.violations == 0)
+    }
+
+    fn sum(&self, of: impl Fn(&Line) -> u64) -> u64 {
+        self.lines.iter().map(of).sum()
     }
 
     /// What the line of progress tells, with what is live added to it.
-    pub fn line(&self, place: usize) -> impl Fn(&Live) -> String + use<> {
-        let (schedules, violations) = (self.schedules, self.violations);
-        let (faults, deliveries) = (self.faults.values().sum::<usize>(), self.deliveries as u64);
+    pub fn line(&self) -> impl Fn(&Live) -> String + use<> {
+        let (schedules, place) = (self.schedules, self.lines.len() + 1);
+        let faults = self.sum(|line| line.faults.values().sum::<usize>() as u64);
+        let deliveries = self.sum(|line| line.deliveries as u64);
+        let violations = self.sum(|line| line.violations as u64);
         move |live| {
             format!(
-                "schedule {} of {schedules}: {} faults, {} deliveries, {violations} violations",
-                place + 1,
-                faults + live.faults.load(Ordering::Relaxed),
+                "schedule {place} of {schedules}: {} faults, {} deliveries, {violations} violations",
+                thousands(faults + live.faults.load(Ordering::Relaxed)),
                 thousands(deliveries + live.deliveries.load(Ordering::Relaxed)),
             )
         }
     }
 
-    pub fn add(&mut self, outcome: Outcome, seconds: u64) {
+    pub fn add(&mut self, outcome: &Outcome, seconds: u64) {
         let counts = outcome.report.counts;
-        let violations = outcome.report.total() + outcome.broken.len();
-        let heal = Duration::from_nanos(counts.heal);
-        let faults: usize = outcome.faults.values().sum();
-        let line = json!({
-            "seed": outcome.seed, "seconds": seconds, "faults": faults, "by_kind": outcome.faults,
-            "missed": outcome.missed, "acked": counts.acked,
-            "indeterminate": counts.indeterminate, "unavailable": outcome.unavailable,
-            "events": counts.events, "deliveries": counts.deliveries,
-            "reconnects": outcome.reconnects, "heal_ms": heal.as_millis(),
-            "memory_bytes": outcome.memory_bytes, "violations": violations,
-        });
-        append_line(&line.to_string());
-        self.done += 1;
-        self.missed += outcome.missed;
-        self.acked += counts.acked;
-        self.indeterminate += counts.indeterminate;
-        self.unavailable += outcome.unavailable;
-        self.events += counts.events;
-        self.deliveries += counts.deliveries;
-        self.reconnects += outcome.reconnects;
-        self.heal = self.heal.max(heal);
-        self.memory_bytes = self.memory_bytes.max(outcome.memory_bytes);
-        self.violations += violations;
-        for (kind, count) in &outcome.faults {
-            *self.faults.entry(kind.clone()).or_default() += count;
-        }
-        let text = format!(
-            "seed {}: {faults} faults, {} acked, {} deliveries, healed in {} ms, {violations} \
-             violations",
-            outcome.seed,
-            thousands(counts.acked as u64),
-            thousands(counts.deliveries as u64),
-            heal.as_millis(),
+        let line = Line {
+            seed: outcome.seed,
+            seconds,
+            faults: outcome.faults.clone(),
+            missed: outcome.missed,
+            acked: counts.acked,
+            indeterminate: counts.indeterminate,
+            unavailable: outcome.unavailable,
+            events: counts.events,
+            deliveries: counts.deliveries,
+            reconnects: outcome.reconnects,
+            heal_ms: counts.heal / 1_000_000,
+            memory_bytes: outcome.memory_bytes,
+            violations: outcome.report.total() + outcome.broken.len(),
+        };
+        append_line(&serde_json::to_string(&line).expect("texts and numbers only"));
+        println!(
+            "{}seed {}: {} faults, {} acked, {} deliveries, healed in {} ms, {} violations",
+            clear_line(),
+            line.seed,
+            line.faults.values().sum::<usize>(),
+            thousands(line.acked as u64),
+            thousands(line.deliveries as u64),
+            line.heal_ms,
+            line.violations,
         );
-        println!("{}{text}", clear_line());
-        if violations > 0 {
-            self.failed.push(outcome.seed);
-            tell_failure(&outcome, seconds);
+        if line.violations > 0 {
+            tell_failure(outcome, seconds);
         }
+        self.lines.push(line);
     }
 
     pub fn tell(&self) {
+        let mut faults: BTreeMap<&str, usize> = BTreeMap::new();
+        for (kind, count) in self.lines.iter().flat_map(|line| &line.faults) {
+            *faults.entry(kind).or_default() += count;
+        }
         let mut text = String::new();
         let mut row = |name: &str, value: String| {
             writeln!(text, "  {name:<40} {value:>12}").expect("a string takes everything");
         };
-        row("schedules", format!("{}", self.done));
-        row("faults", thousands(self.faults.values().sum::<usize>() as u64));
-        for (kind, count) in &self.faults {
-            row(&format!("  {kind}"), thousands(*count as u64));
+        let sum = |of: fn(&Line) -> u64| thousands(self.sum(of));
+        let most = |of: fn(&Line) -> u64| self.lines.iter().map(of).max().unwrap_or_default();
+        row("schedules", thousands(self.lines.len() as u64));
+        row("faults", thousands(faults.values().sum::<usize>() as u64));
+        for (kind, count) in faults {
+            row(&format!("  {kind}"), thousands(count as u64));
         }
-        row("faults that met nothing (not counted)", thousands(self.missed as u64));
-        row("commands acked", thousands(self.acked as u64));
-        row("commands indeterminate", thousands(self.indeterminate as u64));
-        row("answers unavailable", thousands(self.unavailable));
-        row("events in the log", thousands(self.events as u64));
-        row("deliveries checked", thousands(self.deliveries as u64));
-        row("reconnects", thousands(self.reconnects));
-        row("longest time to heal", format!("{} ms", self.heal.as_millis()));
-        row("most memory of a node", format!("{} MiB", self.memory_bytes >> 20));
-        row("violations", thousands(self.violations as u64));
-        println!("\n{text}  after {} s", self.begun.elapsed().as_secs());
-        for seed in &self.failed {
-            println!("  failed: make verify SEED={seed}");
+        row("faults that met nothing (not counted)", sum(|line| line.missed as u64));
+        row("commands acked", sum(|line| line.acked as u64));
+        row("commands indeterminate", sum(|line| line.indeterminate as u64));
+        row("answers unavailable", sum(|line| line.unavailable));
+        row("events in the log", sum(|line| line.events as u64));
+        row("deliveries checked", sum(|line| line.deliveries as u64));
+        row("reconnects", sum(|line| line.reconnects));
+        row("longest time to heal", format!("{} ms", most(|line| line.heal_ms)));
+        row("most memory of a node", format!("{} MiB", most(|line| line.memory_bytes) >> 20));
+        row("violations", sum(|line| line.violations as u64));
+        println!("\n{text}");
+        for line in self.lines.iter().filter(|line| line.violations > 0) {
+            println!("  broken: make verify SEED={} SECONDS={}", line.seed, line.seconds);
         }
     }
 }
@@ -193,24 +196,12 @@ fn tell_failure(outcome: &Outcome, seconds: u64) {
 
 fn append_line(line: &str) {
     std::fs::create_dir_all(folder()).expect("target/ can be written to");
-    let runs = std::fs::File::options().create(true).append(true).open(folder().join("runs.jsonl"));
+    let mut options = std::fs::File::options();
+    let runs = options.create(true).append(true).open(folder().join(RUNS));
     let written = runs.and_then(|mut runs| writeln!(runs, "{line}"));
     written.expect("target/ can be written to");
 }
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("target/verify")
-}
-
-/// 1234567 as 1,234,567.
-fn thousands(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }

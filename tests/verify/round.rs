@@ -1,8 +1,8 @@
 //! One schedule, from empty servers to the verdict.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, sleep_until, timeout};
@@ -47,7 +47,7 @@ pub struct Outcome {
 /// What is known while it runs.
 #[derive(Default)]
 pub struct Live {
-    pub faults: AtomicUsize,
+    pub faults: AtomicU64,
     pub deliveries: AtomicU64,
     /// The most that a node ever had.
     pub memory_bytes: AtomicU64,
@@ -63,6 +63,8 @@ struct Tally {
 }
 
 pub async fn play(postgres: &mut Postgres, seed: u64, seconds: u64, live: &Live) -> Outcome {
+    let t0 = Instant::now();
+    let mark = |what: &str| eprintln!("{what} {:?}", t0.elapsed());
     let site = Site::new(postgres).await;
     site.start().await;
     let targets = site.urls().map(|url| Target::parse(&url).expect("a URL of ours"));
@@ -74,6 +76,7 @@ pub async fn play(postgres: &mut Postgres, seed: u64, seconds: u64, live: &Live)
         limits: Limits { memory_bytes: Some(MEMORY_BYTES_MAX), ..Limits::default() },
     };
     let mut run = Run::begin(settings).await.expect("nothing disturbs the beginning");
+    mark("begun");
     let tally = Mutex::default();
     let mut broken = Vec::new();
     {
@@ -93,17 +96,23 @@ pub async fn play(postgres: &mut Postgres, seed: u64, seconds: u64, live: &Live)
             () = look(&site, run, live, &mut broken) => {}
         }
     }
+    mark("healed");
     run.hush().await;
+    mark("hushed");
     run.end().await;
+    mark("ended");
     let tally = tally.into_inner().expect("nobody panicked");
     if let Err(err) = read(&site, &run, tally.whole_since).await {
         broken.push(format!("the log or the stream could not be read: {err}"));
     }
+    mark("read");
     let counters = &run.recorder().counters;
     let unavailable = counters.unavailable.load(Ordering::Relaxed);
     let reconnects = counters.reconnects.load(Ordering::Relaxed);
     let history = run.over().await;
+    mark("over");
     let report = check(&history);
+    mark("checked");
     let mut logs = Vec::new();
     for node in &site.nodes {
         logs.push((node.name.clone(), node.log().await));
