@@ -11,6 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::Context;
+use bytes::Bytes;
 use tokio::net::{TcpListener, TcpStream};
 use verbatim::config::SocketConfig;
 use verbatim::metrics::Gauge;
@@ -27,7 +28,7 @@ const CONFIG: SocketConfig = SocketConfig {
     stall_timeout_ms: 60_000,
     close_timeout_ms: 5_000,
     queue_bytes_max: 64 * 1024,
-    read_buffer_bytes: 1024,
+    read_buffer_bytes: 512,
 };
 
 fn main() -> anyhow::Result<()> {
@@ -40,7 +41,7 @@ fn main() -> anyhow::Result<()> {
         }
         let mut links = Vec::new();
         for stream in connect(SOCKETS).await? {
-            links.push(serve(Socket::new(stream, &[], &CONFIG, &Gauge::default())));
+            links.push(serve(Socket::new(stream, Bytes::new(), &CONFIG, &Gauge::default())));
         }
         anyhow::Ok((bare, links))
     })?;

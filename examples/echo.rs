@@ -30,7 +30,7 @@ const SOCKET: SocketConfig = SocketConfig {
     stall_timeout_ms: 60_000,
     close_timeout_ms: 5_000,
     queue_bytes_max: 64 * 1024,
-    read_buffer_bytes: 1024,
+    read_buffer_bytes: 512,
 };
 
 /// After a failed accept (out of file descriptors, most often) there is no point in asking again at
@@ -82,7 +82,7 @@ async fn answer(mut request: Request<Body>) -> Result<Response<Full<Bytes>>, Inf
 
 async fn echo(upgrade: OnUpgrade) {
     let mut socket = match upgrade::stream(upgrade).await {
-        Ok((stream, leftover)) => Socket::new(stream, &leftover, &SOCKET, &Gauge::default()),
+        Ok((stream, leftover)) => Socket::new(stream, leftover, &SOCKET, &Gauge::default()),
         Err(error) => return eprintln!("upgrade: {error}"),
     };
     let reason = loop {

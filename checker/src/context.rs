@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use crate::event::Event;
 use crate::history::History;
 use crate::names::{Command, Frame, Room, View};
-use crate::record::{Answer, Nanos, Start};
+use crate::record::{Answer, Delivery, Follow, Nanos, Start};
 use crate::violation::Violation;
 
 /// Seqs shown on either side of the first and of the last that a violation is about.
@@ -27,20 +27,35 @@ impl Violation {
     /// recorder's clock.
     pub fn context(&self, history: &History) -> String {
         let mut excerpt = Excerpt { history, seqs: BTreeSet::new(), moments: Vec::new() };
-        excerpt.add_seqs(self.seqs);
-        let mut commands: BTreeSet<Command> = self.command.into_iter().collect();
+        let ends = self.seqs.into_iter().flat_map(|(first, last)| [first, last]);
+        for seq in ends.clone() {
+            excerpt.seqs.extend(seq.saturating_sub(SEQS_BESIDE)..=seq.saturating_add(SEQS_BESIDE));
+        }
         let mut text = format!("{self}\n");
         if let Some(room) = self.room {
-            let lines = excerpt.log(room, &mut commands);
-            if !lines.is_empty() {
-                text += &format!("the log of {:?}:\n{lines}", history.room_name(room));
+            let ends: BTreeSet<u64> = ends.collect();
+            let log = excerpt.log(room);
+            if !log.is_empty() {
+                text += &format!("the log of {:?}:\n", history.room_name(room));
+            }
+            for (seq, frame) in log {
+                text += &format!("  {seq:>8}  {}\n", history.shown(frame));
+                let command = history.event(frame).map(|event| event.command);
+                if let Some(command) = command.filter(|_| ends.contains(&seq)) {
+                    excerpt.add_command(command, 1);
+                }
             }
         }
-        excerpt.add_commands(&commands);
+        if let Some(command) = self.command {
+            excerpt.add_command(command, MOMENTS_MAX);
+        }
         match (self.view, self.room) {
-            (Some(view), _) => excerpt.add_view(view),
+            (Some(view), _) => excerpt.add_view(view, self.at),
             (None, Some(room)) => excerpt.add_first_views(room),
             (None, None) => {}
+        }
+        if let (None, Some(at)) = (self.view, self.at) {
+            excerpt.moments.push((at, "here it happened".to_owned()));
         }
         excerpt.add_notes();
         text + &excerpt.timeline()
@@ -55,15 +70,8 @@ struct Excerpt<'h> {
 }
 
 impl Excerpt<'_> {
-    fn add_seqs(&mut self, seqs: Option<(u64, u64)>) {
-        for seq in seqs.into_iter().flat_map(|(first, last)| [first, last]) {
-            let around = seq.saturating_sub(SEQS_BESIDE)..=seq.saturating_add(SEQS_BESIDE);
-            self.seqs.extend(around);
-        }
-    }
-
-    /// The log at the seqs of interest. The commands there are of interest, too.
-    fn log(&self, room: Room, commands: &mut BTreeSet<Command>) -> String {
+    /// The log at the seqs of interest.
+    fn log(&self, room: Room) -> BTreeSet<(u64, Frame)> {
         let history = self.history;
         let mut lines: BTreeSet<(u64, Frame)> = BTreeSet::new();
         let rows = history.rows.iter().filter(|row| row.0 == room);
@@ -75,24 +83,21 @@ impl Excerpt<'_> {
             lines.extend(events.map(|(event, frame)| (event.seq, frame)));
         }
         lines.retain(|(seq, _)| self.seqs.contains(seq));
-        commands.extend(lines.iter().filter_map(|(_, frame)| Some(history.event(*frame)?.command)));
         lines
-            .iter()
-            .map(|(seq, frame)| format!("  {seq:>8}  {}\n", history.shown(*frame)))
-            .collect()
     }
 
-    /// When they were sent, and what was answered.
-    fn add_commands(&mut self, commands: &BTreeSet<Command>) {
+    /// When a command was sent, and what was answered: so many of each, from the first.
+    fn add_command(&mut self, command: Command, count: usize) {
         let history = self.history;
-        for attempt in history.attempts.iter().filter(|it| commands.contains(&it.command)) {
+        let said = history.said(command);
+        let attempts = history.attempts.iter().filter(|it| it.command == command);
+        for attempt in attempts.take(count) {
             let who = history.connection_name(attempt.connection);
-            let said = history.said(attempt.command);
             self.moments.push((attempt.at, format!("{who} sent {said}")));
         }
-        for answer in history.answers.iter().filter(|it| commands.contains(&it.command())) {
+        let answers = history.answers.iter().filter(|it| it.command() == command);
+        for answer in answers.take(count) {
             let who = history.connection_name(answer.connection());
-            let said = history.said(answer.command());
             let what = match answer {
                 Answer::Ack(ack) if ack.duplicate => format!("ack {} (duplicate)", ack.seq),
                 Answer::Ack(ack) => format!("ack {}", ack.seq),
@@ -102,31 +107,21 @@ impl Excerpt<'_> {
         }
     }
 
-    /// What this follower asked for, and what it was shown of the seqs of interest.
-    fn add_view(&mut self, view: View) {
+    /// What this follower asked for when it began the following that this moment is in (`None`: the
+    /// last one), and what it was shown then of the seqs of interest.
+    fn add_view(&mut self, view: View, at: Option<Nanos>) {
         let history = self.history;
         let seen = &history.views[view.index()];
         let who = &seen.who;
-        let is_near = |event: &Event| event.room == seen.room && self.seqs.contains(&event.seq);
-        let mut moments = Vec::new();
-        let mut places = Vec::new();
-        for (place, delivery) in seen.deliveries.iter().enumerate() {
-            let Some(event) = history.event(delivery.frame) else { continue };
-            if is_near(event) && places.len() < MOMENTS_MAX {
-                places.push(place);
-                let shown = history.shown(delivery.frame);
-                moments.push((delivery.at, format!("{who} was shown {shown}")));
-            }
-        }
-        let (first, last) = (places.first().copied(), places.last().copied());
-        for (number, follow) in seen.follows.iter().enumerate() {
-            // The following that the first of them belongs to, and those up to the last.
-            let next = seen.follows.get(number + 1).map_or(usize::MAX, |next| next.begins);
-            let is_over = first.is_some_and(|first| next <= first);
-            let is_later = last.is_some_and(|last| follow.begins > last + 1);
-            if is_over || is_later {
-                continue;
-            }
+        let follows = &seen.follows;
+        let is_before = |follow: &Follow| at.is_none_or(|at| follow.at <= at);
+        let is_new = |follow: &Follow| follow.start != Start::Unmoved;
+        let place = follows.iter().rposition(|follow| is_before(follow) && is_new(follow));
+        let from = place.map_or(0, |place| follows[place].begins);
+        let next = place.map_or(0, |place| place + 1);
+        let next = follows[next..].iter().find(|follow| is_new(follow));
+        let to = next.map_or(seen.deliveries.len(), |next| next.begins);
+        if let Some(follow) = place.map(|place| follows[place]) {
             let connection = history.connection_name(follow.connection);
             let asked = match follow.start {
                 Start::After(seq) => format!("everything since {seq}"),
@@ -135,9 +130,17 @@ impl Excerpt<'_> {
             };
             let reset = follow.reset.map(|seq| format!(", reset to {seq}")).unwrap_or_default();
             let told = format!("joined, the room at {}{reset}", follow.last_seq);
-            moments.push((follow.asked_at, format!("{connection} ({who}) asked for {asked}")));
-            moments.push((follow.at, format!("{connection} ({who}) was told: {told}")));
+            self.moments.push((follow.asked_at, format!("{connection} ({who}) asked for {asked}")));
+            self.moments.push((follow.at, format!("{connection} ({who}) was told: {told}")));
         }
+        let is_near = |event: &Event| event.room == seen.room && self.seqs.contains(&event.seq);
+        let shown = seen.deliveries[from..to].iter().filter(|delivery| {
+            let event = history.event(delivery.frame);
+            at == Some(delivery.at) || event.is_some_and(is_near)
+        });
+        let shown = shown.take(MOMENTS_MAX);
+        let tell = |it: &Delivery| (it.at, format!("{who} was shown {}", history.shown(it.frame)));
+        let moments: Vec<_> = shown.map(tell).collect();
         self.moments.extend(moments);
     }
 
@@ -174,7 +177,10 @@ impl Excerpt<'_> {
     }
 
     fn timeline(mut self) -> String {
-        self.moments.sort();
+        // In time, and at one moment in the order of finding, which is that of recording.
+        self.moments.sort_by_key(|(at, _)| *at);
+        let mut known = BTreeSet::new();
+        self.moments.retain(|moment| known.insert(moment.clone()));
         let moments = self.moments.iter();
         let lines = moments.map(|(at, what)| format!("  {:>12.6} s  {what}\n", seconds(*at)));
         let lines: String = lines.collect();

@@ -305,8 +305,8 @@ impl History {
         self.notes.push((at, text.to_owned()));
     }
 
-    /// The last fault has ended; from here on nobody may be late, and no client stays away by its own
-    /// will. Without faults: the beginning. If it is never told, nobody is ever late.
+    /// The last fault has ended; from here on nobody may be late, and no client stays away by its
+    /// own will. Without faults: the beginning. If it is never told, nobody is ever late.
     pub fn healed(&mut self, at: Nanos) {
         self.healed_at = Some(at);
     }

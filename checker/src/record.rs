@@ -154,12 +154,14 @@ pub(crate) struct Follow {
     pub begins: usize,
 }
 
-/// An event frame that came: 16 bytes.
+/// An event frame that came. There are millions.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Delivery {
     pub at: Nanos,
     pub frame: Frame,
 }
+
+const _: () = assert!(size_of::<Delivery>() == 16, "five million of them are 80 MB");
 
 /// Where something was read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::names::{Command, Room, View};
+use crate::record::Nanos;
 
 /// Declares the rules, each with its name: one list, so that none can be without one.
 macro_rules! rules {
@@ -148,6 +149,8 @@ pub struct Violation {
     pub seqs: Option<(u64, u64)>,
     pub view: Option<View>,
     pub command: Option<Command>,
+    /// When it happened, where it is about a moment.
+    pub at: Option<Nanos>,
     /// What happened, with all names.
     pub sentence: String,
 }

@@ -81,7 +81,7 @@ impl Visit {
             match upgrade::stream(on_upgrade).await {
                 Ok((stream, leftover)) => {
                     let (config, queued) = (&shared.config.socket, &shared.metrics.queue_bytes);
-                    let socket = Socket::new(stream, &leftover, config, queued);
+                    let socket = Socket::new(stream, leftover, config, queued);
                     let _open = Open::new(&shared.metrics);
                     Session::new(shared, lanes, socket).run().await;
                 }

@@ -1,9 +1,14 @@
 //! What tungstenite takes for its stream: reads come from the connection, writes go to the link.
 //!
+//! It reads ahead: one call takes what the kernel has, up to [`AHEAD_BYTES`], however small the
+//! codec's own buffer is. So an idle socket keeps little memory, and a burst of commands costs one
+//! call to the kernel rather than one for each few of them.
+//!
 //! Pongs and close frames, which tungstenite writes by itself, thereby stand in one queue with our
 //! own frames, so nothing is ever torn by them.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -15,8 +20,9 @@ use tokio::net::tcp::OwnedReadHalf;
 use super::boundary::Boundary;
 use super::link::{Link, Offer};
 
-/// Room for bytes that nobody wants, on the stack.
-const DISCARD_BYTES: usize = 4096;
+/// Room for what is read at once, on the stack. What the codec does not take of it is kept until it
+/// does, which is at once as long as the socket is being read.
+const AHEAD_BYTES: usize = 8192;
 
 #[derive(Debug)]
 pub(super) struct Duplex {
@@ -25,20 +31,34 @@ pub(super) struct Duplex {
     /// has no more, which saves the second, futile read after each frame.
     reader: Option<OwnedReadHalf>,
     link: Arc<Link>,
+    /// Read from the connection, or along with the request, and not yet given to the codec. Holds
+    /// no memory while it is empty.
+    ahead: Bytes,
     boundary: Boundary,
-    /// Bytes read since the codec was last known to be empty.
+    /// Bytes given to the codec since the codec was last known to be empty.
     burst_bytes: usize,
     /// Bytes came in since the owner last asked.
     heard: bool,
 }
 
 impl Duplex {
-    /// `leftover` is what the codec was given to begin with.
-    pub fn new(reader: OwnedReadHalf, link: Arc<Link>, leftover: &[u8]) -> Self {
-        let mut boundary = Boundary::default();
-        boundary.follow(leftover);
-        let burst_bytes = leftover.len();
-        Self { reader: Some(reader), link, boundary, burst_bytes, heard: false }
+    /// `leftover` was read from the connection before.
+    pub fn new(reader: OwnedReadHalf, link: Arc<Link>, leftover: Bytes) -> Self {
+        let mut duplex = Self {
+            reader: Some(reader),
+            link,
+            ahead: Bytes::new(),
+            boundary: Boundary::default(),
+            burst_bytes: 0,
+            heard: false,
+        };
+        duplex.keep(leftover);
+        duplex
+    }
+
+    /// An empty `Bytes` may hold a large buffer all the same.
+    fn keep(&mut self, ahead: Bytes) {
+        self.ahead = if ahead.is_empty() { Bytes::new() } else { ahead };
     }
 
     /// Whether bytes came in since the last call.
@@ -60,6 +80,7 @@ impl Duplex {
         Self {
             reader: self.reader.take(),
             link: Arc::clone(&self.link),
+            ahead: std::mem::take(&mut self.ahead),
             boundary: std::mem::take(&mut self.boundary),
             burst_bytes: self.burst_bytes,
             heard: self.heard,
@@ -68,15 +89,41 @@ impl Duplex {
 
     /// Reads and forgets until the peer's end of the stream, or an error, which ends it as well.
     pub fn poll_discard(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.ahead = Bytes::new();
         let Some(reader) = &mut self.reader else { return Poll::Ready(()) };
-        let mut space = [0; DISCARD_BYTES];
+        let mut space = [const { MaybeUninit::uninit() }; AHEAD_BYTES];
         loop {
-            let mut buf = ReadBuf::new(&mut space);
+            let mut buf = ReadBuf::uninit(&mut space);
             match ready!(Pin::new(&mut *reader).poll_read(cx, &mut buf)) {
                 Ok(()) if !buf.filled().is_empty() => {}
                 Ok(()) | Err(_) => return Poll::Ready(()),
             }
         }
+    }
+
+    /// Reads from the connection into `buf`, and what does not fit there ahead.
+    fn poll_connection(
+        &mut self,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let Some(reader) = &mut self.reader else { return Poll::Ready(Ok(())) };
+        if buf.remaining() >= AHEAD_BYTES {
+            let before = buf.filled().len();
+            ready!(Pin::new(reader).poll_read(cx, buf))?;
+            self.heard |= buf.filled().len() > before;
+            return Poll::Ready(Ok(()));
+        }
+        let mut space = [const { MaybeUninit::uninit() }; AHEAD_BYTES];
+        let mut read = ReadBuf::uninit(&mut space);
+        ready!(Pin::new(reader).poll_read(cx, &mut read))?;
+        let (now, ahead) = read.filled().split_at(read.filled().len().min(buf.remaining()));
+        self.heard |= !now.is_empty();
+        buf.put_slice(now);
+        if !ahead.is_empty() {
+            self.ahead = Bytes::copy_from_slice(ahead);
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -87,14 +134,19 @@ impl AsyncRead for Duplex {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        let Some(reader) = &mut this.reader else { return Poll::Ready(Ok(())) };
         let before = buf.filled().len();
-        let result = ready!(Pin::new(reader).poll_read(cx, buf));
-        let read = &buf.filled()[before..];
-        this.heard |= !read.is_empty();
-        this.burst_bytes += read.len();
-        this.boundary.follow(read);
-        Poll::Ready(result)
+        if this.ahead.is_empty() {
+            ready!(this.poll_connection(cx, buf))?;
+        } else {
+            let now = this.ahead.split_to(this.ahead.len().min(buf.remaining()));
+            buf.put_slice(&now);
+            let ahead = std::mem::take(&mut this.ahead);
+            this.keep(ahead);
+        }
+        let given = &buf.filled()[before..];
+        this.burst_bytes += given.len();
+        this.boundary.follow(given);
+        Poll::Ready(Ok(()))
     }
 }
 

@@ -87,12 +87,14 @@ pub enum Incoming {
 
 impl Socket {
     /// A connection whose upgrade was answered. `leftover` is what the client sent behind its
-    /// request, read along with it. To be called within a runtime, as the connection was.
-    pub fn new(stream: TcpStream, leftover: &[u8], config: &SocketConfig, queued: &Gauge) -> Self {
+    /// request, read along with it; it is taken, for it holds HTTP's whole read buffer, which would
+    /// else be most of what an idle socket costs. To be called within a runtime, as the connection
+    /// was.
+    pub fn new(stream: TcpStream, leftover: Bytes, config: &SocketConfig, queued: &Gauge) -> Self {
         let (reader, writer) = stream.into_split();
         let link = Arc::new(Link::new(writer, config.queue_bytes_max, queued.clone()));
         let duplex = Duplex::new(reader, Arc::clone(&link), leftover);
-        let stream = Box::new(codec(duplex, leftover, codec_config(config)));
+        let stream = Box::new(codec(duplex, codec_config(config)));
         let heartbeat = Duration::from_millis(config.heartbeat_ms);
         let stall_timeout = Duration::from_millis(config.stall_timeout_ms);
         let close_timeout = Duration::from_millis(config.close_timeout_ms);
@@ -198,7 +200,7 @@ impl Socket {
             return false;
         }
         let duplex = self.stream.get_mut().move_out();
-        *self.stream = codec(duplex, &[], config);
+        *self.stream = codec(duplex, config);
         true
     }
 
@@ -279,10 +281,8 @@ impl Drop for Socket {
     }
 }
 
-/// The codec over a connection whose first bytes, perhaps, were read already.
-fn codec(duplex: Duplex, leftover: &[u8], config: WebSocketConfig) -> WebSocketStream<Duplex> {
-    let stream =
-        WebSocketStream::from_partially_read(duplex, leftover.to_vec(), Role::Server, Some(config));
+fn codec(duplex: Duplex, config: WebSocketConfig) -> WebSocketStream<Duplex> {
+    let stream = WebSocketStream::from_raw_socket(duplex, Role::Server, Some(config));
     stream.now_or_never().expect("it is async only to see a waker, and waits for nothing")
 }
 

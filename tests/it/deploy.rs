@@ -249,8 +249,12 @@ fn an_image_is_built_from_all_that_the_sources_include() {
             }
         }
     }
-    // Cargo reads the manifest's benches whether or not it builds them.
+    // Cargo looks for what the manifest names whether or not it builds it: benches and tests, and
+    // packages beside this one.
     needed.extend(CARGO.contains("[[bench]]").then(|| "benches".to_owned()));
+    needed.extend(CARGO.contains("[[test]]").then(|| "tests/verify".to_owned()));
+    let paths = CARGO.lines().filter_map(|line| line.split_once("path = \""));
+    needed.extend(paths.filter_map(|(_, path)| Some(path.split_once('"')?.0.to_owned())));
     assert_eq!(kept.iter().map(|&name| name.to_owned()).collect::<BTreeSet<_>>(), needed);
 }
 

@@ -9,11 +9,12 @@ use std::fs;
 
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use serde_json::{Value, json};
+use verbatim_checker::{Command, Connection, Kind, check};
 
+use crate::crowd::{Record, assert_kept};
 use crate::harness::process::{Exit, Process};
 use crate::harness::{Client, World, raw};
 use crate::stored::{assert_sound, stored};
-use crate::verdict::{Key, Receipt, Story, verdict};
 
 /// No file of the process grows beyond so many bytes; `None`: there is room again.
 fn limit_files(process: &Process, bytes: Option<u64>) {
@@ -26,33 +27,40 @@ fn message(id: usize) -> Value {
     json!({"type": "message", "user_id": "1", "room": "r", "message": text, "id": id})
 }
 
-/// One who writes, and notes every ack.
+/// One who writes, and notes every answer.
 struct Writer {
     client: Client,
-    story: Story,
+    record: Record,
+    mouth: Connection,
     /// The number of the next message.
     next: usize,
     last_seq: u64,
 }
 
 impl Writer {
+    async fn send(&mut self, command: Value) -> Command {
+        let kind = Kind::named(command["type"].as_str().unwrap()).unwrap();
+        let recorded = self.record.command(kind, &command);
+        self.record.sent(recorded, self.mouth);
+        self.client.send(command).await;
+        recorded
+    }
+
     /// Takes the answer to that command; `false`: it is `unavailable`.
-    async fn is_acked(&mut self, id: String) -> bool {
+    async fn is_acked(&mut self, command: Command, id: String) -> bool {
         let answer = self.client.expect(json!({"id": id})).await;
-        let key = Key { room: "r".to_owned(), user: "1".to_owned(), id };
-        let Some(receipt) = Receipt::of_frame(key.clone(), &answer) else {
+        self.record.answered(command, self.mouth, &answer);
+        if answer["type"] != "ack" {
             assert_eq!(answer["code"], "unavailable", "{answer}");
             return false;
-        };
-        self.story.sent.insert(key);
-        self.last_seq = receipt.seq;
-        self.story.receipts.push(receipt);
+        }
+        self.last_seq = answer["seq"].as_u64().unwrap();
         true
     }
 
     async fn write(&mut self, id: usize) -> bool {
-        self.client.send(message(id)).await;
-        self.is_acked(format!("m{id}")).await
+        let command = self.send(message(id)).await;
+        self.is_acked(command, format!("m{id}")).await
     }
 
     /// Batches of any size, until one does not fit; says from where on it was refused.
@@ -60,12 +68,13 @@ impl Writer {
         loop {
             let batch = self.next..self.next + rand::random_range(1..6);
             self.next = batch.end;
-            for id in batch.clone() {
-                self.client.send(message(id)).await;
+            let mut commands = Vec::new();
+            for id in batch {
+                commands.push((id, self.send(message(id)).await));
             }
             let mut refused = None;
-            for id in batch {
-                if !self.is_acked(format!("m{id}")).await {
+            for (id, command) in commands {
+                if !self.is_acked(command, format!("m{id}")).await {
                     refused.get_or_insert(id);
                 }
             }
@@ -94,10 +103,12 @@ async fn a_full_disk_stops_writes_only_and_damages_nothing() {
     let len = |suffix: &str| fs::metadata(format!("{path}{suffix}")).unwrap().len();
     let mut process = Process::start_ignoring_xfsz(world.environment()).await;
     let client = Client::greeted(process.addr).await;
-    let mut writer = Writer { client, story: Story::default(), next: 0, last_seq: 0 };
+    let record = Record::new();
+    let mouth = record.mouth("n1", "writer");
+    let mut writer = Writer { client, record, mouth, next: 0, last_seq: 0 };
     let create = json!({"type": "create", "user_id": "1", "room": "r", "id": "c"});
-    writer.client.send(create).await;
-    assert!(writer.is_acked("c".to_owned()).await);
+    let create = writer.send(create).await;
+    assert!(writer.is_acked(create, "c".to_owned()).await);
     let mut follower = Client::greeted(process.addr).await;
     follower.send(json!({"type": "join", "user_id": "1", "room": "r"})).await;
     follower.expect(json!({"type": "joined", "last_seq": 1})).await;
@@ -125,10 +136,12 @@ async fn a_full_disk_stops_writes_only_and_damages_nothing() {
         follower.read_until(json!({"client_id": format!("m{}", writer.next - 1)})).await;
         assert_sound(&world.config.log);
     }
-    assert_eq!(writer.story.sent.len(), writer.next + 1);
     process.kill9();
     assert_eq!(process.wait_exit().await, Exit::Signal(9));
     assert_sound(&world.config.log);
-    let broken = verdict(&writer.story, &stored(&world.config.log).await);
-    assert!(broken.is_empty(), "{broken:#?}");
+    let mut history = writer.record.into_history();
+    stored(&world.config.log).await.record(&mut history);
+    let report = check(&history);
+    assert_kept(&history, &report);
+    assert_eq!(report.counts.acked, writer.next + 1);
 }

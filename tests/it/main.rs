@@ -6,13 +6,13 @@ mod harness;
 mod crowd;
 mod lossy;
 mod stored;
-mod verdict;
 
 mod config;
 mod crash;
 mod deploy;
 #[cfg(target_os = "linux")]
 mod disk_full;
+mod guarantees;
 mod http;
 mod idle;
 mod lanes;
@@ -24,6 +24,7 @@ mod program;
 mod protocol;
 mod readme;
 mod replay;
+mod sabotage;
 mod shutdown;
 mod slow_reader;
 mod socket;

@@ -1,13 +1,38 @@
 //! What the log really holds, read from its tables behind the server's back.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::SystemTime;
 
 use rusqlite::{Connection, OpenFlags};
 use tokio_postgres::NoTls;
 use verbatim::config::LogConfig;
+use verbatim_checker::{History, MembersRow, RoomRow, Row};
 
-use crate::verdict::{Event, Stored, StoredRoom};
+/// What the log holds, by room.
+#[derive(Default)]
+pub struct Stored {
+    pub rooms: BTreeMap<String, StoredRoom>,
+}
+
+pub struct StoredRoom {
+    pub last_seq: u64,
+    pub message_count: u64,
+    pub member_count: u64,
+    pub members: BTreeSet<String>,
+    /// Ascending by seq.
+    pub events: Vec<StoredEvent>,
+}
+
+/// A row of `events`.
+pub struct StoredEvent {
+    pub seq: u64,
+    pub kind: String,
+    pub user: String,
+    pub id: Option<String>,
+    pub text: Option<String>,
+    /// Milliseconds since 1970.
+    pub at_ms: i64,
+}
 
 const ROOMS: &str = "select name, last_seq, message_count, member_count from rooms";
 const MEMBERS: &str = "select r.name, m.user_id from members m join rooms r on r.id = m.room_id";
@@ -46,15 +71,15 @@ fn in_sqlite(path: &str) -> Stored {
     rows(ROOMS, &mut |row| stored.add_room(text(row, 0), [1, 2, 3].map(|at| number(row, at))));
     rows(MEMBERS, &mut |row| stored.add_member(&text(row, 0), text(row, 1)));
     rows(EVENTS, &mut |row| {
-        stored.add_event(Event {
-            room: text(row, 0),
+        let event = StoredEvent {
             seq: number(row, 1),
             kind: text(row, 2),
             user: text(row, 3),
             id: row.get(4).unwrap(),
             text: row.get(5).unwrap(),
-            at_ms: number(row, 6),
-        });
+            at_ms: row.get(6).unwrap(),
+        };
+        stored.add_event(&text(row, 0), event);
     });
     stored
 }
@@ -77,15 +102,15 @@ async fn in_postgres(url: &str) -> Stored {
     for row in snapshot.query(EVENTS, &[]).await.unwrap() {
         let at: SystemTime = row.get(6);
         let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap();
-        stored.add_event(Event {
-            room: row.get(0),
+        let event = StoredEvent {
             seq: number(&row, 1),
             kind: row.get(2),
             user: row.get(3),
             id: row.get(4),
             text: row.get(5),
-            at_ms: since.as_millis() as u64,
-        });
+            at_ms: since.as_millis() as i64,
+        };
+        stored.add_event(row.get(0), event);
     }
     stored
 }
@@ -110,8 +135,32 @@ impl Stored {
             .insert(user);
     }
 
-    fn add_event(&mut self, event: Event) {
-        let room = self.rooms.get_mut(&event.room);
+    fn add_event(&mut self, room: &str, event: StoredEvent) {
+        let room = self.rooms.get_mut(room);
         room.expect("an event of a room that is not there").events.push(event);
+    }
+
+    /// Tells it to the checker.
+    pub fn record(&self, history: &mut History) {
+        for (name, stored) in &self.rooms {
+            let room = history.room(name);
+            let StoredRoom { last_seq, message_count, member_count, .. } = *stored;
+            history.room_row(RoomRow { room, last_seq, message_count, member_count });
+            for user in &stored.members {
+                let user = history.user(user);
+                history.member(MembersRow { room, user });
+            }
+            for event in &stored.events {
+                history.row(&Row {
+                    room,
+                    seq: event.seq,
+                    kind: &event.kind,
+                    user: &event.user,
+                    client_id: event.id.as_deref(),
+                    body: event.text.as_deref(),
+                    at_ms: event.at_ms,
+                });
+            }
+        }
     }
 }

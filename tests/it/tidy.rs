@@ -64,6 +64,10 @@ fn the_sources_are_tidy() {
         violations.extend(opening(&file));
         violations.extend(size(&file));
         violations.extend(leftovers(&file));
+        if file.path.starts_with("checker/src/") {
+            violations.extend(unwraps(&file));
+            violations.extend(impure(&file));
+        }
         // A `tests.rs` in the sources is a test module that was given a file of its own.
         if file.path.starts_with("src/") && !file.path.ends_with("/tests.rs") {
             violations.extend(unwraps(&file));
@@ -90,7 +94,7 @@ fn sources() -> Vec<File> {
     }
     let top = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut files = Vec::new();
-    for folder in ["src", "tests", "benches", "examples"] {
+    for folder in ["src", "tests", "benches", "examples", "checker/src", "checker/tests"] {
         walk(top, &top.join(folder), &mut files);
     }
     assert!(files.len() > 10, "the sources were not found");
@@ -113,7 +117,8 @@ fn size(file: &File) -> Vec<String> {
     for (number, line) in numbered(&file.text) {
         let columns = line.chars().count();
         // A frame in a test stands there as it is on the wire, however long.
-        let is_frame = file.path.starts_with("tests/") && line.contains("\"type\":");
+        let has_frames = file.path.starts_with("tests/") || file.path.starts_with("checker/");
+        let is_frame = has_frames && line.contains("\"type\":");
         if columns > COLUMNS_MAX && !is_frame {
             violations.push(format!("{}:{number}: {columns} columns", file.path));
         }
@@ -161,6 +166,21 @@ fn imports(file: &File) -> Vec<String> {
         let strangers = STRANGERS.contains(&from) && STRANGERS.contains(&to.as_str());
         if to != from && (above || strangers) {
             violations.push(format!("{}:{number}: {from} must not use {to}", file.path));
+        }
+    }
+    violations
+}
+
+/// The checker asks nobody: no file, no network, no clock, no chance, and not the server it judges.
+fn impure(file: &File) -> Vec<String> {
+    const STD: [&str; 6] = ["fs", "net", "io", "time", "thread", "env"];
+    const CRATES: [&str; 3] = ["verbatim", "tokio", "rand"];
+    let mut violations = Vec::new();
+    for (number, line) in code(file) {
+        let std = STD.iter().map(|name| format!("std::{name}")).find(|name| line.contains(name));
+        let krate = CRATES.iter().find(|name| names_crate(line, name)).map(ToString::to_string);
+        for name in std.into_iter().chain(krate) {
+            violations.push(format!("{}:{number}: {name} in the checker", file.path));
         }
     }
     violations
@@ -328,6 +348,19 @@ mod tests {
             "",
             &["src/novelty.rs: module novelty has no level in tests/it/tidy.rs"],
         );
+    }
+
+    #[test]
+    fn a_checker_that_asks_somebody_is_caught() {
+        let wrong = |what: &str| vec![format!("checker/src/a.rs:1: {what} in the checker")];
+        let find = |text: &str| {
+            impure(&File { path: "checker/src/a.rs".to_owned(), text: text.to_owned() })
+        };
+        assert_eq!(find("use std::time::Instant;\n"), wrong("std::time"));
+        assert_eq!(find("let now = tokio::time::Instant::now();\n"), wrong("tokio"));
+        assert_eq!(find("use verbatim::decide;\n"), wrong("verbatim"));
+        assert_eq!(find("use std::collections::HashMap; // std::fs\n"), [""; 0]);
+        assert_eq!(find("#[cfg(test)]\nuse std::fs;\n"), [""; 0]);
     }
 
     #[test]

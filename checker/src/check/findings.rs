@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::history::History;
 use crate::names::{Command, Room, View};
+use crate::record::Nanos;
 use crate::violation::{Rule, Violation};
 
 /// Cases of one rule that are kept with their sentence. A broken server breaks a promise a million
@@ -23,6 +24,7 @@ pub(super) struct About {
     pub seqs: Option<(u64, u64)>,
     pub view: Option<View>,
     pub command: Option<Command>,
+    pub time: Option<Nanos>,
 }
 
 impl<'h> Findings<'h> {
@@ -35,9 +37,9 @@ impl<'h> Findings<'h> {
         let total = self.totals.entry(rule).or_default();
         *total += 1;
         if *total <= KEPT_MAX {
-            let About { room, seqs, view, command } = about;
+            let About { room, seqs, view, command, time: at } = about;
             let sentence = sentence(self.history);
-            self.violations.push(Violation { rule, room, seqs, view, command, sentence });
+            self.violations.push(Violation { rule, room, seqs, view, command, at, sentence });
         }
     }
 }

@@ -44,7 +44,7 @@ fn judge_position(
     }
 }
 
-/// One stretch of the log, byte for byte, where it was asked for, and not less of it than there was.
+/// One stretch of the log, byte for byte, where it was asked for, and as much as there was.
 fn judge_page(page: &Page, index: &Index, reach: &Reach, findings: &mut Findings<'_>) {
     let mut seqs = Vec::with_capacity(page.events.len());
     for frame in &page.events {

@@ -19,6 +19,7 @@ pub(super) fn judge(history: &History, index: &Index, findings: &mut Findings<'_
             view: number.into(),
             seen,
             place: None,
+            now: None,
             shown_to: 0,
             heal: 0,
             is_late: false,
@@ -38,6 +39,8 @@ struct Judge<'h> {
     seen: &'h Seen,
     /// `None`: it does not follow.
     place: Option<Following>,
+    /// When what it is shown came; `None`: it is not about a moment.
+    now: Option<Nanos>,
     /// The highest seq that it was ever shown.
     shown_to: u64,
     /// How long after the last fault it was shown something that was known by then.
@@ -54,8 +57,8 @@ struct Following {
     or_next: Option<u64>,
     is_first: bool,
     /// Stretches that were passed over and did not come since: from the key up to the value,
-    /// exclusive.
-    missing: BTreeMap<u64, u64>,
+    /// exclusive, and when.
+    missing: BTreeMap<u64, (u64, Nanos)>,
     /// Their user was known to be a member as of this seq: a leave above it ends the following.
     member_as_of: u64,
     has_left: bool,
@@ -77,7 +80,7 @@ impl Judge<'_> {
     }
 
     fn about(&self, seq: u64) -> About {
-        About::place(self.seen.room, seq).by(self.view)
+        About { time: self.now, ..About::place(self.seen.room, seq).by(self.view) }
     }
 
     fn follow(&mut self, follow: &Follow, findings: &mut Findings<'_>) {
@@ -86,6 +89,7 @@ impl Judge<'_> {
             return;
         }
         self.close(findings);
+        self.now = Some(follow.at);
         if let Some(last_seq) = follow.reset {
             self.reset(follow, last_seq, findings);
         }
@@ -146,6 +150,7 @@ impl Judge<'_> {
 
     fn delivery(&mut self, delivery: &Delivery, findings: &mut Findings<'_>) {
         let Delivery { at, frame } = *delivery;
+        self.now = Some(at);
         let standing = self.index.standing(frame);
         let event = match standing {
             Standing::Stored(event, _)
@@ -210,7 +215,7 @@ impl Judge<'_> {
             );
             place.next = seq + 1;
         } else if seq > place.next {
-            place.missing.insert(place.next, seq);
+            place.missing.insert(place.next, (seq, self.now.unwrap_or_default()));
             place.next = seq + 1;
         } else if place.fill(seq) {
             self.say(Rule::DeliveredOutOfOrder, seq, frame, "was shown this too late", findings);
@@ -258,8 +263,9 @@ impl Judge<'_> {
     /// The end of a following: what was passed over and never came is a hole.
     fn close(&mut self, findings: &mut Findings<'_>) {
         let Some(place) = self.place.take() else { return };
-        for (from, to) in place.missing {
+        for (from, (to, at)) in place.missing {
             let last = to - 1;
+            self.now = Some(at);
             findings.add(Rule::DeliveredWithHole, self.about(from).at(last), |history| {
                 let (who, room) = (&self.seen.who, history.room_name(self.seen.room));
                 format!("{who} was never shown {from} to {last} of {room:?}, but {to}")
@@ -276,7 +282,9 @@ impl Judge<'_> {
         if self.seen.closed_at.is_some() || has_left || at.is_some_and(|at| at >= last) {
             return;
         }
-        findings.add(Rule::StoppedShort, self.about(last), |history| {
+        self.now = None;
+        let about = at.map_or(self.about(last), |at| self.about(at).at(last));
+        findings.add(Rule::StoppedShort, about, |history| {
             let (who, room) = (&self.seen.who, history.room_name(self.seen.room));
             match at {
                 Some(at) => format!("{who} was shown {room:?} up to {at} of {last}"),
@@ -289,16 +297,16 @@ impl Judge<'_> {
 impl Following {
     /// Takes a seq out of what is missing; `false`: it is not missing.
     fn fill(&mut self, seq: u64) -> bool {
-        let Some((&from, &to)) = self.missing.range(..=seq).next_back() else { return false };
+        let Some((&from, &(to, at))) = self.missing.range(..=seq).next_back() else { return false };
         if seq >= to {
             return false;
         }
         self.missing.remove(&from);
         if from < seq {
-            self.missing.insert(from, seq);
+            self.missing.insert(from, (seq, at));
         }
         if seq + 1 < to {
-            self.missing.insert(seq + 1, to);
+            self.missing.insert(seq + 1, (to, at));
         }
         true
     }
@@ -310,6 +318,7 @@ fn judge_strays(history: &History, findings: &mut Findings<'_>) {
             Some(event) => (Rule::DeliveredUnasked, About::place(event.room, event.seq)),
             None => (Rule::UnreadableFrame, About::default()),
         };
+        let about = About { time: Some(delivery.at), ..about };
         findings.add(rule, about, |history| {
             let who = history.connection_name(*connection);
             format!("{who} was shown {}", history.shown(delivery.frame))

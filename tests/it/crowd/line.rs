@@ -8,7 +8,7 @@ use serde_json::Value;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::timeout;
-use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 use tokio_tungstenite::{WebSocketStream, client_async};
 
 use crate::harness::PATIENCE;
@@ -21,6 +21,8 @@ const KNOCKS_MAX: u32 = 500;
 
 pub struct Line {
     socket: WebSocketStream<TcpStream>,
+    /// By its hello.
+    pub node: String,
 }
 
 /// The connection has ended, in order or not.
@@ -45,9 +47,10 @@ impl Line {
         stream.set_nodelay(true).map_err(|_| Gone)?;
         let upgrade = client_async(format!("ws://{address}/ws"), stream);
         let (socket, _) = upgrade.await.map_err(|_| Gone)?;
-        let mut line = Self { socket };
+        let mut line = Self { socket, node: String::new() };
         let hello = line.next().await?;
-        if hello["type"] == "hello" { Ok(line) } else { Err(Gone) }
+        line.node = hello["node"].as_str().ok_or(Gone)?.to_owned();
+        Ok(line)
     }
 
     pub async fn send(&mut self, command: &Value) -> Result<(), Gone> {
@@ -64,11 +67,15 @@ impl Line {
 
     /// The next frame. Cancel-safe, as reading from the stream is.
     pub async fn next(&mut self) -> Result<Value, Gone> {
+        let text = self.next_text().await?;
+        Ok(serde_json::from_str(&text).expect("a frame that is not JSON"))
+    }
+
+    /// The same, as it came.
+    pub async fn next_text(&mut self) -> Result<Utf8Bytes, Gone> {
         loop {
             match self.socket.next().await {
-                Some(Ok(Message::Text(text))) => {
-                    return Ok(serde_json::from_str(&text).expect("a frame that is not JSON"));
-                }
+                Some(Ok(Message::Text(text))) => return Ok(text),
                 Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
                 Some(Ok(other)) if !other.is_close() => panic!("the server sent {other:?}"),
                 _ => return Err(Gone),

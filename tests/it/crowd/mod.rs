@@ -1,15 +1,17 @@
 //! A crowd under load: talkers that send everything until it is acked, mumblers that send nothing
-//! twice, followers that write down what they are shown, and in the end the verdict over all of it.
+//! twice, followers that write down what they are shown, and in the end the checker over all of it.
 //!
 //! It does nothing to the server; a test does, while the crowd goes on.
 
 mod follower;
 mod line;
 mod mumbler;
+mod record;
 mod talker;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -17,14 +19,15 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use verbatim::config::LogConfig;
+use verbatim_checker::{History, Kind, Report, ViewOf, check};
 
-use self::follower::{Ends, Follower};
+use self::follower::{Ends, Followed, Follower, Place};
 pub use self::line::Line;
 use self::mumbler::Mumbler;
+pub use self::record::Record;
 use self::talker::{Talker, Told};
 use crate::harness::PATIENCE;
-use crate::stored::stored;
-use crate::verdict::{Key, Receipt, Stored, Story, View, verdict};
+use crate::stored::{Stored, stored};
 
 /// Each talker is a member of every room from the start.
 pub const ROOMS: [&str; 3] = ["general", "random", "quiet"];
@@ -32,8 +35,8 @@ pub const ROOMS: [&str; 3] = ["general", "random", "quiet"];
 /// Who makes the rooms.
 const FOUNDER: &str = "founder";
 
-/// Broken words that a failure shows.
-const SHOWN_MAX: usize = 12;
+/// Violations that a failure shows, with what was around them.
+const SHOWN_MAX: usize = 3;
 
 /// What the talkers have heard so far, all together.
 #[derive(Clone, Copy, Debug, Default)]
@@ -54,15 +57,16 @@ impl Progress {
 }
 
 pub struct Crowd {
-    /// How the rooms were made, and what the mumblers said.
-    founding: Story,
+    record: Arc<Record>,
+    /// Commands of the founder so far.
+    founded: usize,
     talkers: Vec<JoinHandle<Told>>,
     /// What the talkers had to tell, once they are done.
     told: Vec<Told>,
     /// Connections beyond the first, of the mumblers.
     reconnects: usize,
     mumblers: Vec<JoinHandle<Mumbler>>,
-    followers: Vec<JoinHandle<(Vec<View>, usize)>>,
+    followers: Vec<JoinHandle<Followed>>,
     talking: watch::Sender<bool>,
     ends: watch::Sender<Ends>,
     progress: watch::Sender<Progress>,
@@ -70,7 +74,10 @@ pub struct Crowd {
 
 /// What came of it.
 pub struct Outcome {
-    pub story: Story,
+    history: History,
+    report: Report,
+    /// Events of one room that one follower was shown, at most.
+    most_shown: usize,
     pub stored: Stored,
     pub progress: Progress,
     /// Connections beyond the first of each client.
@@ -88,20 +95,12 @@ impl Crowd {
         followers: usize,
         window: usize,
     ) -> Self {
-        let mut founding = Story::default();
-        let mut line = Line::open(&addresses[0]).await;
-        for room in ROOMS {
-            found(&mut line, &mut founding, json!({"type": "create", "room": room})).await;
-            for user in names("talker", addresses.len() * talkers) {
-                let join = json!({"type": "join", "user_id": user, "room": room, "id": "join"});
-                assert_eq!(line.ask(join).await["type"], "joined");
-            }
-        }
         let (talking, _) = watch::channel(true);
         let (ends, _) = watch::channel(None);
         let (progress, _) = watch::channel(Progress::default());
         let mut crowd = Self {
-            founding,
+            record: Arc::new(Record::new()),
+            founded: 0,
             talkers: Vec::new(),
             told: Vec::new(),
             reconnects: 0,
@@ -111,6 +110,16 @@ impl Crowd {
             ends,
             progress,
         };
+        let mut line = Line::open(&addresses[0]).await;
+        for room in ROOMS {
+            crowd.found(&mut line, json!({"type": "create", "room": room})).await;
+            for user in names("talker", addresses.len() * talkers) {
+                let join = json!({"type": "join", "user_id": user, "room": room, "id": "join"});
+                let mouth = crowd.record.mouth(&line.node, FOUNDER);
+                crowd.record.sent(crowd.record.command(Kind::Join, &join), mouth);
+                assert_eq!(line.ask(join).await["type"], "joined");
+            }
+        }
         let at = |place: usize, each: usize| addresses[place / each].clone();
         for (place, user) in names("talker", addresses.len() * talkers).enumerate() {
             crowd.add_talker(user, at(place, talkers), window);
@@ -132,6 +141,7 @@ impl Crowd {
             address,
             talking: self.talking.subscribe(),
             progress: self.progress.clone(),
+            record: self.record.clone(),
             told: Told::default(),
             queue: VecDeque::new(),
             under_way: VecDeque::new(),
@@ -146,20 +156,25 @@ impl Crowd {
             rooms: ROOMS.map(str::to_owned).to_vec(),
             address,
             talking: self.talking.subscribe(),
-            said: BTreeMap::new(),
+            record: self.record.clone(),
+            said: 0,
             connections: 0,
         };
         self.mumblers.push(tokio::spawn(mumbler.run()));
     }
 
     fn add_follower(&mut self, user: String, address: watch::Receiver<SocketAddr>) {
-        let view = |room: &str| {
-            let (who, room) = (user.clone(), room.to_owned());
-            (room.clone(), View { who, room, after: 0, until: 0, events: Vec::new() })
+        let place = |room: &str| {
+            let mut history = self.record.history();
+            let (number, number_of_user) = (history.room(room), history.user(&user));
+            let (who, as_user) = (&*user, Some(number_of_user));
+            let view = history.view(&ViewOf { who, room: number, user: as_user, slow: false });
+            let (asked_at, is_joined) = (0, false);
+            (room.to_owned(), Place { view, last: 0, shown: 0, asked_at, is_joined })
         };
-        let views: BTreeMap<String, View> = ROOMS.map(view).into();
-        let ends = self.ends.subscribe();
-        let follower = Follower { user, address, ends, views, connections: 0 };
+        let views: BTreeMap<String, Place> = ROOMS.map(place).into();
+        let (ends, record) = (self.ends.subscribe(), self.record.clone());
+        let follower = Follower { user, address, ends, record, views, connections: 0 };
         self.followers.push(tokio::spawn(follower.run()));
     }
 
@@ -198,7 +213,6 @@ impl Crowd {
         for mumbler in self.mumblers.drain(..) {
             let mumbler = timeout(PATIENCE * 2, mumbler).await;
             let mumbler = mumbler.expect("a message is not answered").expect("a mumbler failed");
-            self.founding.unkeyed.extend(mumbler.said);
             self.reconnects += mumbler.connections - 1;
         }
     }
@@ -209,7 +223,7 @@ impl Crowd {
             let mut line = Line::open(address).await;
             for room in ROOMS {
                 let message = json!({"type": "message", "room": room, "message": "good night"});
-                found(&mut line, &mut self.founding, message).await;
+                self.found(&mut line, message).await;
             }
         }
     }
@@ -222,23 +236,23 @@ impl Crowd {
 
     /// After `hush`, once the followers have seen everything up to `ends`.
     pub async fn outcome(self, ends: BTreeMap<String, u64>, log: &LogConfig) -> Outcome {
-        let (mut story, mut reconnects) = (self.founding, self.reconnects);
-        let mut slowest = Duration::ZERO;
+        let (mut reconnects, mut slowest, mut most_shown) = (self.reconnects, Duration::ZERO, 0);
         for told in self.told {
             reconnects += told.connections - 1;
             slowest = slowest.max(told.slowest);
-            story.sent.extend(told.sent);
-            story.refused.extend(told.refused);
-            story.receipts.extend(told.receipts);
         }
         self.ends.send_replace(Some(ends));
         for follower in self.followers {
-            let (views, its_connections) = Follower::finish(follower).await;
-            reconnects += its_connections - 1;
-            story.views.extend(views);
+            let followed = Follower::finish(follower).await;
+            reconnects += followed.connections - 1;
+            most_shown = most_shown.max(followed.most_shown);
         }
         let (progress, stored) = (*self.progress.borrow(), stored(log).await);
-        Outcome { story, stored, progress, reconnects, slowest }
+        let record = Arc::into_inner(self.record).expect("all who wrote it have ended");
+        let mut history = record.into_history();
+        stored.record(&mut history);
+        let report = check(&history);
+        Outcome { history, report, most_shown, stored, progress, reconnects, slowest }
     }
 
     /// The end of a test with one server: everything is answered, and everything was seen.
@@ -250,28 +264,37 @@ impl Crowd {
 }
 
 impl Outcome {
-    /// Every word was kept.
+    /// Every promise was kept.
     pub fn assert_kept(&self) {
-        let broken = verdict(&self.story, &self.stored);
-        let shown = broken.iter().take(SHOWN_MAX).cloned().collect::<Vec<_>>().join("\n  ");
-        assert!(broken.is_empty(), "{} broken words:\n  {shown}", broken.len());
+        assert_kept(&self.history, &self.report);
         // And it was a story worth telling.
-        let acked: BTreeSet<_> = self.story.receipts.iter().map(|it| &it.key).collect();
-        assert!(acked.len() > 100, "only {} commands were acked", acked.len());
-        assert!(self.story.views.iter().any(|view| view.events.len() > 100));
+        let acked = self.report.counts.acked;
+        assert!(acked > 100, "only {acked} commands were acked");
+        assert!(self.most_shown > 100, "nobody was shown more than {} events", self.most_shown);
     }
 }
 
-/// A command of the founder, which must be acked.
-async fn found(line: &mut Line, founding: &mut Story, mut command: Value) {
-    let id = format!("{FOUNDER}-{}", founding.sent.len());
-    (command["user_id"], command["id"]) = (FOUNDER.into(), id.clone().into());
-    let room = command["room"].as_str().expect("a room").to_owned();
-    let key = Key { room, user: FOUNDER.to_owned(), id };
-    founding.sent.insert(key.clone());
-    let ack = line.ask(command).await;
-    let receipt = Receipt::of_frame(key, &ack);
-    founding.receipts.push(receipt.unwrap_or_else(|| panic!("not acked: {ack}")));
+/// Or a failure that shows what went wrong.
+pub fn assert_kept(history: &History, report: &Report) {
+    let shown = report.violations.iter().take(SHOWN_MAX);
+    let shown: Vec<_> = shown.map(|violation| violation.context(history)).collect();
+    assert!(report.is_clean(), "{:?}\n{}", report.totals, shown.join("\n"));
+}
+
+impl Crowd {
+    /// A command of the founder, which must be acked.
+    async fn found(&mut self, line: &mut Line, mut command: Value) {
+        let id = format!("{FOUNDER}-{}", self.founded);
+        self.founded += 1;
+        (command["user_id"], command["id"]) = (FOUNDER.into(), id.into());
+        let kind = command["type"].as_str().and_then(Kind::named).expect("a command");
+        let recorded = self.record.command(kind, &command);
+        let mouth = self.record.mouth(&line.node, FOUNDER);
+        self.record.sent(recorded, mouth);
+        let ack = line.ask(command).await;
+        assert_eq!(ack["type"], "ack", "{ack}");
+        self.record.answered(recorded, mouth, &ack);
+    }
 }
 
 fn names(what: &str, count: usize) -> impl Iterator<Item = String> + '_ {

@@ -1,12 +1,14 @@
 //! A client that gives no ids: it says each thing once, and what was not acked it does not know.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use serde_json::json;
 use tokio::sync::watch;
+use verbatim_checker::Kind;
 
 use super::line::{Gone, Line};
+use super::record::Record;
 
 pub struct Mumbler {
     pub name: String,
@@ -15,8 +17,9 @@ pub struct Mumbler {
     pub rooms: Vec<String>,
     pub address: watch::Receiver<SocketAddr>,
     pub talking: watch::Receiver<bool>,
-    /// What it said, with the seq that it was told.
-    pub said: BTreeMap<String, Option<u64>>,
+    pub record: Arc<Record>,
+    /// How many things it said.
+    pub said: usize,
     pub connections: usize,
 }
 
@@ -32,23 +35,24 @@ impl Mumbler {
     }
 
     async fn mumble(&mut self, line: &mut Line) -> Result<(), Gone> {
+        let mouth = self.record.mouth(&line.node, &self.name);
         while *self.talking.borrow() {
-            let text = format!("{} mumbles {}", self.name, self.said.len());
-            let room = &self.rooms[self.said.len() % self.rooms.len()];
-            self.said.insert(text.clone(), None);
+            let text = format!("{} mumbles {}", self.name, self.said);
+            let room = &self.rooms[self.said % self.rooms.len()];
+            self.said += 1;
             let message =
                 json!({"type": "message", "user_id": self.user, "room": room, "message": text});
+            let command = self.record.command(Kind::Message, &message);
+            self.record.sent(command, mouth);
             line.send(&message).await?;
             let mut answer = line.next().await?;
             // A node that stops says so in between.
             while answer["type"] == "goodbye" {
                 answer = line.next().await?;
             }
-            match (answer["type"].as_str(), answer["code"].as_str()) {
-                (Some("ack"), _) => drop(self.said.insert(text, answer["seq"].as_u64())),
-                (_, Some("unavailable")) => {}
-                _ => panic!("{}: {answer}", self.name),
-            }
+            self.record.answered(command, mouth, &answer);
+            let is_fair = answer["type"] == "ack" || answer["code"] == "unavailable";
+            assert!(is_fair, "{}: {answer}", self.name);
         }
         Ok(())
     }

@@ -40,8 +40,7 @@ impl Postgres {
     }
 
     pub fn start_blocking(settings: Vec<String>) -> Self {
-        let program = find_program("postgres", &install_folders());
-        let initdb = find_program("initdb", &install_folders());
+        let (server, initdb) = (program("postgres"), program("initdb"));
         let folder = sandbox().folder("postgres");
         if let Some((uid, gid)) = unprivileged() {
             chown(folder.path(), Some(uid), Some(gid)).unwrap();
@@ -53,7 +52,7 @@ impl Postgres {
             .unwrap();
         assert!(made.status.success(), "initdb: {}", String::from_utf8_lossy(&made.stderr));
         let (port, databases) = (free_port(), AtomicU32::new(0));
-        let mut server = Self { program, folder, port, settings, daemon: None, databases };
+        let mut server = Self { program: server, folder, port, settings, daemon: None, databases };
         server.up(true);
         server
     }
@@ -171,6 +170,12 @@ fn command(program: &Path, folder: &Path) -> Command {
         command.uid(uid).gid(gid);
     }
     command
+}
+
+/// One of PostgreSQL's programs: from PATH, so that `PATH=…/13/bin:$PATH make test` tests another
+/// version, else the newest installed.
+pub fn program(name: &str) -> PathBuf {
+    find_program(name, &install_folders())
 }
 
 /// Where packages put the servers without putting them in PATH, newest version first.

@@ -115,6 +115,14 @@ impl Process {
         Ok(Self { addr, child, pid, output, collectors, _folder: folder })
     }
 
+    /// The memory that it has in use (RSS).
+    #[cfg(target_os = "linux")]
+    pub fn resident_bytes(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid)).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+    }
+
     /// SIGKILL: no code of the program runs any more.
     pub fn kill9(&self) {
         self.signal(Signal::KILL);

@@ -7,16 +7,17 @@ use std::process::Command;
 use tempfile::TempDir;
 use verbatim::config::{LogConfig, Secret};
 
+use crate::harness::postgres::program as program_of;
+
 pub const PASSWORD: &str = "s3cret-word";
 
 pub struct PrivatePostgres {
     folder: TempDir,
-    bin: PathBuf,
 }
 
 impl PrivatePostgres {
     pub fn start() -> Self {
-        let server = Self { folder: tempfile::tempdir().unwrap(), bin: bin_folder() };
+        let server = Self { folder: tempfile::tempdir().unwrap() };
         std::fs::write(server.path("password"), PASSWORD).unwrap();
         if is_root() {
             // PostgreSQL refuses to run as root.
@@ -78,7 +79,7 @@ impl PrivatePostgres {
     }
 
     fn command(&self, program: &str) -> Command {
-        let program = self.bin.join(program);
+        let program = program_of(program);
         let mut command = if is_root() {
             let mut command = Command::new("runuser");
             command.args(["-u", "postgres", "--"]).arg(program);
@@ -133,14 +134,6 @@ pub async fn client(url: &str) -> tokio_postgres::Client {
 fn is_root() -> bool {
     let id = Command::new("id").arg("-u").output().unwrap();
     id.stdout == b"0\n"
-}
-
-/// The newest installed version; Debian keeps it out of PATH.
-fn bin_folder() -> PathBuf {
-    let installed = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
-    let version = |path: &PathBuf| path.file_name()?.to_str()?.parse::<u32>().ok();
-    let newest = installed.map(|entry| entry.path()).max_by_key(version);
-    newest.map(|path| path.join("bin")).unwrap_or_default()
 }
 
 fn run(command: &mut Command) {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -28,7 +29,7 @@ pub fn config() -> SocketConfig {
         stall_timeout_ms: 60_000,
         close_timeout_ms: 5_000,
         queue_bytes_max: 16 * 1024,
-        read_buffer_bytes: 1024,
+        read_buffer_bytes: 512,
     }
 }
 
@@ -49,7 +50,7 @@ pub async fn pair(config: &SocketConfig) -> (Socket, TcpStream) {
     client.set_nodelay(true).unwrap();
     stream.set_nodelay(true).unwrap();
     SockRef::from(&stream).set_send_buffer_size(4096).unwrap();
-    (Socket::new(stream, &[], config, &Gauge::default()), client)
+    (Socket::new(stream, Bytes::new(), config, &Gauge::default()), client)
 }
 
 /// Runs a socket that only needs to live: what it reads is dropped, and when it is over it is
