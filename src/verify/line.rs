@@ -67,7 +67,13 @@ impl Target {
             _ => return Err(bad()),
         };
         let host = uri.host().filter(|host| !host.is_empty()).ok_or_else(bad)?;
-        let port = uri.port_u16().unwrap_or(default_port);
+        // Nothing but a port stands behind the host, and nothing before it.
+        let authority = uri.authority().and_then(|it| it.as_str().strip_prefix(host));
+        let port = match (authority, uri.port_u16()) {
+            (Some(""), _) => default_port,
+            (Some(_), Some(port)) => port,
+            _ => return Err(bad()),
+        };
         let has_path = uri.path_and_query().is_some_and(|path| path.as_str() != "/");
         let path = if has_path { "" } else { "/ws" };
         Ok(Self {
@@ -209,7 +215,9 @@ mod tests {
 
     #[test]
     fn what_is_no_websocket_url_is_refused_with_its_text() {
-        for url in ["", "127.0.0.1:8080", "http://chat", "ws://", "ws:///ws", "ws://a:b"] {
+        for url in
+            ["", "127.0.0.1:8080", "http://chat", "ws://", "ws:///ws", "ws://a:b", "ws://a@b"]
+        {
             let told = Target::parse(url).err().map(|err| err.to_string());
             assert!(told.is_some_and(|told| told.contains(&format!("{url:?}"))), "{url}");
         }

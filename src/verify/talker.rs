@@ -235,9 +235,7 @@ impl Talker {
                 None => {}
                 Some(_) if is_known => {}
                 Some(_) if self.rng.random_ratio(1, FORGETFUL) => {
-                    if job.kind != Kind::Join {
-                        self.client.abandoned(job.command);
-                    }
+                    self.client.abandoned(job.command);
                 }
                 Some(_) => self.queue.push_front(job),
             }
