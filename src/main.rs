@@ -122,7 +122,12 @@ fn answer_usage(err: &clap::Error) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let text = err.to_string();
-    let line = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
+    let mut lines = text.lines();
+    let mut line = lines.next().unwrap_or_default().trim_start_matches("error: ").to_owned();
+    // What is missing stands on a line of its own.
+    if line.ends_with(':') {
+        line = format!("{line} {}", lines.next().unwrap_or_default().trim());
+    }
     eprintln!("verbatim: {line}; see verbatim --help");
     ExitCode::from(EXIT_USAGE)
 }

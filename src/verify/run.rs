@@ -16,6 +16,7 @@ use super::frame::{Command, Frame};
 use super::line::{Gone, Line, Target};
 use super::plan::{Plan, Shape, Words};
 use super::recorder::Recorder;
+use super::shadow::{Paged, page};
 use super::talker::Talker;
 use super::{Ends, Phase};
 
@@ -28,6 +29,9 @@ const HUSH_TIMEOUT: Duration = Duration::from_secs(30);
 const END_TIMEOUT: Duration = Duration::from_secs(15);
 /// For reading everything back through one node.
 const READ_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Before the log is asked again when it could not answer.
+const AGAIN_PAUSE: Duration = Duration::from_millis(100);
 
 pub struct Settings {
     pub targets: Vec<Target>,
@@ -43,6 +47,8 @@ pub struct Settings {
 pub enum NotReady {
     #[error("nothing that speaks the protocol answers at {0}")]
     NoAnswer(String),
+    #[error("what was made at another URL is not at {0}: these are not nodes of one cluster")]
+    NotOneCluster(String),
     #[error("{0} within {seconds} s", seconds = BEGIN_TIMEOUT.as_secs())]
     TooSlow(&'static str),
 }
@@ -86,6 +92,12 @@ impl Run {
         }
         let made = timeout(BEGIN_TIMEOUT, run.make_rooms()).await;
         made.map_err(|_| NotReady::TooSlow("the rooms could not be made"))?;
+        for target in 0..run.stage.targets.len() {
+            let knows = timeout(BEGIN_TIMEOUT, run.knows_rooms(target)).await;
+            if !knows.map_err(|_| NotReady::TooSlow("the rooms could not be read"))? {
+                return Err(NotReady::NotOneCluster(run.stage.targets[target].url.clone()));
+            }
+        }
         let talkers = timeout(BEGIN_TIMEOUT, run.enlist(&plan)).await;
         let talkers = talkers.map_err(|_| NotReady::TooSlow("the rooms could not be joined"))?;
         for (client, talker) in talkers.into_iter().zip(&plan.talkers) {
@@ -123,6 +135,23 @@ impl Run {
                 return open.line.close().await;
             }
         }
+    }
+
+    /// Whether the rooms that were just made are known there.
+    async fn knows_rooms(&mut self, target: usize) -> bool {
+        self.keeper.home = target;
+        while let Ok(mut open) = self.keeper.connect().await {
+            let room = self.stage.rooms[0].clone();
+            match page(&self.keeper, &mut open, &room, Asked::Newest).await {
+                Ok(Paged::Page { .. }) => {
+                    open.line.close().await;
+                    return true;
+                }
+                Ok(Paged::Refused) => return false,
+                Ok(Paged::Unavailable) | Err(Gone) => self.keeper.home = target,
+            }
+        }
+        false
     }
 
     /// Each talker is a member of every room before it says the first word.
@@ -222,13 +251,10 @@ impl Run {
         let rooms = self.stage.rooms.clone();
         while let Ok(mut open) = self.keeper.connect().await {
             for room in rooms.iter().filter(|room| !ends.contains_key(*room)).collect::<Vec<_>>() {
-                let Ok(page) =
-                    super::shadow::page(&self.keeper, &mut open, room, Asked::Newest).await
-                else {
-                    break;
-                };
-                if let Some((last, _)) = page {
-                    ends.insert(room.clone(), last);
+                match page(&self.keeper, &mut open, room, Asked::Newest).await {
+                    Ok(Paged::Page { last, .. }) => drop(ends.insert(room.clone(), last)),
+                    Ok(_) => {}
+                    Err(Gone) => break,
                 }
             }
             if ends.len() == rooms.len() {
@@ -262,12 +288,11 @@ impl Run {
             }
             let mut after = 0;
             loop {
-                let page = super::shadow::page(&self.keeper, open, &room, Asked::After(after));
-                match page.await? {
-                    Some((last, true)) => after = last,
-                    Some((_, false)) => break,
+                match page(&self.keeper, open, &room, Asked::After(after)).await? {
+                    Paged::Page { last, more: true } => after = last,
+                    Paged::Page { more: false, .. } => break,
                     // The log is away for a moment.
-                    None => tokio::time::sleep(Duration::from_millis(100)).await,
+                    _ => tokio::time::sleep(AGAIN_PAUSE).await,
                 }
             }
             rooms.pop();

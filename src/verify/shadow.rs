@@ -107,14 +107,27 @@ impl Reader {
     }
 }
 
-/// Asks for a page of history, and records it. The highest seq in it, and whether there is more;
-/// `None`: the log could not be asked, or the room is not there.
+/// What came of asking for a page.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Paged {
+    Page {
+        /// The highest seq in it.
+        last: u64,
+        more: bool,
+    },
+    /// The log could not be asked now.
+    Unavailable,
+    /// The room is not there, or not for this user.
+    Refused,
+}
+
+/// Asks for a page of history, and records it.
 pub async fn page(
     client: &Client,
     open: &mut Open,
     room: &str,
     asked: Asked,
-) -> Result<Option<(u64, bool)>, Gone> {
+) -> Result<Paged, Gone> {
     let (after, before, limit) = match asked {
         Asked::Newest => (None, None, 5),
         Asked::Before(seq) => (None, Some(seq), 5),
@@ -136,8 +149,14 @@ pub async fn page(
         let text = open.line.next().await?;
         let frame: frame::Frame<'_> = serde_json::from_str(&text).map_err(|_| Gone)?;
         match &*frame.r#type {
-            "history" => return Ok(Some(client.page(open, room, asked, asked_at, &text)?)),
-            "error" => return Ok(None),
+            "history" => {
+                let (last, more) = client.page(open, room, asked, asked_at, &text)?;
+                return Ok(Paged::Page { last, more });
+            }
+            "error" if frame.code.as_deref() == Some("unavailable") => {
+                return Ok(Paged::Unavailable);
+            }
+            "error" => return Ok(Paged::Refused),
             _ => {}
         }
     }

@@ -69,7 +69,7 @@ async fn the_program_judges_a_running_cluster() {
     assert_eq!(run.exit, Exit::Code(0), "{run:?}");
 }
 
-/// What is written to the one is never on the other: a verdict that could not fail is none.
+/// What is written to the one is never on the other.
 #[tokio::test(flavor = "multi_thread")]
 async fn two_nodes_that_are_no_cluster_are_found_out() {
     let (one, two) = (World::sqlite().await, World::sqlite().await);
@@ -77,6 +77,7 @@ async fn two_nodes_that_are_no_cluster_are_found_out() {
     let arguments = ["--seconds", "1", "--clients", "24"];
     let run = program(&[one.addr, two.addr], &arguments).await;
     assert_eq!(run.exit, Exit::Code(1), "{run:?}");
+    assert!(run.stderr.contains("not nodes of one cluster"), "{run:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -74,7 +74,8 @@ impl Totals {
         let violations = self.sum(|line| line.violations as u64);
         move |live| {
             format!(
-                "schedule {place} of {schedules}: {} faults, {} deliveries, {violations} violations",
+                "schedule {place} of {schedules}: {} faults, {} deliveries checked, {violations} \
+                 violations",
                 thousands(faults + live.faults.load(Ordering::Relaxed)),
                 thousands(deliveries + live.deliveries.load(Ordering::Relaxed)),
             )
