@@ -1,7 +1,7 @@
 # What can be done here. No logic: each target is one command or one script.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint deps
+.PHONY: help run test lint deps verify verify-report
 .PHONY: cluster status logs kill start restart wscat psql redis-cli down clean
 
 help: ## Show this list
@@ -22,6 +22,12 @@ lint: ## Check format and lints only
 
 deps: ## Install PostgreSQL and Redis for the tests, if they are missing
 	scripts/deps
+
+verify: ## Break everything, SEEDS=20 times for SECONDS=30, and check every delivery (SEED=7: that one)
+	@scripts/verify
+
+verify-report: ## Add up all that `make verify` ever ran here
+	@scripts/verify report
 
 cluster: ## Serve with N=3 nodes, PostgreSQL, Redis and nginx on this machine, without Docker
 	@scripts/cluster up

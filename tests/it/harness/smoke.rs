@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
 use serde_json::json;
-use tokio::io::AsyncReadExt;
+use socket2::SockRef;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 use tokio_postgres::{Client as Sql, NoTls};
@@ -16,6 +17,7 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
 use super::postgres::Postgres;
 use super::process::{Exit, Process};
+use super::proxy::{Fate, Pieces, Proxy, Way};
 use super::raw::masked_frame;
 use super::redis::Redis;
 use super::{Client, World, on_both_logs, services};
@@ -81,6 +83,64 @@ async fn a_redis_of_ones_own_can_be_killed_and_restarted() {
     assert!(TcpStream::connect(addr).await.is_err());
     server.restart().await;
     assert_ne!(services::redis_url().await, server.url(), "the shared one is another");
+}
+
+/// A server by hand.
+async fn server() -> (TcpListener, u16) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    (listener, port)
+}
+
+#[tokio::test]
+async fn a_connection_that_is_cut_at_its_answer_has_delivered_the_question() {
+    let (listener, port) = server().await;
+    let proxy = Proxy::to(port, Pieces::Chunks).await;
+    proxy.rule(|way, piece| match (way, piece) {
+        (Way::ToServer, b"commit") => Fate::CutAnswer,
+        _ => Fate::Pass,
+    });
+    let mut client = TcpStream::connect(("127.0.0.1", proxy.port())).await.unwrap();
+    let (mut server, _) = listener.accept().await.unwrap();
+    let mut said = [0; 6];
+    client.write_all(b"begin!").await.unwrap();
+    server.read_exact(&mut said).await.unwrap();
+    server.write_all(b"begun!").await.unwrap();
+    client.read_exact(&mut said).await.unwrap();
+    client.write_all(b"commit").await.unwrap();
+    server.read_exact(&mut said).await.unwrap();
+    assert_eq!((&said, proxy.cuts()), (b"commit", 0));
+    server.write_all(b"done").await.unwrap();
+    assert_eq!(client.read(&mut said).await.unwrap_or(0), 0, "the answer came through");
+    assert_eq!(proxy.cuts(), 1);
+}
+
+#[tokio::test]
+async fn a_client_that_is_reset_resets_the_server() {
+    let (listener, port) = server().await;
+    let proxy = Proxy::tight(port).await;
+    let client = TcpStream::connect(("127.0.0.1", proxy.port())).await.unwrap();
+    let (mut server, _) = listener.accept().await.unwrap();
+    SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
+    drop(client);
+    let ended = server.read_u8().await.unwrap_err().kind();
+    assert_eq!(ended, ErrorKind::ConnectionReset);
+}
+
+#[tokio::test]
+async fn what_waits_in_the_hole_is_counted_and_comes_out_of_it() {
+    let (listener, port) = server().await;
+    let proxy = Proxy::to(1, Pieces::Chunks).await;
+    proxy.retarget(port);
+    let mut client = TcpStream::connect(("127.0.0.1", proxy.port())).await.unwrap();
+    let (mut server, _) = listener.accept().await.unwrap();
+    proxy.swallow();
+    client.write_all(b"!").await.unwrap();
+    while proxy.held() == 0 {
+        tokio::task::yield_now().await;
+    }
+    proxy.heal();
+    assert_eq!(server.read_u8().await.unwrap(), b'!');
 }
 
 #[tokio::test(flavor = "multi_thread")]
