@@ -1,0 +1,151 @@
+/** The list of rooms: the user's own with what is unread, the others, and the search in both. */
+
+import { find, make, soon } from './dom.js';
+import { badge, count } from './words.js';
+
+/** Rooms of either list in the document. The search finds the rest. */
+const SHOWN_LEN_MAX = 200;
+/** After the last key until the server is asked for rooms that are not in the list. */
+const SEARCH_PAUSE_MS = 250;
+
+export class Sidebar {
+  #rooms;
+  #open;
+  #create;
+  #input = find('search');
+  #list = find('rooms');
+  #searchTimer;
+  draw = soon(() => this.#draw());
+
+  /** `open(name)` shows a room, `create(name)` makes one. */
+  constructor(rooms, { open, create }) {
+    [this.#rooms, this.#open, this.#create] = [rooms, open, create];
+    this.#input.value = '';
+    this.#input.oninput = () => this.#onInput();
+    this.#input.onkeydown = (event) => this.#onKey(event);
+    find('search-form').onsubmit = (event) => {
+      event.preventDefault();
+      this.#list.querySelector('a, button')?.click();
+    };
+    this.#list.onkeydown = (event) => this.#onKey(event);
+    this.draw();
+  }
+
+  focus() {
+    this.#input.focus();
+    this.#input.select();
+  }
+
+  clear() {
+    this.#input.value = '';
+    this.draw();
+  }
+
+  /** The room after (1) or before (-1) the open one among the user's own, in a circle. */
+  neighbour(step) {
+    const { own } = this.#rooms.lists();
+    const place = own.indexOf(this.#rooms.active);
+    return own.at((place + step + (place < 0 && step < 0 ? 1 : 0)) % own.length)?.name;
+  }
+
+  get #text() {
+    return this.#input.value.trim().normalize('NFC');
+  }
+
+  #onInput() {
+    this.draw();
+    clearTimeout(this.#searchTimer);
+    if (!this.#rooms.hasMore || this.#text === '') return;
+    this.#searchTimer = setTimeout(() => {
+      // What cannot be found now is not found; the connection's state is shown elsewhere.
+      this.#rooms.search(this.#text).catch(() => {});
+    }, SEARCH_PAUSE_MS);
+  }
+
+  /** Up and down go through the field and the rooms; Esc empties the field. */
+  #onKey(event) {
+    const items = [...this.#list.querySelectorAll('a, button')];
+    const place = items.indexOf(document.activeElement);
+    if (event.key === 'ArrowDown') items[Math.min(place + 1, items.length - 1)]?.focus();
+    else if (event.key === 'ArrowUp') (items[place - 1] ?? this.#input).focus();
+    else if (event.key === 'Home' && place >= 0) items[0].focus();
+    else if (event.key === 'End' && place >= 0) items.at(-1).focus();
+    else if (event.key === 'Escape' && this.#text !== '') this.clear();
+    else return;
+    event.preventDefault();
+    event.stopPropagation();
+  }
+
+  #draw() {
+    const text = this.#text;
+    const wanted = text.toLocaleLowerCase();
+    const fits = (room) => room.name.toLocaleLowerCase().includes(wanted);
+    const { own, others } = this.#rooms.lists();
+    const isThere = [...own, ...others].some((room) => room.name === text);
+    const focused = document.activeElement?.dataset?.room;
+    this.#list.replaceChildren(
+      ...section('Your rooms', own.filter(fits).map((room) => this.#item(room))),
+      ...section(own.length > 0 ? 'Other rooms' : 'Rooms',
+        others.filter(fits).map((room) => this.#item(room))),
+      ...(text === '' || isThere ? [] : [this.#creator(text)]),
+      ...(own.length + others.length === 0 && text === '' ? [emptiness()] : []),
+    );
+    this.#rove(focused);
+  }
+
+  /** One stop for the Tab key, whatever the number of rooms: the arrows do the rest. */
+  #rove(focused) {
+    const items = [...this.#list.querySelectorAll('a, button')];
+    const stop = items.find((item) => item.dataset.room === focused)
+      ?? items.find((item) => item.ariaCurrent) ?? items[0];
+    for (const item of items) item.tabIndex = item === stop ? 0 : -1;
+    if (focused !== undefined) stop?.focus();
+  }
+
+  #item(room) {
+    const { name, unread, members, lastSeq, isJoined } = room;
+    const news = isJoined && unread > 0;
+    const link = make('a', {
+      href: `#${encodeURIComponent(name)}`,
+      class: `room-item${news ? ' news' : ''}`,
+      'data-room': name,
+      'aria-current': room === this.#rooms.active && 'page',
+      title: `${count(members, 'member')}, ${count(lastSeq, 'entry', 'entries')}`,
+    }, make('span', { class: 'hash', 'aria-hidden': 'true' }, '#'), make('bdi', {}, name));
+    if (news) {
+      link.append(make('span', { class: 'badge', 'aria-hidden': 'true' }, badge(unread)),
+        make('span', { class: 'unseen' }, `, ${unread} unread`));
+    } else if (!isJoined) {
+      link.append(make('span', { class: 'members', 'aria-hidden': 'true' }, String(members)),
+        make('span', { class: 'unseen' }, `, ${count(members, 'member')}`));
+    }
+    link.addEventListener('click', (event) => {
+      if (event.ctrlKey || event.metaKey || event.shiftKey) return;
+      event.preventDefault();
+      this.#open(name);
+    });
+    return make('li', {}, link);
+  }
+
+  #creator(name) {
+    return make('button', {
+      type: 'button', class: 'creator', 'data-room': '', onclick: () => this.#create(name),
+    }, 'Create ', make('bdi', {}, `“${name}”`));
+  }
+}
+
+function section(title, items) {
+  if (items.length === 0) return [];
+  const shown = items.slice(0, SHOWN_LEN_MAX);
+  const rest = items.length - shown.length;
+  const label = `list-${title.replace(/\W/g, '')}`;
+  return [
+    make('h2', { id: label }, title),
+    make('ul', { role: 'list', 'aria-labelledby': label }, ...shown),
+    ...(rest > 0 ? [make('p', { class: 'hint' }, `and ${count(rest, 'more')}: search`)] : []),
+  ];
+}
+
+function emptiness() {
+  return make('p', { class: 'hint' }, 'There is no room yet. Type a name above to create the first.');
+}
