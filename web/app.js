@@ -100,6 +100,7 @@ class Page {
   #refreshTimer;
   #bannerTimer;
   #typingTimer;
+  #wantsPeople = false;
   #drawHead = soon(() => this.#head());
 
   constructor(chat) {
@@ -253,19 +254,19 @@ class Page {
   }
 
   #show(room) {
+    this.#wantsPeople = WIDE.matches && storage.getItem(PEOPLE_KEY) !== 'closed';
+    this.#head();
     this.#timeline.show(room);
     this.#composer.show(room.name);
     this.#drawTyping();
-    this.#head();
     this.#sidebar.draw();
-    this.#showPeople(WIDE.matches && storage.getItem(PEOPLE_KEY) !== 'closed');
     if (room.isJoined) this.#composer.focus();
   }
 
-  #showPeople(isShown) {
+  #drawPeople() {
     const room = this.#rooms.active;
-    this.#people.show(isShown && room?.isJoined ? room : null);
-    find('people-toggle').setAttribute('aria-expanded', String(this.#people.isOpen));
+    this.#people.show(this.#wantsPeople && room?.isJoined ? room : null);
+    find('people-toggle').setAttribute('aria-expanded', String(this.#wantsPeople));
   }
 
   #head() {
@@ -276,7 +277,8 @@ class Page {
     find('outside').hidden = !room || room.isJoined !== false;
     const { unread } = this.#rooms;
     document.title = `${unread > 0 ? `(${unread}) ` : ''}${room ? `${room.name} · ` : ''}Verbatim`;
-    if (!room) return this.#showPeople(false);
+    this.#drawPeople();
+    if (!room) return;
     const facts = [count(room.members, 'member')];
     if (room.online) facts.push(`${number(room.onlineCount)} online`);
     say(find('room-name'), room.name);
@@ -284,7 +286,6 @@ class Page {
     say(find('position'), `${this.#chat.node ?? '–'} · № ${number(room.lastSeq)}`);
     say(find('outside-name'), room.name);
     say(find('outside-facts'), `${count(room.members, 'member')} · ${count(room.lastSeq, 'entry', 'entries')}`);
-    return isInside || this.#showPeople(false);
   }
 
   /** Somebody who has stopped without a word is forgotten after a while. */
@@ -330,8 +331,9 @@ class Page {
       location.reload();
     };
     const togglePeople = () => {
-      this.#showPeople(!this.#people.isOpen);
-      storage.setItem(PEOPLE_KEY, this.#people.isOpen ? 'open' : 'closed');
+      this.#wantsPeople = !this.#wantsPeople;
+      storage.setItem(PEOPLE_KEY, this.#wantsPeople ? 'open' : 'closed');
+      this.#drawPeople();
     };
     find('people-toggle').onclick = togglePeople;
     find('people-close').onclick = () => {

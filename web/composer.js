@@ -61,10 +61,12 @@ export class Composer {
     this.#fit();
   }
 
-  /** As high as the text; style.css says where that ends. */
+  /** As high as the text; style.css says where that ends. Out of sight it has no height. */
   #fit() {
-    this.#field.style.height = 'auto';
-    this.#field.style.height = `${this.#field.scrollHeight}px`;
+    const field = this.#field;
+    field.style.height = 'auto';
+    if (field.scrollHeight === 0) return;
+    field.style.height = `${field.scrollHeight + field.offsetHeight - field.clientHeight}px`;
   }
 }
 

@@ -12,6 +12,8 @@ export class People {
   #panel = find('people');
   #list = find('people-list');
   #room = null;
+  /** Room and number of members that the list was asked for. */
+  #shown = null;
   #members = [];
   #hasMore = false;
 
@@ -24,12 +26,14 @@ export class People {
   }
 
   /** Shows the people of that room; `null`: none. */
-  async show(room) {
-    this.#room = room;
+  show(room) {
+    const key = room && `${room.name} ${room.members}`;
+    if (key === this.#shown) return;
+    if (room !== this.#room) [this.#members, this.#hasMore] = [[], false];
+    [this.#room, this.#shown] = [room, key];
     this.#panel.hidden = room === null;
-    if (room === null) return;
     this.draw();
-    await this.refresh();
+    this.refresh();
   }
 
   async refresh() {

@@ -1,7 +1,7 @@
 /** The list of rooms: the user's own with what is unread, the others, and the search in both. */
 
 import { find, make, soon } from './dom.js';
-import { badge, count } from './words.js';
+import { badge, count, number } from './words.js';
 
 /** Rooms of either list in the document. The search finds the rest. */
 const SHOWN_LEN_MAX = 200;
@@ -142,7 +142,7 @@ function section(title, items) {
   return [
     make('h2', { id: label }, title),
     make('ul', { role: 'list', 'aria-labelledby': label }, ...shown),
-    ...(rest > 0 ? [make('p', { class: 'hint' }, `and ${count(rest, 'more')}: search`)] : []),
+    ...(rest > 0 ? [make('p', { class: 'hint' }, `and ${number(rest)} more: search`)] : []),
   ];
 }
 

@@ -60,17 +60,17 @@ export function initials(name) {
   return letters.join('').toLocaleUpperCase();
 }
 
-/** One of so many colours, always the same for a name. */
+/** One of so many colours, always the same for a name (FNV-1a). */
 export function hue(name, hues) {
-  let hash = 0;
-  for (const letter of name) hash = (hash * 31 + letter.codePointAt(0)) % 65_521;
-  return hash % hues;
+  let hash = 0x811c9dc5;
+  for (const letter of name) hash = Math.imul(hash ^ letter.codePointAt(0), 0x01000193);
+  return ((hash ^ (hash >>> 15)) >>> 0) % hues;
 }
 
 /** What went wrong with a name, when the server refuses it. The rules are those of the protocol. */
 function nameError(what, error) {
   const text = error.message;
-  if (/bidi|zero-width|control/.test(text)) {
+  if (/U\+/.test(text)) {
     return `The ${what} holds characters that nobody can see. Please type it without them.`;
   }
   if (/128/.test(text)) return `The ${what} is too long. Please choose a shorter one.`;

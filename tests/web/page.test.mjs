@@ -1,0 +1,346 @@
+// The page in a browser: what people do with it, on nodes that live and die.
+import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
+import test from 'node:test';
+import {
+  create, enter, join, pending, profile, shown, until, visit, write,
+} from './browser.mjs';
+import {
+  Door, assertWhole, client, isOpen, kill, logOf, nodes, roomName, start, texts, told,
+} from './cluster.mjs';
+
+const limit = { timeout: 60_000 };
+
+/** The seqs of the rows in the document. */
+function seqs(page) {
+  return page.locator('#events').evaluate((events) => (
+    [...events.children].map((row) => ({ seq: Number(row.dataset.seq) }))));
+}
+
+test('two people on two nodes talk', limit, async () => {
+  const { n1, n2 } = await nodes();
+  const [room, other] = [roomName('hall'), roomName('attic')];
+  const ada = await visit(await profile(), n1, { name: 'ada' });
+  await create(ada, room);
+  await write(ada, 'Is anybody there?');
+  const bob = await visit(await profile(), n2, { name: 'bob' });
+  await join(bob, room);
+  await until(() => shown(bob), ['Is anybody there?']);
+  await write(bob, 'I am.');
+  const said = ['Is anybody there?', 'I am.'];
+  await Promise.all([until(() => shown(ada), said), until(() => shown(bob), said)]);
+  await until(() => ada.locator('#room-facts').textContent(), '2 members');
+  await until(() => ada.locator('#status-text').textContent(), 'Connected to n1');
+  await until(() => bob.locator('#status-text').textContent(), 'Connected to n2');
+  // It was made, there was a message, bob came, and there was another.
+  await until(() => bob.locator('#position').textContent(), 'n2 · № 4');
+
+  // What is said in a room that is not open is counted, and is read by opening it.
+  await create(ada, other);
+  await write(bob, 'One');
+  await write(bob, 'Two');
+  const link = ada.locator(`[data-room="${room}"]`);
+  await until(() => link.locator('.badge').textContent(), '2');
+  await until(() => ada.title(), `(2) ${other} · Verbatim`);
+  await link.click();
+  await until(() => shown(ada), [...said, 'One', 'Two']);
+  assert.equal(await ada.locator('.divider.new').textContent(), 'New');
+  await link.locator('.badge').waitFor({ state: 'detached' });
+  await until(() => ada.title(), `${room} · Verbatim`);
+  // It stays read in the next page of the same person, which begins where this one was.
+  await ada.reload();
+  await until(() => shown(ada), [...said, 'One', 'Two']);
+  assert.equal(await ada.locator('.badge').count(), 0);
+});
+
+test('a node dies under an open page: another goes on, with nothing missing and nothing twice', limit, async () => {
+  const { n1, n2 } = await nodes();
+  const room = roomName();
+  const door = await Door.to(n2);
+  const bob = client(n1, 'bob');
+  await bob.create(room);
+  const ada = await visit(await profile(), door.address, { name: 'ada' });
+  await join(ada, room);
+  for (let number = 0; number < 20; number += 1) {
+    if (number === 7) {
+      door.leadTo(n1);
+      await kill('n2');
+    }
+    if (number % 4 === 0) await write(ada, `ada ${number}`);
+    await bob.send(room, `bob ${number}`);
+  }
+  await until(() => pending(ada), []);
+  await bob.send(room, 'end');
+  const log = await logOf(n1, room, 'bob');
+  assert.equal(texts(log).at(-1), 'end');
+  await until(() => shown(ada), texts(log));
+  assertWhole(await seqs(ada));
+  assert.equal(texts(log).filter((text) => text.startsWith('ada')).length, 5);
+  await until(() => ada.locator('#status-text').textContent(), 'Connected to n1');
+  await start('n2');
+});
+
+test('what is written offline waits, outlives the page, and goes out once', limit, async () => {
+  const { n1, n3 } = await nodes();
+  const room = roomName();
+  const door = await Door.to(n1);
+  const bob = client(n3, 'bob');
+  await bob.create(room);
+  await bob.join(room);
+  const context = await profile();
+  const ada = await visit(context, door.address, { name: 'ada' });
+  await join(ada, room);
+  door.shut();
+  await until(() => ada.locator('#status-text').textContent(), 'Offline');
+  await write(ada, 'in the tunnel');
+  await write(ada, 'still dark');
+  await until(() => pending(ada), ['in the tunnel', 'still dark']);
+  assert.equal(await ada.locator('#pending .note').first().textContent(), 'Waiting to be sent');
+  await ada.getByText('You are offline.').waitFor();
+  await ada.close();
+  door.unlock();
+  const again = await visit(context, door.address, { room });
+  await until(() => shown(again), ['in the tunnel', 'still dark']);
+  await until(() => pending(again), []);
+  await write(again, 'light');
+  await until(() => shown(again), ['in the tunnel', 'still dark', 'light']);
+  await told(bob, room, Math.max(...(await seqs(again)).map(({ seq }) => seq)));
+  assert.deepEqual(texts(bob.events), ['in the tunnel', 'still dark', 'light']);
+});
+
+test('a history of 2,000 messages scrolls, and the document stays small', limit, async () => {
+  const { n1 } = await nodes();
+  const room = roomName('long');
+  const writers = Array.from({ length: 40 }, (_, number) => client(n1, `writer-${number}`));
+  await writers[0].create(room);
+  await Promise.all(writers.map(async (writer) => {
+    await writer.join(room);
+    for (let number = 0; number < 50; number += 1) await writer.send(room, `${writer.user}: ${number}`);
+    writer.close();
+  }));
+  const page = await visit(await profile(), n1, { name: 'reader' });
+  await join(page, room);
+  // It was made, 39 others came, 2,000 messages, and the reader came.
+  const last = 2041;
+  await until(() => page.locator('#position').textContent(), 'n1 · № 2,041');
+  const seen = new Set();
+  const timeline = page.locator('#timeline');
+  let rows = 0;
+  for (let steps = 0; !seen.has(1); steps += 1) {
+    assert.ok(steps < 400, `after ${steps} steps only ${seen.size} were seen`);
+    const there = await timeline.evaluate((scroller) => {
+      const { top, bottom } = scroller.getBoundingClientRect();
+      const visible = [...scroller.querySelectorAll('.row')].filter((row) => {
+        const box = row.getBoundingClientRect();
+        return box.bottom > top && box.top < bottom;
+      });
+      scroller.scrollTop -= scroller.clientHeight - 100;
+      return {
+        seqs: visible.map((row) => Number(row.dataset.seq)),
+        rows: scroller.querySelectorAll('.row').length,
+      };
+    });
+    for (const seq of there.seqs) seen.add(seq);
+    rows = Math.max(rows, there.rows);
+    // A frame, in which the page draws what it has fetched.
+    await page.evaluate(() => new Promise((resolve) => { requestAnimationFrame(resolve); }));
+  }
+  // Nothing was jumped over on the way up, and it was never all in the document.
+  const missed = Array.from({ length: last }, (_, place) => place + 1).filter((seq) => !seen.has(seq));
+  assert.deepEqual(missed, []);
+  assert.ok(rows <= 600, `${rows} rows`);
+  await page.getByText(`The beginning of ${room}`).waitFor();
+  assertWhole(await seqs(page));
+  await page.getByRole('button', { name: /To the latest/ }).click();
+  await until(async () => (await seqs(page)).at(-1)?.seq, last);
+  await write(page, 'I have read it all.');
+  await until(async () => (await shown(page)).at(-1), 'I have read it all.');
+});
+
+test('text is shown as it was typed, whatever it is', limit, async () => {
+  const { n1 } = await nodes();
+  const room = roomName();
+  const hostile = [
+    '<script>document.title = "owned"</script>',
+    '<img src=x onerror="document.title = \'owned\'"><b>bold</b>&amp;',
+    'javascript:alert(1) https://example.org/?a=1&b=2 [link](https://example.org)',
+    '\u202egnp.exe\u202c \u2066isolated\u2069 \u200bzero\u200b',
+    'שלום, and then English',
+    '👩‍👩‍👧‍👦 👍🏽 🇺🇳 e\u0301 ẹ̶̛ ﷽',
+    '  two spaces   three\n\n\ttab\nlast line ',
+    'x'.repeat(16 * 1024),
+    `${'wide 漢字 '.repeat(1000)}end`,
+    '\u0001\u0007\u001b[31m',
+  ];
+  const bob = client(n1, 'bob');
+  await bob.create(room);
+  for (const text of hostile) await bob.send(room, text);
+  const ada = await visit(await profile({ width: 390, height: 844 }), n1, { name: 'ada' });
+  await join(ada, room);
+  await until(() => shown(ada), hostile);
+  assert.equal(await ada.title(), `${room} · Verbatim`);
+  assert.equal(await ada.locator('#events :is(script, img, b, a)').count(), 0);
+  // Nothing sticks out of a narrow screen, and what overrides direction stays in its own line.
+  const sticksOut = await ada.locator('#timeline').evaluate((it) => it.scrollWidth - it.clientWidth);
+  assert.equal(sticksOut, 0);
+  const bidi = await ada.locator('#events .text').evaluateAll((all) => (
+    all.map((text) => getComputedStyle(text).unicodeBidi)));
+  assert.deepEqual(new Set(bidi), new Set(['plaintext']));
+  // The long ones are cut until asked for.
+  await ada.getByRole('button', { name: 'Show all 16,384 characters' }).click();
+  assert.equal(await ada.locator('.text.cut').count(), 1);
+
+  // And the same the other way: what is typed is what is sent.
+  for (const text of hostile.slice(0, 7)) {
+    await ada.locator('#message').fill(text);
+    await ada.getByRole('button', { name: 'Send' }).click();
+  }
+  await until(() => shown(ada), [...hostile, ...hostile.slice(0, 7)]);
+  await ada.locator('#message').fill('é'.repeat(8193));
+  await ada.getByRole('button', { name: 'Send' }).click();
+  await ada.getByText('This is longer than one message can be (16,384 bytes).').waitFor();
+  assert.equal((await ada.locator('#message').inputValue()).length, 8193);
+});
+
+test('names that cannot be are refused in words for a person', limit, async () => {
+  const { n1 } = await nodes();
+  const page = await visit(await profile(), n1);
+  await page.getByRole('button', { name: 'Start talking' }).click();
+  await page.getByText('Please type the name under which you want to speak.').waitFor();
+  for (const [name, words] of [
+    ['ada\u202eb', 'The name holds characters that nobody can see.'],
+    ['a\u200bb', 'The name holds characters that nobody can see.'],
+    ['n'.repeat(129), 'The name is too long.'],
+  ]) {
+    await page.getByLabel('Your name', { exact: true }).fill(name);
+    await page.keyboard.press('Enter');
+    await page.getByText(words).waitFor();
+    assert.equal(await page.getByLabel('Your name', { exact: true }).getAttribute('aria-invalid'), 'true');
+  }
+  await enter(page, 'ada');
+  await page.getByLabel('Find or create a room').fill('ro\u202eom');
+  await page.getByRole('button', { name: /Create/ }).click();
+  await page.getByText("The room's name holds characters that nobody can see.").waitFor();
+});
+
+test('a room is left and joined again', limit, async () => {
+  const { n1 } = await nodes();
+  const room = roomName();
+  const bob = client(n1, 'bob');
+  await bob.create(room);
+  await bob.send(room, 'welcome');
+  const ada = await visit(await profile(), n1, { name: 'ada' });
+  await join(ada, room);
+  await until(() => shown(ada), ['welcome']);
+  await ada.getByRole('button', { name: 'Leave' }).click();
+  await ada.getByRole('dialog', { name: `Leave ${room}?` }).waitFor();
+  await ada.getByRole('button', { name: 'Stay' }).click();
+  await ada.getByRole('button', { name: 'Leave' }).click();
+  await ada.getByRole('dialog').getByRole('button', { name: 'Leave' }).click();
+  await ada.getByRole('button', { name: 'Join this room' }).waitFor();
+  await bob.send(room, 'while you were out');
+  await ada.getByRole('button', { name: 'Join this room' }).click();
+  await until(() => shown(ada), ['welcome', 'while you were out']);
+  const facts = await ada.locator('.fact').allTextContents();
+  assert.deepEqual(facts.map((fact) => fact.replace(/ \d.*/, '')), [
+    'bob made this room', 'ada joined', 'ada left', 'ada joined',
+  ]);
+  // A member is told when the room was left somewhere else.
+  const elsewhere = client(n1, 'ada');
+  await elsewhere.leave(room);
+  await ada.getByRole('button', { name: 'Join this room' }).waitFor();
+});
+
+test('a message that the server refuses stays where its writer sees it', limit, async () => {
+  const { n1 } = await nodes();
+  const room = roomName();
+  const door = await Door.to(n1);
+  const bob = client(n1, 'bob');
+  await bob.create(room);
+  const ada = await visit(await profile(), door.address, { name: 'ada' });
+  await join(ada, room);
+  door.shut();
+  await until(() => ada.locator('#status-text').textContent(), 'Offline');
+  await write(ada, 'too late');
+  await client(n1, 'ada').leave(room);
+  door.unlock();
+  await ada.getByRole('button', { name: 'Join this room' }).click();
+  await ada.getByText('Not sent. You are not in this room. Join it first.').waitFor();
+  await ada.getByRole('button', { name: 'Try again' }).click();
+  await until(() => shown(ada), ['too late']);
+  await until(() => pending(ada), []);
+});
+
+test('rooms are found among many', limit, async () => {
+  const { n1 } = await nodes();
+  const maker = client(n1, 'maker');
+  const names = Array.from({ length: 300 }, (_, place) => `many-${String(place).padStart(3, '0')}`);
+  await Promise.all(names.map((name) => maker.create(name)));
+  const page = await visit(await profile(), n1, { name: 'seeker' });
+  await page.getByText(/and \d+ more: search/).waitFor();
+  await page.getByLabel('Find or create a room').fill('MANY-29');
+  const found = page.locator('.room-item');
+  await until(() => found.locator('bdi').allTextContents(), names.slice(290));
+  await page.keyboard.press('ArrowDown');
+  await page.keyboard.press('ArrowDown');
+  await page.keyboard.press('Enter');
+  await page.getByRole('heading', { name: 'many-291' }).waitFor();
+  assert.equal(await page.locator('#outside-facts').textContent(), '1 member · 1 entry');
+  // The search is over, and the room is in the address, so the way back is the browser's own.
+  assert.equal(await page.getByLabel('Find or create a room').inputValue(), '');
+  assert.equal(new URL(page.url()).hash, '#many-291');
+  await page.goBack();
+  await page.getByRole('heading', { name: 'Choose a room' }).waitFor();
+});
+
+test('the page asks nobody but its own server, and keeps what it may keep', limit, async () => {
+  const { n1 } = await nodes();
+  const page = await visit(await profile(), n1);
+  const asked = [];
+  page.on('request', (request) => asked.push(new URL(request.url()).host));
+  await page.reload();
+  await enter(page, 'ada');
+  assert.deepEqual(new Set(asked), new Set([n1]));
+  const html = readFileSync(new URL('../../web/index.html', import.meta.url), 'utf8');
+  assert.doesNotMatch(html, /\s(style|on\w+)=|<script>|<style/);
+  // Another name is another page.
+  await page.getByRole('button', { name: 'Change your name' }).click();
+  await enter(page, 'grace');
+  assert.equal(await page.locator('#me-name').textContent(), 'grace');
+});
+
+test('without a storage the page works as long as it is open', limit, async () => {
+  const { n1 } = await nodes();
+  const context = await profile();
+  await context.addInitScript(() => {
+    Object.defineProperty(window, 'localStorage', { get() { throw new DOMException('no'); } });
+  });
+  const page = await visit(context, n1, { name: 'ada' });
+  const room = roomName();
+  await create(page, room);
+  await write(page, 'kept by the server');
+  await until(() => shown(page), ['kept by the server']);
+});
+
+test('somebody who reads further up is not pushed on', limit, async () => {
+  const { n1 } = await nodes();
+  const room = roomName();
+  const bob = client(n1, 'bob');
+  await bob.create(room);
+  for (let number = 0; number < 60; number += 1) await bob.send(room, `line ${number}`);
+  const ada = await visit(await profile(), n1, { name: 'ada' });
+  await join(ada, room);
+  await until(async () => (await shown(ada)).length, 60);
+  const timeline = ada.locator('#timeline');
+  await timeline.evaluate((scroller) => { scroller.scrollTop = 300; });
+  await until(() => ada.getByRole('button', { name: 'To the latest ↓' }).count(), 1);
+  const top = await timeline.evaluate((scroller) => scroller.scrollTop);
+  await bob.send(room, 'news');
+  await bob.send(room, 'more news');
+  await ada.getByRole('button', { name: '2 new messages ↓' }).waitFor();
+  assert.equal(await timeline.evaluate((scroller) => scroller.scrollTop), top);
+  await ada.keyboard.press('Escape');
+  await until(() => ada.locator('#latest').isHidden(), true);
+  assert.equal(await ada.locator('.badge').count(), 0);
+  await isOpen(bob);
+});
