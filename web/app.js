@@ -49,6 +49,15 @@ function openStorage() {
   }
 }
 
+/** A value that was kept; nothing, if somebody else has written there. */
+function read(key) {
+  try {
+    return JSON.parse(storage.getItem(key));
+  } catch {
+    return null;
+  }
+}
+
 /** Asks for a name, and says what was wrong with the last one. */
 function welcome(error = '') {
   find('welcome').hidden = false;
@@ -61,7 +70,7 @@ function welcome(error = '') {
   field.select();
 }
 
-/** Connects under that name. Whether it will do is the server's to say, and then the page begins. */
+/** Connects under that name. Whether it will do the server says, and then the page begins. */
 function enter(name) {
   const url = new URL('ws', document.baseURI);
   url.protocol = url.protocol.replace('http', 'ws');
@@ -107,7 +116,7 @@ class Page {
     this.#chat = chat;
     const key = `verbatim-page:rooms:${chat.user}`;
     const memory = {
-      load: () => JSON.parse(storage.getItem(key)),
+      load: () => read(key),
       save: (rooms) => storage.setItem(key, JSON.stringify(rooms)),
     };
     this.#rooms = new Rooms(chat, memory, (what, room) => this.#onChange(what, room));
@@ -143,13 +152,12 @@ class Page {
     };
     say(find('status-text'), words[state]);
     find('status').dataset.state = state;
-    this.#banner(state, retry_ms);
+    this.#banner(state, retry_ms, error);
     this.#drawHead();
     if (state === 'open') this.#refresh();
-    if (state === 'closed') this.#toast(`${errorText(error)} Please reload the page.`);
   }
 
-  #banner(state, retry_ms) {
+  #banner(state, retry_ms, error) {
     const banner = find('banner');
     clearTimeout(this.#bannerTimer);
     if (state === 'open') {
@@ -157,7 +165,10 @@ class Page {
       return;
     }
     this.#bannerTimer = setTimeout(() => { banner.hidden = false; }, BANNER_PAUSE_MS);
-    const pause = retry_ms > BANNER_PAUSE_MS ? ` Next try in ${Math.round(retry_ms / 1000)} s.` : '';
+    const seconds = Math.round(retry_ms / 1000);
+    const pause = retry_ms > BANNER_PAUSE_MS ? ` Next try in ${seconds} s.` : '';
+    find('retry').hidden = state === 'closed';
+    if (state === 'closed') say(find('banner-text'), `${errorText(error)} Please reload the page.`);
     if (state !== 'waiting') return;
     say(find('banner-text'), `You are offline. What you write is kept, and sent once.${pause}`);
   }
@@ -186,7 +197,7 @@ class Page {
     find('app').dataset.view = name === '' ? 'list' : 'room';
     if (name === '') {
       this.#rooms.close();
-      this.#onChange('room', null);
+      this.#onChange('list');
       return;
     }
     this.#sidebar.clear();
@@ -211,6 +222,7 @@ class Page {
   async #join() {
     const room = this.#rooms.active;
     try {
+      if (room.isMissing) return await this.#create(room.name);
       await this.#rooms.join(room.name);
       this.#composer.focus();
     } catch (error) {
@@ -231,7 +243,8 @@ class Page {
   #send(text) {
     const room = this.#rooms.active;
     const limit = this.#chat.limits?.message_bytes ?? Infinity;
-    if (new TextEncoder().encode(text).length > limit) return errorText({ code: 'too_large', limit });
+    const bytes = new TextEncoder().encode(text).length;
+    if (bytes > limit) return errorText({ code: 'too_large', limit });
     if (text.includes('\0')) return 'This holds a character that cannot be sent (NUL).';
     this.#rooms.send(room, text);
     this.#timeline.toLatest();
@@ -280,12 +293,15 @@ class Page {
     this.#drawPeople();
     if (!room) return;
     const facts = [count(room.members, 'member')];
-    if (room.online) facts.push(`${number(room.onlineCount)} online`);
+    const online = room.online ? [`${number(room.onlineCount)} online`] : [];
     say(find('room-name'), room.name);
-    say(find('room-facts'), facts.join(' · '));
+    say(find('room-facts'), [...facts, ...online].join(' · '));
     say(find('position'), `${this.#chat.node ?? '–'} · № ${number(room.lastSeq)}`);
     say(find('outside-name'), room.name);
-    say(find('outside-facts'), `${count(room.members, 'member')} · ${count(room.lastSeq, 'entry', 'entries')}`);
+    facts.push(count(room.lastSeq, 'entry', 'entries'));
+    const { isMissing } = room;
+    say(find('outside-facts'), isMissing ? 'There is no such room yet.' : facts.join(' · '));
+    say(find('join'), isMissing ? 'Create this room' : 'Join this room');
   }
 
   /** Somebody who has stopped without a word is forgotten after a while. */

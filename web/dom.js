@@ -21,6 +21,18 @@ export function say(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
 
+/**
+ * Makes the children these, and touches none that is in its place already: a button that is taken
+ * out between the press of a mouse button and its release does not hear the click.
+ */
+export function fill(parent, children) {
+  children.forEach((child, place) => {
+    const there = parent.childNodes[place] ?? null;
+    if (there !== child) parent.insertBefore(child, there);
+  });
+  while (parent.childNodes.length > children.length) parent.lastChild.remove();
+}
+
 /** In the background no frame is drawn, and what is due is done after this long. */
 const UNSEEN_PAUSE_MS = 250;
 

@@ -58,11 +58,11 @@ export class People {
       || collator.compare(a.user_id, b.user_id));
     const shown = all.slice(0, SHOWN_LEN_MAX);
     const here = shown.filter(isHere);
-    const rest = total - shown.length;
+    const rest = this.#hasMore || all.length > shown.length ? total - shown.length : 0;
     this.#list.replaceChildren(
       ...(online ? group(`Online · ${here.length}`, here, true) : []),
       ...group(online ? 'Away' : 'Members', shown.filter((member) => !here.includes(member))),
-      ...(rest > 0 && this.#hasMore ? [make('p', { class: 'hint' }, `and ${count(rest, 'other')}`)] : []),
+      ...(rest > 0 ? [make('p', { class: 'hint' }, `and ${count(rest, 'other')}`)] : []),
     );
   }
 }

@@ -5,6 +5,7 @@
  * It touches no document. Whoever shows a room looks here and is told when to look again.
  */
 
+import { Room } from './room.js';
 import { newId } from './verbatim.js';
 
 /** Events of the open room that are kept, and so are in the document. Others are read again. */
@@ -18,43 +19,6 @@ const LIST_LEN_MAX = 2000;
 const LIST_PAGE_LEN = 1000;
 /** Between two marks of reading that are told to the server. */
 const READ_PAUSE_MS = 1000;
-
-class Room {
-  constructor(name) {
-    this.name = name;
-    /** Whether the user is a member; undefined: not known. */
-    this.isJoined = undefined;
-    this.members = 0;
-    this.lastSeq = 0;
-    /** A piece of the log without a hole, oldest first. */
-    this.events = [];
-    /** Whether there is something before the first event. */
-    this.hasOlder = true;
-    this.isLoading = false;
-    /** Messages of the user that are not in the log yet: `{ id, text, at, error }`. */
-    this.pending = [];
-    this.unread = 0;
-    /** Up to where the unread were counted, by the server or here. */
-    this.countedTo = 0;
-    this.readSeq = 0;
-    /** Where the line "New" stands while the room is open. */
-    this.newFrom = 0;
-    /** Users who are there now; undefined: the server does not tell. */
-    this.online = undefined;
-    this.onlineCount = 0;
-    /** Until when each user is taken as typing. */
-    this.typing = new Map();
-  }
-
-  get last() {
-    return this.events.at(-1)?.seq ?? 0;
-  }
-
-  /** The window ends where the room does. */
-  get isLive() {
-    return this.last >= this.lastSeq;
-  }
-}
 
 export class Rooms {
   #chat;
@@ -139,10 +103,12 @@ export class Rooms {
     try {
       if (room.isJoined === undefined || room.events.length < PAGE_LEN) await this.older(room);
       if (room.isJoined === undefined) this.#found(room);
+      await this.#ask(room);
     } catch (error) {
-      if (error.code === 'not_member') room.isJoined = false;
-      else if (error.code !== 'room_not_found') throw error;
-      else this.#all.delete(name);
+      room.isJoined ||= false;
+      room.isMissing = error.code === 'room_not_found';
+      if (room.isMissing) this.#all.delete(name);
+      else if (error.code !== 'not_member') throw error;
     } finally {
       this.#onChange('room', room);
       this.#onChange('list');
@@ -279,16 +245,22 @@ export class Rooms {
     room.typing.delete(event.user_id);
     room.pending = room.pending.filter(({ id }) => id !== event.client_id);
     this.#append(room, event);
-    if (event.type === 'join') room.members += Number(event.seq > (room.membersAt ?? 0));
-    if (event.type === 'leave') room.members -= Number(event.seq > (room.membersAt ?? 0));
-    if (room === this.active && this.isWatching && room.isLive) this.#markRead(room);
-    else if (isNews(event, this.#chat.user) && event.seq > room.countedTo) {
-      room.unread += 1;
-      room.newFrom ||= room === this.active ? event.seq : 0;
-    }
-    room.countedTo = Math.max(room.countedTo, event.seq);
+    this.#count(room, event);
     this.#onChange('room', room);
-    this.#onChange('list');
+  }
+
+  #count(room, { type, seq, user_id }) {
+    if (seq > room.membersAt && type !== 'message') {
+      room.members += Number(type === 'join') - Number(type === 'leave');
+      this.#onChange('list');
+    }
+    const isNew = type === 'message' && user_id !== this.#chat.user && seq > room.countedTo;
+    room.countedTo = Math.max(room.countedTo, seq);
+    if (room === this.active && this.isWatching && room.isLive) return this.#markRead(room);
+    if (!isNew) return undefined;
+    room.unread += 1;
+    room.newFrom ||= room === this.active ? seq : 0;
+    return this.#onChange('list');
   }
 
   #append(room, event) {
@@ -318,7 +290,7 @@ export class Rooms {
     }
     this.#onChange('list');
     this.#onChange('room', room);
-    this.#chat.who(name).then((who) => who && this.#onWho(room, who));
+    if (room === this.active) this.#ask(room);
   }
 
   #onLeft(name) {
@@ -353,8 +325,11 @@ export class Rooms {
     this.#onChange('room', room);
   }
 
-  #onWho(room, { online = [], count }) {
-    [room.online, room.onlineCount] = [new Set(online), count];
+  /** Who is there now. From then on `presence` tells the differences. */
+  async #ask(room) {
+    const who = await this.#chat.who(room.name);
+    if (!who) return;
+    [room.online, room.onlineCount] = [new Set(who.online), who.count];
     this.#onChange('people', room);
   }
 
@@ -385,11 +360,11 @@ export class Rooms {
   }
 
   #markRead(room) {
-    const isNew = room.lastSeq > room.readSeq;
-    if (!isNew && room.unread === 0) return;
-    Object.assign(room, { readSeq: room.lastSeq, unread: 0 });
+    const { unread, readSeq, lastSeq } = room;
+    if (lastSeq <= readSeq && unread === 0) return;
+    Object.assign(room, { readSeq: lastSeq, unread: 0 });
     this.#remember();
-    this.#onChange('list');
+    if (unread > 0) this.#onChange('list');
     this.#reads.set(room.name, room.readSeq);
     this.#readTimer ??= setTimeout(() => {
       this.#readTimer = undefined;

@@ -1,4 +1,4 @@
-/** One line of the conversation: a message, somebody's coming or going, or what waits to be sent. */
+/** A line of the conversation: a message, somebody's coming or going, or what waits to be sent. */
 
 import { make } from './dom.js';
 import { dayOf, exactTimeOf, hue, initials, isSameDay, number, timeOf } from './words.js';
@@ -17,7 +17,7 @@ export function avatar(user) {
 }
 
 /** The row of an event; what it looks like depends on the one before it. */
-export function eventRow(event, before, newFrom, user) {
+export function eventRow(event, before, newFrom) {
   const row = make('div', { class: 'row', 'data-seq': event.seq });
   const isNewDay = !before || !isSameDay(before.at, event.at);
   if (isNewDay) row.append(divider('day', dayOf(event.at)));
@@ -29,15 +29,16 @@ export function eventRow(event, before, newFrom, user) {
   }
   const isGrouped = !isNewDay && !isFirstNew && before.type === 'message'
     && before.user_id === event.user_id && new Date(event.at) - new Date(before.at) < GROUP_MS;
-  row.append(message(event, isGrouped, event.user_id === user));
+  row.append(message(event, isGrouped));
   return row;
 }
 
 /** The row of a message of the user that is not in the log yet. */
 export function pendingRow({ id, text, error }, user, { words, onResend, onDiscard }) {
-  const own = message({ user_id: user, message: text }, true, true);
+  const own = message({ user_id: user, message: text }, true);
   own.classList.add(error ? 'failed' : 'waiting');
-  const note = make('p', { class: 'note' }, error ? `Not sent. ${words(error)} ` : 'Waiting to be sent');
+  const why = error ? `Not sent. ${words(error)} ` : 'Waiting to be sent';
+  const note = make('p', { class: 'note' }, why);
   if (error) {
     note.append(
       make('button', { type: 'button', class: 'link', onclick: onResend }, 'Try again'),
@@ -60,7 +61,7 @@ function fact({ type, user_id, at, seq }) {
   return make('p', { class: 'fact' }, name, ` ${did} `, time);
 }
 
-function message({ user_id, message: text, at, seq }, isGrouped, isOwn) {
+function message({ user_id, message: text, at, seq }, isGrouped) {
   const article = make('article', { class: `message${isGrouped ? ' grouped' : ''}` });
   const time = at && make('time', { datetime: at, title: place(at, seq) }, timeOf(at));
   if (isGrouped) {
@@ -68,7 +69,7 @@ function message({ user_id, message: text, at, seq }, isGrouped, isOwn) {
     article.append(make('span', { class: 'unseen' }, `${user_id}: `));
     if (time) article.append(time);
   } else {
-    const name = make('bdi', { class: `name hue-${hue(user_id, HUES)}${isOwn ? ' own' : ''}` }, user_id);
+    const name = make('bdi', { class: `name hue-${hue(user_id, HUES)}` }, user_id);
     article.append(avatar(user_id), make('header', {}, name, time));
   }
   article.append(...body(text));

@@ -1,10 +1,11 @@
 /** The list of rooms: the user's own with what is unread, the others, and the search in both. */
 
-import { find, make, soon } from './dom.js';
+import { fill, find, make, say, soon } from './dom.js';
 import { badge, count, number } from './words.js';
 
 /** Rooms of either list in the document. The search finds the rest. */
 const SHOWN_LEN_MAX = 200;
+const EMPTINESS = 'There is no room yet. Type a name above to create the first.';
 /** After the last key until the server is asked for rooms that are not in the list. */
 const SEARCH_PAUSE_MS = 250;
 
@@ -15,6 +16,11 @@ export class Sidebar {
   #input = find('search');
   #list = find('rooms');
   #searchTimer;
+  #own = section('list-own', 'Your rooms');
+  #others = section('list-others', 'Rooms');
+  #emptiness = make('p', { class: 'hint' }, EMPTINESS);
+  /** The elements of each room that was ever shown, by its name. */
+  #items = new Map();
   draw = soon(() => this.#draw());
 
   /** `open(name)` shows a room, `create(name)` makes one. */
@@ -82,14 +88,15 @@ export class Sidebar {
     const fits = (room) => room.name.toLocaleLowerCase().includes(wanted);
     const { own, others } = this.#rooms.lists();
     const isThere = [...own, ...others].some((room) => room.name === text);
+    const isEmpty = own.length + others.length === 0 && text === '';
     const focused = document.activeElement?.dataset?.room;
-    this.#list.replaceChildren(
-      ...section('Your rooms', own.filter(fits).map((room) => this.#item(room))),
-      ...section(own.length > 0 ? 'Other rooms' : 'Rooms',
-        others.filter(fits).map((room) => this.#item(room))),
+    say(this.#others.title, own.length > 0 ? 'Other rooms' : 'Rooms');
+    fill(this.#list, [
+      ...this.#section(this.#own, own.filter(fits)),
+      ...this.#section(this.#others, others.filter(fits)),
       ...(text === '' || isThere ? [] : [this.#creator(text)]),
-      ...(own.length + others.length === 0 && text === '' ? [emptiness()] : []),
-    );
+      ...(isEmpty ? [this.#emptiness] : []),
+    ]);
     this.#rove(focused);
   }
 
@@ -99,32 +106,56 @@ export class Sidebar {
     const stop = items.find((item) => item.dataset.room === focused)
       ?? items.find((item) => item.ariaCurrent) ?? items[0];
     for (const item of items) item.tabIndex = item === stop ? 0 : -1;
-    if (focused !== undefined) stop?.focus();
+    if (focused !== undefined && stop !== document.activeElement) stop?.focus();
+  }
+
+  #section({ title, list, rest }, rooms) {
+    if (rooms.length === 0) return [];
+    const shown = rooms.slice(0, SHOWN_LEN_MAX);
+    fill(list, shown.map((room) => this.#item(room)));
+    const more = rooms.length - shown.length;
+    say(rest, `and ${number(more)} more: search`);
+    return more > 0 ? [title, list, rest] : [title, list];
   }
 
   #item(room) {
     const { name, unread, members, lastSeq, isJoined } = room;
-    const news = isJoined && unread > 0;
+    const item = this.#items.get(name) ?? this.#make(name);
+    const { link, figure, words } = item;
+    const hasNews = isJoined && unread > 0;
+    const isActive = room === this.#rooms.active;
+    link.classList.toggle('news', hasNews);
+    figure.className = hasNews ? 'badge' : 'members';
+    if (isActive) link.setAttribute('aria-current', 'page');
+    else link.removeAttribute('aria-current');
+    link.title = `${count(members, 'member')}, ${count(lastSeq, 'entry', 'entries')}`;
+    if (hasNews) {
+      say(figure, badge(unread));
+      say(words, `, ${unread} unread`);
+    } else {
+      say(figure, isJoined ? '' : String(members));
+      say(words, isJoined ? '' : `, ${count(members, 'member')}`);
+    }
+    return item.row;
+  }
+
+  #make(name) {
+    const sign = make('span', { class: 'hash', 'aria-hidden': 'true' }, '#');
+    const figure = make('span', { 'aria-hidden': 'true' });
+    const words = make('span', { class: 'unseen' });
     const link = make('a', {
       href: `#${encodeURIComponent(name)}`,
-      class: `room-item${news ? ' news' : ''}`,
+      class: 'room-item',
       'data-room': name,
-      'aria-current': room === this.#rooms.active && 'page',
-      title: `${count(members, 'member')}, ${count(lastSeq, 'entry', 'entries')}`,
-    }, make('span', { class: 'hash', 'aria-hidden': 'true' }, '#'), make('bdi', {}, name));
-    if (news) {
-      link.append(make('span', { class: 'badge', 'aria-hidden': 'true' }, badge(unread)),
-        make('span', { class: 'unseen' }, `, ${unread} unread`));
-    } else if (!isJoined) {
-      link.append(make('span', { class: 'members', 'aria-hidden': 'true' }, String(members)),
-        make('span', { class: 'unseen' }, `, ${count(members, 'member')}`));
-    }
-    link.addEventListener('click', (event) => {
-      if (event.ctrlKey || event.metaKey || event.shiftKey) return;
-      event.preventDefault();
-      this.#open(name);
-    });
-    return make('li', {}, link);
+      onclick: (event) => {
+        if (event.ctrlKey || event.metaKey || event.shiftKey) return;
+        event.preventDefault();
+        this.#open(name);
+      },
+    }, sign, make('bdi', {}, name), figure, words);
+    const item = { row: make('li', {}, link), link, figure, words };
+    this.#items.set(name, item);
+    return item;
   }
 
   #creator(name) {
@@ -134,18 +165,10 @@ export class Sidebar {
   }
 }
 
-function section(title, items) {
-  if (items.length === 0) return [];
-  const shown = items.slice(0, SHOWN_LEN_MAX);
-  const rest = items.length - shown.length;
-  const label = `list-${title.replace(/\W/g, '')}`;
-  return [
-    make('h2', { id: label }, title),
-    make('ul', { role: 'list', 'aria-labelledby': label }, ...shown),
-    ...(rest > 0 ? [make('p', { class: 'hint' }, `and ${number(rest)} more: search`)] : []),
-  ];
-}
-
-function emptiness() {
-  return make('p', { class: 'hint' }, 'There is no room yet. Type a name above to create the first.');
+function section(id, text) {
+  return {
+    title: make('h2', { id }, text),
+    list: make('ul', { role: 'list', 'aria-labelledby': id }),
+    rest: make('p', { class: 'hint' }),
+  };
 }

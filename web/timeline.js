@@ -103,11 +103,12 @@ export class Timeline {
     const { events } = room;
     const container = this.#events;
     const [first, last] = [events[0]?.seq ?? 0, events.at(-1)?.seq ?? 0];
-    if (events.length === 0 || this.#last < first || this.#first > last) container.replaceChildren();
+    const isElsewhere = events.length === 0 || this.#last < first || this.#first > last;
+    if (isElsewhere) container.replaceChildren();
     while (container.firstElementChild && this.#first < first) container.firstElementChild.remove();
     while (container.lastElementChild && this.#last > last) container.lastElementChild.remove();
     if (events.length === 0) return;
-    const row = (place) => eventRow(events[place], events[place - 1], room.newFrom, this.#user);
+    const row = (place) => eventRow(events[place], events[place - 1], room.newFrom);
     const isEmpty = !container.firstElementChild;
     const from = isEmpty ? 0 : this.#last + 1 - first;
     const added = events.slice(from).map((_, place) => row(from + place));
@@ -129,7 +130,7 @@ export class Timeline {
       const place = room.events.findIndex((event) => event.seq === seq);
       if (place < 0) continue;
       this.#events.children[place].replaceWith(
-        eventRow(room.events[place], room.events[place - 1], room.newFrom, this.#user),
+        eventRow(room.events[place], room.events[place - 1], room.newFrom),
       );
     }
   }

@@ -13,7 +13,7 @@ export interface Options {
   storage?: Pick<Storage, 'length' | 'key' | 'getItem' | 'setItem' | 'removeItem'>;
   /** For Node before 22, which has none: `WebSocket` of the package `ws`. */
   WebSocket?: new (url: string) => any;
-  /** The first pause before a reconnect is at most the first number, and doubles up to the second. */
+  /** Before a reconnect: the longest first pause, which doubles up to the second number. */
   backoff_ms?: [first: number, most: number];
 }
 
@@ -68,7 +68,7 @@ export interface Chat {
   positions(): Record<string, number>;
 
   /** Events before or after a seq, or the newest, oldest first; 50, at most 200. Members only. */
-  history(room: string, page?: { before?: number; after?: number; limit?: number }): Promise<History>;
+  history(room: string, page?: HistoryPage): Promise<History>;
   /** All rooms by name, from the one after `after` on; 100, at most 1000. */
   rooms(page?: { after?: string; limit?: number }): Promise<RoomList>;
   /** The room's members by id, 1000 at a time. Members only. */
@@ -126,6 +126,7 @@ export interface Ack { re: string; room: string; seq: number; at: string; duplic
 export interface Joined {
   room: string; user_id: string; last_seq: number; members: number; read?: number; unread?: number;
 }
+export interface HistoryPage { before?: number; after?: number; limit?: number }
 export interface History {
   room: string; events: LogEvent[]; first?: number; last?: number; more: boolean;
 }

@@ -14,30 +14,22 @@
  * method stand in verbatim.d.ts.
  */
 
+import { ChatError, RETRY_CODES, closed, failure } from './verbatim/failure.js';
 import { Line } from './verbatim/line.js';
 import { Outbox } from './verbatim/outbox.js';
 
-/** Answers that say: the same again, a little later. */
-const RETRY_CODES = new Set(['unavailable', 'rate_limited']);
+export { ChatError };
+
 /** How long a question may stay open. A message waits for ever: it is said or it is not. */
 const ANSWER_TIMEOUT_MS = 15_000;
+/** Questions that wait for their answers. More are refused with the code `full`. */
+const ASKED_LEN_MAX = 1000;
 /** Others take somebody as typing for 6 s, and a server passes on one in 3 s. */
 const TYPING_PAUSE_MS = 3000;
 /** Rooms in one `resume`: far below the longest frame, whatever their names. */
 const RESUME_LEN_MAX = 100;
-/** Messages, and questions, that wait. More are refused with the code `full`. */
-const WAITING_LEN_MAX = 1000;
 /** Events in a page when a hole is mended: the most that a server gives. */
 const PAGE_LEN = 200;
-
-/** A refusal, with the fields of the protocol's `error` frame, or one of this client's own. */
-export class ChatError extends Error {
-  constructor({ error, code, status, field, limit, retry_after_ms, room }) {
-    super(error);
-    this.name = 'ChatError';
-    Object.assign(this, { code, status, field, limit, retry_after_ms, room });
-  }
-}
 
 /** Connects, and connects again whenever the connection ends, until `close()`. */
 export function connect(url, options) {
@@ -63,13 +55,17 @@ class Chat {
     this.user = String(options.user).normalize('NFC');
     this.state = 'connecting';
     this.node = this.server = this.limits = undefined;
-    // Quoted, so that no name can be the beginning of another's key.
-    const owner = JSON.stringify([this.user, url]);
-    this.#outbox = new Outbox(options.storage, `verbatim:${owner}:`);
     this.#line = new Line(url, options, {
       onState: (state, more) => this.#onState(state, more),
       onFrame: (frame) => this.#onFrame(frame),
       onBreak: () => this.#onBreak(),
+    });
+    this.#outbox = new Outbox({
+      storage: options.storage,
+      user: this.user,
+      url,
+      line: this.#line,
+      emit: (type, event) => this.#emit(type, event),
     });
     this.#line.open();
   }
@@ -106,12 +102,8 @@ class Chat {
 
   send(room, message, { id = newId() } = {}) {
     return new Promise((resolve, reject) => {
-      const waiting = this.#outbox.get(id);
-      if (waiting) return waiting.promises.push({ resolve, reject });
-      if (this.state === 'closed') return reject(closed());
-      if (this.#outbox.size >= WAITING_LEN_MAX) return reject(failure('full', 'too much waits'));
-      this.#outbox.add({ id, room, message, at: Date.now() }, { resolve, reject });
-      return this.#flush(room);
+      if (this.state === 'closed') reject(closed());
+      else this.#outbox.send(id, room, message, { resolve, reject });
     });
   }
 
@@ -178,7 +170,7 @@ class Chat {
       reject(error);
     }
     this.#asked.clear();
-    this.#outbox.end(error);
+    this.#outbox.close();
     this.#become('closed', { error });
   }
 
@@ -204,7 +196,7 @@ class Chat {
       case 'joined': return this.#onJoined(frame);
       case 'resumed': return this.#onResumed(frame);
       case 'reset': return this.#onReset(frame);
-      case 'ack': return this.#onStored(frame.id, frame) || this.#onAnswer(frame);
+      case 'ack': return this.#outbox.onStored(frame.id, frame) || this.#onAnswer(frame);
       case 'error': return this.#onError(frame);
       case 'goodbye': case 'pong': return undefined;
       default:
@@ -221,7 +213,8 @@ class Chat {
     // Also without a room: the server says whether it takes the user's name.
     this.#resume([...this.#rooms.keys()]);
     for (const { frame } of this.#asked.values()) this.#write(frame);
-    for (const room of this.#outbox.rooms()) this.#flush(room);
+    this.#outbox.limits = limits;
+    this.#outbox.flush();
   }
 
   #write(frame) {
@@ -233,7 +226,7 @@ class Chat {
   #ask(command, isSign = false) {
     return new Promise((resolve, reject) => {
       if (this.state === 'closed') return reject(closed());
-      if (this.#asked.size >= WAITING_LEN_MAX) return reject(failure('full', 'too much waits'));
+      if (this.#asked.size >= ASKED_LEN_MAX) return reject(failure('full', 'too much waits'));
       const id = newId();
       const timer = setTimeout(() => {
         this.#asked.delete(id);
@@ -269,57 +262,10 @@ class Chat {
   }
 
   #onError(frame) {
-    const entry = this.#outbox.get(frame.id);
-    if (entry) return this.#onRefused(entry, frame);
     const names = this.#resumes.get(frame.id);
     if (names) return this.#onNotResumed(names, frame);
-    return this.#onAnswer(frame) || this.#emit('error', new ChatError(frame));
-  }
-
-  // Messages out.
-
-  /** Sends the room's oldest message. One at a time, so that a refusal changes no order. */
-  #flush(room) {
-    const entry = this.#outbox.first(room);
-    if (!entry || entry.isSent || !this.#line.isOpen) return;
-    const { id, message } = entry;
-    const frame = { user_id: this.user, type: 'message', room, message, id };
-    // The server would end the connection for such a frame, and for the next one, too.
-    if (new TextEncoder().encode(JSON.stringify(frame)).length > this.limits.frame_bytes) {
-      const limit = this.limits.message_bytes;
-      this.#onRefused(entry, { code: 'too_large', limit, error: `the limit is ${limit} bytes` });
-      return;
-    }
-    entry.isSent = true;
-    this.#write(frame);
-  }
-
-  /** Whether it was a message that waited. Its event and its `ack` say the same. */
-  #onStored(id, { seq, duplicate = false }) {
-    const entry = this.#outbox.remove(id);
-    if (!entry) return false;
-    for (const { resolve } of entry.promises) resolve(seq);
-    this.#emit('sent', { id, room: entry.room, seq, duplicate });
-    this.#flush(entry.room);
-    return true;
-  }
-
-  #onRefused(entry, frame) {
-    const { id, room, message } = entry;
-    if (RETRY_CODES.has(frame.code)) {
-      // It may even have been stored. The id makes it one message in any case.
-      const delay = frame.retry_after_ms ?? this.#line.backoff(entry.attempts++);
-      this.#line.later(delay, () => {
-        entry.isSent = false;
-        this.#flush(room);
-      });
-      return;
-    }
-    this.#outbox.remove(id);
-    const error = new ChatError(frame);
-    for (const { reject } of entry.promises) reject(error);
-    this.#emit('refused', { id, room, message, error });
-    this.#flush(room);
+    return this.#outbox.onError(frame) || this.#onAnswer(frame)
+      || this.#emit('error', new ChatError(frame));
   }
 
   // Events in.
@@ -389,7 +335,7 @@ class Chat {
   #onEvent(event) {
     const { room: name, seq, user_id, client_id } = event;
     const isOwn = user_id === this.user;
-    if (isOwn && this.#outbox.get(client_id)?.room === name) this.#onStored(client_id, event);
+    if (isOwn && this.#outbox.has(client_id, name)) this.#outbox.onStored(client_id, event);
     const room = this.#rooms.get(name);
     if (!room || seq <= room.position) return;
     if (!room.isFresh && seq > room.position + 1) {
@@ -426,14 +372,6 @@ class Chat {
       room.isMending = false;
     }
   }
-}
-
-function failure(code, error) {
-  return new ChatError({ code, error });
-}
-
-function closed() {
-  return failure('closed', 'the connection was closed');
 }
 
 /**

@@ -24,7 +24,7 @@ const SVG: &str = "image/svg+xml";
 const TEXT: &str = "text/plain; charset=utf-8";
 
 /// No list of a folder: what is not named here is not served.
-const FILES: [File; 16] = [
+const FILES: [File; 18] = [
     ("/", include_bytes!("../../web/index.html"), HTML),
     ("/style.css", include_bytes!("../../web/style.css"), CSS),
     ("/icon.svg", include_bytes!("../../web/icon.svg"), SVG),
@@ -32,12 +32,14 @@ const FILES: [File; 16] = [
     ("/composer.js", include_bytes!("../../web/composer.js"), SCRIPT),
     ("/dom.js", include_bytes!("../../web/dom.js"), SCRIPT),
     ("/people.js", include_bytes!("../../web/people.js"), SCRIPT),
+    ("/room.js", include_bytes!("../../web/room.js"), SCRIPT),
     ("/rooms.js", include_bytes!("../../web/rooms.js"), SCRIPT),
     ("/row.js", include_bytes!("../../web/row.js"), SCRIPT),
     ("/sidebar.js", include_bytes!("../../web/sidebar.js"), SCRIPT),
     ("/timeline.js", include_bytes!("../../web/timeline.js"), SCRIPT),
     ("/words.js", include_bytes!("../../web/words.js"), SCRIPT),
     ("/verbatim.js", include_bytes!("../../web/verbatim.js"), SCRIPT),
+    ("/verbatim/failure.js", include_bytes!("../../web/verbatim/failure.js"), SCRIPT),
     ("/verbatim/line.js", include_bytes!("../../web/verbatim/line.js"), SCRIPT),
     ("/verbatim/outbox.js", include_bytes!("../../web/verbatim/outbox.js"), SCRIPT),
     ("/verbatim.d.ts", include_bytes!("../../web/verbatim.d.ts"), TEXT),

@@ -1,4 +1,4 @@
-//! What is asked over HTTP, and its answers: `/ws`, `/healthz`, `/readyz`, `/metrics`, and the page.
+//! What is asked over HTTP, and its answers: `/ws`, `/healthz`, `/readyz`, `/metrics`, the page.
 //!
 //! It does not accept connections and does not speak WebSocket. Every refusal is a JSON body of
 //! the same shape as an `error` frame.

@@ -1,11 +1,9 @@
-// verbatim.js in Node: what it promises when connections break and nodes die.
+// The client in Node: what it promises when connections break and nodes die.
 import assert from 'node:assert/strict';
-import test from 'node:test';
 import {
   Door, assertWhole, client, isOpen, kill, logOf, next, nodes, roomName, start, stop, texts, told,
+  check,
 } from './cluster.mjs';
-
-const limit = { timeout: 40_000 };
 
 /** As much of a browser's storage as the client uses. */
 function storage() {
@@ -19,7 +17,7 @@ function storage() {
   };
 }
 
-test('a node is killed under talkers: every word is told once, in order, by the next node', limit, async () => {
+check('a node is killed under talkers: every word is told once and in order', async () => {
   const { n2, n3 } = await nodes();
   const room = roomName();
   const door = await Door.to(n2);
@@ -28,12 +26,14 @@ test('a node is killed under talkers: every word is told once, in order, by the 
   await Promise.all([ada.join(room, { since: 0 }), bob.join(room, { since: 0 })]);
   const seqs = [];
   const words = (name, count) => Array.from({ length: count }, (_, place) => `${name} ${place}`);
-  const said = [...words('ada', 60)].map((text) => ada.send(room, text).then((seq) => seqs.push(seq)));
-  const others = words('bob', 60).map((text) => bob.send(room, text).then((seq) => seqs.push(seq)));
+  const say = (chat) => words(chat.user, 60).map(async (text) => {
+    seqs.push(await chat.send(room, text));
+  });
+  const said = [...say(ada), ...say(bob)];
   await next(ada, 'event', ({ message }) => message === 'ada 10');
   door.leadTo(n3);
   await kill('n2');
-  await Promise.all([...said, ...others]);
+  await Promise.all(said);
   assert.equal(new Set(seqs).size, 120);
   const last = Math.max(...seqs);
   await Promise.all([told(ada, room, last), told(bob, room, last)]);
@@ -48,7 +48,7 @@ test('a node is killed under talkers: every word is told once, in order, by the 
   await start('n2');
 });
 
-test('goodbye is honoured: the client comes back after the pause that it was told', limit, async () => {
+check('goodbye is honoured: the client comes back after the pause that it was told', async () => {
   const { n1, n2 } = await nodes();
   const room = roomName();
   const door = await Door.to(n2);
@@ -69,7 +69,7 @@ test('goodbye is honoured: the client comes back after the pause that it was tol
   await start('n2');
 });
 
-test('what is sent offline waits, in a storage even without its page, and goes out once', limit, async () => {
+check('what is sent offline waits, even without its page, and goes out once', async () => {
   const { n1, n3 } = await nodes();
   const room = roomName();
   const door = await Door.to(n1);
@@ -80,7 +80,8 @@ test('what is sent offline waits, in a storage even without its page, and goes o
   await bob.join(room);
   door.shut();
   await next(first, 'state', ({ state }) => state === 'waiting');
-  const sent = ['1', '2', '3'].map((text) => assert.rejects(first.send(room, text), { code: 'closed' }));
+  const send = (text) => assert.rejects(first.send(room, text), { code: 'closed' });
+  const sent = ['1', '2', '3'].map(send);
   assert.deepEqual(first.waiting().map(({ message }) => message), ['1', '2', '3']);
   first.close();
   await Promise.all(sent);
@@ -96,7 +97,7 @@ test('what is sent offline waits, in a storage even without its page, and goes o
   assert.equal(kept.length, 0);
 });
 
-test('another user of the same storage has an outbox of their own', limit, async () => {
+check('another user of the same storage has an outbox of their own', async () => {
   const { n1 } = await nodes();
   const kept = storage();
   const door = await Door.to(n1);
@@ -111,7 +112,7 @@ test('another user of the same storage has an outbox of their own', limit, async
   assert.equal(client(door.address, 'ada', { storage: kept }).waiting().length, 1);
 });
 
-test('a connection that has died without a word is given up', limit, async () => {
+check('a connection that has died without a word is given up', async () => {
   const { n1, n3 } = await nodes();
   const room = roomName();
   const door = await Door.to(n1);
@@ -132,7 +133,7 @@ test('a connection that has died without a word is given up', limit, async () =>
   assert.deepEqual(texts(await logOf(n3, room, 'bob')).sort(), wanted);
 });
 
-test('wake() does not wait for the pause to be over', limit, async () => {
+check('wake() does not wait for the pause to be over', async () => {
   const { n1 } = await nodes();
   const door = await Door.to(n1);
   const ada = client(door.address, 'ada', { backoff_ms: [1e9, 1e9] });
@@ -147,7 +148,7 @@ test('wake() does not wait for the pause to be over', limit, async () => {
   assert.equal((await ada.rooms({ limit: 1 })).type, 'rooms');
 });
 
-test('questions that were open when the connection broke are asked again', limit, async () => {
+check('questions that were open when the connection broke are asked again', async () => {
   const { n1 } = await nodes();
   const door = await Door.to(n1);
   const room = roomName();
@@ -160,7 +161,7 @@ test('questions that were open when the connection broke are asked again', limit
   assert.equal((await rooms).type, 'rooms');
 });
 
-test('a room that was joined a moment before the break loses nothing', limit, async () => {
+check('a room that was joined a moment before the break loses nothing', async () => {
   const { n1, n3 } = await nodes();
   const room = roomName();
   const door = await Door.to(n1);

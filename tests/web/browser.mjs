@@ -47,7 +47,11 @@ after(() => browser?.close());
 export async function profile({ width = 1280, height = 800, scheme = 'light', ...more } = {}) {
   browser ??= await launch();
   const context = await browser.newContext({
-    viewport: { width, height }, colorScheme: scheme, locale: 'en-GB', reducedMotion: 'reduce', ...more,
+    viewport: { width, height },
+    colorScheme: scheme,
+    locale: 'en-GB',
+    reducedMotion: 'reduce',
+    ...more,
   });
   context.setDefaultTimeout(PATIENCE_MS);
   contexts.add(context);

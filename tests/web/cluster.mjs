@@ -2,12 +2,19 @@
 import assert from 'node:assert/strict';
 import net from 'node:net';
 import { createInterface } from 'node:readline';
-import { after } from 'node:test';
+import test, { after } from 'node:test';
 import WebSocket from 'ws';
 import { connect } from '../../web/verbatim.js';
 
 /** How long a test waits for what must happen. Only one that fails waits that long. */
 export const PATIENCE_MS = 15_000;
+
+/** The longest that one test may take. */
+const TEST_MS = 60_000;
+
+export function check(name, run) {
+  test(name, { timeout: TEST_MS }, run);
+}
 
 const control = net.connect(Number(process.env.VERBATIM_CONTROL), '127.0.0.1');
 const answers = createInterface(control)[Symbol.asyncIterator]();
@@ -140,6 +147,22 @@ export async function within(what, promise, limit_ms = PATIENCE_MS) {
     timer = setTimeout(() => reject(new Error(`waited for ${what} in vain`)), limit_ms);
   });
   return Promise.race([promise, late]).finally(() => clearTimeout(timer));
+}
+
+/** Makes a room of so many messages, as fast as the node takes them. */
+export async function fill(address, room, count) {
+  const socket = new WebSocket(`ws://${address}/ws`);
+  await new Promise((resolve) => { socket.onopen = resolve; });
+  const say = (command) => socket.send(JSON.stringify({ user_id: 'filler', room, ...command }));
+  say({ type: 'create' });
+  for (let number = 0; number < count; number += 1) {
+    say({ type: 'message', message: `line ${number}` });
+  }
+  say({ type: 'history', id: 'end' });
+  await within('a full room', new Promise((resolve) => {
+    socket.onmessage = ({ data }) => JSON.parse(data).id === 'end' && resolve();
+  }));
+  socket.close();
 }
 
 let rooms = 0;
