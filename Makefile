@@ -20,7 +20,7 @@ test: ## Install what is missing, then check format and lints and run all tests
 lint: ## Check format and lints only
 	scripts/lint
 
-deps: ## Install PostgreSQL and Redis for the tests, if they are missing
+deps: ## Install PostgreSQL, Redis, Node and Chromium for the tests, if they are missing
 	scripts/deps
 
 cluster: ## Serve with N=3 nodes, PostgreSQL, Redis and nginx on this machine, without Docker

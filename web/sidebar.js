@@ -122,7 +122,7 @@ export class Sidebar {
     const { name, unread, members, lastSeq, isJoined } = room;
     const item = this.#items.get(name) ?? this.#make(name);
     const { link, figure, words } = item;
-    const hasNews = isJoined && unread > 0;
+    const hasNews = Boolean(isJoined) && unread > 0;
     const isActive = room === this.#rooms.active;
     link.classList.toggle('news', hasNews);
     figure.className = hasNews ? 'badge' : 'members';

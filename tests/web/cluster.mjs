@@ -96,7 +96,7 @@ export class Door {
     const node = net.connect(Number(port), host);
     const pair = [client, node];
     this.#pairs.add(pair);
-    for (const [one, other] of [pair, pair.toReversed?.() ?? [node, client]]) {
+    for (const [one, other] of [pair, [node, client]]) {
       one.setNoDelay(true);
       one.pipe(other);
       one.on('error', () => {});

@@ -275,6 +275,7 @@ check('rooms are found among many', async () => {
   await page.getByLabel('Find or create a room').fill('MANY-29');
   const found = page.locator('.room-item');
   await until(() => found.locator('bdi').allTextContents(), names.slice(290));
+  assert.equal(await page.locator('.room-item.news').count(), 0);
   await page.keyboard.press('ArrowDown');
   await page.keyboard.press('ArrowDown');
   await page.keyboard.press('Enter');
