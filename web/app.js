@@ -262,7 +262,10 @@ class Page {
     if (room !== this.#rooms.active) return undefined;
     if (what === 'typing') return this.#drawTyping();
     if (what === 'people') this.#people.draw();
-    else this.#timeline.draw();
+    else {
+      this.#timeline.draw();
+      this.#drawTyping();
+    }
     return this.#drawHead();
   }
 
@@ -293,7 +296,8 @@ class Page {
     this.#drawPeople();
     if (!room) return;
     const facts = [count(room.members, 'member')];
-    const online = room.online ? [`${number(room.onlineCount)} online`] : [];
+    const { onlineCount } = room;
+    const online = onlineCount === undefined ? [] : [`${number(onlineCount)} online`];
     say(find('room-name'), room.name);
     say(find('room-facts'), [...facts, ...online].join(' · '));
     say(find('position'), `${this.#chat.node ?? '–'} · № ${number(room.lastSeq)}`);

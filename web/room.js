@@ -24,9 +24,10 @@ export class Room {
     this.readSeq = 0;
     /** Where the line "New" stands while the room is open. */
     this.newFrom = 0;
-    /** Users who are there now; undefined: the server does not tell. */
+    /** Users who are there now; undefined: the server does not tell, or there are too many. */
     this.online = undefined;
-    this.onlineCount = 0;
+    /** How many they are; undefined: the server does not tell. */
+    this.onlineCount = undefined;
     /** Until when each user is taken as typing. */
     this.typing = new Map();
   }

@@ -49,6 +49,7 @@ export class Rooms {
     chat.on('reset', ({ room }) => this.#onReset(room));
     chat.on('sent', ({ id, room, seq }) => this.#onSent(id, room, seq));
     chat.on('refused', ({ id, room, error }) => this.#onRefused(id, room, error));
+    chat.on('who', (who) => this.#onWho(who));
     chat.on('presence', (presence) => this.#onPresence(presence));
     chat.on('typing', (typing) => this.#onTyping(typing));
     chat.on('read', ({ room, user_id, seq }) => user_id === chat.user && this.#onRead(room, seq));
@@ -295,7 +296,8 @@ export class Rooms {
 
   #onLeft(name) {
     const room = this.get(name);
-    const none = { events: [], hasOlder: true, unread: 0, online: undefined };
+    const none = { events: [], hasOlder: true, unread: 0 };
+    Object.assign(room, { online: undefined, onlineCount: undefined });
     Object.assign(room, { isJoined: false, ...none });
     this.#remember();
     this.#onChange('list');
@@ -325,20 +327,25 @@ export class Rooms {
     this.#onChange('room', room);
   }
 
-  /** Who is there now. From then on `presence` tells the differences. */
+  /** Who is there now. On this connection `presence` tells the differences from then on. */
   async #ask(room) {
     const who = await this.#chat.who(room.name);
-    if (!who) return;
-    [room.online, room.onlineCount] = [new Set(who.online), who.count];
+    if (who) this.#onWho(who);
+  }
+
+  #onWho({ room: name, online, count }) {
+    const room = this.get(name);
+    [room.online, room.onlineCount] = [online && new Set(online), count];
     this.#onChange('people', room);
   }
 
-  #onPresence({ room: name, online = [], offline = [], count }) {
+  #onPresence({ room: name, online, offline = [], count }) {
     const room = this.get(name);
-    room.online ??= new Set();
-    for (const user of online) room.online.add(user);
-    for (const user of offline) room.online.delete(user);
     room.onlineCount = count;
+    // In a crowd the server only counts.
+    if (online === undefined) room.online = undefined;
+    for (const user of online ?? []) room.online?.add(user);
+    for (const user of offline) room.online?.delete(user);
     this.#onChange('people', room);
   }
 

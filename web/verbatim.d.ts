@@ -74,7 +74,10 @@ export interface Chat {
   /** The room's members by id, 1000 at a time. Members only. */
   members(room: string, page?: { after?: string }): Promise<MemberList>;
 
-  /** Who is online in a room; `undefined` if the server does not know or cannot be asked now. */
+  /**
+   * Who is online in a room, and `presence` from then on, as long as this connection lasts: to be
+   * asked behind each `joined`. `undefined` if the server does not know of it, or is away.
+   */
   who(room: string): Promise<Who | undefined>;
   /** Tells the others that the user is typing. May be called at each key: it is told every 3 s. */
   typing(room: string): Promise<unknown>;
@@ -101,6 +104,9 @@ export interface Events {
   sent: { id: string; room: string; seq: number; duplicate: boolean };
   /** A message that waited will not be stored. */
   refused: { id: string; room: string; message: string; error: ChatError };
+  /** Who is online in a room, when the server tells it anew by itself. */
+  who: Who;
+  /** Who came and who went, in rooms that were asked for with `who`. Without `online`: a crowd. */
   presence: { room: string; online?: string[]; offline?: string[]; count: number };
   typing: { room: string; user_id: string; expires_ms: number };
   read: { room: string; user_id: string; seq: number };

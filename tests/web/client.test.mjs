@@ -271,6 +271,6 @@ check('the types name what the client has', async () => {
   const source = ['verbatim.js', 'verbatim/outbox.js'].map((name) => (
     readFileSync(new URL(`../../web/${name}`, import.meta.url), 'utf8'))).join('\n');
   const emitted = [...source.matchAll(/#emit\('(\w+)'/g)].map(([, word]) => word);
-  const signs = ['presence', 'typing', 'read'];
+  const signs = ['who', 'presence', 'typing', 'read'];
   assert.deepEqual(declared('Events'), [...new Set([...emitted, ...signs])].sort());
 });

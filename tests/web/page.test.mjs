@@ -317,6 +317,56 @@ check('without a storage the page works as long as it is open', async () => {
   await until(() => shown(page), ['kept by the server']);
 });
 
+check('who is there and who is typing is shown, as far as the node tells', async (t) => {
+  const { n1, n3 } = await nodes();
+  const room = roomName();
+  const ada = await visit(await profile(), n1, { name: 'ada' });
+  await create(ada, room);
+  const bob = client(n3, 'bob');
+  await bob.join(room);
+  const facts = ada.locator('#room-facts');
+  if (await bob.who(room) === undefined) {
+    await until(() => facts.textContent(), '2 members');
+    await until(() => ada.locator('.people h3').allTextContents(), ['Members']);
+    await bob.typing(room);
+    return t.skip('the node does not tell');
+  }
+  await until(() => facts.textContent(), '2 members · 2 online');
+  await until(() => ada.locator('.people h3').allTextContents(), ['Online · 2']);
+  const typing = ada.locator('#typing');
+  await bob.typing(room);
+  await until(() => typing.textContent(), 'bob is typing…');
+  // The message that was being typed ends it at once.
+  await bob.send(room, 'there');
+  await until(() => typing.textContent(), '');
+  const told = new Promise((resolve) => { bob.on('typing', resolve); });
+  await ada.locator('#message').pressSequentially('hello');
+  assert.deepEqual((await told).user_id, 'ada');
+  bob.close();
+  await until(() => facts.textContent(), '2 members · 1 online');
+  return until(() => ada.locator('.people h3').allTextContents(), ['Online · 1', 'Away']);
+});
+
+check('what is unread is the same on every device, as far as the node tells', async (t) => {
+  const { n1, n2 } = await nodes();
+  const room = roomName();
+  const bob = client(n2, 'bob');
+  await bob.create(room);
+  const desk = await visit(await profile(), n1, { name: 'ada' });
+  await join(desk, room);
+  const own = (await client(n1, 'ada').rooms({ limit: 1000 })).rooms.find((it) => it.room === room);
+  if (own.unread === undefined) return t.skip('the node does not tell');
+  await create(desk, roomName('elsewhere'));
+  for (const text of ['one', 'two', 'three']) await bob.send(room, text);
+  // A device that has never heard of the room.
+  const phone = await visit(await profile({ width: 390, height: 844 }), n2, { name: 'ada' });
+  const badge = (page) => page.locator(`[data-room="${room}"] .badge`);
+  for (const page of [desk, phone]) await until(() => badge(page).textContent(), '3');
+  await phone.locator(`[data-room="${room}"]`).click();
+  await until(() => shown(phone), ['one', 'two', 'three']);
+  return badge(desk).waitFor({ state: 'detached' });
+});
+
 check('somebody who reads further up is not pushed on', async () => {
   const { n1 } = await nodes();
   const room = roomName();
