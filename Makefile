@@ -20,7 +20,7 @@ test: ## Install what is missing, then check format and lints and run all tests
 lint: ## Check format and lints only
 	scripts/lint
 
-deps: ## Install PostgreSQL and Redis for the tests, if they are missing
+deps: ## Install PostgreSQL, Redis, Node and Chromium for the tests, if they are missing
 	scripts/deps
 
 verify: ## Break everything, SEEDS=20 times for SECONDS=30, and check every delivery (SEED=7: that one)

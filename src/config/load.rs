@@ -107,6 +107,7 @@ pub(super) fn setting_lines(text: &str) -> impl Iterator<Item = (&str, &str, &st
 /// What a setting may be, told by its default.
 #[derive(Clone, Copy)]
 enum Kind {
+    Switch,
     Whole,
     Text,
     List,
@@ -119,6 +120,7 @@ impl Kind {
         Some(match default.as_bytes()[0] {
             b'"' => Self::Text,
             b'[' => Self::List,
+            b't' | b'f' => Self::Switch,
             _ => Self::Whole,
         })
     }
@@ -127,6 +129,7 @@ impl Kind {
     /// more than 32 bits.
     fn accepts(self, value: &ValueKind) -> bool {
         match (self, value) {
+            (Self::Switch, ValueKind::Boolean(_)) => true,
             (Self::Whole, ValueKind::I64(n)) => u32::try_from(*n).is_ok(),
             (Self::Text, ValueKind::String(_)) => true,
             (Self::List, ValueKind::Array(items)) => {
@@ -136,8 +139,18 @@ impl Kind {
         }
     }
 
+    /// A variable is a text, so whether it may be one is asked of the text.
+    fn accepts_text(self, text: &str) -> bool {
+        match self {
+            Self::Switch => text == "true" || text == "false",
+            Self::Whole => text.parse::<u32>().is_ok(),
+            Self::Text | Self::List => true,
+        }
+    }
+
     fn allowed(self) -> String {
         match self {
+            Self::Switch => "must be true or false".to_owned(),
             Self::Whole => format!("must be a whole number from 0 to {}", u32::MAX),
             Self::Text => "must be a text in quotes".to_owned(),
             Self::List => "must be a list of texts in quotes".to_owned(),
@@ -224,7 +237,7 @@ fn judge_environment(environment: &Map<String, String>) -> Result<(), ConfigErro
                 origin: "environment".to_owned(),
             });
         };
-        if matches!(kind, Kind::Whole) && value.parse::<u32>().is_err() {
+        if !kind.accepts_text(value) {
             return Err(ConfigError::Value {
                 value: shown(&name, value),
                 name,

@@ -52,6 +52,8 @@ pub struct ServerConfig {
     /// environment: separated by commas.
     #[serde(deserialize_with = "list")]
     pub allowed_origins: Vec<String>,
+    /// Whether the web page is served at `/`.
+    pub page: bool,
     pub header_timeout_ms: u64,
     pub header_bytes_max: usize,
     pub shutdown_timeout_ms: u64,

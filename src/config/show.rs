@@ -9,7 +9,8 @@ impl Config {
     /// Every setting in the order of `config.toml`, its secrets masked; those that differ from the
     /// default say what the default is.
     pub fn effective(&self) -> String {
-        let settings = serde_json::to_value(self).expect("settings are texts, numbers and lists");
+        let settings =
+            serde_json::to_value(self).expect("settings are texts, numbers, booleans and lists");
         let mut shown = String::new();
         let mut section_before = "";
         for (section, key, default) in setting_lines(DEFAULTS) {
@@ -18,7 +19,7 @@ impl Config {
                 shown.push_str(&format!("{gap}[{section}]\n"));
                 section_before = section;
             }
-            // A JSON text, number or list of texts is written the same in TOML.
+            // A JSON text, number, boolean or list of texts is written the same in TOML.
             let value = settings.get(section).and_then(|s| s.get(key)).unwrap_or(&Value::Null);
             let value = value.to_string();
             shown.push_str(&format!("{key} = {value}"));

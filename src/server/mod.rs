@@ -6,6 +6,7 @@
 
 mod admission;
 mod answer;
+mod page;
 mod routes;
 pub mod upgrade;
 
@@ -22,6 +23,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 
 use self::admission::Admission;
+use self::page::Page;
 use self::routes::Visit;
 use crate::lane::Lanes;
 use crate::session::Shared;
@@ -43,12 +45,14 @@ pub struct Server {
     shared: Arc<Shared>,
     lanes: Lanes,
     admission: Arc<Admission>,
+    page: Arc<Page>,
 }
 
 impl Server {
     pub fn new(shared: Arc<Shared>, lanes: Lanes) -> Self {
         let admission = Admission::new(&shared.config.server, shared.metrics.clone());
-        Self { shared, lanes, admission }
+        let page = Arc::new(Page::new(shared.config.server.page));
+        Self { shared, lanes, admission, page }
     }
 
     /// Accepts until the node stops.
@@ -94,7 +98,7 @@ impl Server {
             return;
         }
         let tasks = self.shared.tasks.clone();
-        let visit = Visit::new(self.shared.clone(), self.lanes.clone(), permit);
+        let visit = Visit::new(self.shared.clone(), self.lanes.clone(), self.page.clone(), permit);
         tasks.spawn_connection(serve(self.shared.clone(), stream, Arc::new(visit)));
     }
 }

@@ -1,4 +1,4 @@
-//! What is asked over HTTP, and its answers: `/ws`, `/healthz`, `/readyz`, `/metrics`.
+//! What is asked over HTTP, and its answers: `/ws`, `/healthz`, `/readyz`, `/metrics`, the page.
 //!
 //! It does not accept connections and does not speak WebSocket. Every refusal is a JSON body of
 //! the same shape as an `error` frame.
@@ -13,6 +13,7 @@ use serde::Serialize;
 
 use super::admission::{Limit, Permit};
 use super::answer::{Answer, json, refuse, set};
+use super::page::Page;
 use super::upgrade;
 use crate::lane::Lanes;
 use crate::metrics::{Gauge, Metrics, Reason};
@@ -27,15 +28,16 @@ const RETRY_AFTER_S: HeaderValue = HeaderValue::from_static("5");
 pub struct Visit {
     shared: Arc<Shared>,
     lanes: Lanes,
+    page: Arc<Page>,
     /// The connection's place among the admitted; it moves on into the session.
     permit: Mutex<Option<Permit>>,
     beyond: Option<Limit>,
 }
 
 impl Visit {
-    pub fn new(shared: Arc<Shared>, lanes: Lanes, permit: Permit) -> Self {
+    pub fn new(shared: Arc<Shared>, lanes: Lanes, page: Arc<Page>, permit: Permit) -> Self {
         let beyond = permit.beyond;
-        Self { shared, lanes, permit: Mutex::new(Some(permit)), beyond }
+        Self { shared, lanes, page, permit: Mutex::new(Some(permit)), beyond }
     }
 
     pub async fn answer(&self, request: Request<Incoming>) -> Answer {
@@ -46,11 +48,8 @@ impl Visit {
             "/healthz" if reads => json(StatusCode::OK, &Health { status: "ok" }),
             "/readyz" if reads => self.ready().await,
             "/metrics" if reads => self.metrics(),
-            _ => refuse(
-                StatusCode::NOT_FOUND,
-                "not_found",
-                "there is /ws, /healthz, /readyz, /metrics",
-            ),
+            _ if reads => self.page.answer(path, request.headers()).unwrap_or_else(refuse_unknown),
+            _ => refuse_unknown(),
         }
     }
 
@@ -178,6 +177,11 @@ struct Ready<'a> {
     log: &'static str,
     /// `ok`, `away`, or `none`: this node has no Redis and needs none.
     mirror: &'static str,
+}
+
+fn refuse_unknown() -> Answer {
+    let error = "there is the page at /, and /ws, /healthz, /readyz, /metrics";
+    refuse(StatusCode::NOT_FOUND, "not_found", error)
 }
 
 fn refuse_full(limit: Limit) -> Answer {

@@ -100,6 +100,7 @@ fn the_environment_keeps_texts_as_they_are_and_splits_lists_at_commas() {
             ("VERBATIM_LOG__PATH", "1e5"),
             ("VERBATIM_MIRROR__PREFIX", "true"),
             ("VERBATIM_LANE__COUNT", "2"),
+            ("VERBATIM_SERVER__PAGE", "false"),
             ("VERBATIM_SERVER__ALLOWED_ORIGINS", "https://a.example, https://b.example:8443,"),
             ("PATH", "/bin"),
             ("verbatim_nonsense", "is not ours"),
@@ -109,6 +110,7 @@ fn the_environment_keeps_texts_as_they_are_and_splits_lists_at_commas() {
     assert_eq!(config.log.path, "1e5");
     assert_eq!(config.mirror.prefix, "true");
     assert_eq!(config.lane.count, 2);
+    assert!(!config.server.page);
     assert_eq!(config.server.allowed_origins, ["https://a.example", "https://b.example:8443"]);
 
     let file = "[server]\nallowed_origins = [\"https://a.example\"]\n";
@@ -181,6 +183,7 @@ fn values_of_the_wrong_type_are_refused_in_one_line() {
         "[lane]\ncount = 1979-05-27\n",
         &format!("lane.count = \"1979-05-27\" (config.toml): {whole}"),
     );
+    file("[server]\npage = 1\n", "server.page = \"1\" (config.toml): must be true or false");
     file("[node]\nid = 7\n", "node.id = \"7\" (config.toml): must be a text in quotes");
     file(
         "[server]\nallowed_origins = \"*\"\n",
@@ -199,6 +202,15 @@ fn values_of_the_wrong_type_are_refused_in_one_line() {
         assert_eq!(
             refused("", &[("VERBATIM_LANE__COUNT", count)]),
             format!("lane.count = {count:?} (environment variable VERBATIM_LANE__COUNT): {whole}")
+        );
+    }
+    for page in ["1", "on", "TRUE", " true"] {
+        assert_eq!(
+            refused("", &[("VERBATIM_SERVER__PAGE", page)]),
+            format!(
+                "server.page = {page:?} (environment variable VERBATIM_SERVER__PAGE): must be true \
+                 or false"
+            )
         );
     }
     let long = "9".repeat(10_000);

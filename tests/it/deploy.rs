@@ -241,8 +241,12 @@ fn an_image_is_built_from_all_that_the_sources_include() {
                 continue;
             }
             let text = std::fs::read_to_string(&path).unwrap_or_default();
-            for word in words(&text, "include_str!(\"", |c| c != '"') {
-                let file = path.parent().unwrap().join(word.trim_start_matches("include_str!(\""));
+            let included = |with: &'static str| {
+                let named = words(&text, with, |c| c != '"').into_iter();
+                named.map(move |word| word.trim_start_matches(with).to_owned())
+            };
+            for name in included("include_str!(\"").chain(included("include_bytes!(\"")) {
+                let file = path.parent().unwrap().join(name);
                 let file = file.canonicalize().unwrap_or(file);
                 let name = file.strip_prefix(top.canonicalize().unwrap()).unwrap().iter().next();
                 needed.insert(name.unwrap().to_string_lossy().into_owned());

@@ -18,6 +18,7 @@ mod idle;
 mod lanes;
 mod log;
 mod mirror;
+mod page;
 mod pipelined;
 mod postgres_down;
 mod program;

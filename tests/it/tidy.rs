@@ -75,17 +75,33 @@ fn the_sources_are_tidy() {
             violations.extend(crates(&file));
         }
     }
+    for file in web() {
+        violations.extend(web_opening(&file));
+        violations.extend(size(&file));
+        violations.extend(leftovers(&file));
+        violations.extend(markup(&file));
+    }
     assert!(violations.is_empty(), "\n{}\n", violations.join("\n"));
 }
 
 /// Every Rust file of the repository.
 fn sources() -> Vec<File> {
-    fn walk(top: &Path, folder: &Path, files: &mut Vec<File>) {
+    files(&["src", "tests", "benches", "examples", "checker/src", "checker/tests"], &["rs"])
+}
+
+/// What the page and its tests are written in. Markup is long by nature, and has a test of its own.
+fn web() -> Vec<File> {
+    files(&["web", "tests/web"], &["js", "mjs", "ts", "css"])
+}
+
+fn files(folders: &[&str], extensions: &[&str]) -> Vec<File> {
+    fn walk(top: &Path, folder: &Path, extensions: &[&str], files: &mut Vec<File>) {
         for entry in std::fs::read_dir(folder).into_iter().flatten() {
             let path = entry.unwrap().path();
-            if path.is_dir() {
-                walk(top, &path, files);
-            } else if path.extension().is_some_and(|extension| extension == "rs") {
+            if path.is_dir() && !path.ends_with("node_modules") {
+                walk(top, &path, extensions, files);
+            } else if path.extension().is_some_and(|it| extensions.iter().any(|known| it == *known))
+            {
                 let text = std::fs::read_to_string(&path).unwrap();
                 let path = path.strip_prefix(top).unwrap().to_str().unwrap().to_owned();
                 files.push(File { path, text });
@@ -94,8 +110,8 @@ fn sources() -> Vec<File> {
     }
     let top = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut files = Vec::new();
-    for folder in ["src", "tests", "benches", "examples", "checker/src", "checker/tests"] {
-        walk(top, &top.join(folder), &mut files);
+    for folder in folders {
+        walk(top, &top.join(folder), extensions, &mut files);
     }
     assert!(files.len() > 10, "the sources were not found");
     files.sort_by(|a, b| a.path.cmp(&b.path));
@@ -106,6 +122,27 @@ fn sources() -> Vec<File> {
 fn opening(file: &File) -> Vec<String> {
     let ok = file.text.starts_with("//! ");
     if ok { vec![] } else { vec![format!("{}:1: does not open with //!", file.path)] }
+}
+
+/// The same for the page: a comment, and a sentence in it.
+fn web_opening(file: &File) -> Vec<String> {
+    let text = file.text.trim_start_matches("/**").trim_start_matches("/*").trim_start();
+    let text = text.trim_start_matches("* ").trim_start_matches("// ");
+    let is_comment = text.len() < file.text.len();
+    let ok = is_comment && text.starts_with(char::is_uppercase);
+    if ok { vec![] } else { vec![format!("{}:1: does not open with a comment", file.path)] }
+}
+
+/// Text never becomes markup or code: there is one way to make an element, and it is `dom.js`.
+fn markup(file: &File) -> Vec<String> {
+    let words = ["innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval("];
+    let mut violations = Vec::new();
+    for (number, line) in numbered(&file.text).filter(|_| file.path.starts_with("web/")) {
+        for word in words.iter().filter(|&&word| line.contains(word)) {
+            violations.push(format!("{}:{number}: {word}", file.path));
+        }
+    }
+    violations
 }
 
 fn size(file: &File) -> Vec<String> {
@@ -291,6 +328,24 @@ mod tests {
     fn a_file_without_a_first_sentence_is_caught() {
         check(opening, "src/hub.rs", "//! The hub.\n", &[]);
         check(opening, "src/hub.rs", "use std::io;\n", &["src/hub.rs:1: does not open with //!"]);
+    }
+
+    #[test]
+    fn a_script_without_a_first_sentence_is_caught() {
+        for fine in ["/** The page. */", "/**\n * The page", "/* How it looks", "// All tests"] {
+            check(web_opening, "web/a.js", fine, &[]);
+        }
+        for wrong in ["import x from 'y';", "/** */", "Text", ""] {
+            let caught = "web/a.js:1: does not open with a comment";
+            check(web_opening, "web/a.js", wrong, &[caught]);
+        }
+    }
+
+    #[test]
+    fn text_that_could_become_markup_is_caught() {
+        check(markup, "web/a.js", "a.textContent = b;\n", &[]);
+        check(markup, "web/a.js", "\na.innerHTML = b;\n", &["web/a.js:2: innerHTML"]);
+        check(markup, "tests/web/a.mjs", "a.innerHTML\n", &[]);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 mod admission;
 mod metrics;
+mod page;
 mod routes;
 
 use std::net::SocketAddr;

@@ -79,7 +79,9 @@ async fn readyz_is_503_while_the_log_hangs() {
 
 async fn everything_else_is_404_with_a_json_body(world: World) {
     let node = world.node().await;
-    for path in ["/", "/ws/", "/WS", "/healthz/x", "/metrics.json", "/%2e%2e/etc/passwd", "//ws"] {
+    for path in
+        ["/index.html", "/ws/", "/WS", "/healthz/x", "/metrics.json", "/%2e%2e/etc/passwd", "//ws"]
+    {
         assert_refusal(&get(node.addr, path).await, 404, "not_found");
     }
     for method in ["POST", "PUT", "DELETE", "OPTIONS", "BREW"] {

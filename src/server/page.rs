@@ -1,0 +1,170 @@
+//! The web page at `/`: the files of `web/`, which are part of the program, and what a browser may
+//! do with them.
+//!
+//! It knows no rooms and no messages: the page talks over `/ws`, as every client does.
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::header::{
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, HeaderMap, HeaderName, HeaderValue,
+    IF_NONE_MATCH, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
+};
+use hyper::{Response, StatusCode};
+
+use super::answer::{Answer, set};
+
+/// A path, what stands there, and of what kind it is.
+type File = (&'static str, &'static [u8], &'static str);
+
+const HTML: &str = "text/html; charset=utf-8";
+const CSS: &str = "text/css; charset=utf-8";
+const SCRIPT: &str = "text/javascript; charset=utf-8";
+const SVG: &str = "image/svg+xml";
+/// Types are for people and editors; no browser runs them, and TypeScript has no type of its own.
+const TEXT: &str = "text/plain; charset=utf-8";
+
+/// No list of a folder: what is not named here is not served.
+const FILES: [File; 18] = [
+    ("/", include_bytes!("../../web/index.html"), HTML),
+    ("/style.css", include_bytes!("../../web/style.css"), CSS),
+    ("/icon.svg", include_bytes!("../../web/icon.svg"), SVG),
+    ("/app.js", include_bytes!("../../web/app.js"), SCRIPT),
+    ("/composer.js", include_bytes!("../../web/composer.js"), SCRIPT),
+    ("/dom.js", include_bytes!("../../web/dom.js"), SCRIPT),
+    ("/people.js", include_bytes!("../../web/people.js"), SCRIPT),
+    ("/room.js", include_bytes!("../../web/room.js"), SCRIPT),
+    ("/rooms.js", include_bytes!("../../web/rooms.js"), SCRIPT),
+    ("/row.js", include_bytes!("../../web/row.js"), SCRIPT),
+    ("/sidebar.js", include_bytes!("../../web/sidebar.js"), SCRIPT),
+    ("/timeline.js", include_bytes!("../../web/timeline.js"), SCRIPT),
+    ("/words.js", include_bytes!("../../web/words.js"), SCRIPT),
+    ("/verbatim.js", include_bytes!("../../web/verbatim.js"), SCRIPT),
+    ("/verbatim/failure.js", include_bytes!("../../web/verbatim/failure.js"), SCRIPT),
+    ("/verbatim/line.js", include_bytes!("../../web/verbatim/line.js"), SCRIPT),
+    ("/verbatim/outbox.js", include_bytes!("../../web/verbatim/outbox.js"), SCRIPT),
+    ("/verbatim.d.ts", include_bytes!("../../web/verbatim.d.ts"), TEXT),
+];
+
+/// What the page may load and do: its own files, its own server, and nothing that was written into
+/// it as text. `'self'` of `connect-src` covers `ws:` and `wss:` of the same host. With trusted
+/// types no string becomes markup or code at all, so a message cannot either.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
+                      connect-src 'self'; base-uri 'none'; form-action 'none'; \
+                      frame-ancestors 'none'; require-trusted-types-for 'script'; \
+                      trusted-types 'none'";
+
+/// The files do not have their version in their names, so each use asks whether they changed. It
+/// is a 304 of a few bytes, and the page is new the moment that the node is.
+const CACHING: &str = "no-cache";
+
+const CROSS_ORIGIN_OPENER_POLICY: HeaderName =
+    HeaderName::from_static("cross-origin-opener-policy");
+
+/// One to a node.
+pub struct Page {
+    /// Each file with its tag; none if the page is switched off (`server.page`).
+    files: Vec<(File, HeaderValue)>,
+}
+
+impl Page {
+    pub fn new(is_on: bool) -> Self {
+        let files = FILES.iter().filter(|_| is_on);
+        Self { files: files.map(|file| (*file, tag(file.1))).collect() }
+    }
+
+    /// `None`: there is no such file.
+    pub fn answer(&self, path: &str, headers: &HeaderMap) -> Option<Answer> {
+        let ((_, bytes, kind), tag) = self.files.iter().find(|(file, _)| file.0 == path)?;
+        let mut answer = if has(headers, tag) {
+            let mut answer = Response::new(Full::default());
+            *answer.status_mut() = StatusCode::NOT_MODIFIED;
+            answer
+        } else {
+            let mut answer = Response::new(Full::from(Bytes::from_static(bytes)));
+            set(&mut answer, CONTENT_TYPE, kind);
+            answer
+        };
+        answer.headers_mut().insert(ETAG, tag.clone());
+        set(&mut answer, CACHE_CONTROL, CACHING);
+        set(&mut answer, CONTENT_SECURITY_POLICY, POLICY);
+        set(&mut answer, X_CONTENT_TYPE_OPTIONS, "nosniff");
+        set(&mut answer, REFERRER_POLICY, "no-referrer");
+        set(&mut answer, CROSS_ORIGIN_OPENER_POLICY, "same-origin");
+        Some(answer)
+    }
+}
+
+/// Whether the browser has the file of that tag. A proxy that compresses makes tags weak (`W/`).
+fn has(headers: &HeaderMap, tag: &HeaderValue) -> bool {
+    let lists = headers.get_all(IF_NONE_MATCH).iter().filter_map(|list| list.to_str().ok());
+    let mut tags = lists.flat_map(|list| list.split(','));
+    tags.any(|known| {
+        let known = known.trim();
+        known == "*" || known.strip_prefix("W/").unwrap_or(known) == tag
+    })
+}
+
+/// FNV-1a of the file: it tells versions of our own files apart, on every node of a build alike.
+/// Nobody gains by forging one.
+fn tag(bytes: &[u8]) -> HeaderValue {
+    const BASIS: u64 = 0xcbf2_9ce4_8422_2325;
+    const PRIME: u64 = 0x0100_0000_01b3;
+    let hash = bytes.iter().fold(BASIS, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(PRIME));
+    HeaderValue::try_from(format!("\"{hash:016x}\"")).expect("hexadecimal digits are visible ASCII")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn a_tag_is_that_of_the_fnv_authors() {
+        for (text, hash) in [("", "cbf29ce484222325"), ("foobar", "85944171f73967e8")] {
+            assert_eq!(tag(text.as_bytes()), &*format!("\"{hash}\""));
+        }
+    }
+
+    #[test]
+    fn a_known_tag_is_found_in_every_form() {
+        let tag = tag(b"");
+        let known = |list: &str| {
+            let list = HeaderValue::try_from(list).unwrap();
+            has(&HeaderMap::from_iter([(IF_NONE_MATCH, list)]), &tag)
+        };
+        for list in ["*", "\"cbf29ce484222325\"", "\"a\", W/\"cbf29ce484222325\""] {
+            assert!(known(list), "{list}");
+        }
+        for list in ["", "\"\"", "cbf29ce484222325", "\"cbf29ce484222326\""] {
+            assert!(!known(list), "{list}");
+        }
+        assert!(!has(&HeaderMap::new(), &tag));
+    }
+
+    /// A file that is added to the folder and forgotten here would be missed by browsers only.
+    #[test]
+    fn every_file_of_the_folder_is_served() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("web");
+        let mut there = Vec::new();
+        // What Node is told about the client is nothing to a browser.
+        let is_for_node = |path: &Path| path.ends_with("package.json");
+        let mut folders = vec![folder.clone()];
+        while let Some(inner) = folders.pop() {
+            for entry in std::fs::read_dir(inner).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    folders.push(path);
+                } else if !is_for_node(&path) {
+                    there.push(path.strip_prefix(&folder).unwrap().to_str().unwrap().to_owned());
+                }
+            }
+        }
+        let mut served: Vec<_> =
+            FILES.iter().map(|file| file.0.trim_start_matches('/').to_owned()).collect();
+        served[0] = "index.html".to_owned();
+        there.sort();
+        served.sort();
+        assert_eq!(there, served);
+    }
+}
