@@ -28,6 +28,9 @@ pub(super) struct Room {
     /// The race this closes: watchers were told {1}. 2 comes; somebody asks, and is answered {1, 2};
     /// 2 goes. For the others nothing happened; the one who asked would believe in 2 for ever.
     shown: BTreeSet<UserId>,
+    /// A `who` showed another number than `told` has, or a number where it has names, or the other
+    /// way round: it is not enough to tell the difference to `told`.
+    is_mixed: bool,
     /// Who is online may have changed since the watchers were told.
     is_changed: bool,
     pub has_stale: bool,
@@ -52,6 +55,7 @@ impl Room {
             told: None,
             told_at: None,
             shown: BTreeSet::new(),
+            is_mixed: false,
             is_changed: false,
             has_stale: false,
             watched: false,
@@ -75,7 +79,7 @@ impl Room {
     pub fn seen(&mut self, Seen { crowd, watched }: Seen, now: Instant) {
         (self.watched, self.seen_at) = (watched, Some(now));
         if !watched {
-            (self.told, self.has_stale) = (None, false);
+            (self.told, self.has_stale, self.is_mixed) = (None, false, false);
             self.shown.clear();
         }
         match (&self.here, &crowd) {
@@ -157,7 +161,8 @@ impl Room {
                 self.is_changed |= !self.shown.is_empty();
             }
             (None, _) => self.told = Some(everyone.clone()),
-            _ => {}
+            (Some(told), _) if *told == everyone => {}
+            (Some(_), _) => (self.is_mixed, self.is_changed) = (true, true),
         }
         everyone
     }
@@ -179,7 +184,9 @@ impl Room {
         let mut everyone = self.everyone(listed_max);
         let told = self.told.take();
         let what = match (&told, &everyone) {
-            (Some(Crowd::Listed(told)), Crowd::Listed(everyone)) => self.difference(told, everyone),
+            (Some(Crowd::Listed(told)), Crowd::Listed(everyone)) if !self.is_mixed => {
+                self.difference(told, everyone)
+            }
             (Some(Crowd::Counted(_)), Crowd::Listed(users)) if users.len() > again => {
                 everyone = Crowd::Counted(users.len() as u64);
                 What::Count
@@ -187,10 +194,12 @@ impl Room {
             (_, Crowd::Counted(_)) => What::Count,
             (_, Crowd::Listed(_)) => What::Whole,
         };
-        let is_same = told.as_ref() == Some(&everyone) && !matches!(what, What::Difference { .. });
+        let is_same = !self.is_mixed
+            && told.as_ref() == Some(&everyone)
+            && !matches!(what, What::Difference { .. });
         let what = if is_same { What::Nothing } else { what };
         self.told = Some(everyone.clone());
-        self.is_changed = false;
+        (self.is_changed, self.is_mixed) = (false, false);
         self.shown.clear();
         if what == What::Nothing && !self.has_stale {
             return None;
