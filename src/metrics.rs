@@ -45,7 +45,7 @@ pub struct Metrics {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Signal {
-    /// `who`, `presence`, `typing` or `read`.
+    /// `presence`, `typing` or `read`.
     pub r#type: &'static str,
 }
 

@@ -96,6 +96,8 @@ fn texts(users: &[UserId]) -> Vec<&str> {
 
 #[cfg(test)]
 mod tests {
+    use std::slice::from_ref;
+
     use super::*;
 
     #[test]
@@ -110,11 +112,11 @@ mod tests {
             ),
             (who(&room, None, 1001, None), r#"{"type":"who","room":"r","count":1001}"#),
             (
-                presence(&room, &[one.clone()], &[two.clone()], 1),
+                presence(&room, from_ref(one), from_ref(two), 1),
                 r#"{"type":"presence","room":"r","online":["1"],"offline":["2"],"count":1}"#,
             ),
             (
-                presence(&room, &[one.clone()], &[], 1),
+                presence(&room, from_ref(one), &[], 1),
                 r#"{"type":"presence","room":"r","online":["1"],"offline":[],"count":1}"#,
             ),
             (presence_count(&room, 1001), r#"{"type":"presence","room":"r","count":1001}"#),

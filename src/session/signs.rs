@@ -60,12 +60,15 @@ impl Session {
             follower.watch();
             online = Some(user).filter(|user| follower.follows_as(user));
         }
-        let crowd = self.shared.signals.who(room, online);
-        let users: Option<Vec<UserId>> = match &crowd {
-            Crowd::Listed(users) => Some(users.iter().cloned().collect()),
-            Crowd::Counted(_) => None,
-        };
-        let frame = signal::who(room, users.as_deref(), crowd.len(), id.as_ref());
-        self.answer(re, &frame);
+        let signals = self.shared.signals.clone();
+        signals.who(room, online, |crowd| {
+            let users: Option<Vec<UserId>> = match crowd {
+                Crowd::Listed(users) => Some(users.iter().cloned().collect()),
+                Crowd::Counted(_) => None,
+            };
+            let frame = signal::who(room, users.as_deref(), crowd.count(), id.as_ref());
+            self.answer(re, &frame);
+            self.flush();
+        });
     }
 }

@@ -140,19 +140,23 @@ impl Signals {
         }
     }
 
-    /// Who is online in the room now, on all nodes as far as this one knows. `asks`: the user who
-    /// asks, if they are online there.
-    pub fn who(&self, name: &RoomName, asks: Option<&UserId>) -> Crowd {
+    /// Hands `answer` who is online in the room now, on all nodes as far as this one knows. `asks`:
+    /// the user who asks, if they are online there.
+    ///
+    /// The race this closes: the answer is worked out, and does not have 2, who comes. Before it is
+    /// with the socket a tick finds that 2 is there, and tells it. Then comes the answer, and the
+    /// client forgets 2. So the answer goes to the socket under the lock that a tick must take.
+    pub fn who(&self, name: &RoomName, asks: Option<&UserId>, answer: impl FnOnce(&Crowd)) {
         let (mut presence, now) = (self.presence(), Instant::now());
         if presence.may_look(name, now) {
             let seen = quick_look(&self.hub, name, self.config.listed_max);
             if !presence.is_kept(name) {
                 // There is no place for the room: its people here are all that is known.
-                return seen.crowd;
+                return answer(&seen.crowd);
             }
             presence.seen(name, seen, true, now);
         }
-        presence.snapshot(name, asks).unwrap_or_else(Crowd::nobody)
+        answer(&presence.snapshot(name, asks).unwrap_or_else(Crowd::nobody));
     }
 
     /// A member types. Others hear of it within a moment, unless they did so a moment ago.

@@ -44,7 +44,8 @@ pub enum Crowd {
 
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// How long a change waits before it counts, and the least time between two frames of a room.
+    /// How long somebody has to be there before they count, half of how long they have to be gone,
+    /// and the least time between two frames of a room.
     pub settle: Duration,
     /// For how long a peer is believed.
     pub lease: Duration,
@@ -119,7 +120,7 @@ impl Crowd {
         }
     }
 
-    pub fn len(&self) -> u64 {
+    pub fn count(&self) -> u64 {
         match self {
             Self::Listed(users) => users.len() as u64,
             Self::Counted(count) => *count,
@@ -166,8 +167,9 @@ impl Presence {
 
     /// Whether to look at the followers again for somebody who asks.
     pub fn may_look(&self, name: &RoomName, now: Instant) -> bool {
-        let pause =
-            |room: &Room| LOOK_PAUSE_PER_USER * u32::try_from(room.here.len()).unwrap_or(u32::MAX);
+        let pause = |room: &Room| {
+            LOOK_PAUSE_PER_USER * u32::try_from(room.here.count()).unwrap_or(u32::MAX)
+        };
         let looked = |room: &Room| room.seen_at.map(|at| at + pause(room));
         self.rooms.get(name).and_then(looked).is_none_or(|until| until <= now)
     }

@@ -85,7 +85,7 @@ fn whole(room: &RoomName, crowd: &Crowd) -> Frame {
         Crowd::Listed(users) => Some(users.iter().cloned().collect()),
         Crowd::Counted(_) => None,
     };
-    signal::who(room, users.as_deref(), crowd.len(), None)
+    signal::who(room, users.as_deref(), crowd.count(), None)
 }
 
 impl Signals {
@@ -95,9 +95,9 @@ impl Signals {
         let Some(room) = self.hub.room(name) else { return };
         let difference = match what {
             What::Difference { online, offline } => {
-                Some(signal::presence(name, online, offline, crowd.len()))
+                Some(signal::presence(name, online, offline, crowd.count()))
             }
-            What::Count => Some(signal::presence_count(name, crowd.len())),
+            What::Count => Some(signal::presence_count(name, crowd.count())),
             What::Whole => Some(whole(name, crowd)),
             What::Nothing => None,
         };

@@ -212,8 +212,8 @@ mod tests {
             gone: false,
         };
         let user = UserId::stored("7");
-        let typing = vec![(one.clone(), user.clone())];
-        let read = vec![Mark { room: two.clone(), user: user.clone(), seq: Seq(9) }];
+        let typing = vec![(one, user.clone())];
+        let read = vec![Mark { room: two, user, seq: Seq(9) }];
         let words =
             Words { said: said.clone(), typing: typing.clone(), read: read.clone(), hello: false };
         let messages = words.messages("n1");

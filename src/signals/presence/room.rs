@@ -101,10 +101,16 @@ impl Room {
         self.is_new = false;
     }
 
-    /// Those who have been otherwise for that long are so.
+    /// Those who have been otherwise for that long are so. It takes twice as long to be gone: who
+    /// moves from one node to another comes there as soon as they go here, and each node waits by
+    /// itself.
     pub fn settle(&mut self, after: Duration, now: Instant) {
         let Crowd::Listed(here) = &mut self.here else { return };
-        let settled = self.unsettled.extract_if(.., |_, since| *since + after <= now);
+        let settles = |user: &UserId, since: &mut Instant| {
+            let after = if here.contains(user) { 2 * after } else { after };
+            *since + after <= now
+        };
+        let settled: Vec<_> = self.unsettled.extract_if(.., settles).collect();
         for (user, _) in settled {
             (self.is_changed, self.has_news) = (true, true);
             if !here.remove(&user) {

@@ -15,7 +15,8 @@ use crate::mirror::cluster::{Cluster, gather, mirror_is, say};
 
 /// Shorter than the default, so that a test need not wait for the default's fifteen seconds.
 const LEASE: Duration = Duration::from_millis(1500);
-const SETTLE: Duration = Duration::from_millis(100);
+/// Longer than the time between two looks, in which the nodes may differ.
+const SETTLE: Duration = Duration::from_millis(500);
 
 fn quick(config: &mut Config) {
     config.signals.lease_ms = LEASE.as_millis() as u64;
@@ -168,7 +169,7 @@ async fn typing_and_marks_reach_every_node() {
     let deadline = Instant::now() + PATIENCE;
     let frame = loop {
         clients[0].send(typing("0", "r")).await;
-        clients[0].expect(json!({"type": "ack"})).await;
+        clients[0].read_until(json!({"type": "ack", "re": "typing"})).await;
         match timeout(Duration::from_secs(4), clients[1].next()).await {
             Ok(frame) => break frame,
             Err(_) => assert!(Instant::now() < deadline, "nobody heard"),

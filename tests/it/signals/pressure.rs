@@ -39,8 +39,8 @@ async fn a_slow_reader_gets_every_message_and_signs_when_it_has_caught_up(world:
         if n % 100 == 0 {
             ann.send(typing("1", "r")).await;
         }
+        ann.read_until(json!({"seq": joined + 1 + n})).await;
     }
-    ann.read_until(json!({"seq": joined + MESSAGES})).await;
     until(
         "a full socket",
         async || metric(node.addr, "verbatim_queue_bytes").await,

@@ -79,12 +79,13 @@ async fn a_flood_of_typing_is_one_sign_and_disturbs_no_message(world: World) {
     ann.expect(json!({"type": "join"})).await;
     for round in 0..ROUNDS {
         bob.send(typing("2", "r")).await;
-        bob.send(message("2", "r", &round.to_string())).await;
+        let text = round.to_string();
+        bob.send(message("2", "r", &text)).await;
         bob.send(typing("2", "r")).await;
         bob.expect(json!({"type": "ack", "re": "typing"})).await;
         // The event may be there before the answers of what was sent before it.
         let (one, two) = (bob.next().await, bob.next().await);
-        assert!([one, two].iter().any(|frame| frame["message"] == round.to_string()));
+        assert!([one, two].iter().any(|frame| frame["message"] == *text));
     }
     let (mut seq, mut signs) = (2, 0);
     while seq < ROUNDS + 2 {
