@@ -260,7 +260,11 @@ async fn a_database_of_version_1_is_brought_to_this_one_and_unread_is_exact() {
     let talk = |n: usize| {
         let name = |k: usize| format!("{}", k % 3);
         let mut batch = vec![join("r", &name(n)), say("r", &name(n), "", "x")];
-        batch.push(if n.is_multiple_of(2) { leave("r", &name(n)) } else { join("r", &name(n + 1)) });
+        batch.push(if n.is_multiple_of(2) {
+            leave("r", &name(n))
+        } else {
+            join("r", &name(n + 1))
+        });
         batch
     };
     let log = open(&settings).await;
