@@ -218,7 +218,7 @@ impl Relay {
                     if gained { Duration::ZERO } else { REPAIR_RETRY }
                 }
                 Err(err) => {
-                    tracing::debug!(room = %room.name(), err = %err, "repair must wait for the log");
+                    tracing::debug!(room = %room.name(), %err, "repair must wait for the log");
                     REPAIR_RETRY
                 }
             };

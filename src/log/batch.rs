@@ -22,8 +22,8 @@ pub(super) struct Batch<'a> {
 pub(super) struct Decided {
     /// In the order of the writes.
     pub outcomes: Vec<Outcome>,
-    /// For each event in `outcomes`, in the same order, the place of its room, and how many messages
-    /// there are in the room before it; `None` for messages.
+    /// For each event in `outcomes`, in the same order, the place of its room, and how many
+    /// messages there are in the room before it; `None` for messages.
     event_places: Vec<(usize, Option<u64>)>,
     /// What each room has become, by place.
     rooms: Vec<Room>,

@@ -96,9 +96,9 @@ impl Signals {
 
     /// One connection, from greeting to loss.
     async fn listen(&mut self, pause: &mut Duration) -> Result<Infallible, Lost> {
-        let channels = [self.channel.as_str()];
+        let (channels, len_max) = ([self.channel.as_str()], self.queue_len_max);
         let mut listener = tokio::select! {
-            listener = Listener::connect(&self.connector, &channels, self.queue_len_max) => listener?,
+            listener = Listener::connect(&self.connector, &channels, len_max) => listener?,
             // A node that stops does not wait for a Redis that is away.
             () = self.tasks.stopping() => return Err(Lost::Ended),
         };

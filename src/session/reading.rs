@@ -21,8 +21,8 @@ pub async fn settle(reader: &Reader, user: Option<&UserId>) {
 
 /// How far a member has read of a room that had so many messages up to `last_seq`.
 ///
-/// It is asked a moment after `last_seq` was given out, and by then there may be more messages. Those
-/// come to the socket behind its `joined`, and a client counts them: so they do not count here.
+/// It is asked a moment after `last_seq` was given out, and by then there may be more messages.
+/// Those come to the socket behind its `joined`, and a client counts them: so they do not here.
 pub async fn up_to(
     reader: &Reader,
     asked: &Asked,

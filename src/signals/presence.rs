@@ -9,7 +9,7 @@
 //!  peers ─ hear ─▶ there, each for a lease ─▶ who is online ─ at most once a second ─▶ watchers
 //! ```
 //!
-//! Who comes and goes within a second was never told: a change settles before it counts. Nothing
+//! Who comes and goes within a second was never there: a change settles before it counts. Nothing
 //! here is a difference to something that a peer must have heard before: a node always tells the
 //! whole of what it has in a room, again and again, so a message that is lost is soon made good,
 //! and a node that says nothing any more has nobody, once its lease is over.
@@ -28,8 +28,8 @@ const LIST_BYTES_MAX: usize = 64 * 1024;
 /// Peers that are listened to. There are never so many; beyond it, messages are made up.
 const PEERS_MAX: usize = 1000;
 /// A look at a room takes some 0.2 µs for each follower. Looking for those who ask may take a
-/// hundredth of a core for each room: of a crowd that comes at once and asks, most are told what was
-/// seen a moment ago.
+/// hundredth of a core for each room: of a crowd that comes at once and asks, most are told what
+/// was seen a moment ago.
 const LOOK_PAUSE_PER_USER: Duration = Duration::from_micros(20);
 /// For how long the people of a node that stops are still counted: they are about to come back, by
 /// way of another node.
