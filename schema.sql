@@ -1,8 +1,8 @@
--- The durable log on PostgreSQL 13 or later, version 1.
+-- The durable log on PostgreSQL 13 or later, version 2.
 --
 -- A node applies this by itself when it starts: in one transaction, under an advisory lock, and only
 -- where `verbatim_schema` does not say that it is there already. Running it by hand does no harm,
--- not even twice. Nothing is qualified, so it goes where the connection's search_path says.
+-- not even twice; what a table of version 1 lacks is added at the end. Nothing is qualified, so it goes where the connection's search_path says.
 --
 -- Names compare bytewise (collate "C"): the order of a list must not depend on the server's locale,
 -- and both logs must list in the same order. There are no foreign keys: each insert of an event
@@ -49,15 +49,17 @@ create table if not exists members (
     room_id    bigint not null,
     -- The seq of the event that made this membership.
     joined_seq bigint not null,
-    -- How far the user has read; null: they never said. No version writes it yet; it is here so that
-    -- nodes of two versions can share the table on the day that one does.
+    -- How far the user has read; null: they never said. What is below joined_seq does not count.
     read_seq   bigint,
     user_id    text collate "C" not null,
     -- 'owner' or 'member'.
     role       text   not null,
     -- Answers "is this user a member?" and lists a room's members in the order of their ids.
     primary key (room_id, user_id)
-);
+)
+-- Marks move often, and no index holds them: an update that stays within its page (HOT) touches
+-- none, so each page has some room.
+with (fillfactor = 90);
 
 -- In which rooms is this user?
 create index if not exists members_by_user on members (user_id);
@@ -79,6 +81,9 @@ create table if not exists events (
     client_id  text collate "C",
     -- The text of a message; null for the others.
     body       text,
+    -- How many messages there are in the room before this event; null for messages, which come
+    -- between. (Also null if a node of version 1 wrote it.)
+    messages   bigint,
     -- History and catch-up read ranges of it.
     primary key (room_id, seq)
 ) with (
@@ -118,6 +123,12 @@ create table if not exists outbox (
     autovacuum_vacuum_cost_delay = 0
 );
 
+-- How many messages are unread: the last event before a mark that is no message knows how many were
+-- said before it. Partial, because messages, of which there are so many more, then cost nothing.
+create index if not exists events_by_turn
+    on events (room_id, seq)
+    where type <> 'message';
+
 -- For people with psql: select * from event_log where room = 'general' order by seq desc limit 20;
 create or replace view event_log as
 select r.name as room,
@@ -129,6 +140,14 @@ select r.name as room,
 from events e
 join rooms r on r.id = e.room_id;
 
+-- From version 1. The index above comes first: it waits for appends, and they for it, but reads go
+-- on; this one stops everything, and takes no time.
+alter table events
+    add column if not exists messages bigint;
+
+alter table members
+    set (fillfactor = 90);
+
 insert into verbatim_schema (version)
-values (1)
+values (2)
 on conflict (version) do nothing;

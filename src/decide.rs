@@ -30,11 +30,13 @@ pub enum Verb {
 pub enum Outcome {
     /// A new event, durable once the batch is committed.
     Committed(Event),
-    /// The user is a member now. `event` is `None` if they were one already.
+    /// The user is a member now. `event` is `None` if they were one already. `messages`: how many
+    /// of the events up to `last_seq` are messages.
     Joined {
         event: Option<Event>,
         last_seq: Seq,
         members: u64,
+        messages: u64,
     },
     /// This `id` was committed before; nothing was written.
     Duplicate(Receipt),
@@ -160,7 +162,8 @@ impl Room {
     }
 
     fn joined(&self, event: Option<Event>) -> Outcome {
-        Outcome::Joined { event, last_seq: self.last_seq, members: self.member_count }
+        let (last_seq, members, messages) = (self.last_seq, self.member_count, self.message_count);
+        Outcome::Joined { event, last_seq, members, messages }
     }
 }
 
@@ -206,6 +209,10 @@ mod tests {
             entries.filter(|(user, _)| self.is_member(user)).collect()
         }
 
+        fn messages(&self) -> u64 {
+            self.events.iter().filter(|event| event.kind.body().is_some()).count() as u64
+        }
+
         fn receipt(&self, user: &UserId, id: Option<&ClientId>) -> Option<Receipt> {
             let same = |event: &&Event| event.user == *user && event.client_id.as_ref() == id;
             let first = self.events.iter().find(same).filter(|_| id.is_some());
@@ -245,6 +252,7 @@ mod tests {
                 event: Some(event).filter(|_| !already),
                 last_seq: Seq(self.events.len() as u64),
                 members: self.members().len() as u64,
+                messages: self.messages(),
             }
         }
 
@@ -255,11 +263,10 @@ mod tests {
                 let key = (write.user.clone(), write.id.clone()?);
                 Some((key, self.receipt(&write.user, write.id.as_ref())?))
             });
-            let messages = self.events.iter().filter(|event| event.kind.body().is_some());
             Room {
                 created_by: self.events.first().map(|event| event.user.clone()),
                 last_seq: Seq(self.events.len() as u64),
-                message_count: messages.count() as u64,
+                message_count: self.messages(),
                 member_count: self.members().len() as u64,
                 members: users.into_iter().filter(|user| self.is_member(user)).collect(),
                 receipts: keys.collect(),

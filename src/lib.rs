@@ -31,6 +31,9 @@ pub mod lane;
 pub mod outbox;
 /// From commit to fan-out: order, duplicates, holes.
 pub mod relay;
+/// Signs of life: who is online, who types, how far each has read.
+pub mod signals;
+
 /// Pages of the past, read once for everyone who asks meanwhile.
 pub mod replay;
 

@@ -36,6 +36,17 @@ pub struct Metrics {
     pub mirror_drained: Counter,
     pub mirror_doubts: Counter,
     pub outbox_swept: Counter,
+    pub signals: Family<Signal, Counter>,
+    pub signals_skipped: Counter,
+    pub signals_lost: Counter,
+    pub presence_rooms: Gauge,
+    pub read_marks: Counter,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Signal {
+    /// `presence`, `typing` or `read`.
+    pub r#type: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -108,6 +119,11 @@ impl Metrics {
             mirror_drained: Counter::default(),
             mirror_doubts: Counter::default(),
             outbox_swept: Counter::default(),
+            signals: Family::default(),
+            signals_skipped: Counter::default(),
+            signals_lost: Counter::default(),
+            presence_rooms: Gauge::default(),
+            read_marks: Counter::default(),
         };
         metrics.register();
         metrics
@@ -162,6 +178,7 @@ impl Metrics {
         m.register("log_errors", "Failed calls of the log, by kind", self.log_errors.clone());
         m.register("panics", "Tasks of connections that panicked", self.panics.clone());
         self.register_mirror();
+        self.register_signals();
     }
 
     fn register_mirror(&mut self) {
@@ -205,6 +222,27 @@ impl Metrics {
         );
     }
 
+    fn register_signals(&mut self) {
+        let m = &mut self.registry;
+        m.register("signals", "Signs of life handed to sockets, by type", self.signals.clone());
+        m.register(
+            "signals_skipped",
+            "Signs of life that a socket was not given because it was slow or behind",
+            self.signals_skipped.clone(),
+        );
+        m.register(
+            "signals_lost",
+            "Signs of life that were not sent to other nodes, or not read from them",
+            self.signals_lost.clone(),
+        );
+        m.register(
+            "presence_rooms",
+            "Rooms whose presence somebody follows, here or on another node",
+            self.presence_rooms.clone(),
+        );
+        m.register("read_marks", "Read marks stored", self.read_marks.clone());
+    }
+
     /// The Prometheus text format.
     pub fn render(&self) -> String {
         let mut out = String::new();
@@ -217,6 +255,11 @@ impl Metrics {
 
     pub fn log_error(&self, kind: &'static str) {
         self.log_errors.get_or_create(&Kind { kind }).inc();
+    }
+
+    pub fn signal(&self, r#type: &'static str, told: u64, skipped: u64) {
+        self.signals.get_or_create(&Signal { r#type }).inc_by(told);
+        self.signals_skipped.inc_by(skipped);
     }
 
     pub fn catch_up(&self, source: &'static str) {

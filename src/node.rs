@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tokio::net::TcpListener;
+use tokio::sync::mpsc;
 
 use crate::config::Config;
 use crate::feed::Feed;
@@ -13,12 +14,13 @@ use crate::hub::Hub;
 use crate::lane::Lanes;
 use crate::log::{Log, OpenError};
 use crate::metrics::Metrics;
-use crate::mirror::{self, Mirror};
+use crate::mirror::{self, Mirror, Signal};
 use crate::outbox::Outbox;
 use crate::relay::Relay;
 use crate::replay::Replay;
 use crate::server::Server;
 use crate::session::Shared;
+use crate::signals::Signals;
 use crate::tasks::Tasks;
 
 /// A node that serves. Dropping it does not stop it; `stop` does.
@@ -26,6 +28,9 @@ pub struct Node {
     address: SocketAddr,
     tasks: Tasks,
 }
+
+/// The way of signals to the other nodes, and back.
+type ToPeers = (mpsc::Sender<Vec<u8>>, mpsc::Receiver<Signal>);
 
 /// Why a node does not start; one sentence that says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -71,17 +76,30 @@ impl Node {
             metrics.clone(),
             tasks.clone(),
         );
-        let mirror = match config.mirror.url.is_empty() {
-            true => None,
-            false => Some(start_mirror(&config, &log, &hub, &relay, &metrics, &tasks).await?),
+        let (mirror, signals) = match config.mirror.url.is_empty() {
+            true => (None, None),
+            false => {
+                let parts = start_mirror(&config, &log, &hub, &relay, &metrics, &tasks).await?;
+                (Some(parts.0), Some(parts.1))
+            }
         };
+        let signals = Signals::start(&config, &hub, &log, signals, &metrics, &tasks);
         let lanes = Lanes::start(&config.lane, &log, &relay, mirror.as_ref(), &metrics, &tasks);
         let replay = Replay::new(log.clone(), config.hub.page_len, metrics.clone());
         let (name, watched) = (log.name(), log.clone());
         let node_id = config.node.id.clone();
         let status = mirror.as_ref().map(Mirror::watch);
-        let shared =
-            Shared { config, log, hub, relay, replay, status, metrics, tasks: tasks.clone() };
+        let shared = Shared {
+            config,
+            log,
+            hub,
+            relay,
+            replay,
+            signals,
+            status,
+            metrics,
+            tasks: tasks.clone(),
+        };
         let server = Server::new(Arc::new(shared), lanes);
         tasks.spawn("accept", server.run(listener));
         tasks.spawn("log watch", watch(watched, tasks.clone()));
@@ -115,7 +133,7 @@ async fn start_mirror(
     relay: &Arc<Relay>,
     metrics: &Arc<Metrics>,
     tasks: &Tasks,
-) -> Result<Mirror, StartError> {
+) -> Result<(Mirror, ToPeers), StartError> {
     let outbox = log.outbox().ok_or(StartError::NoOutbox)?;
     let (mirror, streams) = Mirror::start(config, metrics, tasks)?;
     let feed = Feed {
@@ -143,7 +161,7 @@ async fn start_mirror(
         // The follower has ended, which it says elsewhere.
         Err(_) => return Err(StartError::MirrorEnded),
     }
-    Ok(mirror)
+    Ok((mirror, streams.signals))
 }
 
 /// A log that has lost a thread makes a node that looks alive and is not.

@@ -139,7 +139,7 @@ impl Relay {
         holds: &'a mut HashMap<RoomName, Hold>,
         room: &Arc<Room>,
     ) -> &'a mut Hold {
-        holds.entry(room.name.clone()).or_insert_with(|| {
+        holds.entry(room.name().clone()).or_insert_with(|| {
             self.holds_len.fetch_add(1, Ordering::SeqCst);
             self.tasks.spawn("repair", self.clone().repair(room.clone()));
             Hold { early: BTreeMap::new(), wanted: Seq(0) }
@@ -149,7 +149,7 @@ impl Relay {
     /// Hands on what was held and now follows the edge.
     fn drain(self: &Arc<Self>, room: &Arc<Room>) {
         let mut holds = self.holds();
-        let Some(hold) = holds.get_mut(&room.name) else { return };
+        let Some(hold) = holds.get_mut(room.name()) else { return };
         let Some(edge) = room.edge() else { return };
         hold.early = hold.early.split_off(&edge.next());
         let mut next = edge.next();
@@ -166,7 +166,7 @@ impl Relay {
     /// What the room still wants. If that is nothing any more, the hold ends.
     fn wanted(&self, room: &Room) -> Option<Seq> {
         let mut holds = self.holds();
-        let wanted = holds.get(&room.name)?.wanted;
+        let wanted = holds.get(room.name())?.wanted;
         if room.edge().is_none_or(|edge| edge < wanted) {
             return Some(wanted);
         }
@@ -175,7 +175,7 @@ impl Relay {
     }
 
     fn end(&self, holds: &mut HashMap<RoomName, Hold>, room: &Room) {
-        holds.remove(&room.name);
+        holds.remove(room.name());
         self.holds_len.fetch_sub(1, Ordering::SeqCst);
     }
 
@@ -184,10 +184,10 @@ impl Relay {
     /// more was wanted meanwhile, which is another matter.
     fn give_up(&self, room: &Room, wanted: Seq) -> bool {
         let mut holds = self.holds();
-        if holds.get(&room.name).is_none_or(|hold| hold.wanted != wanted) {
+        if holds.get(room.name()).is_none_or(|hold| hold.wanted != wanted) {
             return false;
         }
-        tracing::warn!(room = %room.name, seq = wanted.0, "the log lacks what it should have");
+        tracing::warn!(room = %room.name(), seq = wanted.0, "the log lacks what it should have");
         self.end(&mut holds, room);
         true
     }
@@ -205,7 +205,7 @@ impl Relay {
             // A room that is still being activated has no edge to read from; it will soon.
             let Some(edge) = room.edge() else { continue };
             let page_len = self.config.page_len;
-            pause = match self.log.read_page(&room.name, edge, page_len, BATCH_BYTES_MAX).await {
+            pause = match self.log.read_page(room.name(), edge, page_len, BATCH_BYTES_MAX).await {
                 Ok(events) => {
                     self.metrics.repairs.inc();
                     let now = Instant::now();
@@ -218,7 +218,7 @@ impl Relay {
                     if gained { Duration::ZERO } else { REPAIR_RETRY }
                 }
                 Err(err) => {
-                    tracing::debug!(room = %room.name, err = %err, "repair must wait for the log");
+                    tracing::debug!(room = %room.name(), %err, "repair must wait for the log");
                     REPAIR_RETRY
                 }
             };

@@ -61,7 +61,7 @@ impl Config {
         const DAY_MS: u64 = 24 * 60 * 60 * 1000;
         const MINUTE_MS: u64 = 60 * 1000;
         const MIB: u64 = 1024 * 1024;
-        let Self { server, socket, session, lane, hub, log, mirror, .. } = self;
+        let Self { server, socket, session, lane, hub, log, mirror, signals, .. } = self;
         vec![
             ("server.connections_max", server.connections_max as u64, 1..=10_000_000),
             (
@@ -116,6 +116,16 @@ impl Config {
             ("mirror.forget_after_s", mirror.forget_after_s, 1..=366 * 24 * 60 * 60),
             ("mirror.outbox_poll_ms", mirror.outbox_poll_ms, 10..=10 * MINUTE_MS),
             ("mirror.outbox_age_ms", mirror.outbox_age_ms, 10..=10 * MINUTE_MS),
+            ("signals.settle_ms", signals.settle_ms, 10..=MINUTE_MS),
+            ("signals.lease_ms", signals.lease_ms, 100..=60 * MINUTE_MS),
+            ("signals.listed_max", signals.listed_max as u64, 0..=100_000),
+            ("signals.rooms_max", signals.rooms_max as u64, 1..=10_000_000),
+            ("signals.typing_interval_ms", signals.typing_interval_ms, 10..=10 * MINUTE_MS),
+            ("signals.typing_len_max", signals.typing_len_max as u64, 1..=10_000_000),
+            ("signals.read_flush_ms", signals.read_flush_ms, 10..=10 * MINUTE_MS),
+            ("signals.read_len_max", signals.read_len_max as u64, 1..=10_000_000),
+            ("signals.read_told_max", signals.read_told_max as u64, 0..=10_000),
+            ("signals.queue_len_max", signals.queue_len_max as u64, 1..=1_000_000),
         ]
     }
 

@@ -32,6 +32,7 @@ pub struct Config {
     pub hub: HubConfig,
     pub log: LogConfig,
     pub mirror: MirrorConfig,
+    pub signals: SignalsConfig,
     pub trace: TraceConfig,
 }
 
@@ -137,6 +138,21 @@ pub struct MirrorConfig {
     pub forget_after_s: u64,
     pub outbox_poll_ms: u64,
     pub outbox_age_ms: u64,
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct SignalsConfig {
+    pub settle_ms: u64,
+    pub lease_ms: u64,
+    pub listed_max: usize,
+    pub rooms_max: usize,
+    pub typing_interval_ms: u64,
+    pub typing_len_max: usize,
+    pub read_flush_ms: u64,
+    pub read_len_max: usize,
+    pub read_told_max: usize,
+    pub queue_len_max: usize,
 }
 
 #[derive(Clone, Debug, Deserialize, Serialize)]

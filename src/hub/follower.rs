@@ -26,12 +26,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 
 use super::batch::Batch;
+use super::door::Door;
 use crate::model::{RoomName, Seq, UserId};
 use crate::socket::{Link, Offer};
 
 /// Shared by the session that made it, the room's list of followers, and a fan-out in progress.
 pub struct Follower {
-    pub room: RoomName,
+    /// The room's, through which it came in.
+    door: Arc<Door>,
     /// The socket's writing half.
     link: Arc<Link>,
     /// Where the session hears that this follower needs it.
@@ -53,6 +55,19 @@ struct Place {
     start: Seq,
     /// The session wants to hear when the event at this seq was handed over.
     awaited: Option<Seq>,
+    /// Whether the socket is told who comes and goes.
+    watch: Watch,
+}
+
+/// What a socket knows of who is online in the room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Watch {
+    /// It never asked, and is told nothing.
+    No,
+    /// It asked, and is told the differences.
+    Yes,
+    /// It could not take some of the differences, and needs the whole.
+    Stale,
 }
 
 /// A command that may make the socket follow as this user.
@@ -122,7 +137,7 @@ impl Follower {
     /// A follower that has everything up to `last` and is not live yet. `asked_for`: users whose
     /// commands are on their way already.
     pub fn new(
-        room: RoomName,
+        door: Arc<Door>,
         link: Arc<Link>,
         inbox: Arc<Inbox>,
         last: Seq,
@@ -131,8 +146,13 @@ impl Follower {
     ) -> Self {
         let asks = asked_for.iter().map(|user| Ask { user: user.clone(), left: None }).collect();
         let (state, users) = (State::CatchingUp, vec![user]);
-        let place = Place { last, state, users, asks, start: last, awaited: None };
-        Self { room, link, inbox, place: Mutex::new(place) }
+        let watch = Watch::No;
+        let place = Place { last, state, users, asks, start: last, awaited: None, watch };
+        Self { door, link, inbox, place: Mutex::new(place) }
+    }
+
+    pub fn room(&self) -> &RoomName {
+        &self.door.name
     }
 
     /// Nothing that runs under this lock can panic; if it did, the place would still be whole.
@@ -204,7 +224,10 @@ impl Follower {
         if let Some(as_of) = as_of.filter(|as_of| left.is_none_or(|left| left <= *as_of)) {
             match place.users.iter_mut().find(|(known, _)| known == user) {
                 Some((_, known)) => *known = as_of.max(*known),
-                None => place.users.push((user.clone(), as_of)),
+                None => {
+                    place.users.push((user.clone(), as_of));
+                    self.door.pass();
+                }
             }
         }
         if place.asks.is_empty() {
@@ -232,7 +255,7 @@ impl Follower {
             return 0;
         }
         let before = place.last;
-        match place.send(|frames| self.link.offer(frames), batch, batch.last()) {
+        match place.send(|frames| self.link.offer(frames), batch, batch.last(), &self.door) {
             Pushed::Taken => {
                 if place.awaited.is_some_and(|seq| seq <= place.last) {
                     place.awaited = None;
@@ -263,7 +286,7 @@ impl Follower {
             return Pushed::Gap;
         }
         let until = batch.until(place.last, bytes_max);
-        place.send(|frames| self.link.push(frames), batch, until)
+        place.send(|frames| self.link.push(frames), batch, until, &self.door)
     }
 
     /// Turns live if nothing is missing up to `edge`. The caller holds the room's lock, so that no
@@ -280,6 +303,51 @@ impl Follower {
     pub fn stop(&self) {
         self.place().state = State::Stopped;
     }
+
+    /// Whether the socket follows as this user now.
+    pub fn follows_as(&self, user: &UserId) -> bool {
+        let place = self.place();
+        place.state != State::Stopped && place.users.iter().any(|(known, _)| known == user)
+    }
+
+    /// Looks at as whom the socket follows, and what it knows of who else does.
+    pub fn look(&self, look: impl FnOnce(&mut dyn Iterator<Item = &UserId>, Watch)) {
+        let place = self.place();
+        if place.state != State::Stopped {
+            look(&mut place.users.iter().map(|(user, _)| user), place.watch);
+        }
+    }
+
+    /// From here on the socket is told who comes and goes.
+    pub fn watch(&self) {
+        self.place().watch = Watch::Yes;
+        self.door.pass();
+    }
+
+    /// Offers a sign of life. It is taken only by a live follower that has everything up to
+    /// `up_to` and whose socket has nothing waiting: it costs a slow socket nothing, and can make
+    /// none fall behind. Between two batches is a fine place for it: `last` does not move.
+    ///
+    /// What has `up_to` names an event. A client that took the name for the event itself would
+    /// believe that it has it; so it has it.
+    pub fn signal(&self, frames: &Bytes, up_to: Seq) -> bool {
+        let place = self.place();
+        place.state == State::Live && place.last >= up_to && self.link.offer_idle(frames)
+    }
+
+    /// Offers who came and went, or, to one that has missed some of that, who is there. `whole` is
+    /// asked for only then.
+    pub fn tell(&self, difference: Option<&Bytes>, whole: impl FnOnce() -> Bytes) -> Option<bool> {
+        let mut place = self.place();
+        let frames = match (place.watch, difference) {
+            (Watch::No, _) | (Watch::Yes, None) => return None,
+            (Watch::Yes, Some(difference)) => difference.clone(),
+            (Watch::Stale, _) => whole(),
+        };
+        let taken = place.state == State::Live && self.link.offer_idle(&frames);
+        place.watch = if taken { Watch::Yes } else { Watch::Stale };
+        Some(taken)
+    }
 }
 
 impl Place {
@@ -290,6 +358,7 @@ impl Place {
         offer: impl FnOnce(&Bytes) -> Offer,
         batch: &Batch,
         mut until: Seq,
+        door: &Door,
     ) -> Pushed {
         let mut gone: Vec<&UserId> = Vec::new();
         let leaves = batch.leaves_after(self.last).take_while(|(seq, _)| *seq <= until);
@@ -312,6 +381,7 @@ impl Place {
             }
         }
         for (seq, user) in batch.leaves_after(self.last).take_while(|(seq, _)| *seq <= until) {
+            door.pass();
             self.users.retain(|(known, as_of)| known != user || as_of >= seq);
             for ask in self.asks.iter_mut().filter(|ask| ask.user == *user) {
                 ask.left = Some(*seq);

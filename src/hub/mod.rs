@@ -7,6 +7,7 @@
 //! an `.await`. The fan-out holds no room's lock while it writes, so joins and new events go on.
 
 mod batch;
+mod door;
 mod follower;
 mod room;
 
@@ -16,7 +17,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 pub use batch::{Batch, Entry};
-pub use follower::{Answered, Follower, Inbox, Pushed, State};
+pub use door::Door;
+pub use follower::{Answered, Follower, Inbox, Pushed, State, Watch};
 pub use room::{Accepted, NextPage, Room};
 
 use crate::config::HubConfig;

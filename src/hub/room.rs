@@ -10,13 +10,15 @@ use std::time::Instant;
 use tokio::sync::OnceCell;
 
 use super::batch::{Batch, Entry};
+use super::door::Door;
 use super::follower::{Follower, State as Following};
 use crate::config::HubConfig;
 use crate::model::{RoomName, Seq};
 
 /// A room that someone on this node follows, or followed a moment ago.
 pub struct Room {
-    pub name: RoomName,
+    /// Its name, and whether anyone came or went.
+    pub door: Arc<Door>,
     /// Set once the edge was read from the log; those who come meanwhile share the one query.
     pub activated: OnceCell<()>,
     state: Mutex<RoomState>,
@@ -74,7 +76,12 @@ impl Room {
             idle_since: Some(now),
             closed: false,
         };
-        Self { name, activated: OnceCell::new(), state: Mutex::new(state) }
+        let door = Arc::new(Door::new(name));
+        Self { door, activated: OnceCell::new(), state: Mutex::new(state) }
+    }
+
+    pub fn name(&self) -> &RoomName {
+        &self.door.name
     }
 
     /// Nothing that runs under this lock can panic; if it did, the rule of `Follower` still holds.
@@ -153,6 +160,7 @@ impl Room {
         }
         state.idle_since = None;
         Arc::make_mut(&mut state.followers).push(follower);
+        self.door.pass();
         true
     }
 
@@ -166,6 +174,7 @@ impl Room {
         };
         let followers = Arc::make_mut(&mut state.followers);
         followers.swap_remove(place);
+        self.door.pass();
         if followers.is_empty() {
             // An empty room keeps its ring for a while, but not the list of a crowd.
             state.followers = Arc::default();
@@ -190,8 +199,9 @@ impl Room {
         }
     }
 
-    pub fn followers_len(&self) -> usize {
-        self.state().followers.len()
+    /// Everyone who follows, as of now.
+    pub fn followers(&self) -> Arc<Vec<Arc<Follower>>> {
+        self.state().followers.clone()
     }
 
     /// Somebody is about to follow: the time that nobody did begins anew.

@@ -22,8 +22,9 @@ pub(super) struct Batch<'a> {
 pub(super) struct Decided {
     /// In the order of the writes.
     pub outcomes: Vec<Outcome>,
-    /// For each event in `outcomes`, the place of its room, in the same order.
-    event_places: Vec<usize>,
+    /// For each event in `outcomes`, in the same order, the place of its room, and how many
+    /// messages there are in the room before it; `None` for messages.
+    event_places: Vec<(usize, Option<u64>)>,
     /// What each room has become, by place.
     rooms: Vec<Room>,
     /// What each room's `last_seq` was, by place.
@@ -91,7 +92,9 @@ impl<'a> Batch<'a> {
         let mut event_places = Vec::with_capacity(self.writes.len());
         for (write, place) in self.writes.iter().zip(&self.places) {
             let outcome = rooms[*place].decide(write, now);
-            event_places.extend(outcome.event().map(|_| *place));
+            let messages = rooms[*place].message_count;
+            let turn = |event: &Event| event.kind.body().is_none().then_some(messages);
+            event_places.extend(outcome.event().map(|event| (*place, turn(event))));
             outcomes.push(outcome);
         }
         Decided { outcomes, event_places, rooms, last_seqs_before }
@@ -104,9 +107,11 @@ impl Decided {
         self.event_places.is_empty()
     }
 
-    /// The new events, each with its room's place, in the order of the writes.
-    pub fn events(&self) -> impl Iterator<Item = (usize, &Event)> {
-        self.event_places.iter().copied().zip(self.outcomes.iter().filter_map(Outcome::event))
+    /// The new events, in the order of the writes, each with its room's place; and unless it is a
+    /// message, how many messages there are in the room before it.
+    pub fn events(&self) -> impl Iterator<Item = (usize, &Event, Option<u64>)> {
+        let events = self.outcomes.iter().filter_map(Outcome::event);
+        self.event_places.iter().zip(events).map(|((place, turn), event)| (*place, event, *turn))
     }
 
     /// The rooms that have new events. Memberships and counters change only with an event.
@@ -168,6 +173,7 @@ mod tests {
             say("new", "1", Some("x")),
             say("new", "1", Some("x")),
             say("old", "1", None),
+            write("new", "2", None, Verb::Join),
         ];
         let batch = Batch::new(&writes);
         let old = Room {
@@ -179,18 +185,19 @@ mod tests {
         };
         let decided =
             batch.decide(vec![Room::default(), Room::default(), old.clone()], Timestamp(5));
-        assert_eq!(decided.outcomes.len(), 5);
+        assert_eq!(decided.outcomes.len(), 6);
         assert_eq!(decided.outcomes[1], Outcome::Refused(Refusal::RoomNotFound));
         assert!(
             matches!(decided.outcomes[3], Outcome::Duplicate(receipt) if receipt.seq == Seq(2))
         );
-        let events: Vec<_> = decided.events().map(|(place, event)| (place, event.seq.0)).collect();
-        assert_eq!(events, [(0, 1), (0, 2)]);
+        let events: Vec<_> =
+            decided.events().map(|(place, event, turn)| (place, event.seq.0, turn)).collect();
+        assert_eq!(events, [(0, 1, Some(0)), (0, 2, None), (0, 3, Some(1))]);
         let changed: Vec<_> = decided
             .changed()
             .map(|c| (c.place, c.first_seq.0, c.room.last_seq.0, c.room.message_count))
             .collect();
-        assert_eq!(changed, [(0, 1, 2, 1)]);
+        assert_eq!(changed, [(0, 1, 3, 1)]);
         assert!(!decided.writes_nothing());
 
         let refused = [say("old", "1", None)];

@@ -42,13 +42,51 @@ pub enum Appender {
     Postgres(postgres::Appender),
 }
 
+/// A way to write how far members have read, for one task.
+// The larger variant is the one that matters; a node has one of these.
+#[allow(clippy::large_enum_variant)]
+pub enum Marker {
+    Sqlite(sqlite::Sqlite),
+    Postgres(postgres::Marker),
+}
+
 /// What a user is to a room, as of one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Standing {
     pub last_seq: Seq,
     pub members: u64,
+    /// How many of the room's events are messages.
+    pub messages: u64,
     /// `None`: not a member.
     pub role: Option<Role>,
+    /// `None`: not a member.
+    pub reading: Option<Reading>,
+}
+
+/// How far a member has read. What was before they joined does not count as unread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reading {
+    pub read: Seq,
+    /// Messages above it.
+    pub unread: u64,
+}
+
+/// How far a user says that they have read, or has read as the log knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mark {
+    pub room: RoomName,
+    pub user: UserId,
+    pub seq: Seq,
+}
+
+/// What became of marks. Those that are in neither list would have gone back, or are of users who
+/// are not members.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Marked {
+    /// As they are stored now: not beyond the room's last event.
+    pub moved: Vec<Mark>,
+    /// Somebody else was writing to them: try again.
+    pub busy: Vec<Mark>,
 }
 
 /// A room in a list.
@@ -57,6 +95,8 @@ pub struct RoomSummary {
     pub room: RoomName,
     pub last_seq: Seq,
     pub members: u64,
+    /// Of the user who asks; `None`: they are not a member, or nobody asks.
+    pub reading: Option<Reading>,
 }
 
 /// A batch that was committed by some node: its row in the outbox, and how far its room has come.
@@ -129,6 +169,17 @@ impl Appender {
         match self {
             Self::Sqlite(appender) => appender.settle(rooms).await,
             Self::Postgres(appender) => appender.settle(rooms).await,
+        }
+    }
+}
+
+impl Marker {
+    /// Moves the marks forward, never back, and says which have moved. Each (room, user) may stand
+    /// in it once. It waits for nobody's lock, and nobody waits for it for longer than it takes.
+    pub async fn mark(&mut self, marks: &[Mark]) -> Result<Marked, LogError> {
+        match self {
+            Self::Sqlite(log) => log.mark(marks).await,
+            Self::Postgres(marker) => marker.mark(marks).await,
         }
     }
 }
@@ -248,15 +299,24 @@ impl Log {
         }
     }
 
-    /// Rooms with a name above `after`, in the byte order of their names.
+    /// A new way to write how far members have read. Connects lazily.
+    pub fn marker(&self) -> Marker {
+        match self {
+            Self::Sqlite(log) => Marker::Sqlite(log.clone()),
+            Self::Postgres(log) => Marker::Postgres(log.marker()),
+        }
+    }
+
+    /// Rooms with a name above `after`, in the byte order of their names, as that user sees them.
     pub async fn rooms(
         &self,
+        user: Option<&UserId>,
         after: Option<&RoomName>,
         limit: usize,
     ) -> Result<Vec<RoomSummary>, LogError> {
         match self {
-            Self::Sqlite(log) => log.rooms(after, limit).await,
-            Self::Postgres(log) => log.rooms(after, limit).await,
+            Self::Sqlite(log) => log.rooms(user, after, limit).await,
+            Self::Postgres(log) => log.rooms(user, after, limit).await,
         }
     }
 

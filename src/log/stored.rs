@@ -3,7 +3,7 @@
 //! It checks nothing that was checked when the row was written; it only refuses a type that this
 //! version cannot show, because leaving the event out would make a hole.
 
-use super::LogError;
+use super::{LogError, Reading};
 use crate::model::{ClientId, Event, EventKind, RoomName, Seq, Timestamp, UserId};
 
 /// One row of `events`. Its room is known to whoever asked.
@@ -28,6 +28,13 @@ struct UnknownType {
 /// A counter as a row holds it. SQL's integers are signed; none of ours is ever below 0.
 pub(super) fn count(stored: i64) -> u64 {
     u64::try_from(stored).unwrap_or(0)
+}
+
+/// How far a member has read: the messages of the room, up to where they have read, and how many
+/// messages there are up to there. Both are null for who is not a member.
+pub(super) fn reading(messages: i64, read: Option<i64>, up_to: Option<i64>) -> Option<Reading> {
+    let (read, up_to) = read.zip(up_to)?;
+    Some(Reading { read: Seq::from_i64(read), unread: count(messages.saturating_sub(up_to)) })
 }
 
 impl StoredEvent<'_> {

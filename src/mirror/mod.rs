@@ -9,6 +9,7 @@
 //! - `chat:events`, a stream: `room`, `seq` and `event` (JSON) of every committed event, at least
 //!   once. Its consumer group `node:<id>` is a node's place: nothing is ever pending in it.
 //! - `chat:events`, a channel: the same events, each with its `stream_id` as first key.
+//! - `chat:signals`, a channel: signs of life, which may be lost (see `signals`).
 //! - `chat:nodes`, a channel: each node's heartbeat, which it must hear itself. (In another
 //! database than 0 the channels are `chat:events@3` and so on.)
 //! - `chat:node:<id>`: the lease of the live node of that name.
@@ -21,6 +22,7 @@ mod event;
 mod follow;
 mod lease;
 mod listen;
+mod signal;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,12 +32,14 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 pub use append::Batch;
 pub use event::Mirrored;
+pub use signal::Signal;
 
 use self::append::Append;
 use self::connect::Connector;
 use self::cursor::Cursor;
 use self::follow::{Follow, Position};
 use self::lease::Lease;
+use self::signal::Signals;
 use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::tasks::Tasks;
@@ -59,6 +63,8 @@ pub struct Mirror {
 pub struct Streams {
     /// What other nodes (and this one) committed, and when to doubt.
     pub incoming: mpsc::Receiver<Incoming>,
+    /// What nodes say to each other, and the way to say it.
+    pub signals: (mpsc::Sender<Vec<u8>>, mpsc::Receiver<Signal>),
     /// Receipts of batches that are in Redis now.
     pub mirrored: mpsc::Receiver<Vec<i64>>,
     /// How the first attempt to reach Redis went. A node may serve while Redis is away, but not if
@@ -127,6 +133,7 @@ impl Mirror {
         };
         tasks.spawn("mirror append", append.run());
 
+        let signals = start_signals(config, &connector, metrics, tasks);
         let node = config.node.id.clone();
         let token = format!("{:032x}", rand::random::<u128>());
         let heartbeat = Duration::from_millis(settings.heartbeat_ms);
@@ -148,7 +155,8 @@ impl Mirror {
             state: Position::default(),
         };
         tasks.spawn("mirror follow", follow.run(first_attempt));
-        let streams = Streams { incoming: incoming_rx, mirrored: mirrored_rx, started };
+        let (incoming, mirrored) = (incoming_rx, mirrored_rx);
+        let streams = Streams { incoming, signals, mirrored, started };
         Ok((Self { batches, status: status_rx }, streams))
     }
 
@@ -165,4 +173,27 @@ impl Mirror {
     pub fn watch(&self) -> watch::Receiver<Status> {
         self.status.clone()
     }
+}
+
+fn start_signals(
+    config: &Config,
+    connector: &Connector,
+    metrics: &Arc<Metrics>,
+    tasks: &Tasks,
+) -> (mpsc::Sender<Vec<u8>>, mpsc::Receiver<Signal>) {
+    let queue_len_max = config.signals.queue_len_max;
+    let (say, outgoing) = mpsc::channel(queue_len_max);
+    let (incoming, heard) = mpsc::channel(queue_len_max);
+    let signals = Signals {
+        connector: connector.clone(),
+        channel: connector.channel(&format!("{}:signals", config.mirror.prefix)),
+        heartbeat: Duration::from_millis(config.mirror.heartbeat_ms),
+        queue_len_max,
+        outgoing,
+        incoming,
+        metrics: metrics.clone(),
+        tasks: tasks.clone(),
+    };
+    tasks.spawn("mirror signals", signals.run());
+    (say, heard)
 }

@@ -29,14 +29,58 @@ pub struct Request {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
-    Create { user: UserId, room: RoomName },
-    Join { user: UserId, room: RoomName, start: Start },
-    Leave { user: UserId, room: RoomName },
-    Message { user: UserId, room: RoomName, text: Text },
-    History { user: UserId, room: RoomName, page: Page, limit: usize },
-    Resume { user: UserId, rooms: Vec<(RoomName, Seq)> },
-    Rooms { after: Option<RoomName>, limit: usize },
-    Members { user: UserId, room: RoomName, after: Option<UserId> },
+    Create {
+        user: UserId,
+        room: RoomName,
+    },
+    Join {
+        user: UserId,
+        room: RoomName,
+        start: Start,
+    },
+    Leave {
+        user: UserId,
+        room: RoomName,
+    },
+    Message {
+        user: UserId,
+        room: RoomName,
+        text: Text,
+    },
+    History {
+        user: UserId,
+        room: RoomName,
+        page: Page,
+        limit: usize,
+    },
+    Resume {
+        user: UserId,
+        rooms: Vec<(RoomName, Seq)>,
+    },
+    /// With a user, the answer says what of each room they have not read.
+    Rooms {
+        user: Option<UserId>,
+        after: Option<RoomName>,
+        limit: usize,
+    },
+    Members {
+        user: UserId,
+        room: RoomName,
+        after: Option<UserId>,
+    },
+    Who {
+        user: UserId,
+        room: RoomName,
+    },
+    Typing {
+        user: UserId,
+        room: RoomName,
+    },
+    Read {
+        user: UserId,
+        room: RoomName,
+        seq: Seq,
+    },
     Ping,
     Help,
 }
@@ -63,8 +107,10 @@ pub enum Page {
 }
 
 /// The types, in the order `help` shows them.
-pub const TYPES: [&str; 10] =
-    ["create", "join", "message", "leave", "history", "resume", "rooms", "members", "ping", "help"];
+pub const TYPES: [&str; 13] = [
+    "create", "join", "message", "leave", "history", "resume", "rooms", "members", "who", "typing",
+    "read", "ping", "help",
+];
 
 impl Command {
     /// The word for it on the wire and in metrics.
@@ -78,6 +124,9 @@ impl Command {
             Self::Resume { .. } => "resume",
             Self::Rooms { .. } => "rooms",
             Self::Members { .. } => "members",
+            Self::Who { .. } => "who",
+            Self::Typing { .. } => "typing",
+            Self::Read { .. } => "read",
             Self::Ping => "ping",
             Self::Help => "help",
         }
@@ -90,7 +139,10 @@ impl Command {
             | Self::Leave { room, .. }
             | Self::Message { room, .. }
             | Self::History { room, .. }
-            | Self::Members { room, .. } => Some(room),
+            | Self::Members { room, .. }
+            | Self::Who { room, .. }
+            | Self::Typing { room, .. }
+            | Self::Read { room, .. } => Some(room),
             Self::Resume { .. } | Self::Rooms { .. } | Self::Ping | Self::Help => None,
         }
     }
@@ -165,14 +217,22 @@ fn parse_fields(
         }
         "resume" => Command::Resume { user: user()?, rooms: positions(fields)? },
         "rooms" => {
+            let user = fields.raw(Key::UserId).map(|_| user()).transpose()?;
             let after = fields.raw(Key::After).map(|_| fields.room(Key::After)).transpose()?;
             let limit = fields.integer(Key::Limit, 1, ROOMS_LIMIT_MAX)?;
-            Command::Rooms { after, limit: limit.unwrap_or(ROOMS_LIMIT_DEFAULT) as usize }
+            Command::Rooms { user, after, limit: limit.unwrap_or(ROOMS_LIMIT_DEFAULT) as usize }
         }
         "members" => {
             let (user, room) = (user()?, room()?);
             let after = fields.raw(Key::After).map(|_| fields.user(Key::After)).transpose()?;
             Command::Members { user, room, after }
+        }
+        "who" => Command::Who { user: user()?, room: room()? },
+        "typing" => Command::Typing { user: user()?, room: room()? },
+        "read" => {
+            let (user, room) = (user()?, room()?);
+            let seq = fields.seq(Key::Seq)?.ok_or_else(|| fields.missing(Key::Seq))?;
+            Command::Read { user, room, seq }
         }
         "ping" => Command::Ping,
         _ => Command::Help,

@@ -37,6 +37,7 @@ pub enum Key {
     After,
     Limit,
     Rooms,
+    Seq,
     #[serde(other)]
     Unknown,
 }
@@ -57,6 +58,7 @@ impl Key {
             Self::After => "after",
             Self::Limit => "limit",
             Self::Rooms => "rooms",
+            Self::Seq => "seq",
             Self::Unknown => "unknown",
         }
     }
@@ -99,8 +101,11 @@ impl<'a> Fields<'a> {
     }
 
     fn required(&self, key: Key) -> Result<&'a str, Problem> {
-        self.raw(key)
-            .ok_or_else(|| Problem::field(key.name(), format!("\"{}\" is missing", key.name())))
+        self.raw(key).ok_or_else(|| self.missing(key))
+    }
+
+    pub fn missing(&self, key: Key) -> Problem {
+        Problem::field(key.name(), format!("\"{}\" is missing", key.name()))
     }
 
     pub fn string(&self, key: Key) -> Result<Cow<'a, str>, Problem> {

@@ -190,6 +190,10 @@ pub struct Joined<'a> {
     pub user: &'a UserId,
     pub last_seq: Seq,
     pub members: u64,
+    /// How far the user has read.
+    pub read: Seq,
+    /// Messages above that, up to `last_seq`.
+    pub unread: u64,
     pub id: Option<&'a ClientId>,
 }
 
@@ -201,6 +205,8 @@ pub fn joined(joined: &Joined<'_>) -> Frame {
         user_id: &'a str,
         last_seq: Seq,
         members: u64,
+        read: Seq,
+        unread: u64,
         #[serde(skip_serializing_if = "Option::is_none")]
         id: Option<&'a str>,
     }
@@ -210,6 +216,8 @@ pub fn joined(joined: &Joined<'_>) -> Frame {
         user_id: joined.user.as_str(),
         last_seq: joined.last_seq,
         members: joined.members,
+        read: joined.read,
+        unread: joined.unread,
         id: joined.id.map(ClientId::as_str),
     })
 }
@@ -265,30 +273,29 @@ pub fn history(
     Frame::text(&json)
 }
 
+/// One room of the list of rooms.
+#[derive(Serialize)]
+pub struct ListedRoom<'a> {
+    pub room: &'a str,
+    pub last_seq: Seq,
+    pub members: u64,
+    /// How far the user who asks has read; they are no member without it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub read: Option<Seq>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unread: Option<u64>,
+}
+
 /// A page of the list of rooms.
-pub fn rooms(rooms: &[(RoomName, Seq, u64)], more: bool, id: Option<&ClientId>) -> Frame {
-    #[derive(Serialize)]
-    struct Room<'a> {
-        room: &'a str,
-        last_seq: Seq,
-        members: u64,
-    }
+pub fn rooms(rooms: &[ListedRoom<'_>], more: bool, id: Option<&ClientId>) -> Frame {
     #[derive(Serialize)]
     struct RoomsFrame<'a> {
         r#type: &'static str,
-        rooms: Vec<Room<'a>>,
+        rooms: &'a [ListedRoom<'a>],
         more: bool,
         #[serde(skip_serializing_if = "Option::is_none")]
         id: Option<&'a str>,
     }
-    let rooms = rooms
-        .iter()
-        .map(|(room, last_seq, members)| Room {
-            room: room.as_str(),
-            last_seq: *last_seq,
-            members: *members,
-        })
-        .collect();
     Frame::json(&RoomsFrame { r#type: "rooms", rooms, more, id: id.map(ClientId::as_str) })
 }
 
@@ -366,8 +373,8 @@ pub fn help(id: Option<&ClientId>) -> Frame {
     #[derive(Serialize)]
     struct HelpFrame<'a> {
         r#type: &'static str,
-        types: [&'static str; 10],
-        examples: [&'static str; 10],
+        types: [&'static str; TYPES.len()],
+        examples: [&'static str; TYPES.len()],
         #[serde(skip_serializing_if = "Option::is_none")]
         id: Option<&'a str>,
     }
@@ -378,8 +385,11 @@ pub fn help(id: Option<&ClientId>) -> Frame {
         r#"{"user_id":"1","type":"leave","room":"general"}"#,
         r#"{"user_id":"1","type":"history","room":"general","before":120,"limit":50}"#,
         r#"{"user_id":"1","type":"resume","rooms":{"general":41}}"#,
-        r#"{"type":"rooms","after":"general","limit":100}"#,
+        r#"{"user_id":"1","type":"rooms","after":"general","limit":100}"#,
         r#"{"user_id":"1","type":"members","room":"general"}"#,
+        r#"{"user_id":"1","type":"who","room":"general"}"#,
+        r#"{"user_id":"1","type":"typing","room":"general"}"#,
+        r#"{"user_id":"1","type":"read","room":"general","seq":41}"#,
         r#"{"type":"ping"}"#,
         r#"{"type":"help"}"#,
     ];

@@ -13,11 +13,11 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use super::Shared;
+use super::{Shared, reading};
 use crate::decide::{Outcome, Refusal};
 use crate::hub::{Follower, Room};
 use crate::lane::{Answer, Failure};
-use crate::log::{LogError, Standing};
+use crate::log::{LogError, Reading, Standing};
 use crate::model::{ClientId, Event, RoomName, Seq, Timestamp, UserId};
 use crate::protocol::command::{MEMBERS_LIMIT, Page, Start};
 use crate::protocol::error::{Code, Problem};
@@ -80,6 +80,8 @@ pub enum Reply {
     Written(Asked, Outcome),
     Joined(Box<Follow>),
     Resumed(Vec<Result<Follow, Problem>>, Option<ClientId>),
+    /// A `who` of a member; the node knows of the others what it can.
+    Who(Asked),
 }
 
 /// A room that the socket is to follow from now on.
@@ -88,6 +90,8 @@ pub struct Follow {
     pub room: Arc<Room>,
     pub last_seq: Seq,
     pub members: u64,
+    /// How far the user has read, up to `last_seq`.
+    pub reading: Reading,
     /// The socket has everything up to here.
     pub position: Seq,
     /// The client's position was above the log's end.
@@ -159,6 +163,8 @@ impl Asked {
         let what = match self.re {
             "message" => "sending to it",
             "leave" => "leaving it",
+            "who" => "asking who is there",
+            "typing" => "typing in it",
             _ => "reading it",
         };
         let (code, error): (_, Cow<'static, str>) = match refusal {
@@ -180,7 +186,7 @@ pub struct Outage(Arc<Mutex<Option<Instant>>>);
 
 /// What one command reads with, from the moment it came.
 pub struct Reader {
-    shared: Arc<Shared>,
+    pub shared: Arc<Shared>,
     outage: Outage,
     asked: Instant,
 }
@@ -201,7 +207,10 @@ impl Reader {
     /// While the log is away each read takes its whole time-out, and the reads of one socket go one
     /// after the other: a client that comes back and resumes ten rooms would wait ten times as
     /// long. But its command has waited through that failure already, so that is its answer, too.
-    async fn read<T>(&self, read: impl Future<Output = Result<T, LogError>>) -> Result<T, Problem> {
+    pub async fn read<T>(
+        &self,
+        read: impl Future<Output = Result<T, LogError>>,
+    ) -> Result<T, Problem> {
         let unavailable =
             || Problem::new(Code::Unavailable, "the log does not answer: try again in a moment");
         if self.outage.last().is_some_and(|failed| failed > self.asked) {
@@ -228,18 +237,27 @@ pub async fn join(
     start: Start,
     answered: oneshot::Receiver<Answer>,
 ) -> Reply {
-    let (event, last_seq, members) = match written(asked.clone(), answered.await) {
-        Reply::Written(_, Outcome::Joined { event, last_seq, members }) => {
-            (event, last_seq, members)
+    let (event, last_seq, members, messages) = match written(asked.clone(), answered.await) {
+        Reply::Written(_, Outcome::Joined { event, last_seq, members, messages }) => {
+            (event, last_seq, members, messages)
         }
         reply => return reply,
+    };
+    let reading = match &event {
+        // What was said before does not count, and there is nothing behind.
+        Some(event) => Reading { read: event.seq, unread: 0 },
+        None => match reading::up_to(&reader, &asked, last_seq, messages).await {
+            Ok(reading) => reading,
+            Err(problem) => return Reply::Problem(asked.problem(problem)),
+        },
     };
     let room = match reader.read(reader.shared.relay.activate(&asked.room)).await {
         Ok(room) => room,
         Err(problem) => return Reply::Problem(asked.problem(problem)),
     };
     let (position, reset) = position(start, event.as_ref(), last_seq);
-    Reply::Joined(Box::new(Follow { asked, room, last_seq, members, position, reset }))
+    let follow = Follow { asked, room, last_seq, members, reading, position, reset };
+    Reply::Joined(Box::new(follow))
 }
 
 /// Up to where a joiner has everything, and whether it must forget what it thought it had.
@@ -255,7 +273,7 @@ fn position(start: Start, event: Option<&Event>, last_seq: Seq) -> (Seq, bool) {
 }
 
 /// The user's standing, or why a member's command is refused.
-async fn member(reader: &Reader, asked: &Asked) -> Result<Standing, Problem> {
+pub async fn member(reader: &Reader, asked: &Asked) -> Result<Standing, Problem> {
     match reader.read(reader.shared.log.standing(&asked.room, &asked.user)).await {
         Ok(None) => Err(asked.refused(Refusal::RoomNotFound)),
         Ok(Some(Standing { role: None, .. })) => Err(asked.refused(Refusal::NotMember)),
@@ -279,12 +297,14 @@ pub async fn resume(
 }
 
 async fn resume_room(reader: &Reader, asked: Asked, since: Seq) -> Result<Follow, Problem> {
+    reading::settle(reader, Some(&asked.user)).await;
     let standing = member(reader, &asked).await?;
     let room = reader.read(reader.shared.relay.activate(&asked.room)).await;
     let room = room.map_err(|problem| asked.problem(problem))?;
-    let Standing { last_seq, members, .. } = standing;
+    let Standing { last_seq, members, reading, .. } = standing;
+    let reading = reading.unwrap_or(Reading { read: last_seq, unread: 0 });
     let (position, reset) = position(Start::Since(since), None, last_seq);
-    Ok(Follow { asked, room, last_seq, members, position, reset })
+    Ok(Follow { asked, room, last_seq, members, reading, position, reset })
 }
 
 pub async fn history(reader: Reader, asked: Asked, page: Page, limit: usize) -> Reply {
@@ -326,23 +346,5 @@ pub async fn members(reader: Reader, asked: Asked, after: Option<UserId>) -> Rep
             Reply::Frame("members", frame)
         }
         Err(problem) => Reply::Problem(asked.problem(problem)),
-    }
-}
-
-pub async fn rooms(
-    reader: Reader,
-    after: Option<RoomName>,
-    limit: usize,
-    id: Option<ClientId>,
-) -> Reply {
-    match reader.read(reader.shared.log.rooms(after.as_ref(), limit + 1)).await {
-        Ok(mut rooms) => {
-            let more = rooms.len() > limit;
-            rooms.truncate(limit);
-            let rooms: Vec<_> =
-                rooms.into_iter().map(|r| (r.room, r.last_seq, r.members)).collect();
-            Reply::Frame("rooms", frame::rooms(&rooms, more, id.as_ref()))
-        }
-        Err(problem) => Reply::Problem(Problem { re: Some("rooms"), id, ..problem }),
     }
 }

@@ -151,7 +151,7 @@ impl Follows {
 
     /// What follows from an answer for a follower that was paused.
     fn sort(&mut self, answered: &Answered, follower: &Arc<Follower>) {
-        let Some((room, _)) = self.rooms.get(&follower.room) else { return };
+        let Some((room, _)) = self.rooms.get(follower.room()) else { return };
         match answered {
             Answered::State(State::Stopped) => self.stopped.push(follower.clone()),
             Answered::State(State::CatchingUp)
@@ -165,7 +165,18 @@ impl Follows {
 
     /// Whether this socket follows the room already.
     pub fn contains(&self, room: &RoomName) -> bool {
-        self.rooms.get(room).is_some_and(|(_, follower)| follower.state() != State::Stopped)
+        self.follower(room).is_some()
+    }
+
+    /// By which follower this socket follows the room, if it does.
+    pub fn follower(&self, room: &RoomName) -> Option<&Arc<Follower>> {
+        let (_, follower) = self.rooms.get(room)?;
+        Some(follower).filter(|follower| follower.state() != State::Stopped)
+    }
+
+    /// Whether this socket follows the room as that user.
+    pub fn follows_as(&self, room: &RoomName, user: &UserId) -> bool {
+        self.follower(room).is_some_and(|follower| follower.follows_as(user))
     }
 
     /// By which follower this socket gets, or got, the room's event at `seq`, if it does.
@@ -193,7 +204,8 @@ impl Follows {
         let (link, inbox) = (self.link.clone(), self.inbox.clone());
         let asked_for = self.asked_for.get(name).map_or(&[][..], Vec::as_slice);
         let (user, position) = ((user.clone(), as_of), follow.position);
-        let follower = Follower::new(name.clone(), link, inbox, position, user, asked_for);
+        let follower =
+            Follower::new(follow.room.door.clone(), link, inbox, position, user, asked_for);
         let follower = Arc::new(follower);
         // Refused only if the room was let go between its activation and now: with the shortest
         // linger of a second, this task was not run for that long.
@@ -223,7 +235,7 @@ impl Follows {
     pub fn take_resumed(&mut self) -> Vec<Frame> {
         for Resume { late, live, .. } in &mut self.resumes {
             let arrived = late.extract_if(.., |(follower, seq)| follower.has(*seq).is_some());
-            live.extend(arrived.map(|(follower, _)| (follower.room.clone(), follower.last())));
+            live.extend(arrived.map(|(follower, _)| (follower.room().clone(), follower.last())));
         }
         let is_done = |resume: &mut Resume| resume.waiting.is_empty() && resume.late.is_empty();
         let done = self.resumes.extract_if(.., is_done);
@@ -233,7 +245,7 @@ impl Follows {
     /// Sorts what the fan-outs left: who stopped, and who fell behind.
     pub fn sort_inbox(&mut self) {
         for follower in self.inbox.take() {
-            let Some((room, _)) = self.rooms.get(&follower.room) else { continue };
+            let Some((room, _)) = self.rooms.get(follower.room()) else { continue };
             match follower.state() {
                 State::Stopped => self.stopped.push(follower),
                 State::CatchingUp => self.behind.push_back((room.clone(), follower)),
@@ -246,9 +258,9 @@ impl Follows {
     /// Forgets the rooms that were left. Call when no answer is owed.
     pub fn forget_stopped(&mut self) {
         for follower in std::mem::take(&mut self.stopped) {
-            let current = self.rooms.get(&follower.room);
+            let current = self.rooms.get(follower.room());
             if current.is_some_and(|(_, known)| Arc::ptr_eq(known, &follower)) {
-                self.forget(&follower.room);
+                self.forget(follower.room());
             }
         }
     }
@@ -297,7 +309,7 @@ impl Follows {
                 }
             }
             // `Replay` has waited between its attempts; the socket lives, so go on trying.
-            Err(err) => tracing::debug!(room = %room.name, err = %err, "catch-up must wait"),
+            Err(err) => tracing::debug!(room = %room.name(), err = %err, "catch-up must wait"),
         }
         Ok(())
     }
@@ -322,7 +334,7 @@ impl Follows {
                 NextPage::Log => {
                     let (shared, last) = (self.shared.clone(), follower.last());
                     self.reading = Some(Box::pin(async move {
-                        shared.replay.page_patiently(&room.name, last).await
+                        shared.replay.page_patiently(room.name(), last).await
                     }));
                 }
                 NextPage::Closed => return Err(LostSync),

@@ -10,6 +10,8 @@
 mod answers;
 mod follows;
 mod limits;
+mod reading;
+mod signs;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -26,7 +28,7 @@ use crate::config::Config;
 use crate::decide::{Outcome, Verb, Write};
 use crate::hub::{Hub, State};
 use crate::lane::Lanes;
-use crate::log::Log;
+use crate::log::{Log, Reading};
 use crate::metrics::{self, Metrics};
 use crate::mirror::Status;
 use crate::model::{ClientId, Seq, Timestamp};
@@ -36,6 +38,7 @@ use crate::protocol::error::Problem;
 use crate::protocol::frame::{self, Ack, Frame, Hello, Joined};
 use crate::relay::Relay;
 use crate::replay::Replay;
+use crate::signals::Signals;
 use crate::socket::{Incoming, Link, Socket};
 use crate::tasks::Tasks;
 
@@ -46,6 +49,7 @@ pub struct Shared {
     pub hub: Arc<Hub>,
     pub relay: Arc<Relay>,
     pub replay: Replay,
+    pub signals: Arc<Signals>,
     /// Whether other nodes are heard by way of Redis; `None`: there is no mirror.
     pub status: Option<watch::Receiver<Status>>,
     pub metrics: Arc<Metrics>,
@@ -277,8 +281,20 @@ impl Session {
             Command::Members { user, room, after } => {
                 Pending::Work(Box::pin(answers::members(reader, asked(room, user, id), after)))
             }
-            Command::Rooms { after, limit } => {
-                Pending::Work(Box::pin(answers::rooms(reader, after, limit, id)))
+            Command::Rooms { user, after, limit } => {
+                Pending::Work(Box::pin(reading::rooms(reader, user, after, limit, id)))
+            }
+            Command::Who { user, room } => {
+                let follows = self.follows.follows_as(&room, &user);
+                Pending::Work(Box::pin(signs::who(reader, asked(room, user, id), follows)))
+            }
+            Command::Typing { user, room } => {
+                let follows = self.follows.follows_as(&room, &user);
+                Pending::Work(Box::pin(signs::typing(reader, asked(room, user, id), follows)))
+            }
+            Command::Read { user, room, seq } => {
+                let follows = self.follows.follows_as(&room, &user);
+                Pending::Work(Box::pin(signs::read(reader, asked(room, user, id), seq, follows)))
             }
             Command::Ping => Pending::Ready(Reply::Frame(re, frame::pong(id.as_ref()))),
             Command::Help => Pending::Ready(Reply::Frame(re, frame::help(id.as_ref()))),
@@ -315,6 +331,10 @@ impl Session {
                 self.follow(&follow)
             }
             Reply::Resumed(follows, id) => self.on_resumed(follows, &asks, id),
+            Reply::Who(asked) => {
+                self.on_who(&asked);
+                Ok(())
+            }
         }
     }
 
@@ -351,11 +371,13 @@ impl Session {
     }
 
     fn say_joined(&mut self, follow: &Follow) {
-        let Follow { asked: Asked { room, user, id, re }, last_seq, members, reset, .. } = follow;
+        let Follow { asked, last_seq, members, reading, reset, .. } = follow;
+        let Asked { room, user, id, re } = asked;
         // The id of a `resume` comes back in `resumed`.
         let id = id.as_ref().filter(|_| *re == "join");
-        let (last_seq, members) = (*last_seq, *members);
-        let joined = frame::joined(&Joined { room, user, last_seq, members, id });
+        let (last_seq, members, Reading { read, unread }) = (*last_seq, *members, *reading);
+        let joined = Joined { room, user, last_seq, members, read, unread, id };
+        let joined = frame::joined(&joined);
         self.out.extend_from_slice(joined.bytes());
         // Joining again moves nothing, so there is nothing to reset.
         if *reset && !self.follows.contains(room) {

@@ -152,6 +152,14 @@ impl Link {
         write(state, frames)
     }
 
+    /// Writes frames that nobody will miss much, if nothing else is waiting. A refusal is not
+    /// remembered.
+    pub fn offer_idle(&self, frames: &Bytes) -> bool {
+        let state = self.lock();
+        let idle = !state.is_closing && state.pieces.is_empty();
+        idle && write(state, frames) == Offer::Taken
+    }
+
     /// Writes frames that must not be refused: the answers to the client's own commands. What
     /// bounds them is that the socket stops reading commands while the queue is over its limit.
     /// Never `Full`.

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use verbatim::config::{Config, Sources};
-use verbatim::metrics::{Code, Command, Metrics, Reason, Source};
+use verbatim::metrics::{Code, Command, Metrics, Reason, Signal, Source};
 
 use crate::harness::process::{Exit, Process, run};
 
@@ -269,6 +269,7 @@ fn metrics_in_use() -> Metrics {
     metrics.sockets_closed.get_or_create(&Code { code: 1000 }).inc();
     metrics.commands.get_or_create(&Command { r#type: "message", result: "ok" }).inc();
     metrics.catch_ups.get_or_create(&Source { source: "log" }).inc();
+    metrics.signals.get_or_create(&Signal { r#type: "typing" }).inc();
     metrics.log_error("refused");
     let text = include_str!("../../src/metrics.rs");
     let registered =

@@ -27,6 +27,7 @@ mod readme;
 mod replay;
 mod sabotage;
 mod shutdown;
+mod signals;
 mod slow_reader;
 mod socket;
 mod tidy;

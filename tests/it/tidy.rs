@@ -22,7 +22,7 @@ const LEVELS: [&[&str]; 13] = [
     &["main", "lib", "node", "probe", "health"],
     &["server"],
     &["session"],
-    &["feed"],
+    &["feed", "signals"],
     &["lane", "outbox"],
     &["replay"],
     &["relay"],

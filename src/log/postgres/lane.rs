@@ -104,10 +104,12 @@ const WRITE: &str = "
         from unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[])
              as c (id, first_seq, last_seq, message_count, member_count)
     ), happened as (
-        insert into events (room_id, seq, type, user_id, client_id, body, at)
-        select e.room_id, e.seq, e.type, e.user_id, e.client_id, e.body, $6::timestamptz
-        from unnest($7::bigint[], $8::bigint[], $9::text[], $10::text[], $11::text[], $12::text[])
-             as e (room_id, seq, type, user_id, client_id, body)
+        insert into events (room_id, seq, type, user_id, client_id, body, messages, at)
+        select e.room_id, e.seq, e.type, e.user_id, e.client_id, e.body, e.messages,
+               $6::timestamptz
+        from unnest($7::bigint[], $8::bigint[], $9::text[], $10::text[], $11::text[], $12::text[],
+                    $20::bigint[])
+             as e (room_id, seq, type, user_id, client_id, body, messages)
     ), entered as (
         insert into members (room_id, user_id, joined_seq, role)
         select e.room_id, e.user_id, e.joined_seq, e.role
@@ -258,7 +260,7 @@ impl Lane {
     ) -> Result<Vec<i64>, LogError> {
         let rows = Rows::of(ids, decided);
         let at = at.to_system();
-        let params: [&(dyn ToSql + Sync); 19] = [
+        let params: [&(dyn ToSql + Sync); 20] = [
             &rows.room_ids,
             &rows.first_seqs,
             &rows.last_seqs,
@@ -278,6 +280,7 @@ impl Lane {
             &rows.gone_rooms,
             &rows.gone_users,
             &mirrored,
+            &rows.event_messages,
         ];
         let write = async { self.client().query(&self.write, &params).await.map_err(of_data) };
         // After a failed statement, COMMIT answers ROLLBACK and no error: the answer that counts is
@@ -334,6 +337,7 @@ struct Rows<'a> {
     event_users: Vec<&'a str>,
     event_ids: Vec<Option<&'a str>>,
     event_bodies: Vec<Option<&'a str>>,
+    event_messages: Vec<Option<i64>>,
     entered_rooms: Vec<i64>,
     entered_users: Vec<&'a str>,
     entered_seqs: Vec<i64>,
@@ -358,13 +362,14 @@ impl<'a> Rows<'a> {
                 rows.member(room_id, user, *membership);
             }
         }
-        for (place, event) in decided.events() {
+        for (place, event, messages) in decided.events() {
             rows.event_rooms.push(id(place));
             rows.event_seqs.push(event.seq.to_i64());
             rows.event_types.push(event.kind.name());
             rows.event_users.push(event.user.as_str());
             rows.event_ids.push(event.client_id.as_ref().map(|id| id.as_str()));
             rows.event_bodies.push(event.kind.body());
+            rows.event_messages.push(messages.map(u64::cast_signed));
         }
         rows
     }

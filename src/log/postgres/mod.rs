@@ -8,6 +8,7 @@ mod append;
 mod connect;
 mod error;
 mod lane;
+mod mark;
 mod outbox;
 mod read;
 mod schema;
@@ -19,6 +20,7 @@ use std::time::Duration;
 pub use self::append::Appender;
 use self::connect::Connector;
 pub use self::error::OpenError;
+pub use self::mark::Marker;
 pub use self::outbox::{Outbox, Sweep};
 use self::read::Reads;
 use super::health::Health;
@@ -75,6 +77,10 @@ impl Postgres {
         self.shared.mirrored.then(|| Outbox::new(Arc::clone(&self.shared)))
     }
 
+    pub fn marker(&self) -> Marker {
+        Marker::new(Arc::clone(&self.shared))
+    }
+
     pub async fn last_seqs(&self, rooms: &[RoomName]) -> Result<Vec<(RoomName, Seq)>, LogError> {
         self.shared.reads.last_seqs(rooms).await
     }
@@ -121,10 +127,11 @@ impl Postgres {
 
     pub async fn rooms(
         &self,
+        user: Option<&UserId>,
         after: Option<&RoomName>,
         limit: usize,
     ) -> Result<Vec<RoomSummary>, LogError> {
-        self.shared.reads.rooms(after, limit).await
+        self.shared.reads.rooms(user, after, limit).await
     }
 
     pub async fn members(

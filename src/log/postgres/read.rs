@@ -18,7 +18,7 @@ use tokio_postgres::{Client, Row, Statement};
 use super::connect::{ConnectError, Connector};
 use super::tls::Tls;
 use crate::log::health::Health;
-use crate::log::stored::{StoredEvent, count};
+use crate::log::stored::{StoredEvent, count, reading};
 use crate::log::{LogError, Member, RoomSummary, Standing};
 use crate::model::{Event, Role, RoomName, Seq, Timestamp, UserId};
 
@@ -72,17 +72,67 @@ const QUERIES: [&str; 9] = [
      where room_id = (select id from rooms where name = $1::text) and seq < $2::bigint
      order by seq desc
      limit $3::bigint",
-    "select r.last_seq, r.member_count, m.role
+    // Up to where the member has read (`m.read`) there are as many messages as before the last
+    // event that is none (`c`, which holds that number), and every event since is one: what was
+    // said between two joins is not counted one by one. Nodes of version 1 did not write that number:
+    // their events that are no messages (`uncounted`) must be left out.
+    "select r.last_seq, r.member_count, r.message_count, m.role, m.read,
+            coalesce(c.messages, 0) + m.read - coalesce(c.seq, 0) - uncounted.len
      from rooms r
-     left join members m on m.room_id = r.id and m.user_id = $2::text
+     left join lateral (
+         select m.role, greatest(m.read_seq, m.joined_seq) as read
+         from members m
+         where m.room_id = r.id and m.user_id = $2::text
+         offset 0
+     ) m on true
+     left join lateral (
+         select e.seq, e.messages
+         from events e
+         where e.room_id = r.id and e.seq <= m.read
+           and e.type <> 'message' and e.messages is not null
+         order by e.seq desc
+         limit 1
+     ) c on true
+     cross join lateral (
+         select count(*) as len
+         from events e
+         where e.room_id = r.id and e.seq > coalesce(c.seq, 0) and e.seq <= m.read
+           and e.type <> 'message'
+     ) uncounted
      where r.name = $1::text",
     "select last_seq from rooms where name = $1::text",
     "select name, last_seq from rooms where name = any ($1::text[])",
-    "select name, last_seq, member_count
-     from rooms
-     where name > $1::text
-     order by name
-     limit $2::bigint",
+    // As above.
+    "select r.name, r.last_seq, r.member_count, r.message_count, m.read,
+            coalesce(c.messages, 0) + m.read - coalesce(c.seq, 0) - uncounted.len
+     from (
+         select id, name, last_seq, member_count, message_count
+         from rooms
+         where name > $1::text
+         order by name
+         limit $2::bigint
+     ) r
+     left join lateral (
+         select greatest(m.read_seq, m.joined_seq) as read
+         from members m
+         where m.room_id = r.id and m.user_id = $3::text
+         offset 0
+     ) m on true
+     left join lateral (
+         select e.seq, e.messages
+         from events e
+         where e.room_id = r.id and e.seq <= m.read
+           and e.type <> 'message' and e.messages is not null
+         order by e.seq desc
+         limit 1
+     ) c on true
+     cross join lateral (
+         select count(*) as len
+         from events e
+         where e.room_id = r.id and e.seq > coalesce(c.seq, 0) and e.seq <= m.read
+           and e.type <> 'message'
+     ) uncounted
+     order by r.name",
     "select user_id, role
      from members
      where room_id = (select id from rooms where name = $1::text) and user_id > $2::text
@@ -234,7 +284,9 @@ impl Reads {
         Ok(rows.first().map(|row| Standing {
             last_seq: Seq::from_i64(row.get(0)),
             members: count(row.get(1)),
-            role: row.get::<_, Option<&str>>(2).map(Role::from_stored),
+            messages: count(row.get(2)),
+            role: row.get::<_, Option<&str>>(3).map(Role::from_stored),
+            reading: reading(row.get(2), row.get(4), row.get(5)),
         }))
     }
 
@@ -252,16 +304,19 @@ impl Reads {
 
     pub async fn rooms(
         &self,
+        user: Option<&UserId>,
         after: Option<&RoomName>,
         limit: usize,
     ) -> Result<Vec<RoomSummary>, LogError> {
-        // No name is empty, so every name is above the empty one.
+        // No name is empty, so every name is above the empty one, and nobody is a member with it.
         let after = after.map_or("", RoomName::as_str);
-        let rows = self.ask(Query::Rooms, &[&after, &to_limit(limit)]).await?;
+        let user = user.map_or("", UserId::as_str);
+        let rows = self.ask(Query::Rooms, &[&after, &to_limit(limit), &user]).await?;
         let summary = |row: &Row| RoomSummary {
             room: RoomName::stored(row.get(0)),
             last_seq: Seq::from_i64(row.get(1)),
             members: count(row.get(2)),
+            reading: reading(row.get(3), row.get(4), row.get(5)),
         };
         Ok(rows.iter().map(summary).collect())
     }

@@ -17,7 +17,7 @@ use super::error::{OpenError, is_passing};
 const SCHEMA: &str = include_str!("../../../schema.sql");
 
 /// The version that `schema.sql` inserts.
-const SCHEMA_VERSION: i32 = 1;
+const SCHEMA_VERSION: i32 = 2;
 
 /// The advisory lock: "verbatim" in ASCII, so that no other program has the same by chance.
 const SCHEMA_LOCK: i64 = 0x7665_7262_6174_696D;

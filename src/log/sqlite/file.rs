@@ -10,11 +10,13 @@ use std::time::Duration;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 const SCHEMA: &str = include_str!("schema.sql");
+/// What brings a file of the version before to this one.
+const FROM_1: &str = include_str!("from_1.sql");
 
 /// `application_id`, "Vrbt": what tells our file from any other program's.
 const APPLICATION_ID: i32 = 0x5672_6274;
 /// `user_version`: the version of `schema.sql`.
-const SCHEMA_VERSION: i32 = 1;
+const SCHEMA_VERSION: i32 = 2;
 
 /// Prepared statements kept per connection: more than there are in this folder, so that each is
 /// parsed once.
@@ -123,7 +125,7 @@ impl LogFile {
             (APPLICATION_ID, version, _) if version > SCHEMA_VERSION => {
                 Err(OpenError::Newer { path: self.shown(), found: version })
             }
-            (APPLICATION_ID, SCHEMA_VERSION, _) | (0, 0, 0) => Ok(()),
+            (APPLICATION_ID, 1..=SCHEMA_VERSION, _) | (0, 0, 0) => Ok(()),
             _ => Err(OpenError::Foreign { path: self.shown() }),
         }
     }
@@ -137,12 +139,13 @@ impl LogFile {
             // commits with the power.
             writer.pragma_update(None, "synchronous", "full")?;
             let version: i32 = writer.query_row("pragma user_version", [], |row| row.get(0))?;
-            if version == 0 {
-                // One transaction: a crash in the middle leaves an empty file, which is ours to try
-                // again, and never half a schema.
+            if version < SCHEMA_VERSION {
+                let schema = if version == 0 { SCHEMA } else { FROM_1 };
+                // One transaction: a crash in the middle leaves the file as it was, which is ours
+                // to try again, and never half a schema.
                 writer.execute_batch(&format!(
                     "begin immediate;
-                     {SCHEMA}
+                     {schema}
                      pragma application_id = {APPLICATION_ID};
                      pragma user_version = {SCHEMA_VERSION};
                      commit;"

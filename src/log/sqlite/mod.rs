@@ -29,7 +29,7 @@ pub use self::file::OpenError;
 pub use self::threads::ThreadEnded;
 use self::threads::Threads;
 use super::health::Health;
-use super::{LogError, Member, RoomSummary, Standing};
+use super::{LogError, Mark, Marked, Member, RoomSummary, Standing};
 use crate::config::LogConfig;
 use crate::decide::{Outcome, Write};
 use crate::model::{Event, RoomName, Seq, UserId};
@@ -171,11 +171,27 @@ impl Sqlite {
 
     pub async fn rooms(
         &self,
+        user: Option<&UserId>,
         after: Option<&RoomName>,
         limit: usize,
     ) -> Result<Vec<RoomSummary>, LogError> {
-        let after = after.cloned();
-        self.ask(move |connection| reader::rooms(connection, after.as_ref(), limit)).await
+        let (user, after) = (user.cloned(), after.cloned());
+        self.ask(move |connection| reader::rooms(connection, user.as_ref(), after.as_ref(), limit))
+            .await
+    }
+
+    /// Moves marks forward. There is one writer, so none is ever busy.
+    pub async fn mark(&self, marks: &[Mark]) -> Result<Marked, LogError> {
+        let (answer, answered) = oneshot::channel();
+        let job = writer::Job::Mark(writer::MarkAll { marks: marks.to_vec(), answer });
+        let deadline = Instant::now() + self.shared.append_timeout;
+        self.shared.write(job, deadline).await?;
+        let moved = match timeout_at(deadline, answered).await {
+            Ok(Ok(moved)) => moved?,
+            Ok(Err(_)) => return Err(LogError::Unavailable(ThreadEnded(WRITER).into())),
+            Err(_) => return Err(LogError::Unavailable(self.shared.too_slow().into())),
+        };
+        Ok(Marked { moved, busy: Vec::new() })
     }
 
     pub async fn members(
@@ -233,13 +249,13 @@ impl Appender {
         let (answer, answered) = oneshot::channel();
         let job = writer::Job::Append(writer::Append { writes: writes.to_vec(), answer });
         let deadline = Instant::now() + self.shared.append_timeout;
-        self.send(job, deadline).await?;
+        self.shared.write(job, deadline).await?;
         match timeout_at(deadline, answered).await {
             Ok(Ok(outcomes)) => outcomes,
             // The writer may have got as far as the commit before it ended.
             Ok(Err(_)) => Err(LogError::Unknown(ThreadEnded(WRITER).into())),
             // The writer drops the batch if it has not begun it, and else it may yet commit.
-            Err(_) => Err(LogError::Unknown(self.too_slow().into())),
+            Err(_) => Err(LogError::Unknown(self.shared.too_slow().into())),
         }
     }
 
@@ -247,16 +263,19 @@ impl Appender {
         let (answer, answered) = oneshot::channel();
         let job = writer::Job::Settle(writer::Settle { rooms: rooms.to_vec(), answer });
         let deadline = Instant::now() + self.shared.append_timeout;
-        self.send(job, deadline).await?;
+        self.shared.write(job, deadline).await?;
         match timeout_at(deadline, answered).await {
             Ok(Ok(seqs)) => seqs,
             Ok(Err(_)) => Err(LogError::Unavailable(ThreadEnded(WRITER).into())),
-            Err(_) => Err(LogError::Unavailable(self.too_slow().into())),
+            Err(_) => Err(LogError::Unavailable(self.shared.too_slow().into())),
         }
     }
+}
 
-    async fn send(&self, job: writer::Job, deadline: Instant) -> Result<(), LogError> {
-        match timeout_at(deadline, self.shared.writes.send(job)).await {
+impl Shared {
+    /// Hands the writer a job.
+    async fn write(&self, job: writer::Job, deadline: Instant) -> Result<(), LogError> {
+        match timeout_at(deadline, self.writes.send(job)).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) => Err(LogError::Unavailable(ThreadEnded(WRITER).into())),
             Err(_) => Err(LogError::Unavailable(self.too_slow().into())),
@@ -264,7 +283,7 @@ impl Appender {
     }
 
     fn too_slow(&self) -> TooSlow {
-        TooSlow(WRITER, self.shared.append_timeout)
+        TooSlow(WRITER, self.append_timeout)
     }
 }
 

@@ -1,13 +1,13 @@
-//! What the threads that read ask the file. Every query is an index range with a limit, so that
-//! none keeps an old snapshot of the file alive for long.
+//! What the threads that read ask the file. Every query is an index range with a limit (or of a
+//! few joins), so that none keeps an old snapshot of the file alive for long.
 
 use std::sync::{Mutex, PoisonError};
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use tokio::sync::mpsc;
 
-use crate::log::stored::{StoredEvent, count};
-use crate::log::{LogError, Member, RoomSummary, Standing};
+use crate::log::stored::{StoredEvent, count, reading};
+use crate::log::{LogError, Member, Reading, RoomSummary, Standing};
 use crate::model::{Event, Role, RoomName, Seq, Timestamp, UserId};
 
 /// One read. It carries its own way to answer.
@@ -108,20 +108,54 @@ pub(super) fn standing(
 ) -> Result<Option<Standing>, LogError> {
     let mut statement = connection
         .prepare_cached(
-            "select r.last_seq, r.member_count, m.role
+            "select r.last_seq, r.member_count, r.message_count, m.role, r.id,
+                    max(coalesce(m.read_seq, 0), m.joined_seq)
              from rooms r
              left join members m on m.room_id = r.id and m.user_id = ?2
              where r.name = ?1",
         )
         .map_err(unavailable)?;
     let standing = statement.query_row(params![room.as_str(), user.as_str()], |row| {
+        let messages = row.get(2)?;
         Ok(Standing {
             last_seq: Seq::from_i64(row.get(0)?),
             members: count(row.get(1)?),
-            role: row.get_ref(2)?.as_str_or_null()?.map(Role::from_stored),
+            messages: count(messages),
+            role: row.get_ref(3)?.as_str_or_null()?.map(Role::from_stored),
+            reading: read_up_to(connection, row.get(4)?, messages, row.get(5)?)?,
         })
     });
     standing.optional().map_err(unavailable)
+}
+
+/// How far a member has read; `read` is null for who is not a member.
+///
+/// Up to there, there are as many messages as before the last event that is none (it holds that
+/// number), and every event since is one: what was said between two joins is not counted one by
+/// one. Version 1 did not write that number: its events that are no messages must be left out.
+fn read_up_to(
+    connection: &Connection,
+    room_id: i64,
+    messages: i64,
+    read: Option<i64>,
+) -> rusqlite::Result<Option<Reading>> {
+    let Some(read) = read else { return Ok(None) };
+    let mut statement = connection.prepare_cached(
+        "select seq, messages
+         from events indexed by events_by_turn
+         where room_id = ?1 and seq <= ?2 and type <> 'message' and messages is not null
+         order by seq desc
+         limit 1",
+    )?;
+    let turn = statement.query_row([room_id, read], |row| Ok((row.get(0)?, row.get(1)?)));
+    let (seq, before): (i64, i64) = turn.optional()?.unwrap_or_default();
+    let mut statement = connection.prepare_cached(
+        "select count(*)
+         from events indexed by events_by_turn
+         where room_id = ?1 and seq > ?2 and seq <= ?3 and type <> 'message'",
+    )?;
+    let uncounted: i64 = statement.query_row([room_id, seq, read], |row| row.get(0))?;
+    Ok(reading(messages, Some(read), Some(before + read - seq - uncounted)))
 }
 
 pub(super) fn last_seq(connection: &Connection, room: &RoomName) -> Result<Option<Seq>, LogError> {
@@ -134,25 +168,29 @@ pub(super) fn last_seq(connection: &Connection, room: &RoomName) -> Result<Optio
 
 pub(super) fn rooms(
     connection: &Connection,
+    user: Option<&UserId>,
     after: Option<&RoomName>,
     limit: usize,
 ) -> Result<Vec<RoomSummary>, LogError> {
     let mut statement = connection
         .prepare_cached(
-            "select name, last_seq, member_count
-             from rooms
-             where name > ?1
-             order by name
+            "select r.name, r.last_seq, r.member_count, r.message_count, r.id,
+                    max(coalesce(m.read_seq, 0), m.joined_seq)
+             from rooms r
+             left join members m on m.room_id = r.id and m.user_id = ?3
+             where r.name > ?1
+             order by r.name
              limit ?2",
         )
         .map_err(unavailable)?;
-    // No name is empty, so every name is above the empty one.
-    let after = after.map_or("", RoomName::as_str);
-    let rows = statement.query_map(params![after, to_limit(limit)], |row| {
+    // No name is empty, so every name is above the empty one, and nobody is a member with it.
+    let (after, user) = (after.map_or("", RoomName::as_str), user.map_or("", UserId::as_str));
+    let rows = statement.query_map(params![after, to_limit(limit), user], |row| {
         Ok(RoomSummary {
             room: RoomName::stored(row.get_ref(0)?.as_str()?),
             last_seq: Seq::from_i64(row.get(1)?),
             members: count(row.get(2)?),
+            reading: read_up_to(connection, row.get(4)?, row.get(3)?, row.get(5)?)?,
         })
     });
     rows.and_then(Iterator::collect).map_err(unavailable)

@@ -6,6 +6,7 @@
 use rusqlite::{OptionalExtension, Transaction, params};
 
 use crate::decide::{Outcome, Receipt, Room, Write};
+use crate::log::Mark;
 use crate::log::batch::{Batch, Decided};
 use crate::log::stored::count;
 use crate::model::{Seq, Timestamp, UserId};
@@ -128,16 +129,35 @@ fn write_rooms(
     Ok(())
 }
 
+/// Moves marks forward, never back and not beyond the room's last event; says which have moved.
+pub(super) fn mark(transaction: &Transaction<'_>, marks: &[Mark]) -> rusqlite::Result<Vec<Mark>> {
+    let mut update = transaction.prepare_cached(
+        "update members as m
+         set read_seq = min(?3, r.last_seq)
+         from rooms r
+         where r.name = ?1 and m.room_id = r.id and m.user_id = ?2
+           and min(?3, r.last_seq) > max(coalesce(m.read_seq, 0), m.joined_seq)
+         returning read_seq",
+    )?;
+    let mut moved = Vec::with_capacity(marks.len());
+    for mark in marks {
+        let params = params![mark.room.as_str(), mark.user.as_str(), mark.seq.to_i64()];
+        let seq = update.query_row(params, |row| row.get(0)).optional()?;
+        moved.extend(seq.map(|seq| Mark { seq: Seq::from_i64(seq), ..mark.clone() }));
+    }
+    Ok(moved)
+}
+
 fn write_events(
     transaction: &Transaction<'_>,
     decided: &Decided,
     ids: &[Option<i64>],
 ) -> rusqlite::Result<()> {
     let mut insert = transaction.prepare_cached(
-        "insert into events (room_id, seq, type, user_id, client_id, body, at)
-         values (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+        "insert into events (room_id, seq, type, user_id, client_id, body, messages, at)
+         values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
     )?;
-    for (place, event) in decided.events() {
+    for (place, event, messages) in decided.events() {
         insert.execute(params![
             ids[place],
             event.seq.to_i64(),
@@ -145,6 +165,7 @@ fn write_events(
             event.user.as_str(),
             event.client_id.as_ref().map(|id| id.as_str()),
             event.kind.body(),
+            messages.map(u64::cast_signed),
             event.at.0
         ])?;
     }

@@ -1,4 +1,4 @@
--- The embedded log, version 1. The same words as schema.sql for PostgreSQL, minus what only many
+-- The embedded log, version 2. The same words as schema.sql for PostgreSQL, minus what only many
 -- nodes need. Text compares bytewise (BINARY, the default), so both logs list in the same order.
 -- Times are milliseconds since 1970 in UTC. `strict`: a column holds its type and nothing else.
 
@@ -24,8 +24,7 @@ create table members (
     user_id    text    not null,
     -- The seq of the event that made this membership.
     joined_seq integer not null,
-    -- How far the user has read; null: they never said. No version writes it yet; it is here so
-    -- that the file need not change when one does.
+    -- How far the user has read; null: they never said. What is below joined_seq does not count.
     read_seq   integer,
     -- 'owner' or 'member'.
     role       text    not null,
@@ -50,6 +49,9 @@ create table events (
     body       text,
     -- The event that this one is about; null for every type of this version.
     target_seq integer,
+    -- How many messages there are in the room before this event; null for messages, which come
+    -- between. (Also null if version 1 wrote it.)
+    messages   integer,
     -- For display. The order is seq.
     at         integer not null,
     -- History and catch-up read ranges of it. Without rowid the events of a room lie side by side
@@ -61,6 +63,11 @@ create table events (
 -- because events without an id need no entry.
 create unique index events_by_client_id on events (room_id, user_id, client_id)
     where client_id is not null;
+
+-- How many messages are unread: the last event before a mark that is no message knows how many were
+-- said before it. Partial, because messages, of which there are so many more, then cost nothing.
+create index events_by_turn on events (room_id, seq)
+    where type <> 'message';
 
 -- For people with the sqlite3 shell.
 create view event_log as

@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::rows;
 use crate::decide::{Outcome, Write};
-use crate::log::LogError;
+use crate::log::{LogError, Mark};
 use crate::model::{RoomName, Seq, Timestamp};
 
 /// Jobs taken at once: more than there are lanes, so one commit serves all that wait.
@@ -28,6 +28,7 @@ const WAL_BYTES_MAX: u64 = 64 << 20;
 pub(super) enum Job {
     Append(Append),
     Settle(Settle),
+    Mark(MarkAll),
 }
 
 pub(super) struct Append {
@@ -38,6 +39,11 @@ pub(super) struct Append {
 pub(super) struct Settle {
     pub rooms: Vec<RoomName>,
     pub answer: oneshot::Sender<Result<Vec<(RoomName, Seq)>, LogError>>,
+}
+
+pub(super) struct MarkAll {
+    pub marks: Vec<Mark>,
+    pub answer: oneshot::Sender<Result<Vec<Mark>, LogError>>,
 }
 
 pub(super) struct Writer {
@@ -64,12 +70,13 @@ impl Writer {
     pub fn run(mut self, mut jobs: mpsc::Receiver<Job>) {
         let mut taken = Vec::with_capacity(JOBS_TAKEN_MAX);
         while jobs.blocking_recv_many(&mut taken, JOBS_TAKEN_MAX) > 0 {
-            let (mut appends, mut settles) = (Vec::new(), Vec::new());
+            let (mut appends, mut settles, mut marks) = (Vec::new(), Vec::new(), Vec::new());
             for job in taken.drain(..) {
                 match job {
                     Job::Append(append) if append.answer.is_closed() => {}
                     Job::Append(append) => appends.push(append),
                     Job::Settle(settle) => settles.push(settle),
+                    Job::Mark(all) => marks.push(all),
                 }
             }
             self.append(appends);
@@ -78,6 +85,10 @@ impl Writer {
             for settle in settles {
                 // A caller who no longer waits has no use for the answer.
                 let _ = settle.answer.send(self.settle(&settle.rooms));
+            }
+            for all in marks {
+                // Moved all the same, and nobody is told: who asks is.
+                let _ = all.answer.send(self.mark(&all.marks));
             }
             self.limit_wal();
         }
@@ -122,6 +133,18 @@ impl Writer {
         let outcomes = outcomes.map_err(Failure::of_statement)?;
         transaction.commit().map_err(Failure::of_commit)?;
         Ok(outcomes)
+    }
+
+    fn mark(&mut self, marks: &[Mark]) -> Result<Vec<Mark>, LogError> {
+        let mut mark = || -> rusqlite::Result<Vec<Mark>> {
+            let transaction =
+                self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let moved = rows::mark(&transaction, marks)?;
+            transaction.commit()?;
+            Ok(moved)
+        };
+        // Whatever it was: a mark that is written again is where it was.
+        mark().map_err(|error| LogError::Unavailable(error.into()))
     }
 
     fn settle(&self, rooms: &[RoomName]) -> Result<Vec<(RoomName, Seq)>, LogError> {

@@ -47,6 +47,33 @@ fn the_four_commands_of_the_readme_parse_as_typed() {
 }
 
 #[test]
+fn signs_of_life_parse_as_typed() {
+    let user = || UserId::parse("1").unwrap();
+    let room = || RoomName::parse("general").unwrap();
+    for (frame, command) in [
+        (
+            r#"{"type":"who","user_id":1,"room":"general"}"#,
+            Command::Who { user: user(), room: room() },
+        ),
+        (
+            r#"{"type":"typing","user_id":"1","room":"general","seq":"any"}"#,
+            Command::Typing { user: user(), room: room() },
+        ),
+        (
+            r#"{"type":"read","user_id":"1","room":"general","seq":41}"#,
+            Command::Read { user: user(), room: room(), seq: Seq(41) },
+        ),
+        (r#"{"type":"rooms"}"#, Command::Rooms { user: None, after: None, limit: 100 }),
+        (
+            r#"{"type":"rooms","user_id":"1","limit":7}"#,
+            Command::Rooms { user: Some(user()), after: None, limit: 7 },
+        ),
+    ] {
+        assert_eq!(parse(frame), Ok(Request { id: None, command }), "{frame}");
+    }
+}
+
+#[test]
 fn an_integer_user_id_is_its_digits() {
     for digits in ["0", "-5", "18446744073709551616", "123456789012345678901234567890"] {
         let frame = format!(r#"{{"type":"leave","room":"r","user_id":{digits}}}"#);
@@ -164,6 +191,17 @@ fn a_refusal_names_the_field_and_repeats_what_was_understood() {
             r#"{"type":"resume","user_id":"1","rooms":{"r":1,"r":2}}"#,
             json!({"field":"rooms","re":"resume"}),
         ),
+        (r#"{"type":"rooms","user_id":[]}"#, json!({"field":"user_id","re":"rooms"})),
+        (r#"{"type":"who","user_id":"1"}"#, json!({"field":"room","re":"who"})),
+        (r#"{"type":"typing","room":"r"}"#, json!({"field":"user_id","re":"typing","room":"r"})),
+        (
+            r#"{"type":"read","user_id":"1","room":"r","id":"c1"}"#,
+            json!({"field":"seq","re":"read","room":"r","id":"c1"}),
+        ),
+        (
+            r#"{"type":"read","user_id":"1","room":"r","seq":"7"}"#,
+            json!({"field":"seq","re":"read","room":"r"}),
+        ),
         (r#"{"type":"rooms","limit":1001}"#, json!({"field":"limit","re":"rooms"})),
         (r#"{"type":"rooms","after":""}"#, json!({"field":"after","re":"rooms"})),
     ] {
@@ -212,7 +250,7 @@ proptest! {
         fields in prop::collection::vec((
             prop::sample::select(vec![
                 "type", "id", "user_id", "room", "message", "since", "last", "before",
-                "after", "limit", "rooms", "other",
+                "after", "limit", "rooms", "seq", "other",
             ]),
             prop_oneof![
                 prop::sample::select(TYPES.to_vec()).prop_map(|t| format!("{t:?}")),

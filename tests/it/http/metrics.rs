@@ -156,6 +156,10 @@ async fn metrics_pass_a_strict_reader_and_have_the_promised_names(world: World) 
         ("verbatim_deliveries", "counter"),
         ("verbatim_catch_ups", "counter"),
         ("verbatim_queue_bytes", "gauge"),
+        ("verbatim_presence_rooms", "gauge"),
+        ("verbatim_signals_skipped", "counter"),
+        ("verbatim_signals_lost", "counter"),
+        ("verbatim_read_marks", "counter"),
     ] {
         assert_eq!(families.get(name).map(|family| &*family.kind), Some(kind), "{name}: {names:?}");
     }

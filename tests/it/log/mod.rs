@@ -4,5 +4,6 @@ mod model;
 mod postgres;
 mod postgres_faults;
 mod private_postgres;
+mod reading;
 mod sqlite;
 mod suite;

@@ -79,7 +79,7 @@ fn answer(rooms: &mut BTreeMap<String, Room>, write: &Write) -> Answer {
 fn answered(outcome: &Outcome) -> Answer {
     match outcome {
         Outcome::Committed(event) => Answer::Event(event.seq.0),
-        Outcome::Joined { event, last_seq, members } => Answer::Joined {
+        Outcome::Joined { event, last_seq, members, .. } => Answer::Joined {
             event: event.as_ref().map(|event| event.seq.0),
             last_seq: last_seq.0,
             members: *members,

@@ -8,11 +8,12 @@ use tokio::time::timeout;
 use verbatim::config::LogConfig;
 use verbatim::decide::{Outcome, Write};
 use verbatim::log::postgres::{OpenError, Postgres};
-use verbatim::log::{Log, LogError};
+use verbatim::log::{Log, LogError, Mark, Marked};
 use verbatim::model::{EventKind, RoomName, Seq};
 
 use super::private_postgres::{PASSWORD, PrivatePostgres, client, settings};
-use super::suite::{create, join, room, say, suite};
+use super::reading::check_every_mark;
+use super::suite::{create, join, leave, room, say, suite, user};
 
 pub async fn open(settings: &LogConfig) -> Log {
     Log::Postgres(Postgres::open(settings, 4, "n1", false).await.unwrap())
@@ -60,8 +61,8 @@ async fn what_cannot_work_is_refused_with_a_sentence() {
     let newer = server.database("newer").await;
     open(&newer).await;
     let inside = client(&newer.url.0).await;
-    inside.batch_execute("insert into verbatim_schema values (2)").await.unwrap();
-    assert!(refusal(&newer).await.contains("prepared by a newer verbatim (schema 2"));
+    inside.batch_execute("insert into verbatim_schema values (3)").await.unwrap();
+    assert!(refusal(&newer).await.contains("prepared by a newer verbatim (schema 3"));
 
     let foreign = server.database("another").await;
     let inside = client(&foreign.url.0).await;
@@ -142,7 +143,7 @@ async fn three_nodes_on_the_same_rooms_leave_no_hole_and_never_deadlock() {
     }
     let log = open(&settings).await;
     let mut messages = 0;
-    for summary in log.rooms(None, 100).await.unwrap() {
+    for summary in log.rooms(None, None, 100).await.unwrap() {
         let events = log.read(&summary.room, Seq(0), 100_000).await.unwrap();
         let seqs: Vec<u64> = events.iter().map(|event| event.seq.0).collect();
         assert_eq!(seqs, (1..=summary.last_seq.0).collect::<Vec<_>>());
@@ -242,4 +243,129 @@ async fn settling_waits_for_a_transaction_that_holds_or_makes_the_room() {
         let expected: Vec<_> = expected.map(|seq| (name, Seq(seq))).into_iter().collect();
         assert_eq!(settle.await.unwrap(), expected);
     }
+}
+
+/// What a node of version 1 left behind, and goes on to write while this one is here already.
+const AS_VERSION_1: &str = "
+    drop index events_by_turn;
+    alter table events drop column messages;
+    alter table members reset (fillfactor);
+    delete from verbatim_schema;
+    insert into verbatim_schema (version) values (1)";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_of_version_1_is_brought_to_this_one_and_unread_is_exact() {
+    let server = PrivatePostgres::start();
+    let settings = server.database("older").await;
+    let talk = |n: usize| {
+        let name = |k: usize| format!("{}", k % 3);
+        let mut batch = vec![join("r", &name(n)), say("r", &name(n), "", "x")];
+        batch.push(if n.is_multiple_of(2) {
+            leave("r", &name(n))
+        } else {
+            join("r", &name(n + 1))
+        });
+        batch
+    };
+    let log = open(&settings).await;
+    let mut appender = log.appender();
+    appender.append(&[create("r", "owner")]).await.unwrap();
+    for n in 0..10 {
+        appender.append(&talk(n)).await.unwrap();
+    }
+    let admin = client(&settings.url.0).await;
+    admin.batch_execute(AS_VERSION_1).await.unwrap();
+    drop((log, appender));
+
+    let log = open(&settings).await;
+    let versions = admin.query("select version from verbatim_schema order by 1", &[]).await;
+    let versions: Vec<i32> = versions.unwrap().iter().map(|row| row.get(0)).collect();
+    assert_eq!(versions, [1, 2]);
+    check_every_mark(&log, "r").await;
+    let mut appender = log.appender();
+    for n in 0..10 {
+        appender.append(&talk(n)).await.unwrap();
+        // As one that is still there writes it.
+        if n % 3 == 0 {
+            let nulls =
+                "update events set messages = null where seq > (select max(seq) - 4 from events)";
+            admin.batch_execute(nulls).await.unwrap();
+        }
+    }
+    check_every_mark(&log, "r").await;
+}
+
+/// A lane that holds a member's row waits for nothing that a mark holds, and a mark does not wait
+/// for it: it is left for the next time.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mark_does_not_wait_for_a_member_who_is_locked() {
+    let server = PrivatePostgres::start();
+    let settings = server.database("busy").await;
+    let log = open(&settings).await;
+    let batch = [create("r", "1"), join("r", "2"), say("r", "1", "", "x")];
+    log.appender().append(&batch).await.unwrap();
+    let holder = client(&settings.url.0).await;
+    holder.batch_execute("begin; delete from members where user_id = '1'").await.unwrap();
+    let mark = |id: &str, seq| Mark { room: room("r"), user: user(id), seq: Seq(seq) };
+    let mut marker = log.marker();
+    let marks = [mark("1", 9), mark("2", 9)];
+    let marking = marker.mark(&marks);
+    let marked = timeout(Duration::from_secs(2), marking).await.expect("it waited").unwrap();
+    assert_eq!(marked, Marked { moved: vec![mark("2", 3)], busy: vec![mark("1", 3)] });
+    holder.batch_execute("rollback").await.unwrap();
+    let marked = marker.mark(&marked.busy).await.unwrap();
+    assert_eq!(marked, Marked { moved: vec![mark("1", 3)], busy: vec![] });
+}
+
+/// Marks of two nodes and leaves and joins of the same users, all at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn marks_and_leaves_of_the_same_users_never_deadlock() {
+    const ROUNDS: usize = 60;
+    let server = PrivatePostgres::start();
+    let settings = server.database("crossed").await;
+    let log = open(&settings).await;
+    let rooms: Vec<String> = (0..8).map(|n| format!("r{n}")).collect();
+    let users: Vec<String> = (0..8).map(|n| format!("u{n}")).collect();
+    let pairs = || rooms.iter().flat_map(|room| users.iter().map(move |user| (room, user)));
+    log.appender()
+        .append(&rooms.iter().map(|it| create(it, "u0")).collect::<Vec<_>>())
+        .await
+        .unwrap();
+    let mut tasks = Vec::new();
+    for side in 0..2 {
+        let (log, mut marks): (Log, Vec<Mark>) = (
+            log.clone(),
+            pairs()
+                .map(|(it, id)| Mark { room: room(it), user: user(id), seq: Seq(1_000_000) })
+                .collect(),
+        );
+        if side == 1 {
+            marks.reverse();
+        }
+        let mut writes: Vec<Write> = pairs().map(|(it, id)| join(it, id)).collect();
+        writes.extend(pairs().map(|(it, id)| say(it, id, "", "x")));
+        writes.extend(pairs().filter(|(_, id)| *id != "u0").map(|(it, id)| leave(it, id)));
+        let another = log.clone();
+        tasks.push(tokio::spawn(async move {
+            let mut marker = log.marker();
+            for _ in 0..ROUNDS * 4 {
+                marker.mark(&marks).await.unwrap();
+            }
+        }));
+        tasks.push(tokio::spawn(async move {
+            let mut appender = another.appender();
+            for _ in 0..ROUNDS {
+                appender.append(&writes).await.unwrap();
+            }
+        }));
+    }
+    for task in tasks {
+        task.await.unwrap();
+    }
+    let admin = client(&settings.url.0).await;
+    let row = admin
+        .query_one("select deadlocks from pg_stat_database where datname = 'crossed'", &[])
+        .await
+        .unwrap();
+    assert_eq!(row.get::<_, i64>(0), 0);
 }

@@ -10,7 +10,8 @@ use verbatim::log::sqlite::{OpenError, Sqlite};
 use verbatim::model::Seq;
 
 use super::private_postgres::settings;
-use super::suite::{committed, create, room, say, suite};
+use super::reading::check_every_mark;
+use super::suite::{committed, create, join, leave, room, say, suite};
 
 pub fn settings_of(path: &Path) -> LogConfig {
     LogConfig { path: path.display().to_string(), ..settings("") }
@@ -65,9 +66,9 @@ async fn a_file_from_a_newer_version_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("log.db");
     drop(open(&path).unwrap());
-    Connection::open(&path).unwrap().pragma_update(None, "user_version", 2).unwrap();
+    Connection::open(&path).unwrap().pragma_update(None, "user_version", 3).unwrap();
     let sentence = refusal(&path);
-    assert!(sentence.contains("was written by a newer verbatim (schema 2"), "{sentence}");
+    assert!(sentence.contains("was written by a newer verbatim (schema 3"), "{sentence}");
 }
 
 #[tokio::test]
@@ -117,4 +118,42 @@ async fn people_read_the_view() {
     assert_eq!(row.0, "r|2|message|1|hello");
     let event = log.read(&room("r"), Seq(1), 1).await.unwrap().remove(0);
     assert_eq!(row.1, event.at.to_string());
+}
+
+#[tokio::test]
+async fn a_file_of_version_1_is_brought_to_this_one_and_unread_is_exact() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("log.db");
+    let talk = async |log: &Log| {
+        let mut appender = log.appender();
+        for n in 0..10 {
+            let id = (n % 3).to_string();
+            let mut batch = vec![join("r", &id), say("r", &id, "", "x")];
+            batch.push(if n % 2 == 0 { leave("r", &id) } else { join("r", "more") });
+            appender.append(&batch).await.unwrap();
+        }
+    };
+    let log = open(&path).unwrap();
+    log.appender().append(&[create("r", "owner")]).await.unwrap();
+    talk(&log).await;
+    drop(log);
+    let shell = Connection::open(&path).unwrap();
+    shell
+        .execute_batch(
+            "drop index events_by_turn;
+             alter table events drop column messages;
+             pragma user_version = 1;",
+        )
+        .unwrap();
+    drop(shell);
+
+    let log = open(&path).unwrap();
+    check_every_mark(&log, "r").await;
+    talk(&log).await;
+    check_every_mark(&log, "r").await;
+    drop(log);
+    let version = Connection::open(&path)
+        .unwrap()
+        .query_row("pragma user_version", [], |row| row.get::<_, i32>(0));
+    assert_eq!(version, Ok(2));
 }

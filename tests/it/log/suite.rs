@@ -2,8 +2,10 @@
 //! rooms, and keeps to rooms of its own.
 
 use verbatim::decide::{Outcome, Receipt, Refusal, Verb, Write};
-use verbatim::log::{Appender, Log, LogError, Member, RoomSummary, Standing};
+use verbatim::log::{Appender, Log, LogError, Member, Reading, RoomSummary, Standing};
 use verbatim::model::{ClientId, Event, EventKind, Role, RoomName, Seq, Text, UserId};
+
+use super::reading;
 
 pub fn room(name: &str) -> RoomName {
     RoomName::parse(name).unwrap()
@@ -55,6 +57,7 @@ pub async fn suite(log: &Log) {
     one_batch_serves_many_rooms(log).await;
     settling_tells_where_rooms_stand(log).await;
     appenders_on_the_same_rooms_take_turns(log).await;
+    reading::suite(log).await;
     log.ping().await.unwrap();
 }
 
@@ -79,7 +82,8 @@ async fn every_kind_of_event_takes_the_next_seq_and_reads_back_equal(log: &Log) 
     assert_eq!(appender.append(&[]).await.unwrap(), []);
     let outcomes = appender.append(&[join("kinds", "1"), join("kinds", "1")]).await.unwrap();
     assert_eq!(committed(&outcomes[0]).seq, Seq(6));
-    assert_eq!(outcomes[1], Outcome::Joined { event: None, last_seq: Seq(6), members: 1 });
+    let joined = Outcome::Joined { event: None, last_seq: Seq(6), members: 1, messages: 1 };
+    assert_eq!(outcomes[1], joined);
 }
 
 async fn a_refused_write_costs_its_neighbours_nothing(log: &Log) {
@@ -154,10 +158,14 @@ async fn leaving_and_joining_within_one_batch_counts_members_right(log: &Log) {
         log.members(&room("turns"), None, 10).await.unwrap(),
         [member("a", Role::Member), member("c", Role::Member), member("owner", Role::Owner)]
     );
-    let standing = |role| Some(Standing { last_seq: Seq(9), members: 3, role });
+    let standing = |member: Option<(Role, u64)>| {
+        let (role, joined) = member.unzip();
+        let reading = joined.map(|seq| Reading { read: Seq(seq), unread: 0 });
+        Some(Standing { last_seq: Seq(9), members: 3, messages: 0, role, reading })
+    };
     let of = async |id| log.standing(&room("turns"), &user(id)).await.unwrap();
-    assert_eq!(of("owner").await, standing(Some(Role::Owner)));
-    assert_eq!(of("a").await, standing(Some(Role::Member)));
+    assert_eq!(of("owner").await, standing(Some((Role::Owner, 6))));
+    assert_eq!(of("a").await, standing(Some((Role::Member, 4))));
     assert_eq!(of("b").await, standing(None));
 }
 
@@ -192,15 +200,16 @@ async fn lists_are_in_byte_order_and_paged(log: &Log) {
     appender.append(&creates).await.unwrap();
     let (mut listed, mut after) = (Vec::new(), room("list"));
     loop {
-        let page = log.rooms(Some(&after), 2).await.unwrap();
+        let page = log.rooms(None, Some(&after), 2).await.unwrap();
         let Some(last) = page.last() else { break };
         after = last.room.clone();
         listed.extend(page);
     }
     listed.retain(|summary: &RoomSummary| summary.room.as_str().starts_with("list "));
-    let summary = |name: &&str| RoomSummary { room: room(name), last_seq: Seq(1), members: 1 };
+    let summary =
+        |name: &&str| RoomSummary { room: room(name), last_seq: Seq(1), members: 1, reading: None };
     assert_eq!(listed, names.iter().map(summary).collect::<Vec<_>>());
-    assert!(log.rooms(None, 1000).await.unwrap().is_sorted_by_key(|it| it.room.clone()));
+    assert!(log.rooms(None, None, 1000).await.unwrap().is_sorted_by_key(|it| it.room.clone()));
 
     let ids = ["1", "10", "2", "A", "a", "ä", "🦀"];
     let joins: Vec<Write> = ids.iter().rev().map(|id| join("list A", id)).collect();

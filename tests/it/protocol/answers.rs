@@ -23,12 +23,16 @@ async fn every_answer_repeats_the_id_of_its_command(world: World) {
     let mut text = user_room("message");
     text["message"] = "x".into();
     let resume = json!({"type": "resume", "user_id": "1", "rooms": {}});
+    let read = json!({"type": "read", "user_id": "1", "room": "r", "seq": 1});
     for (answer, command) in [
         ("ack", user_room("create")),
         ("ack", text),
         ("joined", user_room("join")),
         ("history", user_room("history")),
         ("members", user_room("members")),
+        ("who", user_room("who")),
+        ("ack", user_room("typing")),
+        ("ack", read),
         ("resumed", resume),
         ("rooms", json!({"type": "rooms"})),
         ("pong", json!({"type": "ping"})),
@@ -56,6 +60,9 @@ async fn every_error_repeats_the_id_of_its_command(world: World) {
         message("1", "none", "x"),
         json!({"type": "history", "user_id": "1", "room": "none"}),
         json!({"type": "members", "user_id": "1", "room": "none"}),
+        json!({"type": "who", "user_id": "1", "room": "none"}),
+        json!({"type": "typing", "user_id": "1", "room": "none"}),
+        json!({"type": "read", "user_id": "1", "room": "none", "seq": 1}),
         json!({"type": "resume", "user_id": "1", "rooms": 7}),
         json!({"type": "rooms", "limit": 0}),
     ] {
@@ -160,7 +167,7 @@ async fn help_answers_with_types_and_an_example_of_each_that_works(world: World)
     let mut client = node.client().await;
     client.send(json!({"type": "help"})).await;
     let text = client.next_text().await;
-    let start = r#"{"type":"help","types":["create","join","message","leave","history","resume","rooms","members","ping","help"],"examples":["{\"user_id\":\"1\",\"type\":\"create\",\"room\":\"general\"}","#;
+    let start = r#"{"type":"help","types":["create","join","message","leave","history","resume","rooms","members","who","typing","read","ping","help"],"examples":["{\"user_id\":\"1\",\"type\":\"create\",\"room\":\"general\"}","#;
     assert!(text.starts_with(start), "{text}");
     let help: Value = serde_json::from_str(&text).unwrap();
     let types = help["types"].as_array().unwrap();

@@ -47,11 +47,11 @@ async fn the_four_commands_answer_byte_for_byte(world: World) {
     ann.send_text(r#"{"user_id":"1","type":"create","room":"general"}"#).await;
     exact(&mut ann, r#"{"type":"ack","re":"create","room":"general","seq":1,"at":"AT"}"#).await;
     ann.send_text(r#"{"user_id":"1","type":"join","room":"general"}"#).await;
-    let joined = r#"{"type":"joined","room":"general","user_id":"1","last_seq":1,"members":1}"#;
+    let joined = r#"{"type":"joined","room":"general","user_id":"1","last_seq":1,"members":1,"read":1,"unread":0}"#;
     exact(&mut ann, joined).await;
 
     bob.send_text(r#"{"user_id":"2","type":"join","room":"general"}"#).await;
-    let joined = r#"{"type":"joined","room":"general","user_id":"2","last_seq":2,"members":2}"#;
+    let joined = r#"{"type":"joined","room":"general","user_id":"2","last_seq":2,"members":2,"read":2,"unread":0}"#;
     exact(&mut bob, joined).await;
     let event = r#"{"type":"join","room":"general","user_id":"2","seq":2,"at":"AT"}"#;
     let (to_bob, to_ann) = (exact(&mut bob, event).await, exact(&mut ann, event).await);
@@ -80,7 +80,7 @@ async fn with_an_id_there_is_an_ack_and_the_event_carries_it(world: World) {
     ann.send_text(r#"{"type":"create","user_id":"1","room":"r","id":"c1"}"#).await;
     exact(&mut ann, r#"{"type":"ack","re":"create","room":"r","seq":1,"id":"c1","at":"AT"}"#).await;
     ann.send_text(r#"{"type":"join","user_id":"1","room":"r","since":0,"id":"c2"}"#).await;
-    let joined = r#"{"type":"joined","room":"r","user_id":"1","last_seq":1,"members":1,"id":"c2"}"#;
+    let joined = r#"{"type":"joined","room":"r","user_id":"1","last_seq":1,"members":1,"read":1,"unread":0,"id":"c2"}"#;
     exact(&mut ann, joined).await;
     let event = r#"{"type":"create","room":"r","user_id":"1","seq":1,"at":"AT","client_id":"c1"}"#;
     exact(&mut ann, event).await;

@@ -172,7 +172,7 @@ async fn a_null_field_is_an_absent_field(world: World) {
     create(&mut client, "1", "r").await;
     let join = r#"{"type":"join","user_id":"1","room":"r","since":null,"last":null,"id":null}"#;
     client.send_text(join).await;
-    let joined = r#"{"type":"joined","room":"r","user_id":"1","last_seq":1,"members":1}"#;
+    let joined = r#"{"type":"joined","room":"r","user_id":"1","last_seq":1,"members":1,"read":1,"unread":0}"#;
     exact(&mut client, joined).await;
     client.expect_nothing().await;
     client.send_text(r#"{"type":"join","user_id":null,"room":"r"}"#).await;

@@ -106,7 +106,7 @@ async fn since_above_the_end_is_answered_with_reset(world: World) {
     fill(&mut ann, "1", "general", 39).await;
     let mut client = node.client().await;
     client.send(json!({"type": "join", "user_id": "1", "room": "general", "since": 41})).await;
-    let joined = r#"{"type":"joined","room":"general","user_id":"1","last_seq":40,"members":1}"#;
+    let joined = r#"{"type":"joined","room":"general","user_id":"1","last_seq":40,"members":1,"read":1,"unread":39}"#;
     exact(&mut client, joined).await;
     client.expect_exactly(r#"{"type":"reset","room":"general","last_seq":40}"#).await;
     client.expect_nothing().await;

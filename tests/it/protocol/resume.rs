@@ -24,7 +24,7 @@ async fn resume_is_joined_then_replay_then_resumed(world: World) {
     fill(&mut ann, "1", "general", 2).await;
     let mut client = node.client().await;
     client.send_text(r#"{"type":"resume","user_id":"1","rooms":{"general":1},"id":"c6"}"#).await;
-    let joined = r#"{"type":"joined","room":"general","user_id":"1","last_seq":3,"members":1}"#;
+    let joined = r#"{"type":"joined","room":"general","user_id":"1","last_seq":3,"members":1,"read":1,"unread":2}"#;
     exact(&mut client, joined).await;
     for seq in [2, 3] {
         let event = format!(

@@ -1,0 +1,70 @@
+//! What the user who asks has not read: in `joined`, and in the list of rooms.
+//!
+//! It counts nothing itself; the log does. A client reads what it wrote: what a user said they have
+//! read is stored before it is told how far that is.
+
+use std::time::Duration;
+
+use super::answers::{Asked, Reader, Reply};
+use crate::log::{Reading, RoomSummary};
+use crate::model::{ClientId, RoomName, Seq, UserId};
+use crate::protocol::error::Problem;
+use crate::protocol::frame::{self, ListedRoom};
+
+/// Sees to it that the log has what the user said they have read.
+pub async fn settle(reader: &Reader, user: Option<&UserId>) {
+    if let Some(user) = user {
+        let patience = Duration::from_millis(reader.shared.config.log.read_timeout_ms);
+        reader.shared.signals.stored(user, patience).await;
+    }
+}
+
+/// How far a member has read of a room that had so many messages up to `last_seq`.
+///
+/// It is asked a moment after `last_seq` was given out, and by then there may be more messages.
+/// Those come to the socket behind its `joined`, and a client counts them: so they do not here.
+pub async fn up_to(
+    reader: &Reader,
+    asked: &Asked,
+    last_seq: Seq,
+    messages: u64,
+) -> Result<Reading, Problem> {
+    settle(reader, Some(&asked.user)).await;
+    let standing = reader.read(reader.shared.log.standing(&asked.room, &asked.user)).await?;
+    let standing = standing.and_then(|standing| Some((standing.messages, standing.reading?)));
+    // None: the user left again meanwhile, by another socket.
+    let (now, reading) = standing.unwrap_or((messages, Reading { read: last_seq, unread: 0 }));
+    let since = now.saturating_sub(messages);
+    Ok(Reading { read: reading.read.min(last_seq), unread: reading.unread.saturating_sub(since) })
+}
+
+pub async fn rooms(
+    reader: Reader,
+    user: Option<UserId>,
+    after: Option<RoomName>,
+    limit: usize,
+    id: Option<ClientId>,
+) -> Reply {
+    settle(&reader, user.as_ref()).await;
+    let read = reader.shared.log.rooms(user.as_ref(), after.as_ref(), limit + 1);
+    match reader.read(read).await {
+        Ok(mut rooms) => {
+            let more = rooms.len() > limit;
+            rooms.truncate(limit);
+            let rooms: Vec<_> = rooms.iter().map(listed).collect();
+            Reply::Frame("rooms", frame::rooms(&rooms, more, id.as_ref()))
+        }
+        Err(problem) => Reply::Problem(Problem { re: Some("rooms"), id, ..problem }),
+    }
+}
+
+fn listed(summary: &RoomSummary) -> ListedRoom<'_> {
+    let RoomSummary { room, last_seq, members, reading } = summary;
+    ListedRoom {
+        room: room.as_str(),
+        last_seq: *last_seq,
+        members: *members,
+        read: reading.map(|reading| reading.read),
+        unread: reading.map(|reading| reading.unread),
+    }
+}

@@ -1,0 +1,74 @@
+//! `who`, `typing` and `read`: who may say so, and how each is answered.
+//!
+//! What becomes of them is the business of `signals`. A socket that follows the room as the user is
+//! a member's, so the log is only asked about others.
+
+use super::Session;
+use super::answers::{Asked, Reader, Reply, member};
+use crate::log::Mark;
+use crate::model::{Seq, UserId};
+use crate::protocol::error::{Code, Problem};
+use crate::protocol::signal;
+use crate::signals::Crowd;
+
+/// Whether the user may: `follows` says that this socket follows the room as them.
+async fn admit(reader: &Reader, asked: &Asked, follows: bool) -> Result<(), Problem> {
+    if follows { Ok(()) } else { member(reader, asked).await.map(drop) }
+}
+
+pub async fn who(reader: Reader, asked: Asked, follows: bool) -> Reply {
+    if let Err(problem) = admit(&reader, &asked, follows).await {
+        return Reply::Problem(problem);
+    }
+    reader.shared.signals.gather(&asked.room).await;
+    Reply::Who(asked)
+}
+
+pub async fn typing(reader: Reader, asked: Asked, follows: bool) -> Reply {
+    if let Err(problem) = admit(&reader, &asked, follows).await {
+        return Reply::Problem(problem);
+    }
+    reader.shared.signals.types(&asked.room, &asked.user);
+    taken(&asked)
+}
+
+pub async fn read(reader: Reader, asked: Asked, seq: Seq, follows: bool) -> Reply {
+    if let Err(problem) = admit(&reader, &asked, follows).await {
+        return Reply::Problem(problem);
+    }
+    let (room, user) = (asked.room.clone(), asked.user.clone());
+    if reader.shared.signals.read(&Mark { room, user, seq }) {
+        return taken(&asked);
+    }
+    let error = "too many marks wait for the log: try again in a moment";
+    Reply::Problem(asked.problem(Problem::new(Code::Unavailable, error)))
+}
+
+fn taken(asked: &Asked) -> Reply {
+    Reply::Frame(asked.re, signal::taken(asked.re, &asked.room, asked.id.as_ref()))
+}
+
+impl Session {
+    /// Says who is online, and has the socket told of who comes and goes from there on.
+    ///
+    /// In this order: what happens behind the `watch` is told, what happened before the answer is
+    /// worked out is in it, and what is in both does no harm.
+    pub(super) fn on_who(&mut self, asked: &Asked) {
+        let Asked { re, room, user, id } = asked;
+        let mut online: Option<&UserId> = None;
+        if let Some(follower) = self.follows.follower(room) {
+            follower.watch();
+            online = Some(user).filter(|user| follower.follows_as(user));
+        }
+        let signals = self.shared.signals.clone();
+        signals.who(room, online, |crowd| {
+            let users: Option<Vec<UserId>> = match crowd {
+                Crowd::Listed(users) => Some(users.iter().cloned().collect()),
+                Crowd::Counted(_) => None,
+            };
+            let frame = signal::who(room, users.as_deref(), crowd.count(), id.as_ref());
+            self.answer(re, &frame);
+            self.flush();
+        });
+    }
+}

@@ -1,0 +1,241 @@
+//! How far users say they have read, on its way to the log: of each user and room the last mark
+//! only, many at a time.
+//!
+//! A mark is told to others when it is stored, and not before. If the node dies within that second
+//! the mark is lost, and the user has a few messages unread that they have seen.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, sleep, timeout_at};
+
+use crate::log::{Mark, Marked, Marker};
+use crate::model::{RoomName, Seq, UserId};
+use crate::tasks::Tasks;
+
+/// Marks in one statement.
+const BATCH_LEN: usize = 500;
+
+/// One to a node.
+pub struct Marks {
+    state: Mutex<State>,
+    /// Bounded by `signals.read_len_max`.
+    len_max: usize,
+    /// Something waits.
+    waiting: Notify,
+    /// Somebody waits for what waits.
+    hurry: Notify,
+    /// Counts writes.
+    written: watch::Sender<u64>,
+}
+
+#[derive(Default)]
+struct State {
+    waiting: Waiting,
+    /// Taken, and not known to be stored.
+    writing: Waiting,
+}
+
+/// The last mark of each user and room.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Waiting {
+    users: HashMap<UserId, HashMap<RoomName, Seq>>,
+    len: usize,
+}
+
+impl Waiting {
+    /// Keeps the higher of two. `false`: there are too many.
+    fn put(&mut self, mark: &Mark, len_max: usize) -> bool {
+        let known = self.users.get_mut(&mark.user).and_then(|rooms| rooms.get_mut(&mark.room));
+        if let Some(known) = known {
+            *known = mark.seq.max(*known);
+            return true;
+        }
+        if self.len >= len_max {
+            return false;
+        }
+        let rooms = self.users.entry(mark.user.clone()).or_default();
+        rooms.insert(mark.room.clone(), mark.seq);
+        self.len += 1;
+        true
+    }
+
+    fn take(&mut self, len_max: usize) -> Vec<Mark> {
+        let mut taken = Vec::new();
+        self.users.retain(|user, rooms| {
+            let room_for = len_max - taken.len();
+            let mut room_for = room_for.min(rooms.len());
+            rooms.retain(|room, seq| {
+                let stays = room_for == 0;
+                if !stays {
+                    room_for -= 1;
+                    taken.push(Mark { room: room.clone(), user: user.clone(), seq: *seq });
+                }
+                stays
+            });
+            !rooms.is_empty()
+        });
+        self.len -= taken.len();
+        if self.users.is_empty() {
+            self.users = HashMap::new();
+        }
+        taken
+    }
+}
+
+impl Marks {
+    pub fn new(len_max: usize) -> Self {
+        let (waiting, hurry) = (Notify::new(), Notify::new());
+        let written = watch::Sender::new(0);
+        Self { state: Mutex::default(), len_max, waiting, hurry, written }
+    }
+
+    /// Nothing that runs under this lock can panic.
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// `false`: too many wait.
+    pub fn put(&self, mark: &Mark) -> bool {
+        let put = self.state().waiting.put(mark, self.len_max);
+        self.waiting.notify_one();
+        put
+    }
+
+    /// Waits until what the user said before is stored, but not beyond `until`: then the log is
+    /// away, and whoever asks will find that out.
+    pub async fn stored(&self, user: &UserId, until: Instant) {
+        let mut written = self.written.subscribe();
+        let waits = || {
+            let state = self.state();
+            state.waiting.users.contains_key(user) || state.writing.users.contains_key(user)
+        };
+        // The write that is under way may have begun before; the one after it has not. If the mark
+        // waits even then, the log is away.
+        for _ in 0..2 {
+            if !waits() {
+                return;
+            }
+            self.hurry.notify_one();
+            // An error: the time is over, which the loop's next turn or its end cannot change.
+            let _ = timeout_at(until, written.changed()).await;
+        }
+    }
+
+    /// Stores what waits, every now and then, until the last session has ended. `told` gets what
+    /// has moved.
+    pub async fn run(
+        &self,
+        mut marker: Marker,
+        pause: Duration,
+        tasks: &Tasks,
+        told: impl Fn(Vec<Mark>),
+    ) {
+        let mut ended = std::pin::pin!(tasks.sessions_ended());
+        loop {
+            tokio::select! {
+                () = self.waiting.notified() => {}
+                () = &mut ended => break,
+            }
+            let rest = sleep(pause);
+            tokio::select! {
+                () = rest => {}
+                () = self.hurry.notified() => {}
+                () = &mut ended => break,
+            }
+            self.write_all(&mut marker, &told).await;
+        }
+        self.write_all(&mut marker, &told).await;
+    }
+
+    /// Writes what waits by now, once: what could not be written waits again.
+    async fn write_all(&self, marker: &mut Marker, told: &impl Fn(Vec<Mark>)) {
+        let mut left = self.state().waiting.len;
+        while left > 0 {
+            let batch = self.take(left.min(BATCH_LEN));
+            left -= batch.len().clamp(1, left);
+            let result = marker.mark(&batch).await;
+            let (moved, again, failed) = match result {
+                Ok(Marked { moved, busy }) => (moved, busy, false),
+                Err(err) => {
+                    tracing::debug!(%err, "read marks must wait for the log");
+                    (Vec::new(), batch, true)
+                }
+            };
+            self.put_back(&again);
+            if !moved.is_empty() {
+                told(moved);
+            }
+            if failed {
+                return;
+            }
+        }
+    }
+
+    fn take(&self, len: usize) -> Vec<Mark> {
+        let mut state = self.state();
+        let batch = state.waiting.take(len);
+        for mark in &batch {
+            state.writing.put(mark, usize::MAX);
+        }
+        batch
+    }
+
+    /// Ends a write. What is to be written again may find its place taken by a later mark, which
+    /// is as good, or no place at all: then it is lost.
+    fn put_back(&self, again: &[Mark]) {
+        let mut state = self.state();
+        state.writing = Waiting::default();
+        for mark in again {
+            state.waiting.put(mark, self.len_max);
+        }
+        drop(state);
+        if !again.is_empty() {
+            self.waiting.notify_one();
+        }
+        self.written.send_modify(|written| *written += 1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mark(user: usize, room: usize, seq: u64) -> Mark {
+        let (user, room) = (user.to_string(), room.to_string());
+        Mark { room: RoomName::stored(&room), user: UserId::stored(&user), seq: Seq(seq) }
+    }
+
+    #[test]
+    fn of_each_user_and_room_the_highest_mark_waits_and_no_more_than_fit() {
+        let mut waiting = Waiting::default();
+        for seq in [3, 9, 5] {
+            assert!(waiting.put(&mark(1, 1, seq), 2));
+        }
+        assert!(waiting.put(&mark(1, 2, 1), 2));
+        assert!(!waiting.put(&mark(2, 1, 1), 2), "there is no room");
+        assert!(waiting.put(&mark(1, 2, 4), 2), "that one has its place");
+        let mut taken = waiting.take(10);
+        taken.sort_by_key(|mark| mark.room.clone());
+        assert_eq!(taken, [mark(1, 1, 9), mark(1, 2, 4)]);
+        assert_eq!(waiting, Waiting::default());
+    }
+
+    #[test]
+    fn batches_take_every_mark_once() {
+        let mut waiting = Waiting::default();
+        for n in 0..100 {
+            waiting.put(&mark(n % 7, n, n as u64), 1000);
+        }
+        let mut taken = Vec::new();
+        while waiting.len > 0 {
+            let batch = waiting.take(9);
+            assert!(batch.len() == 9 || waiting.len == 0);
+            taken.extend(batch);
+        }
+        taken.sort_by_key(|mark| mark.seq);
+        assert!(taken.into_iter().eq((0..100).map(|n| mark(n % 7, n, n as u64))));
+    }
+}

@@ -1,0 +1,282 @@
+//! Who is online where, as one node knows it: what it sees itself, what its peers told it, and
+//! what its watchers have been told. Pure: time is an argument, and messages are values.
+//!
+//! It holds rooms that somebody asked about (`who`), here or on a peer, and no others.
+//!
+//! ```text
+//!  followers ─ seen ─▶ unsettled ─ a second ─▶ here ─┬─ news, round ─▶ peers
+//!                                                    ▼
+//!  peers ─ hear ─▶ there, each for a lease ─▶ who is online ─ at most once a second ─▶ watchers
+//! ```
+//!
+//! Who comes and goes within a second was never there: a change settles before it counts. Nothing
+//! here is a difference to something that a peer must have heard before: a node always tells the
+//! whole of what it has in a room, again and again, so a message that is lost is soon made good,
+//! and a node that says nothing any more has nobody, once its lease is over.
+
+mod room;
+
+use std::collections::{BTreeSet, HashMap};
+use std::time::{Duration, Instant};
+
+use self::room::Room;
+use crate::model::{RoomName, UserId};
+
+/// Longest list of users that goes into one frame, in bytes of JSON. A longer one is only counted:
+/// a frame must not fill a socket's queue, and clients have their limits, too.
+const LIST_BYTES_MAX: usize = 64 * 1024;
+/// Peers that are listened to. There are never so many; beyond it, messages are made up.
+const PEERS_MAX: usize = 1000;
+/// A look at a room takes some 0.2 µs for each follower. Looking for those who ask may take a
+/// hundredth of a core for each room: of a crowd that comes at once and asks, most are told what
+/// was seen a moment ago.
+const LOOK_PAUSE_PER_USER: Duration = Duration::from_micros(20);
+/// For how long the people of a node that stops are still counted: they are about to come back, by
+/// way of another node.
+const GONE_GRACE: Duration = Duration::from_secs(3);
+
+/// Some users: by name, or, if there are too many, by number.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Crowd {
+    Listed(BTreeSet<UserId>),
+    Counted(u64),
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// How long somebody has to be there before they count, half of how long they have to be gone,
+    /// and the least time between two frames of a room.
+    pub settle: Duration,
+    /// For how long a peer is believed.
+    pub lease: Duration,
+    /// Most users that are told by name.
+    pub listed_max: usize,
+    /// Most rooms that are kept. One more is not: its `who` says what this node sees itself, and no
+    /// `presence` follows.
+    pub rooms_max: usize,
+}
+
+pub struct Presence {
+    limits: Limits,
+    rooms: HashMap<RoomName, Room>,
+    /// The other nodes, and until when each is believed to live.
+    peers: HashMap<String, Instant>,
+}
+
+/// What a peer said about who is online.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Said {
+    /// Rooms of which it wants to be told.
+    pub watch: Vec<RoomName>,
+    /// Rooms of which it wants to be told at once.
+    pub ask: Vec<RoomName>,
+    /// Who is online in these rooms by way of it.
+    pub online: Vec<(RoomName, Crowd)>,
+    /// It stops.
+    pub gone: bool,
+}
+
+/// What the watchers of a room are to be told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tell {
+    pub room: RoomName,
+    pub what: What,
+    /// What they know then: for those who missed something before.
+    pub whole: Crowd,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum What {
+    /// Who came and who went.
+    Difference { online: Vec<UserId>, offline: Vec<UserId> },
+    /// There are too many to list.
+    Count,
+    /// There were too many to list, and are not any more.
+    Whole,
+    /// Nothing is new; there are some who missed something.
+    Nothing,
+}
+
+/// What was seen of a room on this node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seen {
+    pub crowd: Crowd,
+    /// Whether anyone here is told of who comes and goes.
+    pub watched: bool,
+}
+
+impl Crowd {
+    pub fn nobody() -> Self {
+        Self::Listed(BTreeSet::new())
+    }
+
+    /// By name, if that is not too long.
+    pub fn of(users: BTreeSet<UserId>, listed_max: usize) -> Self {
+        // Each with its quotes and comma. (Escapes are so rare that the limit does not know them.)
+        let bytes: usize = users.iter().map(|user| user.as_str().len() + 3).sum();
+        match users.len() > listed_max || bytes > LIST_BYTES_MAX {
+            true => Self::Counted(users.len() as u64),
+            false => Self::Listed(users),
+        }
+    }
+
+    pub fn count(&self) -> u64 {
+        match self {
+            Self::Listed(users) => users.len() as u64,
+            Self::Counted(count) => *count,
+        }
+    }
+}
+
+impl Presence {
+    pub fn new(limits: Limits) -> Self {
+        Self { limits, rooms: HashMap::new(), peers: HashMap::new() }
+    }
+
+    /// How many rooms somebody asks about.
+    pub fn len(&self) -> usize {
+        self.rooms.len()
+    }
+
+    /// The rooms to look at.
+    pub fn rooms(&self) -> Vec<RoomName> {
+        self.rooms.keys().cloned().collect()
+    }
+
+    /// Somebody here wants to know. `None`: there is no room for one more. `Some(true)`: peers do
+    /// not know yet that they are to tell.
+    pub fn want(&mut self, name: &RoomName, now: Instant) -> Option<bool> {
+        let lease = self.limits.lease;
+        let room = self.room(name, now)?;
+        let is_new = !room.is_wanted_here(now);
+        room.asked_until = now + lease;
+        Some(is_new)
+    }
+
+    /// Whether every peer has said who is online by way of it in this room.
+    pub fn is_whole(&self, name: &RoomName, now: Instant) -> bool {
+        let Some(room) = self.rooms.get(name) else { return true };
+        let mut peers = self.peers.iter().filter(|(_, until)| **until > now);
+        peers.all(|(peer, _)| room.there.contains_key(peer))
+    }
+
+    /// Whether the room is one of those that are kept.
+    pub fn is_kept(&self, name: &RoomName) -> bool {
+        self.rooms.contains_key(name)
+    }
+
+    /// Whether to look at the followers again for somebody who asks.
+    pub fn may_look(&self, name: &RoomName, now: Instant) -> bool {
+        let pause = |room: &Room| {
+            LOOK_PAUSE_PER_USER * u32::try_from(room.here.count()).unwrap_or(u32::MAX)
+        };
+        let looked = |room: &Room| room.seen_at.map(|at| at + pause(room));
+        self.rooms.get(name).and_then(looked).is_none_or(|until| until <= now)
+    }
+
+    /// Looked at the followers. A change has to settle; not so if someone waits for the answer.
+    pub fn seen(&mut self, name: &RoomName, seen: Seen, settled: bool, now: Instant) {
+        let settle = if settled { Duration::ZERO } else { self.limits.settle };
+        if let Some(room) = self.rooms.get_mut(name) {
+            room.seen(seen, now);
+            room.settle(settle, now);
+        }
+    }
+
+    /// Who is online, for somebody who asks now, and is online as this user, if as anyone. `None`:
+    /// nobody asked about this room before, or there was no place to note it.
+    pub fn snapshot(&mut self, name: &RoomName, asks: Option<&UserId>) -> Option<Crowd> {
+        let room = self.rooms.get_mut(name)?;
+        Some(room.snapshot(asks, self.limits.listed_max))
+    }
+
+    /// Some watchers of the room could not take what they were told.
+    pub fn missed(&mut self, name: &RoomName) {
+        if let Some(room) = self.rooms.get_mut(name) {
+            room.has_stale = true;
+        }
+    }
+
+    /// A peer spoke.
+    pub fn hear(&mut self, peer: &str, said: Said, now: Instant) {
+        let until = now + self.limits.lease;
+        if self.peers.len() >= PEERS_MAX && !self.peers.contains_key(peer) {
+            return;
+        }
+        self.peers.insert(peer.to_owned(), until);
+        for name in said.watch.iter().chain(&said.ask) {
+            if let Some(room) = self.room(name, now) {
+                room.wanted_until = until;
+            }
+        }
+        for (name, crowd) in said.online {
+            if let Some(room) = self.rooms.get_mut(&name).filter(|room| room.is_wanted_here(now)) {
+                room.hear(peer, crowd, until);
+            }
+        }
+        if said.gone {
+            self.peers.remove(peer);
+            for room in self.rooms.values_mut() {
+                room.grace(peer, now + GONE_GRACE);
+            }
+        }
+    }
+
+    /// What is to be told by now, and to whom: to the watchers of these rooms, and to the peers,
+    /// who is online here in those rooms.
+    pub fn tick(&mut self, now: Instant) -> (Vec<Tell>, Vec<(RoomName, Crowd)>) {
+        let Limits { settle, listed_max, .. } = self.limits;
+        self.peers.retain(|_, until| *until > now);
+        self.rooms.retain(|_, room| room.is_wanted(now));
+        // A crowd that is gone takes its memory with it.
+        if self.rooms.capacity() > 64 && self.rooms.len() < self.rooms.capacity() / 4 {
+            self.rooms.shrink_to_fit();
+        }
+        let (mut tells, mut news) = (Vec::new(), Vec::new());
+        for (name, room) in &mut self.rooms {
+            room.settle(settle, now);
+            room.expire(now);
+            if let Some((what, whole)) = room.tell(settle, listed_max, now) {
+                tells.push(Tell { room: name.clone(), what, whole });
+            }
+            news.extend(room.news(settle, now).map(|crowd| (name.clone(), crowd)));
+        }
+        (tells, news)
+    }
+
+    /// Who is online here in these rooms, for a peer that asks. To be called when they were looked
+    /// at. There is no answer for a room that there was no place for.
+    pub fn answer(&mut self, names: &[RoomName], now: Instant) -> Vec<(RoomName, Crowd)> {
+        let answer = |name: &RoomName| {
+            let room = self.rooms.get_mut(name)?;
+            Some((name.clone(), room.for_peers(now)))
+        };
+        names.iter().filter_map(answer).collect()
+    }
+
+    /// Everything that peers must hear again and again: what this node wants to be told, and who is
+    /// online here in the rooms that peers want to be told of.
+    pub fn round(&mut self, now: Instant) -> Said {
+        let mut said = Said::default();
+        for (name, room) in &mut self.rooms {
+            if room.is_wanted_here(now) {
+                said.watch.push(name.clone());
+            }
+            if room.wanted_until > now {
+                said.online.push((name.clone(), room.for_peers(now)));
+            }
+        }
+        said
+    }
+
+    /// The room, made if there is place for it.
+    fn room(&mut self, name: &RoomName, now: Instant) -> Option<&mut Room> {
+        if self.rooms.len() >= self.limits.rooms_max && !self.rooms.contains_key(name) {
+            return None;
+        }
+        Some(self.rooms.entry(name.clone()).or_insert_with(|| Room::new(now)))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,243 @@
+//! Who is online in one room: here, there, and as far as watchers know.
+//!
+//! It does no I/O and knows no followers; `Presence` holds the rooms.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::{Duration, Instant};
+
+use super::{Crowd, Seen, What};
+use crate::model::UserId;
+
+pub(super) struct Room {
+    /// Who is online by way of this node: what peers and watchers are told.
+    pub here: Crowd,
+    /// Users who are online here and not in `here`, or the other way round, and since when.
+    unsettled: BTreeMap<UserId, Instant>,
+    /// Nothing was seen yet, so there is nothing to settle against.
+    is_new: bool,
+    /// When was last looked.
+    pub seen_at: Option<Instant>,
+    /// Who is online by way of each peer, and until when that is believed.
+    pub there: HashMap<String, (Crowd, Instant)>,
+    /// What the watchers here were told; `None`: there are none.
+    told: Option<Crowd>,
+    told_at: Option<Instant>,
+    /// Users who a `who` showed otherwise than `told` has it. They are told of once more, even if
+    /// they are what `told` says by then.
+    ///
+    /// The race this closes: watchers were told {1}. 2 comes; somebody asks, and is answered
+    /// {1, 2}; 2 goes. For the others nothing happened; the one who asked would believe in 2 for ever.
+    shown: BTreeSet<UserId>,
+    /// A `who` showed another number than `told` has, or a number where it has names, or the other
+    /// way round: it is not enough to tell the difference to `told`.
+    is_mixed: bool,
+    /// Who is online may have changed since the watchers were told.
+    is_changed: bool,
+    pub has_stale: bool,
+    watched: bool,
+    /// Until when somebody here wants to know, watcher or not.
+    pub asked_until: Instant,
+    /// Until when a peer wants to know.
+    pub wanted_until: Instant,
+    /// `here` has changed since peers were told.
+    has_news: bool,
+    told_peers_at: Option<Instant>,
+}
+
+impl Room {
+    pub fn new(now: Instant) -> Self {
+        Self {
+            here: Crowd::nobody(),
+            unsettled: BTreeMap::new(),
+            is_new: true,
+            seen_at: None,
+            there: HashMap::new(),
+            told: None,
+            told_at: None,
+            shown: BTreeSet::new(),
+            is_mixed: false,
+            is_changed: false,
+            has_stale: false,
+            watched: false,
+            asked_until: now,
+            wanted_until: now,
+            has_news: false,
+            told_peers_at: None,
+        }
+    }
+
+    pub fn is_wanted_here(&self, now: Instant) -> bool {
+        self.watched || self.asked_until > now
+    }
+
+    pub fn is_wanted(&self, now: Instant) -> bool {
+        self.is_wanted_here(now) || self.wanted_until > now
+    }
+
+    /// Takes what was seen: users who are not as `here` has them begin to settle, and those who are
+    /// again, have never been away.
+    pub fn seen(&mut self, Seen { crowd, watched }: Seen, now: Instant) {
+        (self.watched, self.seen_at) = (watched, Some(now));
+        if !watched {
+            (self.told, self.has_stale, self.is_mixed) = (None, false, false);
+            self.shown.clear();
+        }
+        match (&self.here, &crowd) {
+            (Crowd::Listed(here), Crowd::Listed(seen)) if !self.is_new => {
+                let differs = |user: &UserId| here.contains(user) != seen.contains(user);
+                self.unsettled.retain(|user, _| differs(user));
+                for user in here.symmetric_difference(seen) {
+                    self.unsettled.entry(user.clone()).or_insert(now);
+                }
+            }
+            _ if self.here == crowd => {}
+            // By number there is nobody who could settle.
+            _ => {
+                self.here = crowd;
+                self.unsettled.clear();
+                (self.is_changed, self.has_news) = (true, true);
+            }
+        }
+        self.is_new = false;
+    }
+
+    /// Those who have been otherwise for that long are so. It takes twice as long to be gone: who
+    /// moves from one node to another comes there as soon as they go here, and each node waits by
+    /// itself.
+    pub fn settle(&mut self, after: Duration, now: Instant) {
+        let Crowd::Listed(here) = &mut self.here else { return };
+        let settles = |user: &UserId, since: &mut Instant| {
+            let after = if here.contains(user) { 2 * after } else { after };
+            *since + after <= now
+        };
+        let settled: Vec<_> = self.unsettled.extract_if(.., settles).collect();
+        for (user, _) in settled {
+            (self.is_changed, self.has_news) = (true, true);
+            if !here.remove(&user) {
+                here.insert(user);
+            }
+        }
+    }
+
+    pub fn hear(&mut self, peer: &str, crowd: Crowd, until: Instant) {
+        let before = self.there.insert(peer.to_owned(), (crowd, until));
+        self.is_changed |= before.map(|(crowd, _)| crowd).as_ref() != Some(&self.there[peer].0);
+    }
+
+    /// A peer that stops is believed until then, at most.
+    pub fn grace(&mut self, peer: &str, until: Instant) {
+        if let Some((_, believed)) = self.there.get_mut(peer) {
+            *believed = until.min(*believed);
+        }
+    }
+
+    pub fn expire(&mut self, now: Instant) {
+        let len = self.there.len();
+        self.there.retain(|_, (_, until)| *until > now);
+        self.is_changed |= self.there.len() < len;
+    }
+
+    /// Everyone, on all nodes. A user who is there twice is one; where some are only counted, they
+    /// may be counted twice.
+    fn everyone(&self, listed_max: usize) -> Crowd {
+        let crowds = || self.there.values().map(|(crowd, _)| crowd).chain([&self.here]);
+        let mut users = BTreeSet::new();
+        let mut counted = 0;
+        for crowd in crowds() {
+            match crowd {
+                Crowd::Listed(listed) => users.extend(listed.iter().cloned()),
+                Crowd::Counted(count) => counted += count,
+            }
+        }
+        match counted {
+            0 => Crowd::of(users, listed_max),
+            _ => Crowd::Counted(users.len() as u64 + counted),
+        }
+    }
+
+    pub fn snapshot(&mut self, asks: Option<&UserId>, listed_max: usize) -> Crowd {
+        let mut everyone = self.everyone(listed_max);
+        if let Crowd::Listed(users) = &mut everyone {
+            // The last look may be older than they are.
+            users.extend(asks.cloned());
+        }
+        match (&self.told, &everyone) {
+            (Some(Crowd::Listed(told)), Crowd::Listed(everyone)) => {
+                self.shown.extend(everyone.symmetric_difference(told).cloned());
+                self.is_changed |= !self.shown.is_empty();
+            }
+            (None, _) => self.told = Some(everyone.clone()),
+            (Some(told), _) if *told == everyone => {}
+            (Some(_), _) => (self.is_mixed, self.is_changed) = (true, true),
+        }
+        everyone
+    }
+
+    /// What the watchers are to be told now, and what they know then.
+    pub fn tell(
+        &mut self,
+        pause: Duration,
+        listed_max: usize,
+        now: Instant,
+    ) -> Option<(What, Crowd)> {
+        let is_due = self.told_at.is_none_or(|at| at + pause <= now);
+        if !self.watched || !is_due || !(self.is_changed || self.has_stale) {
+            return None;
+        }
+        // A room that is brought back below the limit by one goes above it again by one: names are
+        // told again when a tenth of the limit is free.
+        let again = listed_max - listed_max / 10;
+        let mut everyone = self.everyone(listed_max);
+        let told = self.told.take();
+        let what = match (&told, &everyone) {
+            (Some(Crowd::Listed(told)), Crowd::Listed(everyone)) if !self.is_mixed => {
+                self.difference(told, everyone)
+            }
+            (Some(Crowd::Counted(_)), Crowd::Listed(users)) if users.len() > again => {
+                everyone = Crowd::Counted(users.len() as u64);
+                What::Count
+            }
+            (_, Crowd::Counted(_)) => What::Count,
+            (_, Crowd::Listed(_)) => What::Whole,
+        };
+        let is_same = !self.is_mixed
+            && told.as_ref() == Some(&everyone)
+            && !matches!(what, What::Difference { .. });
+        let what = if is_same { What::Nothing } else { what };
+        self.told = Some(everyone.clone());
+        (self.is_changed, self.is_mixed) = (false, false);
+        self.shown.clear();
+        if what == What::Nothing && !self.has_stale {
+            return None;
+        }
+        self.has_stale = false;
+        self.told_at = Some(now);
+        Some((what, everyone))
+    }
+
+    fn difference(&self, told: &BTreeSet<UserId>, everyone: &BTreeSet<UserId>) -> What {
+        let differing = told.symmetric_difference(everyone).cloned().collect::<BTreeSet<_>>();
+        let (online, offline): (Vec<_>, Vec<_>) =
+            differing.union(&self.shown).cloned().partition(|user| everyone.contains(user));
+        match online.is_empty() && offline.is_empty() {
+            true => What::Nothing,
+            false => What::Difference { online, offline },
+        }
+    }
+
+    /// Who is online here, if peers want to know and have not been told.
+    pub fn news(&mut self, pause: Duration, now: Instant) -> Option<Crowd> {
+        let is_due = self.told_peers_at.is_none_or(|at| at + pause <= now);
+        if !self.has_news || !is_due || self.wanted_until <= now {
+            return None;
+        }
+        Some(self.for_peers(now))
+    }
+
+    /// Who is online here, which peers are about to hear.
+    pub fn for_peers(&mut self, now: Instant) -> Crowd {
+        self.has_news = false;
+        self.told_peers_at = Some(now);
+        self.here.clone()
+    }
+}

@@ -1,0 +1,391 @@
+//! What watchers are told, as tables and as a property: some nodes, a channel that loses, doubles
+//! and delays, people who come and go; and when it is quiet again everyone knows the truth.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use proptest::prelude::*;
+
+use super::*;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn limits() -> Limits {
+    Limits { settle: SECOND, lease: 15 * SECOND, listed_max: 4, rooms_max: 3 }
+}
+
+fn user(id: u8) -> UserId {
+    UserId::stored(&id.to_string())
+}
+
+fn room(n: u8) -> RoomName {
+    RoomName::stored(&format!("r{n}"))
+}
+
+fn crowd(users: &[u8]) -> Crowd {
+    Crowd::of(users.iter().map(|id| user(*id)).collect(), limits().listed_max)
+}
+
+/// One room of one node, with a clock.
+struct Table {
+    presence: Presence,
+    now: Instant,
+}
+
+impl Table {
+    /// Somebody asks, and watches from there on.
+    fn watched(users: &[u8]) -> Self {
+        let mut table = Self { presence: Presence::new(limits()), now: Instant::now() };
+        assert_eq!(table.presence.want(&room(0), table.now), Some(true));
+        let seen = Seen { crowd: crowd(users), watched: true };
+        table.presence.seen(&room(0), seen, true, table.now);
+        assert_eq!(table.presence.snapshot(&room(0), None), Some(crowd(users)));
+        table
+    }
+
+    fn seen(&mut self, users: &[u8]) {
+        let seen = Seen { crowd: crowd(users), watched: true };
+        self.presence.seen(&room(0), seen, false, self.now);
+    }
+
+    fn hear(&mut self, peer: &str, users: &[u8]) {
+        let said = Said { online: vec![(room(0), crowd(users))], ..Said::default() };
+        self.presence.hear(peer, said, self.now);
+    }
+
+    /// What the watchers were told in that time, looked at ten times a second.
+    fn pass(&mut self, ms: u64) -> Vec<What> {
+        let mut told = Vec::new();
+        for _ in 0..ms / 100 {
+            self.now += Duration::from_millis(100);
+            told.extend(self.presence.tick(self.now).0.into_iter().map(|tell| tell.what));
+        }
+        told
+    }
+}
+
+fn difference(online: &[u8], offline: &[u8]) -> What {
+    let users = |ids: &[u8]| ids.iter().map(|id| user(*id)).collect();
+    What::Difference { online: users(online), offline: users(offline) }
+}
+
+#[test]
+fn who_comes_is_told_when_it_has_settled_and_who_goes_as_well() {
+    let mut table = Table::watched(&[1]);
+    table.seen(&[1, 2]);
+    assert_eq!(table.pass(900), []);
+    assert_eq!(table.pass(200), [difference(&[2], &[])]);
+    table.seen(&[2]);
+    assert_eq!(table.pass(1900), []);
+    assert_eq!(table.pass(200), [difference(&[], &[1])]);
+    assert_eq!(table.pass(60_000), []);
+}
+
+#[test]
+fn who_comes_and_goes_within_a_second_was_never_there() {
+    let mut table = Table::watched(&[1]);
+    for _ in 0..10 {
+        table.seen(&[1, 2]);
+        assert_eq!(table.pass(900), []);
+        table.seen(&[1]);
+        assert_eq!(table.pass(100), []);
+        table.seen(&[]);
+        assert_eq!(table.pass(900), []);
+        table.seen(&[1]);
+        assert_eq!(table.pass(100), []);
+    }
+}
+
+#[test]
+fn however_many_come_there_is_one_frame_a_second() {
+    let mut table = Table::watched(&[]);
+    let mut frames = 0;
+    for tenth in 0..200_u8 {
+        table.seen(&[tenth, tenth.wrapping_add(1)]);
+        table.hear("n2", &[tenth.wrapping_add(100)]);
+        frames += table.pass(100).len();
+    }
+    assert!((10..=20).contains(&frames), "{frames}");
+}
+
+#[test]
+fn whoever_was_shown_to_one_who_asked_is_told_of_when_they_are_gone() {
+    let mut table = Table::watched(&[1]);
+    table.seen(&[1]);
+    table.pass(1000);
+    // 2 comes, somebody asks and is shown 2, and 2 goes before anyone else was told.
+    let seen = |users| Seen { crowd: crowd(users), watched: true };
+    table.presence.seen(&room(0), seen(&[1, 2]), true, table.now);
+    assert_eq!(table.presence.snapshot(&room(0), Some(&user(3))), Some(crowd(&[1, 2, 3])));
+    table.presence.seen(&room(0), seen(&[1]), true, table.now);
+    assert_eq!(table.pass(1000), [difference(&[], &[2, 3])]);
+}
+
+#[test]
+fn too_many_are_counted_and_named_again_when_a_tenth_is_free() {
+    let mut table = Table::watched(&[1]);
+    table.hear("n2", &[2, 3, 4]);
+    assert_eq!(table.pass(1000), [difference(&[2, 3, 4], &[])]);
+    table.hear("n3", &[5]);
+    assert_eq!(table.pass(1000), [What::Count]);
+    assert_eq!(table.presence.snapshot(&room(0), None), Some(Crowd::Counted(5)));
+    table.hear("n4", &[6, 7, 8, 9, 10]);
+    assert_eq!(table.pass(1000), [What::Count]);
+    // Four and five that were only counted, of whom one may be one of the four.
+    assert_eq!(table.presence.snapshot(&room(0), None), Some(Crowd::Counted(10)));
+    table.hear("n4", &[]);
+    table.hear("n3", &[]);
+    assert_eq!(table.pass(1000), [What::Whole], "4 of 4, of which a tenth is none");
+}
+
+#[test]
+fn names_that_are_too_long_for_a_frame_are_counted() {
+    let long = |n: usize| UserId::stored(&format!("{n:0128}"));
+    let users: BTreeSet<_> = (0..600).map(long).collect();
+    assert_eq!(Crowd::of(users, 1000), Crowd::Counted(600));
+    let users: BTreeSet<_> = (0..400).map(long).collect();
+    assert_eq!(Crowd::of(users.clone(), 1000), Crowd::Listed(users));
+}
+
+#[test]
+fn the_users_of_a_silent_node_are_offline_when_its_lease_is_over() {
+    let mut table = Table::watched(&[1]);
+    table.hear("n2", &[2]);
+    table.hear("n3", &[2, 3]);
+    assert_eq!(table.pass(1000), [difference(&[2, 3], &[])]);
+    assert_eq!(table.pass(9000), []);
+    table.hear("n2", &[2]);
+    assert_eq!(table.pass(6000), [difference(&[], &[3])], "2 is still by way of n2");
+    assert_eq!(table.pass(10_000), [difference(&[], &[2])]);
+}
+
+#[test]
+fn the_users_of_a_node_that_stops_have_a_moment_to_come_back() {
+    let mut table = Table::watched(&[1]);
+    table.hear("n2", &[2, 3]);
+    table.pass(1000);
+    table.presence.hear("n2", Said { gone: true, ..Said::default() }, table.now);
+    assert_eq!(table.pass(1000), []);
+    table.hear("n3", &[2]);
+    assert_eq!(table.pass(3000), [difference(&[], &[3])]);
+}
+
+#[test]
+fn a_room_that_nobody_asks_about_any_more_is_forgotten_and_there_are_never_too_many() {
+    let mut presence = Presence::new(limits());
+    let mut now = Instant::now();
+    for n in 0..3 {
+        assert_eq!(presence.want(&room(n), now), Some(true));
+    }
+    assert_eq!(presence.want(&room(3), now), None);
+    assert_eq!(presence.want(&room(0), now), Some(false));
+    let said = Said { watch: vec![room(4), room(0)], ..Said::default() };
+    presence.hear("n2", said, now);
+    assert_eq!((presence.len(), presence.is_kept(&room(4))), (3, false));
+    now += 15 * SECOND;
+    presence.tick(now);
+    assert_eq!(presence.len(), 0);
+}
+
+#[test]
+fn the_room_is_whole_when_every_peer_has_answered() {
+    let mut table = Table::watched(&[1]);
+    let is_whole = |table: &Table| table.presence.is_whole(&room(0), table.now);
+    assert!(is_whole(&table), "there are no peers");
+    table.presence.hear("n2", Said::default(), table.now);
+    table.presence.hear("n3", Said::default(), table.now);
+    table.hear("n2", &[]);
+    assert!(!is_whole(&table));
+    table.hear("n3", &[3]);
+    assert!(is_whole(&table));
+    table.pass(15_000);
+    assert!(is_whole(&table), "the dead are not waited for");
+}
+
+/// A socket that watches: it applies what it is told.
+#[derive(Clone, Debug, PartialEq)]
+struct Watcher {
+    node: usize,
+    knows: Option<Crowd>,
+    /// It could not take the last frame.
+    stale: bool,
+}
+
+impl Watcher {
+    fn told(&mut self, tell: &Tell, takes: bool) {
+        if !takes {
+            self.stale = true;
+            return;
+        }
+        if self.stale || tell.what == What::Whole {
+            self.knows = Some(tell.whole.clone());
+        } else if let What::Difference { online, offline } = &tell.what {
+            let Some(Crowd::Listed(users)) = &mut self.knows else {
+                panic!("a difference to what it does not have");
+            };
+            users.extend(online.iter().cloned());
+            users.retain(|user| !offline.contains(user));
+            assert_eq!(users.len() as u64, tell.whole.count(), "the count is of what it has now");
+        } else if tell.what == What::Count {
+            self.knows = Some(Crowd::Counted(tell.whole.count()));
+        }
+        self.stale = false;
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    /// Somebody opens or closes a socket by way of a node.
+    Toggle(usize, u8),
+    /// Somebody asks by way of a node, and watches.
+    Ask(usize),
+    /// The watchers of a node take nothing for a while, or again.
+    Stall(usize),
+    /// So many tenths of a second pass.
+    Pass(u8),
+    /// The channel loses what is on its way.
+    Lose,
+    /// A node dies with its sockets, and another takes its name.
+    Kill(usize),
+}
+
+const NODES: usize = 3;
+
+struct Cluster {
+    now: Instant,
+    nodes: Vec<Presence>,
+    /// Who has a socket, by node.
+    sockets: Vec<BTreeMap<u8, ()>>,
+    stalled: [bool; NODES],
+    watchers: Vec<Watcher>,
+    /// What is on its way: from, to.
+    channel: VecDeque<(usize, usize, Said)>,
+    tenths: u64,
+}
+
+impl Cluster {
+    fn new() -> Self {
+        Self {
+            now: Instant::now(),
+            nodes: (0..NODES).map(|_| Presence::new(limits())).collect(),
+            sockets: vec![BTreeMap::new(); NODES],
+            stalled: [false; NODES],
+            watchers: Vec::new(),
+            channel: VecDeque::new(),
+            tenths: 0,
+        }
+    }
+
+    fn say(&mut self, from: usize, said: &Said) {
+        for to in (0..NODES).filter(|to| *to != from) {
+            self.channel.push_back((from, to, said.clone()));
+        }
+    }
+
+    fn look(&mut self, node: usize, settled: bool) {
+        let users = self.sockets[node].keys().copied().collect::<Vec<_>>();
+        let watched = self.watchers.iter().any(|watcher| watcher.node == node);
+        let seen = Seen { crowd: crowd(&users), watched };
+        self.nodes[node].seen(&room(0), seen, settled, self.now);
+    }
+
+    fn step(&mut self, step: &Step) {
+        match *step {
+            Step::Toggle(node, id) => {
+                if self.sockets[node].remove(&id).is_none() {
+                    self.sockets[node].insert(id, ());
+                }
+            }
+            Step::Ask(node) => {
+                self.nodes[node].want(&room(0), self.now);
+                self.say(node, &Said { ask: vec![room(0)], ..Said::default() });
+                self.watchers.push(Watcher { node, knows: None, stale: false });
+                self.look(node, true);
+                let knows = self.nodes[node].snapshot(&room(0), None);
+                self.watchers.last_mut().unwrap().knows = knows;
+            }
+            Step::Stall(node) => self.stalled[node] = !self.stalled[node],
+            Step::Lose => self.channel.clear(),
+            Step::Kill(node) => {
+                self.nodes[node] = Presence::new(limits());
+                self.sockets[node].clear();
+                self.watchers.retain(|watcher| watcher.node != node);
+            }
+            Step::Pass(tenths) => (0..tenths).for_each(|_| self.tenth()),
+        }
+    }
+
+    fn tenth(&mut self) {
+        self.now += SECOND / 10;
+        self.tenths += 1;
+        for (from, to, said) in std::mem::take(&mut self.channel) {
+            let ask = said.ask.clone();
+            self.nodes[to].hear(&format!("n{from}"), said, self.now);
+            if !ask.is_empty() {
+                self.look(to, true);
+                let online = self.nodes[to].answer(&ask, self.now);
+                self.say(to, &Said { online, ..Said::default() });
+            }
+        }
+        for node in 0..NODES {
+            self.look(node, false);
+            let (tells, online) = self.nodes[node].tick(self.now);
+            self.say(node, &Said { online, ..Said::default() });
+            for tell in tells {
+                let takes = !self.stalled[node];
+                for watcher in self.watchers.iter_mut().filter(|it| it.node == node) {
+                    watcher.told(&tell, takes);
+                }
+                if !takes {
+                    self.nodes[node].missed(&room(0));
+                }
+            }
+            if self.tenths.is_multiple_of(50) {
+                let said = self.nodes[node].round(self.now);
+                self.say(node, &said);
+            }
+        }
+    }
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        8 => (0..NODES, 0..7_u8).prop_map(|(node, id)| Step::Toggle(node, id)),
+        2 => (0..NODES).prop_map(Step::Ask),
+        1 => (0..NODES).prop_map(Step::Stall),
+        6 => (1..25_u8).prop_map(Step::Pass),
+        1 => Just(Step::Lose),
+        1 => (0..NODES).prop_map(Step::Kill),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn when_it_is_quiet_every_watcher_knows_who_is_online(
+        steps in prop::collection::vec(step(), 1..60)
+    ) {
+        let mut cluster = Cluster::new();
+        for step in &steps {
+            cluster.step(step);
+        }
+        cluster.stalled = [false; NODES];
+        // A lease, a round, and a moment.
+        cluster.step(&Step::Pass(230));
+        let online: Vec<u8> = cluster.sockets.iter().flat_map(|it| it.keys().copied()).collect();
+        let truth = crowd(&online);
+        for watcher in &cluster.watchers {
+            match (&watcher.knows, &truth) {
+                (Some(Crowd::Listed(_)), _) => {
+                    prop_assert_eq!(watcher.knows.as_ref(), Some(&truth));
+                }
+                // Where some are only counted, somebody who is on two nodes may be two.
+                (Some(Crowd::Counted(count)), _) => prop_assert!(*count >= truth.count()),
+                (None, _) => prop_assert!(false, "it was never told"),
+            }
+            prop_assert!(!watcher.stale);
+        }
+        // And nobody is told anything any more.
+        let before = cluster.watchers.clone();
+        cluster.step(&Step::Pass(100));
+        prop_assert_eq!(before, cluster.watchers);
+    }
+}
