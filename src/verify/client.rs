@@ -260,6 +260,8 @@ impl Client {
             }
             "ack" | "error" | "history" => Heard::Answer,
             "hello" | "pong" | "resumed" | "goodbye" | "rooms" | "members" => Heard::Nothing,
+            // Signs of life: nothing is promised of them.
+            "who" | "presence" | "typing" | "read" => Heard::Nothing,
             _ => {
                 self.stray(open, text);
                 Heard::Nothing
