@@ -133,7 +133,7 @@ impl Api {
             return Ok(stream_answer(events, parts.method == Method::HEAD));
         }
         let message_bytes_max = self.shared.config.session.message_bytes_max;
-        let request = command::Request::of(&fields, message_bytes_max)?;
+        let request = command::Request::of(&fields, message_bytes_max).map_err(told)?;
         let answer = act::act(&self.shared, &self.lanes, request).await?;
         Ok(answer.map(Either::Left))
     }
