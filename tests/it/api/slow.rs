@@ -12,8 +12,8 @@ use crate::harness::{PATIENCE, World, on_both_logs};
 on_both_logs!(a_stream_that_is_not_read_keeps_memory_bounded_and_loses_nothing);
 
 const MESSAGE_BYTES: usize = 16 * 1024;
-/// 25 MB, for each of the streams that are not read.
-const MESSAGES: u64 = 1600;
+/// 13 MB, for each of the streams that are not read.
+const MESSAGES: u64 = 800;
 const STOPPED: usize = 8;
 /// What the kernel takes for a reader that has stopped.
 const RECEIVE_BYTES: u32 = 128 * 1024;
