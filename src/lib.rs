@@ -59,6 +59,8 @@ pub mod health;
 pub mod metrics;
 /// Tries what the settings point to, for `verbatim check`.
 pub mod probe;
+/// How often something may happen.
+pub mod rate;
 /// What a node has running, the word to stop, the first failure.
 pub mod tasks;
 /// Where log lines go.

@@ -16,6 +16,8 @@ pub struct Metrics {
     pub connections: Gauge,
     pub connections_refused: Family<Reason, Counter>,
     pub sockets_closed: Family<Code, Counter>,
+    pub requests: Family<Request, Counter>,
+    pub streams: Gauge,
     pub rooms_followed: Gauge,
     pub follows: Gauge,
     pub commands: Family<Command, Counter>,
@@ -67,6 +69,15 @@ pub struct Code {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Request {
+    /// The route as the documentation writes it, `/api/rooms/{room}/events`; `other` for none.
+    pub route: &'static str,
+    /// One of those that the API knows, or `other`.
+    pub method: &'static str,
+    pub status: u16,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Source {
     /// `ring` or `log`.
     pub source: &'static str,
@@ -99,6 +110,8 @@ impl Metrics {
             connections: Gauge::default(),
             connections_refused: Family::default(),
             sockets_closed: Family::default(),
+            requests: Family::default(),
+            streams: Gauge::default(),
             rooms_followed: Gauge::default(),
             follows: Gauge::default(),
             commands: Family::default(),
@@ -142,6 +155,12 @@ impl Metrics {
             "WebSockets closed, by close code",
             self.sockets_closed.clone(),
         );
+        m.register(
+            "requests",
+            "Requests under /api answered, by route, method and status",
+            self.requests.clone(),
+        );
+        m.register("streams", "Event streams open now", self.streams.clone());
         m.register("rooms_followed", "Rooms in use on this node", self.rooms_followed.clone());
         m.register("follows", "Rooms followed, summed over sockets", self.follows.clone());
         m.register("commands", "Commands answered, by type and result", self.commands.clone());

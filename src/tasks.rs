@@ -20,7 +20,7 @@ use crate::metrics::Counter;
 pub struct Tasks {
     /// Tasks that a clean stop waits for.
     tracker: TaskTracker,
-    /// Those of them that are sessions: HTTP goes on until the last client has left.
+    /// Sessions, and requests under way: HTTP goes on until the last of them has ended.
     sessions: TaskTracker,
     /// Cancelled once, when the node begins to stop.
     stop: CancellationToken,
@@ -78,6 +78,12 @@ impl Tasks {
         self.spawn_connection(self.sessions.track_future(session));
     }
 
+    /// Works out the answer to a request; `sessions_ended` waits for it, too. So a node that stops
+    /// does not end HTTP while somebody waits for a commit.
+    pub async fn answer<F: Future>(&self, answer: F) -> F::Output {
+        self.sessions.track_future(answer).await
+    }
+
     /// Says that the node cannot go on. The first reason is kept.
     pub fn fail(&self, reason: String) {
         tracing::error!(reason, "the node cannot go on");
@@ -115,7 +121,7 @@ impl Tasks {
         self.stop.cancelled().await;
     }
 
-    /// Resolves when the node stops and its last session has ended.
+    /// Resolves when the node stops, its last session has ended, and no request is under way.
     pub async fn sessions_ended(&self) {
         self.sessions.wait().await;
     }

@@ -61,7 +61,7 @@ impl Config {
         const DAY_MS: u64 = 24 * 60 * 60 * 1000;
         const MINUTE_MS: u64 = 60 * 1000;
         const MIB: u64 = 1024 * 1024;
-        let Self { server, socket, session, lane, hub, log, mirror, signals, .. } = self;
+        let Self { server, api, socket, session, lane, hub, log, mirror, signals, .. } = self;
         vec![
             ("server.connections_max", server.connections_max as u64, 1..=10_000_000),
             (
@@ -74,6 +74,10 @@ impl Config {
             ("server.header_bytes_max", server.header_bytes_max as u64, 8192..=MIB),
             ("server.shutdown_timeout_ms", server.shutdown_timeout_ms, 10..=60 * MINUTE_MS),
             ("server.reconnect_ms", server.reconnect_ms, 0..=60 * MINUTE_MS),
+            ("api.body_bytes_max", api.body_bytes_max as u64, 1024..=64 * MIB),
+            ("api.body_timeout_ms", api.body_timeout_ms, 10..=10 * MINUTE_MS),
+            ("api.requests_per_second", api.requests_per_second.into(), 1..=10_000_000),
+            ("api.requests_burst", api.requests_burst.into(), 1..=10_000_000),
             ("socket.frame_bytes_max", socket.frame_bytes_max as u64, 1024..=64 * MIB),
             ("socket.heartbeat_ms", socket.heartbeat_ms, 10..=DAY_MS),
             ("socket.stall_timeout_ms", socket.stall_timeout_ms, 10..=DAY_MS),
@@ -169,10 +173,10 @@ impl Config {
 
     fn check_together(&self) -> Result<(), ConfigError> {
         let message_bytes = self.session.message_bytes_max as u64;
-        self.check_room_for(
-            ("socket.frame_bytes_max", self.socket.frame_bytes_max),
-            ESCAPED_IN * message_bytes + ENVELOPE_BYTES,
-        )?;
+        let command_bytes = ESCAPED_IN * message_bytes + ENVELOPE_BYTES;
+        let frame_bytes_max = self.socket.frame_bytes_max;
+        self.check_room_for(("socket.frame_bytes_max", frame_bytes_max), command_bytes)?;
+        self.check_room_for(("api.body_bytes_max", self.api.body_bytes_max), command_bytes)?;
         let event_bytes = ESCAPED_OUT * message_bytes + ENVELOPE_BYTES;
         self.check_room_for(("socket.queue_bytes_max", self.socket.queue_bytes_max), event_bytes)?;
         self.check_room_for(("hub.ring_bytes_max", self.hub.ring_bytes_max), event_bytes)?;

@@ -26,6 +26,7 @@ pub use secret::Secret;
 pub struct Config {
     pub node: NodeConfig,
     pub server: ServerConfig,
+    pub api: ApiConfig,
     pub socket: SocketConfig,
     pub session: SessionConfig,
     pub lane: LaneConfig,
@@ -60,6 +61,16 @@ pub struct ServerConfig {
     pub shutdown_timeout_ms: u64,
     /// What `goodbye` tells clients to wait before they come back.
     pub reconnect_ms: u64,
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct ApiConfig {
+    pub body_bytes_max: usize,
+    pub body_timeout_ms: u64,
+    /// Of one address, as are bursts.
+    pub requests_per_second: u32,
+    pub requests_burst: u32,
 }
 
 #[derive(Clone, Debug, Deserialize, Serialize)]

@@ -80,6 +80,14 @@ impl Batch {
         self.bytes.slice(self.end_of(after)..self.end_of(until))
     }
 
+    /// Each event above `after` with its JSON, for those who do not speak WebSocket.
+    pub fn payloads_after(&self, after: Seq) -> impl Iterator<Item = (Seq, &[u8])> {
+        let begins = std::iter::once(0).chain(self.ends.iter().copied());
+        let frames = begins.zip(&self.ends).map(|(begin, end)| &self.bytes[begin..*end]);
+        let seqs = (self.first.0..).map(Seq);
+        seqs.zip(frames.map(frame::payload_of)).filter(move |(seq, _)| *seq > after)
+    }
+
     /// The furthest seq such that what lies above `after` up to it has at most `bytes_max` bytes;
     /// at least the one behind `after`.
     pub fn until(&self, after: Seq, bytes_max: usize) -> Seq {
@@ -135,6 +143,12 @@ mod tests {
                     frames.iter().flat_map(|entry| entry.frame.bytes().to_vec()).collect();
                 assert_eq!(batch.slice(Seq(after), Seq(until)), joined, "{after}..={until}");
             }
+        }
+        for after in 3..10 {
+            let payloads: Vec<_> = batch.payloads_after(Seq(after)).collect();
+            let above = entries.iter().filter(|entry| entry.seq > Seq(after));
+            let wanted: Vec<_> = above.map(|entry| (entry.seq, entry.frame.payload())).collect();
+            assert_eq!(payloads, wanted);
         }
         assert_eq!(batch.leaves_after(Seq(4)).count(), 1);
         assert_eq!(batch.leaves_after(Seq(7)).count(), 0);

@@ -7,7 +7,8 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use tokio::sync::OnceCell;
+use tokio::sync::futures::Notified;
+use tokio::sync::{Notify, OnceCell};
 
 use super::batch::{Batch, Entry};
 use super::door::Door;
@@ -21,6 +22,8 @@ pub struct Room {
     pub door: Arc<Door>,
     /// Set once the edge was read from the log; those who come meanwhile share the one query.
     pub activated: OnceCell<()>,
+    /// Wakes those who read by themselves when the edge has moved.
+    moved: Notify,
     state: Mutex<RoomState>,
 }
 
@@ -52,9 +55,9 @@ pub enum Accepted {
     Gap { index: usize, fan_out: bool },
 }
 
-/// Where a follower that catches up gets its next events.
+/// Where a follower that catches up, or who reads by themselves, gets the next events.
 pub enum NextPage {
-    /// It has everything and is live now, or it wants nothing more.
+    /// It has everything (a follower is live now), or it wants nothing more.
     Live,
     /// From the ring.
     Ring(Batch),
@@ -77,7 +80,7 @@ impl Room {
             closed: false,
         };
         let door = Arc::new(Door::new(name));
-        Self { door, activated: OnceCell::new(), state: Mutex::new(state) }
+        Self { door, activated: OnceCell::new(), moved: Notify::new(), state: Mutex::new(state) }
     }
 
     pub fn name(&self) -> &RoomName {
@@ -106,8 +109,8 @@ impl Room {
     /// Takes entries (ascending) that follow the edge; drops those that are at or below it.
     pub fn accept(&self, entries: &[Entry], config: &HubConfig) -> Accepted {
         let mut state = self.state();
-        let Some(mut edge) = state.edge else { return Accepted::Gap { index: 0, fan_out: false } };
-        let mut gap = None;
+        let Some(before) = state.edge else { return Accepted::Gap { index: 0, fan_out: false } };
+        let (mut edge, mut gap) = (before, None);
         for (index, entry) in entries.iter().enumerate() {
             if entry.seq <= edge {
                 continue;
@@ -127,6 +130,10 @@ impl Room {
         }
         state.fanning |= fan_out;
         state.trim(config);
+        drop(state);
+        if edge > before {
+            self.moved.notify_waiters();
+        }
         match gap {
             Some(index) => Accepted::Gap { index, fan_out },
             None => Accepted::All { fan_out },
@@ -186,17 +193,26 @@ impl Room {
     /// room's lock, so that no event can slip between.
     pub fn next_page(&self, follower: &Follower, bytes_max: usize) -> NextPage {
         let state = self.state();
-        if state.closed {
-            return NextPage::Closed;
-        }
-        let (last, edge) = (follower.last(), state.edge.unwrap_or_default());
-        if follower.go_live(edge) || follower.state() != Following::CatchingUp {
+        let goes_live = || {
+            let edge = state.edge.unwrap_or_default();
+            follower.go_live(edge) || follower.state() != Following::CatchingUp
+        };
+        if !state.closed && goes_live() {
             return NextPage::Live;
         }
-        match state.join_after(last, bytes_max) {
-            Some(batch) if batch.first() == last.next() => NextPage::Ring(batch),
-            _ => NextPage::Log,
-        }
+        state.page_after(follower.last(), bytes_max)
+    }
+
+    /// What comes above `last`, for one who reads by themselves. Whoever holds the room keeps it
+    /// in use: it takes events, and `moved` tells of them.
+    pub fn page_after(&self, last: Seq, bytes_max: usize) -> NextPage {
+        self.state().page_after(last, bytes_max)
+    }
+
+    /// Resolves when the edge has moved since this was called. So: first this, then a look at
+    /// `page_after`, then wait; an event between the look and the wait is not missed.
+    pub fn moved(&self) -> Notified<'_> {
+        self.moved.notified()
     }
 
     /// Everyone who follows, as of now.
@@ -220,6 +236,19 @@ impl Room {
 }
 
 impl RoomState {
+    fn page_after(&self, last: Seq, bytes_max: usize) -> NextPage {
+        if self.closed {
+            return NextPage::Closed;
+        }
+        if last >= self.edge.unwrap_or_default() {
+            return NextPage::Live;
+        }
+        match self.join_after(last, bytes_max) {
+            Some(batch) if batch.first() == last.next() => NextPage::Ring(batch),
+            _ => NextPage::Log,
+        }
+    }
+
     /// The ring's events above `after` (or from its beginning, if that is later), up to about
     /// `bytes_max`, at least one.
     fn join_after(&self, after: Seq, bytes_max: usize) -> Option<Batch> {

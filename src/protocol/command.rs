@@ -151,9 +151,14 @@ impl Command {
 impl Request {
     /// Reads one text frame. `message_bytes_max` is the setting `session.message_bytes_max`.
     pub fn parse(frame: &str, message_bytes_max: usize) -> Result<Self, Problem> {
-        let fields: Fields = serde_json::from_str(frame).map_err(|err| bad_json(&err))?;
+        let fields = Fields::parse(frame).map_err(|err| bad_json(&err))?;
+        Self::of(&fields, message_bytes_max)
+    }
+
+    /// Reads fields that were gathered, from a frame or from elsewhere.
+    pub fn of(fields: &Fields<'_>, message_bytes_max: usize) -> Result<Self, Problem> {
         if let Some(key) = fields.twice {
-            let error = format!("\"{}\" stands in the frame twice", key.name());
+            let error = format!("\"{}\" is given twice", key.name());
             return Err(Problem::field(key.name(), error));
         }
         // The id first: whatever else is wrong, the answer repeats it.
@@ -164,7 +169,7 @@ impl Request {
                 Some(ClientId::parse(&text).map_err(|why| invalid(Key::Id, why))?)
             }
         };
-        match parse_command(&fields, message_bytes_max) {
+        match parse_command(fields, message_bytes_max) {
             Ok(command) => Ok(Self { id, command }),
             Err(problem) => Err(Problem { id, ..problem }),
         }

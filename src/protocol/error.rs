@@ -126,6 +126,11 @@ impl Problem {
         )
     }
 
+    /// A read of the log failed, or took too long.
+    pub fn unanswered() -> Self {
+        Self::new(Code::Unavailable, "the log does not answer: try again in a moment")
+    }
+
     /// A bug of ours; the node's log says more.
     pub fn internal() -> Self {
         Self::new(Code::Internal, "something went wrong in the server; its operator can read more")

@@ -1,7 +1,8 @@
-//! The fields of one command frame, each still as the JSON text that was sent.
+//! The fields of one command, each still as the JSON text that was sent.
 //!
 //! A frame is read in one pass without building a generic JSON value: known keys keep a borrowed
-//! slice of the frame, unknown keys are skipped. What a field means is `command`'s business.
+//! slice of the frame, unknown keys are skipped. An HTTP request says some of them elsewhere, in its
+//! path or a header, and `put` adds those. What a field means is `command`'s business.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -13,7 +14,7 @@ use serde_json::value::RawValue;
 use super::error::Problem;
 use crate::model::{Invalid, RoomName, Seq, UserId};
 
-/// The slices of one frame. A key that is absent or `null` is `None`.
+/// The slices of one command. A key that is absent or `null` is `None`.
 #[derive(Default)]
 pub struct Fields<'a> {
     slots: [Option<&'a str>; Key::COUNT],
@@ -96,6 +97,25 @@ impl<'de: 'a, 'a> Deserialize<'de> for Fields<'a> {
 }
 
 impl<'a> Fields<'a> {
+    pub fn parse(frame: &'a str) -> Result<Self, serde_json::Error> {
+        serde_json::from_str(frame)
+    }
+
+    /// Adds what was said in another place. If it was said before it must be the same: which of two
+    /// was meant is anybody's guess.
+    pub fn put(&mut self, key: Key, raw: &'a str) -> Result<(), Problem> {
+        let slot = &mut self.slots[key as usize];
+        match slot {
+            Some(known) if text(known) != text(raw) => {
+                Err(must(key, "not be given twice, unless it is the same"))
+            }
+            _ => {
+                *slot = Some(raw);
+                Ok(())
+            }
+        }
+    }
+
     pub fn raw(&self, key: Key) -> Option<&'a str> {
         self.slots[key as usize]
     }
@@ -118,12 +138,8 @@ impl<'a> Fields<'a> {
 
     /// A user's id may be sent as a string or as an integer, whose digits are the id.
     pub fn user(&self, key: Key) -> Result<UserId, Problem> {
-        let raw = self.required(key)?;
-        let text = match string(raw) {
-            Some(text) => text,
-            None if is_integer(raw) => Cow::Borrowed(raw),
-            None => return Err(must(key, "be a string or an integer")),
-        };
+        let text =
+            text(self.required(key)?).ok_or_else(|| must(key, "be a string or an integer"))?;
         UserId::parse(&text).map_err(|why| invalid(key, why))
     }
 
@@ -160,6 +176,11 @@ fn string(raw: &str) -> Option<Cow<'_, str>> {
     serde_json::from_str(raw).ok().map(Cow::Owned)
 }
 
+/// The text of a string, the digits of an integer; `None` for anything else.
+fn text(raw: &str) -> Option<Cow<'_, str>> {
+    string(raw).or_else(|| is_integer(raw).then_some(Cow::Borrowed(raw)))
+}
+
 /// Whether a JSON number is an integer as written (no fraction, no exponent).
 fn is_integer(raw: &str) -> bool {
     let digits = raw.strip_prefix('-').unwrap_or(raw);
@@ -188,5 +209,30 @@ impl<'de> Deserialize<'de> for Positions {
             }
         }
         deserializer.deserialize_map(Object)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_said_twice_must_be_the_same() {
+        let frame = r#"{"user_id":1,"room":"caf\u00e9","message":{},"id":null}"#;
+        for (key, raw, fits) in [
+            (Key::UserId, "\"1\"", true),
+            (Key::UserId, "\"2\"", false),
+            (Key::Room, "\"café\"", true),
+            (Key::Room, "\"cafe\"", false),
+            (Key::Message, "\"{}\"", false),
+            (Key::Id, "\"x\"", true),
+            (Key::Type, "\"message\"", true),
+        ] {
+            let mut fields = Fields::parse(frame).unwrap();
+            let put = fields.put(key, raw);
+            assert_eq!(put.is_ok(), fits, "{key:?} {raw}");
+            assert_eq!(put.err().and_then(|problem| problem.field), (!fits).then(|| key.name()));
+            assert!(!fits || fields.raw(key) == Some(raw));
+        }
     }
 }

@@ -41,6 +41,24 @@ impl Frame {
     }
 }
 
+/// The payload of one whole frame of ours, which has no mask.
+pub fn payload_of(frame: &[u8]) -> &[u8] {
+    let header_len = match frame.get(1) {
+        None => 0,
+        Some(126) => 4,
+        Some(127) => HEADER_BYTES_MAX,
+        Some(_) => 2,
+    };
+    frame.get(header_len..).unwrap_or_default()
+}
+
+/// The type of a frame, by its payload: `type` always stands first, and is a plain word.
+pub fn type_of(payload: &[u8]) -> &str {
+    let begun = payload.strip_prefix(b"{\"type\":\"").unwrap_or_default();
+    let word = begun.split(|byte| *byte == b'"').next().unwrap_or_default();
+    std::str::from_utf8(word).unwrap_or_default()
+}
+
 /// What a frame is (RFC 6455, section 11.8). A server that never fragments needs no others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -400,4 +418,22 @@ pub fn help(id: Option<&ClientId>) -> Frame {
 /// Serializing our own types cannot fail: no map has a key that is not text.
 fn to_json<T: Serialize + ?Sized>(value: &T) -> Vec<u8> {
     serde_json::to_vec(value).expect("our frames have string keys only")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_frame_of_any_length_gives_back_its_payload_and_type() {
+        for len in [0, 1, 100, 125, 126, 200, 65_535, 65_536, 100_000] {
+            let payload = format!("{{\"type\":\"message\",\"x\":\"{}\"}}", "x".repeat(len));
+            let frame = Frame::text(payload.as_bytes());
+            assert_eq!(payload_of(frame.bytes()), payload.as_bytes());
+            assert_eq!(payload_of(frame.bytes()), frame.payload());
+            assert_eq!(type_of(frame.payload()), "message");
+        }
+        assert_eq!(payload_of(Frame::text(b"").bytes()), b"");
+        assert_eq!((payload_of(b""), type_of(b"{}")), (&b""[..], ""));
+    }
 }

@@ -6,6 +6,6 @@
 pub mod close;
 pub mod command;
 pub mod error;
-mod fields;
+pub mod fields;
 pub mod frame;
 pub mod signal;

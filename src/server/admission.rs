@@ -29,7 +29,8 @@ pub struct Admission {
 /// A connection's place; given back when dropped.
 pub struct Permit {
     admission: Arc<Admission>,
-    address: IpAddr,
+    /// Whose it is; with IPv6, a whole site's.
+    pub address: IpAddr,
     /// The limit that this connection is beyond; `None`: it is welcome.
     pub beyond: Option<Limit>,
 }

@@ -1,11 +1,13 @@
-//! The HTTP side of a node: accepts connections, admits them, answers the few routes, and turns
-//! an upgrade into a session.
+//! The HTTP side of a node: accepts connections, admits them, answers the few routes and the API,
+//! and turns an upgrade into a session.
 //!
-//! It does not know commands or events. A connection is one task until it upgrades; then that task
+//! It does not know commands or events, except in `api`. A connection is one task until it upgrades; then that task
 //! ends with all of HTTP's buffers, and the session's task begins.
 
 mod admission;
 mod answer;
+pub mod api;
+mod origin;
 mod page;
 mod routes;
 pub mod upgrade;
@@ -23,6 +25,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 
 use self::admission::Admission;
+use self::api::Api;
 use self::page::Page;
 use self::routes::Visit;
 use crate::lane::Lanes;
@@ -44,6 +47,7 @@ const HEADER_BYTES_MIN: usize = 8192;
 pub struct Server {
     shared: Arc<Shared>,
     lanes: Lanes,
+    api: Arc<Api>,
     admission: Arc<Admission>,
     page: Arc<Page>,
 }
@@ -51,8 +55,9 @@ pub struct Server {
 impl Server {
     pub fn new(shared: Arc<Shared>, lanes: Lanes) -> Self {
         let admission = Admission::new(&shared.config.server, shared.metrics.clone());
+        let api = Arc::new(Api::new(shared.clone(), lanes.clone()));
         let page = Arc::new(Page::new(shared.config.server.page));
-        Self { shared, lanes, admission, page }
+        Self { shared, lanes, api, admission, page }
     }
 
     /// Accepts until the node stops.
@@ -98,7 +103,8 @@ impl Server {
             return;
         }
         let tasks = self.shared.tasks.clone();
-        let visit = Visit::new(self.shared.clone(), self.lanes.clone(), self.page.clone(), permit);
+        let (shared, lanes) = (self.shared.clone(), self.lanes.clone());
+        let visit = Visit::new(shared, lanes, self.api.clone(), self.page.clone(), permit);
         tasks.spawn_connection(serve(self.shared.clone(), stream, Arc::new(visit)));
     }
 }

@@ -1,20 +1,22 @@
-//! What is asked over HTTP, and its answers: `/ws`, `/healthz`, `/readyz`, `/metrics`, the page.
+//! What is asked over HTTP, and its answers: `/ws`, `/api`, `/healthz`, `/readyz`, `/metrics`, and
+//! the page.
 //!
 //! It does not accept connections and does not speak WebSocket. Every refusal is a JSON body of
 //! the same shape as an `error` frame.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use http_body_util::Full;
+use http_body_util::{Either, Full};
 use hyper::body::Incoming;
-use hyper::header::{CONNECTION, CONTENT_TYPE, HOST, HeaderValue, ORIGIN, RETRY_AFTER};
+use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use hyper::{Method, Request, Response, StatusCode};
 use serde::Serialize;
 
 use super::admission::{Limit, Permit};
-use super::answer::{Answer, json, refuse, set};
+use super::answer::{Answer, Body, json, refuse, set};
+use super::api::{Api, Visitor};
 use super::page::Page;
-use super::upgrade;
+use super::{origin, upgrade};
 use crate::lane::Lanes;
 use crate::metrics::{Gauge, Metrics, Reason};
 use crate::mirror::Status;
@@ -28,19 +30,33 @@ const RETRY_AFTER_S: HeaderValue = HeaderValue::from_static("5");
 pub struct Visit {
     shared: Arc<Shared>,
     lanes: Lanes,
+    api: Arc<Api>,
     page: Arc<Page>,
     /// The connection's place among the admitted; it moves on into the session.
     permit: Mutex<Option<Permit>>,
-    beyond: Option<Limit>,
+    visitor: Visitor,
 }
 
 impl Visit {
-    pub fn new(shared: Arc<Shared>, lanes: Lanes, page: Arc<Page>, permit: Permit) -> Self {
-        let beyond = permit.beyond;
-        Self { shared, lanes, page, permit: Mutex::new(Some(permit)), beyond }
+    pub fn new(
+        shared: Arc<Shared>,
+        lanes: Lanes,
+        api: Arc<Api>,
+        page: Arc<Page>,
+        permit: Permit,
+    ) -> Self {
+        let visitor = Visitor { address: permit.address, beyond: permit.beyond };
+        Self { shared, lanes, api, page, permit: Mutex::new(Some(permit)), visitor }
     }
 
-    pub async fn answer(&self, request: Request<Incoming>) -> Answer {
+    pub async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
+        if Api::owns(request.uri().path()) {
+            return self.api.answer(request, self.visitor).await;
+        }
+        self.answer_whole(request).await.map(Either::Left)
+    }
+
+    async fn answer_whole(&self, request: Request<Incoming>) -> Answer {
         let path = request.uri().path();
         let reads = matches!(*request.method(), Method::GET | Method::HEAD);
         match path {
@@ -59,15 +75,12 @@ impl Visit {
             Ok(accept) => accept,
             Err(refused) => return upgrade::refusal(refused),
         };
-        if !self.origin_allowed(&request) {
+        let allowed = &self.shared.config.server.allowed_origins;
+        if !origin::is_allowed(request.headers(), allowed) {
             self.count_refused("origin");
-            return refuse(
-                StatusCode::FORBIDDEN,
-                "origin",
-                "this origin may not connect: list it in server.allowed_origins",
-            );
+            return origin::refusal();
         }
-        if let Some(limit) = self.beyond {
+        if let Some(limit) = self.visitor.beyond {
             return refuse_full(limit);
         }
         if self.shared.tasks.is_stopping() {
@@ -89,24 +102,6 @@ impl Visit {
             drop(permit);
         });
         upgrade::response(&accept)
-    }
-
-    /// Browsers send `Origin` and let any page connect to anywhere, so the server must choose.
-    /// Other clients send none.
-    fn origin_allowed(&self, request: &Request<Incoming>) -> bool {
-        let headers = request.headers();
-        let Some(origin) = headers.get(ORIGIN) else { return true };
-        let Ok(origin) = origin.to_str() else { return false };
-        let allowed = &self.shared.config.server.allowed_origins;
-        if allowed.iter().any(|known| known == "*" || known.eq_ignore_ascii_case(origin)) {
-            return true;
-        }
-        let host = headers.get(HOST).and_then(|host| host.to_str().ok());
-        let authority = origin.split_once("://").map(|(_, authority)| authority);
-        match (authority, host) {
-            (Some(authority), Some(host)) => authority.eq_ignore_ascii_case(host),
-            _ => false,
-        }
     }
 
     fn count_refused(&self, reason: &'static str) {
@@ -180,11 +175,12 @@ struct Ready<'a> {
 }
 
 fn refuse_unknown() -> Answer {
-    let error = "there is the page at /, and /ws, /healthz, /readyz, /metrics";
+    let error = "there is the page at /, and /ws, /api, /healthz, /readyz, /metrics";
     refuse(StatusCode::NOT_FOUND, "not_found", error)
 }
 
-fn refuse_full(limit: Limit) -> Answer {
+/// To whoever is beyond a limit, or comes while the node stops.
+pub fn refuse_full(limit: Limit) -> Answer {
     let mut answer = match limit {
         Limit::Total => {
             let error = "this node is full or stopping: try another, or again later";

@@ -141,7 +141,8 @@ impl Answers {
     }
 }
 
-fn written(asked: Asked, answer: Result<Answer, oneshot::error::RecvError>) -> Reply {
+/// What a lane's answer means to whoever asked.
+pub fn written(asked: Asked, answer: Result<Answer, oneshot::error::RecvError>) -> Reply {
     match answer {
         Ok(Ok(Outcome::Refused(refusal))) => Reply::Problem(asked.refused(refusal)),
         Ok(Ok(outcome)) => Reply::Written(asked, outcome),
@@ -211,10 +212,8 @@ impl Reader {
         &self,
         read: impl Future<Output = Result<T, LogError>>,
     ) -> Result<T, Problem> {
-        let unavailable =
-            || Problem::new(Code::Unavailable, "the log does not answer: try again in a moment");
         if self.outage.last().is_some_and(|failed| failed > self.asked) {
-            return Err(unavailable());
+            return Err(Problem::unanswered());
         }
         // Some reads share what one of them does, one after the other (`Relay::activate`): the
         // budget is each one's own.
@@ -225,7 +224,7 @@ impl Reader {
             *self.outage.last() = Some(Instant::now());
             self.shared.metrics.log_error("unavailable");
             tracing::debug!(err = %err, "a read of the log failed");
-            unavailable()
+            Problem::unanswered()
         })
     }
 }
@@ -243,13 +242,10 @@ pub async fn join(
         }
         reply => return reply,
     };
-    let reading = match &event {
-        // What was said before does not count, and there is nothing behind.
-        Some(event) => Reading { read: event.seq, unread: 0 },
-        None => match reading::up_to(&reader, &asked, last_seq, messages).await {
-            Ok(reading) => reading,
-            Err(problem) => return Reply::Problem(asked.problem(problem)),
-        },
+    let reading = reading::of_joined(&reader, &asked, event.as_ref(), last_seq, messages).await;
+    let reading = match reading {
+        Ok(reading) => reading,
+        Err(problem) => return Reply::Problem(asked.problem(problem)),
     };
     let room = match reader.read(reader.shared.relay.activate(&asked.room)).await {
         Ok(room) => room,

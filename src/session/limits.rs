@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 use crate::config::SessionConfig;
 use crate::protocol::command::Request;
 use crate::protocol::error::{Code, Problem};
+use crate::rate::{Bucket, Rate};
 
 /// One socket's rate. Both rules together take 48 bytes and no timer.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// The generic cell rate algorithm (ITU-T I.371): when the bucket will be full again.
-    full_at: Instant,
+    commands: Bucket,
     /// The second that refused frames are being counted in.
     second: Instant,
     /// Refused frames in that second.
@@ -23,21 +23,13 @@ pub struct Limits {
 
 impl Limits {
     pub fn new(now: Instant) -> Self {
-        Self { full_at: now, second: now, refused: 0, bad_seconds: 0 }
+        Self { commands: Bucket::full(now), second: now, refused: 0, bad_seconds: 0 }
     }
 
     /// Whether one more command may come now; if not, in how many milliseconds.
     pub fn admit(&mut self, config: &SessionConfig, now: Instant) -> Result<(), u64> {
-        let interval = Duration::from_secs(1) / config.commands_per_second;
-        let burst = interval * config.commands_burst;
-        let full_at = self.full_at.max(now) + interval;
-        match (full_at - now).checked_sub(burst) {
-            None | Some(Duration::ZERO) => {
-                self.full_at = full_at;
-                Ok(())
-            }
-            Some(wait) => Err(wait.as_millis() as u64 + 1),
-        }
+        let rate = Rate { per_second: config.commands_per_second, burst: config.commands_burst };
+        self.commands.take(rate, now)
     }
 
     /// Counts a refused frame. `true`: too many for too long, close the socket.
@@ -79,32 +71,8 @@ mod tests {
 
     fn config() -> SessionConfig {
         let mut config = Config::from_defaults().session;
-        (config.commands_per_second, config.commands_burst) = (10, 20);
         (config.refused_per_second_max, config.refused_seconds_max) = (3, 2);
         config
-    }
-
-    #[test]
-    fn a_burst_passes_and_then_the_rate_holds() {
-        let (config, begin) = (config(), Instant::now());
-        let mut limits = Limits::new(begin);
-        let admitted = (0..100).filter(|_| limits.admit(&config, begin).is_ok()).count();
-        assert_eq!(admitted, 20);
-        let later = begin + Duration::from_secs(1);
-        let admitted = (0..100).filter(|_| limits.admit(&config, later).is_ok()).count();
-        assert_eq!(admitted, 10);
-    }
-
-    #[test]
-    fn whoever_waits_as_long_as_told_is_admitted() {
-        let (config, mut now) = (config(), Instant::now());
-        let mut limits = Limits::new(now);
-        for _ in 0..200 {
-            if let Err(ms) = limits.admit(&config, now) {
-                now += Duration::from_millis(ms);
-                assert_eq!(limits.admit(&config, now), Ok(()));
-            }
-        }
     }
 
     /// Whether sending this many refused frames in each second ends the socket.

@@ -7,10 +7,12 @@
 //! What bounds it: answers owed (`in_flight_max`) and bytes queued (`queue_bytes_max`); at either
 //! the session stops reading its socket, so that a client that does not listen is not heard.
 
-mod answers;
+/// Shared with the HTTP API, which answers the same commands.
+pub mod answers;
 mod follows;
 mod limits;
-mod reading;
+/// As `answers`, what of them is unread.
+pub mod reading;
 mod signs;
 
 use std::future::Future;

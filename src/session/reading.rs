@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::answers::{Asked, Reader, Reply};
 use crate::log::{Reading, RoomSummary};
-use crate::model::{ClientId, RoomName, Seq, UserId};
+use crate::model::{ClientId, Event, RoomName, Seq, UserId};
 use crate::protocol::error::Problem;
 use crate::protocol::frame::{self, ListedRoom};
 
@@ -19,11 +19,26 @@ pub async fn settle(reader: &Reader, user: Option<&UserId>) {
     }
 }
 
+/// What of a room is unread to one who was answered that they are a member.
+pub async fn of_joined(
+    reader: &Reader,
+    asked: &Asked,
+    event: Option<&Event>,
+    last_seq: Seq,
+    messages: u64,
+) -> Result<Reading, Problem> {
+    match event {
+        // What was said before does not count, and there is nothing behind.
+        Some(event) => Ok(Reading { read: event.seq, unread: 0 }),
+        None => up_to(reader, asked, last_seq, messages).await,
+    }
+}
+
 /// How far a member has read of a room that had so many messages up to `last_seq`.
 ///
 /// It is asked a moment after `last_seq` was given out, and by then there may be more messages.
 /// Those come to the socket behind its `joined`, and a client counts them: so they do not here.
-pub async fn up_to(
+async fn up_to(
     reader: &Reader,
     asked: &Asked,
     last_seq: Seq,

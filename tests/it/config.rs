@@ -296,6 +296,7 @@ fn settings_that_cannot_work_together_are_refused() {
         "socket.frame_bytes_max = 65536: must be at least 99328, so that a message of \
          session.message_bytes_max = 32768 fits",
     );
+    unfit(|c| c.api.body_bytes_max = 50_000, "api.body_bytes_max = 50000: must be at least 50176");
     unfit(|c| c.socket.queue_bytes_max = 65536, "socket.queue_bytes_max = 65536: must be at least");
     unfit(|c| c.hub.ring_bytes_max = 65536, "hub.ring_bytes_max = 65536: must be at least");
     unfit(

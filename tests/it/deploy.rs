@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use verbatim::config::{Config, Sources};
-use verbatim::metrics::{Code, Command, Metrics, Reason, Signal, Source};
+use verbatim::metrics::{Code, Command, Metrics, Reason, Request, Signal, Source};
 
 use crate::harness::process::{Exit, Process, run};
 
@@ -124,6 +124,7 @@ fn nodes_of_the_compose_file_agree_with_the_stores_and_the_load_balancer() {
         assert_eq!(config.mirror.url.0, "redis://redis:6379/0");
         // Behind the balancer all clients have one address.
         assert_eq!(config.server.connections_per_address_max, config.server.connections_max);
+        assert!(config.api.requests_per_second as usize >= config.server.connections_max);
         let published = format!("- 127.0.0.1:{}:{PORT}\n", PORT + number);
         assert!(block(&["services", node, "ports"]).contains(&published), "{published}");
         assert!(balancer.contains(&format!("server {node}:{PORT} ")), "{node} is not behind nginx");
@@ -267,6 +268,8 @@ fn metrics_in_use() -> Metrics {
     let metrics = Metrics::new();
     metrics.connections_refused.get_or_create(&Reason { reason: "origin" }).inc();
     metrics.sockets_closed.get_or_create(&Code { code: 1000 }).inc();
+    let (route, method) = ("/api/rooms", "GET");
+    metrics.requests.get_or_create(&Request { route, method, status: 200 }).inc();
     metrics.commands.get_or_create(&Command { r#type: "message", result: "ok" }).inc();
     metrics.catch_ups.get_or_create(&Source { source: "log" }).inc();
     metrics.signals.get_or_create(&Signal { r#type: "typing" }).inc();

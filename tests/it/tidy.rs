@@ -30,7 +30,7 @@ const LEVELS: [&[&str]; 13] = [
     &["log", "mirror", "socket"],
     &["decide"],
     &["protocol"],
-    &["model", "config", "metrics", "shutdown", "tasks", "trace"],
+    &["model", "config", "metrics", "rate", "shutdown", "tasks", "trace"],
     // It talks to a server as any client does, and shares nothing with it.
     &["verify"],
 ];

@@ -6,6 +6,7 @@
 
 pub mod client;
 pub mod daemon;
+pub mod http;
 pub mod node;
 pub mod postgres;
 pub mod process;

@@ -69,15 +69,28 @@ impl Raw {
     }
 
     pub async fn read_head(&mut self) -> Head {
-        let end = loop {
-            if let Some(at) = self.buffer.windows(4).position(|four| four == b"\r\n\r\n") {
-                break at + 4;
-            }
-            assert!(self.read_more().await > 0, "no head: {}", self.buffer.escape_ascii());
-        };
-        let text = String::from_utf8(self.buffer.drain(..end).collect()).expect("not UTF-8");
+        self.try_read_head().await.expect("no head")
+    }
+
+    /// `None`: the server hung up before the end of it.
+    pub async fn try_read_head(&mut self) -> Option<Head> {
+        let text = self.read_through(b"\r\n\r\n").await?;
         let status = text.split(' ').nth(1).and_then(|status| status.parse().ok());
-        Head { status: status.unwrap_or_else(|| panic!("no status in {text}")), text }
+        Some(Head { status: status.unwrap_or_else(|| panic!("no status in {text}")), text })
+    }
+
+    /// A text up to and with that mark; `None` if the server hangs up before it.
+    pub async fn read_through(&mut self, mark: &[u8]) -> Option<String> {
+        let end = loop {
+            if let Some(at) = self.buffer.windows(mark.len()).position(|part| part == mark) {
+                break at + mark.len();
+            }
+            if self.read_more().await == 0 {
+                return None;
+            }
+        };
+        let text = String::from_utf8(self.buffer.drain(..end).collect());
+        Some(text.expect("not UTF-8"))
     }
 
     /// Everything until the server hangs up.
@@ -112,11 +125,18 @@ impl Raw {
     }
 
     pub async fn read_exactly(&mut self, len: usize) -> Vec<u8> {
+        let read = self.try_read_exactly(len).await;
+        read.unwrap_or_else(|| panic!("the end after {} of {len} bytes", self.buffer.len()))
+    }
+
+    /// `None`: the server hung up before that.
+    pub async fn try_read_exactly(&mut self, len: usize) -> Option<Vec<u8>> {
         while self.buffer.len() < len {
-            let so_far = self.buffer.len();
-            assert!(self.read_more().await > 0, "the end after {so_far} of {len} bytes");
+            if self.read_more().await == 0 {
+                return None;
+            }
         }
-        self.buffer.drain(..len).collect()
+        Some(self.buffer.drain(..len).collect())
     }
 
     /// Bytes read, 0 at the end. A reset is an end too: what is behind it is the same nothing.

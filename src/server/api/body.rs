@@ -1,0 +1,53 @@
+//! The body of a request: read whole, up to a limit and a time.
+//!
+//! It does not know what a body says.
+
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt;
+use hyper::body::{Body, Incoming};
+
+use super::reply::Refusal;
+use crate::config::ApiConfig;
+use crate::protocol::error::{Code, Problem};
+
+/// How much of a body that is too long is read all the same, and dropped. A connection that is
+/// closed while the client still sends is reset, and then many clients never see the answer.
+const DROPPED_BYTES_MAX: usize = 1024 * 1024;
+
+/// The whole body, or why not.
+pub async fn read(body: Incoming, config: &ApiConfig) -> Result<Bytes, Refusal> {
+    let max = config.body_bytes_max;
+    let too_large = || Problem {
+        limit: Some(max as u64),
+        ..Problem::new(Code::TooLarge, format!("a body may have up to {max} bytes"))
+    };
+    let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
+    if announced > max + DROPPED_BYTES_MAX {
+        return Err(too_large().into());
+    }
+    let budget = Duration::from_millis(config.body_timeout_ms);
+    match tokio::time::timeout(budget, gather(body, max)).await {
+        Ok(Ok(Some(text))) => Ok(text),
+        Ok(Ok(None)) => Err(too_large().into()),
+        Ok(Err(_)) => Err(Problem::new(Code::BadJson, "the body did not come whole").into()),
+        Err(_) => Err(Refusal::Slow),
+    }
+}
+
+/// `None`: it is longer than `max`.
+async fn gather(mut body: Incoming, max: usize) -> Result<Option<Bytes>, hyper::Error> {
+    let (mut text, mut len) = (BytesMut::new(), 0);
+    while let Some(frame) = body.frame().await {
+        // Trailers say nothing to us.
+        let Ok(data) = frame?.into_data() else { continue };
+        len += data.len();
+        if len <= max {
+            text.extend_from_slice(&data);
+        } else if len > max + DROPPED_BYTES_MAX {
+            break;
+        }
+    }
+    Ok((len <= max).then(|| text.freeze()))
+}

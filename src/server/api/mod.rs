@@ -1,0 +1,179 @@
+//! HTTP for curl and for programs without WebSockets: everything under `/api`.
+//!
+//! It has no rules of its own. A request is the command that its route says (`route`, `ask`), goes
+//! where a session's commands go (`act`), and is answered with the same frames, as bodies
+//! (`reply`). What HTTP adds is here: methods, origins, rates, bodies; and event streams (`stream`).
+
+mod act;
+mod ask;
+mod body;
+mod rates;
+mod reply;
+mod route;
+mod stream;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use http_body_util::{Either, Full};
+use hyper::body::Incoming;
+use hyper::header::{
+    ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
+    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ALLOW, CACHE_CONTROL, CONTENT_TYPE,
+    HeaderName, HeaderValue, ORIGIN, VARY,
+};
+use hyper::{Method, Request, Response, StatusCode};
+
+use self::ask::Said;
+use self::rates::Rates;
+use self::reply::Refusal;
+pub use self::route::Route;
+use self::route::STREAM;
+pub use self::stream::Events;
+use self::stream::Wish;
+use super::admission::Limit;
+use super::answer::Body;
+use super::{origin, routes};
+use crate::lane::Lanes;
+use crate::metrics::{self, Reason};
+use crate::protocol::command;
+use crate::protocol::error::{Code, Problem};
+use crate::session::Shared;
+
+/// What any request from another origin may send.
+const CROSS_ORIGIN_HEADERS: &str = "Content-Type, Idempotency-Key, Last-Event-ID";
+/// How long a browser may remember that it may ask: the ten minutes that most of them grant.
+const CROSS_ORIGIN_MAX_AGE_S: &str = "600";
+/// nginx, and those that learned from it, pass a stream on as it comes.
+const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
+
+/// One to a node.
+pub struct Api {
+    shared: Arc<Shared>,
+    lanes: Lanes,
+    rates: Rates,
+}
+
+/// Whose connection a request came by.
+#[derive(Clone, Copy, Debug)]
+pub struct Visitor {
+    pub address: IpAddr,
+    /// The limit of connections that this one is beyond.
+    pub beyond: Option<Limit>,
+}
+
+impl Api {
+    pub fn new(shared: Arc<Shared>, lanes: Lanes) -> Self {
+        let rates = Rates::new(&shared.config.api, Instant::now());
+        Self { shared, lanes, rates }
+    }
+
+    /// Whether a path is for here to answer.
+    pub fn owns(path: &str) -> bool {
+        path == "/api" || path.starts_with("/api/")
+    }
+
+    pub async fn answer(&self, request: Request<Incoming>, visitor: Visitor) -> Response<Body> {
+        let route = route::find(request.uri().path()).map_or("other", |p| p.route.template());
+        let method = route::method_name(request.method());
+        let origin = request.headers().get(ORIGIN).cloned();
+        let allowed = &self.shared.config.server.allowed_origins;
+        let answer = if origin::is_allowed(request.headers(), allowed) {
+            let answer = self.shared.tasks.answer(self.respond(request, visitor)).await;
+            origin.into_iter().fold(answer, admit_origin)
+        } else {
+            let reason = Reason { reason: "origin" };
+            self.shared.metrics.connections_refused.get_or_create(&reason).inc();
+            origin::refusal().map(Either::Left)
+        };
+        let status = answer.status().as_u16();
+        let request = metrics::Request { route, method, status };
+        self.shared.metrics.requests.get_or_create(&request).inc();
+        answer
+    }
+
+    async fn respond(&self, request: Request<Incoming>, visitor: Visitor) -> Response<Body> {
+        let stopping = self.shared.tasks.is_stopping().then_some(Limit::Total);
+        if let Some(limit) = visitor.beyond.or(stopping) {
+            return routes::refuse_full(limit).map(Either::Left);
+        }
+        let answer = self.carry_out(request, visitor).await;
+        answer.unwrap_or_else(|refusal| refusal.answer().map(Either::Left))
+    }
+
+    async fn carry_out(
+        &self,
+        request: Request<Incoming>,
+        visitor: Visitor,
+    ) -> Result<Response<Body>, Refusal> {
+        let (parts, body) = request.into_parts();
+        let place = route::find(parts.uri.path()).ok_or(Refusal::NotFound)?;
+        if parts.method == Method::OPTIONS {
+            return Ok(options(place.route));
+        }
+        let Some(re) = place.route.command(&parts.method) else {
+            return Err(Refusal::Method(place.route.allow()));
+        };
+        let told = |problem: Problem| Problem { re: problem.re.or(Some(re)), ..problem };
+        self.rates.admit(visitor.address, Instant::now()).map_err(|ms| told(too_fast(ms)))?;
+        let body = match parts.method {
+            Method::POST => {
+                let body = body::read(body, &self.shared.config.api).await;
+                ask::check_content(&parts)?;
+                Some(body?)
+            }
+            _ => None,
+        };
+        let said = Said::of(re, &place, &parts).map_err(told)?;
+        let fields = said.fields(body.as_ref()).map_err(told)?;
+        if re == STREAM {
+            let wish = Wish::parse(&fields).map_err(told)?;
+            let events = stream::open(&self.shared, wish).await?;
+            return Ok(stream_answer(events, parts.method == Method::HEAD));
+        }
+        let message_bytes_max = self.shared.config.session.message_bytes_max;
+        let request = command::Request::of(&fields, message_bytes_max).map_err(told)?;
+        let answer = act::act(&self.shared, &self.lanes, request).await?;
+        Ok(answer.map(Either::Left))
+    }
+}
+
+fn too_fast(retry_after_ms: u64) -> Problem {
+    let error = format!("too many requests from your address: wait {retry_after_ms} ms");
+    let retry_after_ms = Some(retry_after_ms);
+    Problem { retry_after_ms, ..Problem::new(Code::RateLimited, error) }
+}
+
+/// What there is at a place, for whoever asks, and for the browser that asks before it lets a page
+/// of another origin send what a form could not.
+fn options(route: Route) -> Response<Body> {
+    let mut answer = Response::new(Either::Left(Full::default()));
+    *answer.status_mut() = StatusCode::NO_CONTENT;
+    put(&mut answer, ALLOW, route.allow());
+    put(&mut answer, ACCESS_CONTROL_ALLOW_METHODS, route.allow());
+    put(&mut answer, ACCESS_CONTROL_ALLOW_HEADERS, CROSS_ORIGIN_HEADERS);
+    put(&mut answer, ACCESS_CONTROL_MAX_AGE, CROSS_ORIGIN_MAX_AGE_S);
+    answer
+}
+
+/// Lets the page of an allowed origin read the answer, also one that is a refusal.
+fn admit_origin(mut answer: Response<Body>, origin: HeaderValue) -> Response<Body> {
+    answer.headers_mut().insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+    put(&mut answer, ACCESS_CONTROL_EXPOSE_HEADERS, "Retry-After");
+    put(&mut answer, VARY, "Origin");
+    answer
+}
+
+fn stream_answer(events: Events, is_head: bool) -> Response<Body> {
+    let body = if is_head { Either::Left(Full::default()) } else { Either::Right(events) };
+    let mut answer = Response::new(body);
+    put(&mut answer, CONTENT_TYPE, "text/event-stream");
+    put(&mut answer, CACHE_CONTROL, "no-store");
+    put(&mut answer, X_ACCEL_BUFFERING, "no");
+    answer
+}
+
+fn put(answer: &mut Response<Body>, name: HeaderName, value: &'static str) {
+    answer.headers_mut().insert(name, HeaderValue::from_static(value));
+}

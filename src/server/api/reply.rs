@@ -1,0 +1,96 @@
+//! What a request is answered: frames become bodies, and refusals get their status and headers.
+//!
+//! It does not decide which answer is due.
+
+use hyper::StatusCode;
+use hyper::header::{ACCEPT, ACCEPT_ENCODING, ALLOW, CONNECTION, HeaderValue, RETRY_AFTER};
+
+use crate::protocol::error::{Code, Problem};
+use crate::protocol::frame::Frame;
+use crate::server::answer::{Answer, json_text, refuse, set};
+
+/// Seconds after which it is worth asking again while the log is away.
+const RETRY_AFTER_S: u64 = 1;
+
+/// Why a request is not carried out.
+pub enum Refusal {
+    /// As the protocol has it.
+    Problem(Problem),
+    /// There is nothing of that name.
+    NotFound,
+    /// The place does not know the method; it knows these.
+    Method(&'static str),
+    /// The body is not said to be JSON.
+    MediaType,
+    /// The body is compressed.
+    Coding,
+    /// The body did not come in time.
+    Slow,
+}
+
+impl From<Problem> for Refusal {
+    fn from(problem: Problem) -> Self {
+        Self::Problem(problem)
+    }
+}
+
+impl Refusal {
+    pub fn answer(&self) -> Answer {
+        match self {
+            Self::Problem(problem) => refused(problem),
+            Self::NotFound => refuse(
+                StatusCode::NOT_FOUND,
+                "not_found",
+                "under /api there is /rooms and /rooms/{room}/events, /stream, /members, \
+                 /members/{user}",
+            ),
+            Self::Method(allow) => {
+                let error = format!("here one can {allow}");
+                let status = StatusCode::METHOD_NOT_ALLOWED;
+                let mut answer = refuse(status, "method_not_allowed", &error);
+                set(&mut answer, ALLOW, allow);
+                answer
+            }
+            Self::MediaType => {
+                let error = "send JSON, with Content-Type: application/json";
+                let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+                let mut answer = refuse(status, "unsupported_media_type", error);
+                set(&mut answer, ACCEPT, "application/json");
+                answer
+            }
+            Self::Coding => {
+                let error = "send the body as it is, without a Content-Encoding";
+                let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+                let mut answer = refuse(status, "unsupported_media_type", error);
+                set(&mut answer, ACCEPT_ENCODING, "identity");
+                answer
+            }
+            Self::Slow => {
+                let error = "the body did not come in time";
+                let mut answer = refuse(StatusCode::REQUEST_TIMEOUT, "request_timeout", error);
+                set(&mut answer, CONNECTION, "close");
+                answer
+            }
+        }
+    }
+}
+
+/// A frame as a body: its very bytes.
+pub fn frame(status: StatusCode, frame: &Frame) -> Answer {
+    json_text(status, frame.bytes().slice_ref(frame.payload()))
+}
+
+fn refused(problem: &Problem) -> Answer {
+    let status = StatusCode::from_u16(problem.code.status());
+    let status = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut answer = frame(status, &problem.frame());
+    let retry_after_s = match (problem.code, problem.retry_after_ms) {
+        (_, Some(ms)) => Some(ms.div_ceil(1000)),
+        (Code::Unavailable, None) => Some(RETRY_AFTER_S),
+        _ => None,
+    };
+    if let Some(seconds) = retry_after_s {
+        answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    answer
+}

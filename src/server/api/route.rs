@@ -1,0 +1,135 @@
+//! Where under `/api` a request goes, and which command it is there. Pure.
+//!
+//! It does not read names: a path is split first and its pieces are decoded later (`ask`), so that
+//! a room may be called `a/b` (`a%2Fb`).
+
+use hyper::Method;
+
+/// Everything that there is under `/api`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Route {
+    Rooms,
+    Events,
+    Stream,
+    Members,
+    Member,
+}
+
+/// A path that leads somewhere, its names still as they were sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place<'p> {
+    pub route: Route,
+    pub room: Option<&'p str>,
+    pub user: Option<&'p str>,
+}
+
+/// The word for a request that follows a room's events; it is no command of the WebSocket's.
+pub const STREAM: &str = "stream";
+
+/// `None`: there is nothing of that name.
+pub fn find(path: &str) -> Option<Place<'_>> {
+    let pieces: Vec<&str> = path.strip_prefix("/api/")?.split('/').collect();
+    let (route, room, user) = match *pieces {
+        ["rooms"] => (Route::Rooms, None, None),
+        ["rooms", room, "events"] => (Route::Events, Some(room), None),
+        ["rooms", room, "stream"] => (Route::Stream, Some(room), None),
+        ["rooms", room, "members"] => (Route::Members, Some(room), None),
+        ["rooms", room, "members", user] => (Route::Member, Some(room), Some(user)),
+        _ => return None,
+    };
+    Some(Place { route, room, user })
+}
+
+impl Route {
+    pub const ALL: [Self; 5] =
+        [Self::Rooms, Self::Events, Self::Stream, Self::Members, Self::Member];
+
+    /// As docs/openapi.yaml and the metrics write it.
+    pub fn template(self) -> &'static str {
+        match self {
+            Self::Rooms => "/api/rooms",
+            Self::Events => "/api/rooms/{room}/events",
+            Self::Stream => "/api/rooms/{room}/stream",
+            Self::Members => "/api/rooms/{room}/members",
+            Self::Member => "/api/rooms/{room}/members/{user}",
+        }
+    }
+
+    /// What the request is in the protocol's words; `None`: the route does not know the method.
+    pub fn command(self, method: &Method) -> Option<&'static str> {
+        let reads = matches!(*method, Method::GET | Method::HEAD);
+        match self {
+            Self::Rooms if reads => Some("rooms"),
+            Self::Rooms if *method == Method::POST => Some("create"),
+            Self::Events if reads => Some("history"),
+            Self::Events if *method == Method::POST => Some("message"),
+            Self::Stream if reads => Some(STREAM),
+            Self::Members if reads => Some("members"),
+            Self::Member if *method == Method::PUT => Some("join"),
+            Self::Member if *method == Method::DELETE => Some("leave"),
+            _ => None,
+        }
+    }
+
+    /// Whether a command changes a room.
+    pub fn writes(command: &str) -> bool {
+        matches!(command, "create" | "join" | "leave" | "message")
+    }
+
+    /// The header of that name.
+    pub fn allow(self) -> &'static str {
+        match self {
+            Self::Rooms | Self::Events => "GET, HEAD, POST, OPTIONS",
+            Self::Stream | Self::Members => "GET, HEAD, OPTIONS",
+            Self::Member => "PUT, DELETE, OPTIONS",
+        }
+    }
+}
+
+/// The method's word in the metrics, where a client's own invention must not become a label.
+pub fn method_name(method: &Method) -> &'static str {
+    const KNOWN: [&str; 6] = ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS"];
+    KNOWN.into_iter().find(|known| method == known).unwrap_or("other")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_leads_where_its_template_says() {
+        for route in Route::ALL {
+            let place = find(route.template()).unwrap();
+            let named = |name| Some(name).filter(|name| route.template().contains(name));
+            assert_eq!(place, Place { route, room: named("{room}"), user: named("{user}") });
+        }
+        for nowhere in [
+            "/api",
+            "/api/",
+            "/api/rooms/",
+            "/api//rooms",
+            "/api/rooms/r",
+            "/api/rooms/r/events/",
+            "/api/rooms/r/s/events",
+            "/api/rooms/r/members/u/",
+            "/API/rooms",
+            "/rooms",
+        ] {
+            assert_eq!(find(nowhere), None, "{nowhere}");
+        }
+        assert_eq!(find("/api/rooms/a%2Fb/events").unwrap().room, Some("a%2Fb"));
+    }
+
+    #[test]
+    fn what_is_allowed_is_what_there_is() {
+        for route in Route::ALL {
+            for method in ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "BREW"] {
+                let allowed = route.allow().split(", ").any(|known| known == method);
+                let method = Method::from_bytes(method.as_bytes()).unwrap();
+                assert_eq!(route.command(&method).is_some(), allowed, "{method} {route:?}");
+            }
+        }
+        assert_eq!(method_name(&Method::PUT), "PUT");
+        assert_eq!(method_name(&Method::PATCH), "other");
+    }
+}

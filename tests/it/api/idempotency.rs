@@ -1,0 +1,120 @@
+//! The same key again, one after the other, at once, by either way in: once in the log.
+
+use serde_json::{Value, json};
+
+use super::Caller;
+use crate::harness::node::TestNode;
+use crate::harness::{World, on_both_logs};
+
+on_both_logs!(
+    the_same_key_writes_once_and_is_answered_with_the_stored_event,
+    the_same_key_at_once_writes_once,
+    a_key_is_the_id_of_the_websocket,
+    a_key_belongs_to_a_user_and_a_room,
+    a_key_lives_through_a_restart,
+);
+
+const EVENTS: &str = "/api/rooms/r/events";
+
+fn hi() -> Value {
+    json!({"user_id": "1", "message": "hi"})
+}
+
+async fn all(node: &TestNode) -> Vec<Value> {
+    let mut caller = Caller::new(node.addr).await;
+    let read = caller.get(&format!("{EVENTS}?user_id=1&limit=200")).await.json();
+    read["events"].as_array().unwrap().clone()
+}
+
+async fn the_same_key_writes_once_and_is_answered_with_the_stored_event(world: World) {
+    let node = world.node().await;
+    let mut caller = Caller::new(node.addr).await;
+    let room = json!({"user_id": "1", "room": "r"});
+    let made = caller.post_once("/api/rooms", "k", room.clone()).await;
+    let again = caller.post_once("/api/rooms", "k", room).await;
+    assert_eq!((made.status, again.status, &made.body), (201, 200, &again.body));
+    let said = caller.post_once(EVENTS, "m", hi()).await;
+    // Bare or as a string of structured fields; and what else it says does not matter any more.
+    let other = json!({"user_id": "1", "message": "something else"});
+    let again = caller.post_once(EVENTS, "\"m\"", other).await;
+    assert_eq!((said.status, again.status, &said.body), (201, 200, &again.body));
+    // The key of the room's making is used up, too: its first outcome stands.
+    let used = caller.post_once(EVENTS, "k", hi()).await;
+    assert_eq!((used.status, used.body), (200, made.body));
+    assert_eq!(all(&node).await.len(), 2);
+}
+
+async fn the_same_key_at_once_writes_once(world: World) {
+    let node = world.node().await;
+    Caller::new(node.addr).await.create().await;
+    for key in ["a", "b", "c"] {
+        let addr = node.addr;
+        let senders = (0..20).map(|_| async move {
+            let mut caller = Caller::new(addr).await;
+            caller.post_once(EVENTS, key, hi()).await
+        });
+        let replies = futures_util::future::join_all(senders).await;
+        let new = replies.iter().filter(|reply| reply.status == 201).count();
+        assert_eq!(new, 1, "{replies:?}");
+        assert!(replies.iter().all(|reply| reply.body == replies[0].body), "{replies:?}");
+    }
+    assert_eq!(all(&node).await.len(), 4);
+}
+
+async fn a_key_is_the_id_of_the_websocket(world: World) {
+    let node = world.node().await;
+    let mut caller = Caller::new(node.addr).await;
+    caller.create().await;
+    let mut client = node.client().await;
+    let message =
+        json!({"type": "message", "user_id": "1", "room": "r", "message": "hi", "id": "k"});
+    client.send(message.clone()).await;
+    client.expect(json!({"type": "ack", "seq": 2})).await;
+    let again = caller.post_once(EVENTS, "k", hi()).await;
+    assert_eq!((again.status, &again.json()["seq"]), (200, &json!(2)));
+    assert_eq!(caller.post_once(EVENTS, "l", hi()).await.status, 201);
+    let mut by_socket = message.clone();
+    by_socket["id"] = json!("l");
+    client.send(by_socket).await;
+    client.expect(json!({"type": "ack", "seq": 3, "duplicate": true})).await;
+
+    // Both at once, many times.
+    for n in 0..20 {
+        let id = format!("n{n}");
+        let mut frame = message.clone();
+        frame["id"] = json!(id);
+        let (said, ack) = tokio::join!(caller.post_once(EVENTS, &id, hi()), async {
+            client.send(frame).await;
+            client.expect(json!({"type": "ack"})).await
+        });
+        assert_eq!(said.json()["seq"], ack["seq"]);
+        assert_eq!(said.status == 200, ack.get("duplicate").is_none(), "one of them was first");
+    }
+    assert_eq!(all(&node).await.len(), 23);
+}
+
+async fn a_key_belongs_to_a_user_and_a_room(world: World) {
+    let node = world.node().await;
+    let mut caller = Caller::new(node.addr).await;
+    caller.create().await;
+    caller.post("/api/rooms", json!({"user_id": "1", "room": "s"})).await;
+    caller.put("/api/rooms/r/members/2").await;
+    for (room, user, status) in
+        [("r", "1", 201), ("r", "2", 201), ("s", "1", 201), ("r", "1", 200), ("s", "1", 200)]
+    {
+        let body = json!({"user_id": user, "message": "hi"});
+        let said = caller.post_once(&format!("/api/rooms/{room}/events"), "k", body).await;
+        assert_eq!(said.status, status, "{room} {user}");
+    }
+}
+
+async fn a_key_lives_through_a_restart(world: World) {
+    let node = world.node().await;
+    let mut caller = Caller::new(node.addr).await;
+    caller.create().await;
+    let said = caller.post_once(EVENTS, "k", hi()).await;
+    drop(caller);
+    let node = node.restart().await;
+    let again = Caller::new(node.addr).await.post_once(EVENTS, "k", hi()).await;
+    assert_eq!((again.status, again.body), (200, said.body));
+}

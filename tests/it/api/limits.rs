@@ -1,0 +1,87 @@
+//! How fast one address may ask, and how many connections it may have.
+
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use verbatim::config::Config;
+
+use super::{Caller, assert_refused};
+use crate::harness::http::Stream;
+use crate::harness::{PATIENCE, World, on_both_logs};
+
+on_both_logs!(
+    an_address_that_asks_too_fast_is_told_how_long_to_wait,
+    a_connection_beyond_the_limit_is_refused,
+    a_stream_takes_a_connection_and_gives_it_back,
+);
+
+fn slow(config: &mut Config) {
+    (config.api.requests_per_second, config.api.requests_burst) = (20, 5);
+}
+
+async fn an_address_that_asks_too_fast_is_told_how_long_to_wait(world: World) {
+    let node = world.node_with(slow).await;
+    let mut refusals = 0;
+    // Each on a connection of its own: they have only their address in common.
+    for n in 0..30 {
+        let mut caller = Caller::new(node.addr).await;
+        let room = json!({"user_id": "1", "room": n.to_string()});
+        let made = caller.post("/api/rooms", room.clone()).await;
+        if made.status == 201 {
+            continue;
+        }
+        refusals += 1;
+        let body = assert_refused(&made, 429, "rate_limited", None);
+        assert_eq!(body["re"], "create");
+        let wait = body["retry_after_ms"].as_u64().unwrap();
+        assert!((1..=51).contains(&wait), "{wait}");
+        assert_eq!(made.header("retry-after"), Some("1"));
+        tokio::time::sleep(Duration::from_millis(wait)).await;
+        assert_eq!(caller.post("/api/rooms", room).await.status, 201, "{n}");
+    }
+    // A machine that is slower than the rate would never meet it: then there is nothing to see.
+    assert!(refusals > 0, "nobody was refused");
+    // The node's health is everybody's business at any time.
+    for _ in 0..20 {
+        assert_eq!(crate::harness::raw::get(node.addr, "/healthz").await.0.status, 200);
+    }
+}
+
+async fn a_connection_beyond_the_limit_is_refused(world: World) {
+    for (change, status, code) in [
+        ((|config: &mut Config| config.server.connections_max = 1) as fn(&mut Config), 503, "full"),
+        (|config| config.server.connections_per_address_max = 1, 429, "too_many_connections"),
+    ] {
+        let node = world.node_with(change).await;
+        let mut first = Caller::new(node.addr).await;
+        assert_eq!(first.get("/api/rooms").await.status, 200);
+        let mut second = Caller::new(node.addr).await;
+        for path in ["/api/rooms", "/api/rooms/r/stream?user_id=1"] {
+            let refused = second.get(path).await;
+            assert_refused(&refused, status, code, None);
+            assert!(refused.header("retry-after").is_some());
+            assert_eq!(refused.header("connection"), Some("close"));
+        }
+        assert_eq!(first.get("/api/rooms").await.status, 200);
+        node.stop().await;
+    }
+}
+
+async fn a_stream_takes_a_connection_and_gives_it_back(world: World) {
+    let node = world.node_with(|config| config.server.connections_max = 2).await;
+    let mut caller = Caller::new(node.addr).await;
+    caller.create().await;
+    let path = "/api/rooms/r/stream?user_id=1";
+    for _ in 0..5 {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let stream = Stream::open(node.addr, path, &[]).await;
+            if stream.head.status == 200 {
+                assert_eq!(Stream::open(node.addr, path, &[]).await.head.status, 503);
+                break;
+            }
+            // The place of the last one comes free a moment after it was dropped.
+            assert!(Instant::now() < deadline, "{:?}", stream.head);
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! Joining, leaving, and who is there.
+
+use serde_json::json;
+
+use super::{Caller, assert_refused};
+use crate::harness::{World, on_both_logs};
+
+on_both_logs!(
+    joining_is_201_the_first_time_and_200_after,
+    leaving_is_answered_with_its_event,
+    nobody_joins_or_leaves_for_another,
+    members_are_listed_in_pages_by_id,
+    a_member_by_http_is_a_member_on_the_websocket,
+);
+
+async fn joining_is_201_the_first_time_and_200_after(world: World) {
+    let node = world.node().await;
+    let mut caller = Caller::new(node.addr).await;
+    caller.create().await;
+    let joined = caller.put("/api/rooms/r/members/2").await;
+    let frame = r#"{"type":"joined","room":"r","user_id":"2","last_seq":2,"members":2}"#;
+    assert_eq!((joined.status, &*joined.body), (201, frame));
+    let again = caller.put("/api/rooms/r/members/2").await;
+    assert_eq!((again.status, &*again.body), (200, frame));
+    let headers = [("Idempotency-Key", "c1")];
+    let with_key = caller.ask("PUT /api/rooms/r/members/1", &headers, None).await;
+    assert_eq!((with_key.status, &with_key.json()["id"]), (200, &json!("c1")));
+    let history = caller.get("/api/rooms/r/events?user_id=1").await.json();
+    assert_eq!(history["last"], 2, "{history}");
+}
+
+async fn leaving_is_answered_with_its_event(world: World) {
+    let node = world.node().await;
+    let mut caller = Caller::new(node.addr).await;
+    caller.create().await;
+    caller.put("/api/rooms/r/members/2").await;
+    let left = caller.delete("/api/rooms/r/members/2").await;
+    assert_eq!(
+        (left.status, &left.json()["type"], &left.json()["seq"]),
+        (200, &json!("leave"), &json!(3))
+    );
+    let again = caller.delete("/api/rooms/r/members/2").await;
+    assert_refused(&again, 403, "not_member", None);
+    // With a key the first outcome stands.
+    caller.put("/api/rooms/r/members/2").await;
+    let key = [("Idempotency-Key", "bye")];
+    let left = caller.ask("DELETE /api/rooms/r/members/2", &key, None).await;
+    let again = caller.ask("DELETE /api/rooms/r/members/2", &key, None).await;
+    assert_eq!((left.status, again.status), (200, 200));
+    assert_eq!((&left.json()["seq"], &left.body), (&json!(5), &again.body));
+}
+
+async fn nobody_joins_or_leaves_for_another(world: World) {
+    let node = world.node().await;
+    let mut caller = Caller::new(node.addr).await;
+    caller.create().await;
+    assert_eq!(caller.put("/api/rooms/r/members/2?user_id=2").await.status, 201);
+    for line in ["PUT /api/rooms/r/members/3?user_id=2", "DELETE /api/rooms/r/members/1?user_id=2"]
+    {
+        let refused = caller.ask(line, &[], None).await;
+        assert_refused(&refused, 400, "bad_request", Some("user_id"));
+    }
+    let refused = caller.put("/api/rooms/r/members/%20").await;
+    assert_refused(&refused, 400, "bad_request", Some("user_id"));
+    let refused = caller.put("/api/rooms/r/members/").await;
+    assert_refused(&refused, 400, "bad_request", Some("user_id"));
+}
+
+async fn members_are_listed_in_pages_by_id(world: World) {
+    let node = world.node().await;
+    let mut client = node.client().await;
+    client.send(json!({"type": "create", "user_id": "0000", "room": "r"})).await;
+    client.expect(json!({"type": "ack"})).await;
+    for n in 1..=1000 {
+        client.send(json!({"type": "join", "user_id": format!("{n:04}"), "room": "r"})).await;
+        client.read_until(json!({"type": "joined", "user_id": format!("{n:04}")})).await;
+    }
+    let mut caller = Caller::new(node.addr).await;
+    let first = caller.get("/api/rooms/r/members?user_id=0000").await.json();
+    let members = first["members"].as_array().unwrap();
+    assert_eq!((members.len(), &first["more"]), (1000, &json!(true)));
+    assert_eq!(members[0], json!({"user_id": "0000", "role": "owner"}));
+    let rest = caller.get("/api/rooms/r/members?user_id=7&after=0999").await;
+    assert_refused(&rest, 403, "not_member", None);
+    let rest = caller.get("/api/rooms/r/members?user_id=0007&after=0999").await.json();
+    let last = json!([{"user_id": "1000", "role": "member"}]);
+    assert_eq!((&rest["members"], &rest["more"]), (&last, &json!(false)));
+}
+
+async fn a_member_by_http_is_a_member_on_the_websocket(world: World) {
+    let node = world.node().await;
+    let mut caller = Caller::new(node.addr).await;
+    caller.create().await;
+    caller.put("/api/rooms/r/members/2").await;
+    let mut client = node.client().await;
+    client.send(json!({"type": "resume", "user_id": "2", "rooms": {"r": 2}})).await;
+    client.expect(json!({"type": "joined", "last_seq": 2})).await;
+    client.expect(json!({"type": "resumed"})).await;
+    caller.delete("/api/rooms/r/members/2").await;
+    client.expect(json!({"type": "leave", "user_id": "2", "seq": 3})).await;
+    client.send(json!({"type": "message", "user_id": "2", "room": "r", "message": "x"})).await;
+    client.expect(json!({"type": "error", "code": "not_member"})).await;
+}

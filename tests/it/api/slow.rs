@@ -1,0 +1,77 @@
+//! A stream that is not read costs its place and the page on its way, delays nobody, and misses
+//! nothing when it is read again. The server is the real program, so that its memory is its own.
+
+use std::time::{Duration, Instant};
+
+use super::{Caller, opening};
+use crate::harness::http::Stream;
+use crate::harness::process::Process;
+use crate::harness::raw::get;
+use crate::harness::{PATIENCE, World, on_both_logs};
+
+on_both_logs!(a_stream_that_is_not_read_keeps_memory_bounded_and_loses_nothing);
+
+const MESSAGE_BYTES: usize = 16 * 1024;
+/// 13 MB, for each of the streams that are not read.
+const MESSAGES: u64 = 800;
+const STOPPED: usize = 8;
+/// What the kernel takes for a reader that has stopped.
+const RECEIVE_BYTES: u32 = 128 * 1024;
+
+async fn a_stream_that_is_not_read_keeps_memory_bounded_and_loses_nothing(world: World) {
+    let mut environment = world.environment();
+    let fast = ("VERBATIM_API__REQUESTS_PER_SECOND".to_owned(), "1000000".to_owned());
+    environment.push(fast);
+    let process = Process::start(environment).await;
+    let mut caller = Caller::new(process.addr).await;
+    caller.create().await;
+    let path = "/api/rooms/r/stream?user_id=1&after=0";
+    let mut stopped = Vec::new();
+    for _ in 0..STOPPED {
+        stopped.push(Stream::narrow(process.addr, path, RECEIVE_BYTES).await);
+    }
+    let mut watcher = Stream::open(process.addr, path, &[]).await;
+    opening(&mut watcher).await;
+    watcher.expect(1).await;
+    let text = "x".repeat(MESSAGE_BYTES);
+    let mut say = async |seqs: std::ops::RangeInclusive<u64>| {
+        let mut slowest = Duration::ZERO;
+        for seq in seqs {
+            let begun = Instant::now();
+            caller.say(&text).await;
+            watcher.expect(seq).await;
+            slowest = slowest.max(begun.elapsed());
+        }
+        slowest
+    };
+    // Until the rings and buffers are what they will be.
+    say(2..=200).await;
+    #[cfg(target_os = "linux")]
+    let before = process.resident_bytes();
+    let slowest = say(201..=200 + MESSAGES).await;
+    #[cfg(target_os = "linux")]
+    {
+        let grown = process.resident_bytes().saturating_sub(before) / 1024 / 1024;
+        assert!(grown < 20, "it has grown by {grown} MiB");
+    }
+    assert!(slowest < PATIENCE / 2, "{slowest:?} from sending to seeing it");
+    // Now they read, all at once, while it goes on.
+    let last = 200 + MESSAGES + 50;
+    let readers: Vec<_> = stopped
+        .into_iter()
+        .map(|mut stream| {
+            tokio::spawn(async move {
+                assert_eq!(opening(&mut stream).await, 0);
+                for seq in 1..=last {
+                    stream.expect(seq).await;
+                }
+            })
+        })
+        .collect();
+    say(last - 49..=last).await;
+    for reader in readers {
+        reader.await.unwrap();
+    }
+    let (_, metrics) = get(process.addr, "/metrics").await;
+    assert!(metrics.contains("verbatim_catch_ups_total{source=\"log\"}"), "nobody read the log");
+}
