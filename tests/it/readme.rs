@@ -4,8 +4,21 @@
 //! block is a connection of its own, one after the other, all on the same new node. Times differ;
 //! everything else must be there to the letter. Of the answers between two typed lines the order is
 //! not compared: whether an event or its `ack` comes first is not promised.
+//!
+//! A block with the info string `console` is a shell: what stands behind `$ ` is run, as it is but for
+//! the server's address, and must print what follows. A `curl -N` does not end; it must get that far.
 
-use crate::harness::{Client, World};
+use std::net::SocketAddr;
+use std::process::Stdio;
+
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::Command;
+use tokio::time::timeout;
+
+use crate::harness::{Client, PATIENCE, World};
+
+/// Where a server is in everything that is written for people.
+const USUAL_ADDR: &str = "127.0.0.1:8080";
 
 /// What is typed (nothing, at the beginning) and what comes, times left out.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -45,6 +58,54 @@ fn sessions(text: &str) -> Vec<Vec<Turn>> {
     sessions
 }
 
+/// The commands of a text's shells, each with its line and what it prints, times left out.
+fn commands(text: &str) -> Vec<(usize, String, Vec<String>)> {
+    let mut commands: Vec<(usize, String, Vec<String>)> = Vec::new();
+    let mut is_shell = false;
+    for (number, line) in text.lines().enumerate().map(|(place, line)| (place + 1, line)) {
+        match line {
+            "```console" => is_shell = true,
+            "```" => is_shell = false,
+            _ if !is_shell => {}
+            line => match (line.strip_prefix("$ "), commands.last_mut()) {
+                (Some(command), _) => commands.push((number, command.to_owned(), Vec::new())),
+                (None, Some((_, _, printed))) => printed.push(without_times(line)),
+                (None, None) => panic!("README.md:{number}: printed by nothing"),
+            },
+        }
+    }
+    assert!(!is_shell, "README.md: a shell without an end");
+    commands
+}
+
+/// Runs a command of the text; so many lines of what it prints, or, if it ends, all.
+async fn run(command: &str, addr: SocketAddr, lines_max: usize) -> Vec<String> {
+    let command = command.replace(USUAL_ADDR, &addr.to_string());
+    // curl tells of its progress unless it is told not to, and obeys what a machine has set.
+    let command = command.replace("curl ", "curl --silent --show-error --noproxy '*' ");
+    let is_endless = command.contains(" -N ");
+    let mut child = Command::new("sh")
+        .args(["-c", &command])
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut printed = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut lines = Vec::new();
+    while !is_endless || lines.len() < lines_max {
+        let line = timeout(PATIENCE, printed.next_line()).await;
+        let line = line.unwrap_or_else(|_| panic!("{command} prints no more than {lines:?}"));
+        match line.unwrap() {
+            Some(line) => lines.push(without_times(&line)),
+            None => break,
+        }
+    }
+    if !is_endless {
+        assert!(child.wait().await.unwrap().success(), "{command}: {lines:?}");
+    }
+    lines
+}
+
 /// `"at":"…"` for any time.
 fn without_times(frame: &str) -> String {
     const AT: &str = "\"at\":\"";
@@ -82,6 +143,21 @@ async fn the_sessions_in_the_readme_are_real() {
         }
         client.expect_nothing().await;
     }
+    let commands = commands(text);
+    assert!(commands.len() > 5, "README.md shows no use of curl");
+    for (number, command, wanted) in commands {
+        let got = run(&command, node.addr, wanted.len()).await;
+        assert_eq!(got, wanted, "README.md:{number}: {command}");
+    }
+}
+
+#[test]
+fn a_shell_is_read_command_by_command() {
+    let text =
+        "```console\n$ echo {\"at\":\"2026\"}\n{\"at\":\"2026\"}\n\nx\n$ true\n```\n$ false\n";
+    let echoed = vec!["{\"at\":\"…\"}".to_owned(), String::new(), "x".to_owned()];
+    let echo = (2, "echo {\"at\":\"2026\"}".to_owned(), echoed);
+    assert_eq!(commands(text), [echo, (6, "true".to_owned(), vec![])]);
 }
 
 #[test]

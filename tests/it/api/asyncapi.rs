@@ -127,7 +127,7 @@ proptest! {
         fields in prop::collection::btree_map(
             prop::sample::select(&[
                 "user_id", "room", "message", "since", "last", "before", "after", "limit", "rooms",
-                "id",
+                "seq", "id",
             ][..]),
             prop_oneof![
                 Just(json!("x")), Just(json!("")), Just(json!(1)), Just(json!(0)), Just(json!(-1)),
@@ -205,6 +205,19 @@ async fn what_a_node_says_is_described(world: World) {
     all.say(join, "joined").await;
     all.until("message").await;
     all.say(json!({"type": "join", "user_id": "2", "room": "r"}), "joined").await;
+    // Signs of life: who is there, who comes, who writes, who has read.
+    all.say(room("who"), "who").await;
+    let mut other = Client::greeted(node.addr).await;
+    for kind in ["join", "typing"] {
+        other.send(json!({"type": kind, "user_id": "3", "room": "r"})).await;
+    }
+    all.until("typing").await;
+    all.until("presence").await;
+    let news = json!({"type": "message", "user_id": "3", "room": "r", "message": "news"});
+    other.send(news).await;
+    other.send(json!({"type": "read", "user_id": "3", "room": "r", "seq": 5})).await;
+    all.until("read").await;
+    all.say(room("typing"), "ack").await;
     all.say(room("history"), "history").await;
     all.say(room("members"), "members").await;
     all.say(json!({"type": "nothing"}), "error").await;

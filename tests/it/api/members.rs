@@ -18,7 +18,7 @@ async fn joining_is_201_the_first_time_and_200_after(world: World) {
     let mut caller = Caller::new(node.addr).await;
     caller.create().await;
     let joined = caller.put("/api/rooms/r/members/2").await;
-    let frame = r#"{"type":"joined","room":"r","user_id":"2","last_seq":2,"members":2}"#;
+    let frame = r#"{"type":"joined","room":"r","user_id":"2","last_seq":2,"members":2,"read":2,"unread":0}"#;
     assert_eq!((joined.status, &*joined.body), (201, frame));
     let again = caller.put("/api/rooms/r/members/2").await;
     assert_eq!((again.status, &*again.body), (200, frame));

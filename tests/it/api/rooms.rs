@@ -45,6 +45,9 @@ async fn rooms_are_listed_in_pages_by_name(world: World) {
     };
     assert_eq!(names(&all), ["Z", "a b", "a+b", "b", "é"]);
     assert_eq!(all["rooms"][0], json!({"room": "Z", "last_seq": 1, "members": 1}));
+    let of_user = caller.get("/api/rooms?user_id=1").await.json();
+    let read = json!({"room": "Z", "last_seq": 1, "members": 1, "read": 1, "unread": 0});
+    assert_eq!(of_user["rooms"][0], read);
     let page = caller.get("/api/rooms?limit=2").await.json();
     assert_eq!((names(&page), &page["more"]), (vec!["Z".into(), "a b".into()], &json!(true)));
     let page = caller.get("/api/rooms?limit=2&after=a+b").await.json();
