@@ -1,8 +1,8 @@
 //! The fields of one command, each still as the JSON text that was sent.
 //!
 //! A frame is read in one pass without building a generic JSON value: known keys keep a borrowed
-//! slice of the frame, unknown keys are skipped. An HTTP request says some of them elsewhere, in its
-//! path or a header, and `put` adds those. What a field means is `command`'s business.
+//! slice of the frame, unknown keys are skipped. An HTTP request says some of them elsewhere, in
+//! its path or a header, and `put` adds those. What a field means is `command`'s business.
 
 use std::borrow::Cow;
 use std::fmt;

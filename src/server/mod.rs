@@ -1,8 +1,8 @@
 //! The HTTP side of a node: accepts connections, admits them, answers the few routes and the API,
 //! and turns an upgrade into a session.
 //!
-//! It does not know commands or events, except in `api`. A connection is one task until it upgrades; then that task
-//! ends with all of HTTP's buffers, and the session's task begins.
+//! It does not know commands or events, except in `api`. A connection is one task until it
+//! upgrades; then that task ends with all of HTTP's buffers, and the session's task begins.
 
 mod admission;
 mod answer;

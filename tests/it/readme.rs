@@ -5,8 +5,9 @@
 //! everything else must be there to the letter. Of the answers between two typed lines the order is
 //! not compared: whether an event or its `ack` comes first is not promised.
 //!
-//! A block with the info string `console` is a shell: what stands behind `$ ` is run, as it is but for
-//! the server's address, and must print what follows. A `curl -N` does not end; it must get that far.
+//! A block with the info string `console` is a shell: what stands behind `$ ` is run, as it is but
+//! for the server's address, and must print what follows. A `curl -N` does not end; it must get
+//! that far.
 
 use std::net::SocketAddr;
 use std::process::Stdio;

@@ -2,7 +2,7 @@
 //!
 //! It has no rules of its own. A request is the command that its route says (`route`, `ask`), goes
 //! where a session's commands go (`act`), and is answered with the same frames, as bodies
-//! (`reply`). What HTTP adds is here: methods, origins, rates, bodies; and event streams (`stream`).
+//! (`reply`). What HTTP adds is here: methods, origins, rates, bodies, event streams (`stream`).
 
 mod act;
 mod ask;
