@@ -223,7 +223,8 @@ mod tests {
             json,
             concat!(
                 r#"{"node":"n1","watch":["r\"1"],"ask":["r2"],"online":["#,
-                r#"{"room":"r\"1","users":["2","ü"]},{"room":"r2","count":1001},{"room":"r2","users":[]}],"#,
+                r#"{"room":"r\"1","users":["2","ü"]},{"room":"r2","count":1001},"#,
+                r#"{"room":"r2","users":[]}],"#,
                 r#""typing":[{"room":"r\"1","user_id":"7"}],"#,
                 r#""read":[{"room":"r2","user_id":"7","seq":9}]}"#,
             )
@@ -257,8 +258,9 @@ mod tests {
 
     #[test]
     fn what_makes_no_sense_is_left_out() {
-        let json = br#"{"node":"x","watch":["","ok"],"online":[{"room":"a\u0000"},{"room":"b","users":["","1"]}],
-            "typing":[{"room":"","user_id":"1"}],"read":[{"room":"r","user_id":"","seq":1}],"more":[1]}"#;
+        let json = br#"{"node":"x","watch":["","ok"],"more":[1],
+            "online":[{"room":"a\u0000"},{"room":"b","users":["","1"]}],
+            "typing":[{"room":"","user_id":"1"}],"read":[{"room":"r","user_id":"","seq":1}]}"#;
         let message = Message::parse(json).unwrap();
         let said = message.said();
         assert_eq!(said.watch, [RoomName::stored("ok")]);

@@ -74,8 +74,8 @@ const QUERIES: [&str; 9] = [
      limit $3::bigint",
     // Up to where the member has read (`m.read`) there are as many messages as before the last
     // event that is none (`c`, which holds that number), and every event since is one: what was
-    // said between two joins is not counted one by one. Nodes of version 1 did not write that number:
-    // their events that are no messages (`uncounted`) must be left out.
+    // said between two joins is not counted one by one. Nodes of version 1 did not write that
+    // number: their events that are no messages (`uncounted`) must be left out.
     "select r.last_seq, r.member_count, r.message_count, m.role, m.read,
             coalesce(c.messages, 0) + m.read - coalesce(c.seq, 0) - uncounted.len
      from rooms r

@@ -26,7 +26,8 @@ pub(super) struct Room {
     /// they are what `told` says by then.
     ///
     /// The race this closes: watchers were told {1}. 2 comes; somebody asks, and is answered
-    /// {1, 2}; 2 goes. For the others nothing happened; the one who asked would believe in 2 for ever.
+    /// {1, 2}; 2 goes. For the others nothing happened; the one who asked would believe in 2 for
+    /// ever.
     shown: BTreeSet<UserId>,
     /// A `who` showed another number than `told` has, or a number where it has names, or the other
     /// way round: it is not enough to tell the difference to `told`.
