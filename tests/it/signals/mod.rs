@@ -2,6 +2,7 @@
 //! node and on three, with a slow reader, and while Redis and nodes come and go.
 
 mod cluster;
+mod follower;
 mod presence;
 mod pressure;
 mod read;

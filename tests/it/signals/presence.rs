@@ -130,6 +130,12 @@ async fn a_user_is_online_while_any_socket_follows_as_them(world: World) {
     two.send(json!({"type": "leave", "user_id": "3", "room": "r"})).await;
     let frame = next_of(&mut ann, "presence").await;
     assert_eq!((&frame["online"], &frame["offline"]), (&json!([]), &json!(["3"])));
+    // A leave that ends no socket's following, and nothing else.
+    two.expect(json!({"type": "leave", "user_id": "3"})).await;
+    join_too(&mut two, "4", "r").await;
+    until_online(&mut ann, &["1", "2"], &["1", "2", "4"]).await;
+    two.send(json!({"type": "leave", "user_id": "4", "room": "r"})).await;
+    until_online(&mut ann, &["1", "2", "4"], &["1", "2"]).await;
     two.close().await;
     until_online(&mut ann, &["1", "2"], &["1"]).await;
 }

@@ -1,0 +1,92 @@
+//! The rule by which a follower is given a sign of life, on a socket whose other end does not read.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::net::{TcpListener, TcpStream};
+use verbatim::config::Config;
+use verbatim::hub::{Door, Follower, Inbox};
+use verbatim::metrics::Gauge;
+use verbatim::model::{RoomName, Seq, UserId};
+use verbatim::socket::{Link, Socket};
+
+/// The writing half of a socket, and all that must live as long as it.
+async fn link() -> (Arc<Link>, Socket, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let client = TcpStream::connect(listener.local_addr().unwrap());
+    let (client, accepted) = tokio::join!(client, listener.accept());
+    let stream = accepted.unwrap().0;
+    stream.writable().await.unwrap();
+    let socket =
+        Socket::new(stream, Bytes::new(), &Config::from_defaults().socket, &Gauge::default());
+    (socket.link().clone(), socket, client.unwrap())
+}
+
+fn follower(link: &Arc<Link>, last: u64) -> Follower {
+    let door = Arc::new(Door::new(RoomName::parse("r").unwrap()));
+    let user = (UserId::parse("1").unwrap(), Seq(1));
+    Follower::new(door, link.clone(), Arc::new(Inbox::default()), Seq(last), user, &[])
+}
+
+/// Fills what the kernel takes, so that something waits.
+fn clog(link: &Link) {
+    let piece = Bytes::from(vec![0; 1 << 20]);
+    while link.queued_bytes() == 0 {
+        link.push(&piece);
+    }
+}
+
+fn whole() -> Bytes {
+    Bytes::from_static(b"whole")
+}
+
+fn sign() -> Bytes {
+    Bytes::from_static(b"sign")
+}
+
+#[tokio::test]
+async fn a_sign_is_for_those_who_are_live_and_have_the_event_that_it_names() {
+    let (link, _socket, _client) = link().await;
+    let follower = follower(&link, 5);
+    assert!(!follower.signal(&sign(), Seq(0)), "it is catching up");
+    follower.go_live(Seq(5));
+    assert!(follower.signal(&sign(), Seq(0)));
+    assert!(follower.signal(&sign(), Seq(5)));
+    assert!(!follower.signal(&sign(), Seq(6)), "it would take 6 for seen");
+    clog(&link);
+    let queued = link.queued_bytes();
+    assert!(!follower.signal(&sign(), Seq(0)), "something waits");
+    assert_eq!(link.queued_bytes(), queued);
+    follower.stop();
+    assert!(!follower.signal(&sign(), Seq(0)));
+}
+
+#[tokio::test]
+async fn who_asked_is_told_the_difference_and_who_missed_one_the_whole() {
+    let (link, _socket, _client) = link().await;
+    let follower = follower(&link, 5);
+    follower.go_live(Seq(5));
+    let no_whole = || -> Bytes { panic!("it missed nothing") };
+    assert_eq!(follower.tell(Some(&sign()), no_whole), None, "it did not ask");
+    follower.watch();
+    assert_eq!(follower.tell(Some(&sign()), no_whole), Some(true));
+    assert_eq!(follower.tell(None, no_whole), None, "there is nothing new");
+    clog(&link);
+    assert_eq!(follower.tell(Some(&sign()), no_whole), Some(false));
+    assert_eq!(follower.tell(None, whole), Some(false), "it still cannot");
+    // Asking is as good as being told the whole.
+    follower.watch();
+    assert_eq!(follower.tell(None, no_whole), None);
+}
+
+#[tokio::test]
+async fn who_catches_up_is_told_the_whole_when_they_have() {
+    let (link, _socket, _client) = link().await;
+    let follower = follower(&link, 5);
+    follower.watch();
+    let no_whole = || -> Bytes { panic!("it missed nothing") };
+    assert_eq!(follower.tell(Some(&sign()), no_whole), Some(false));
+    follower.go_live(Seq(5));
+    assert_eq!(follower.tell(None, whole), Some(true));
+    assert_eq!(follower.tell(Some(&sign()), no_whole), Some(true), "differences again");
+}
