@@ -13,6 +13,7 @@ import { People } from './people.js';
 import { Rooms } from './rooms.js';
 import { HUES } from './row.js';
 import { Sidebar } from './sidebar.js';
+import { read, storage } from './storage.js';
 import { Timeline } from './timeline.js';
 import { count, errorText, hue, initials, number, typing } from './words.js';
 
@@ -28,35 +29,6 @@ const WELCOME_PAUSE_MS = 400;
 const TOAST_MS = 6000;
 /** From here on the list of people has room beside the conversation. (The same in style.css.) */
 const WIDE = matchMedia('(min-width: 1100px)');
-
-/** A page may be forbidden to keep anything; then it remembers until it is closed. */
-const storage = openStorage();
-
-function openStorage() {
-  try {
-    localStorage.setItem('verbatim-page:try', '1');
-    localStorage.removeItem('verbatim-page:try');
-    return localStorage;
-  } catch {
-    const kept = new Map();
-    return {
-      get length() { return kept.size; },
-      key: (place) => [...kept.keys()][place],
-      getItem: (key) => kept.get(key) ?? null,
-      setItem: (key, value) => kept.set(key, value),
-      removeItem: (key) => kept.delete(key),
-    };
-  }
-}
-
-/** A value that was kept; nothing, if somebody else has written there. */
-function read(key) {
-  try {
-    return JSON.parse(storage.getItem(key));
-  } catch {
-    return null;
-  }
-}
 
 /** Asks for a name, and says what was wrong with the last one. */
 function welcome(error = '') {
@@ -362,6 +334,7 @@ class Page {
     };
     window.onhashchange = () => this.#follow();
     window.ononline = () => this.#chat.wake();
+    window.onpagehide = () => this.#rooms.tellRead();
     document.onvisibilitychange = () => !document.hidden && (this.#chat.wake(), this.#refresh());
     document.onkeydown = (event) => this.#onKey(event);
   }

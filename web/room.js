@@ -40,4 +40,29 @@ export class Room {
   get isLive() {
     return this.last >= this.lastSeq;
   }
+
+  /** An event belongs to the window if it is the next one. */
+  append(event, lenMax) {
+    if (this.events.length > 0 && event.seq !== this.last + 1) return;
+    if (this.events.length === 0) this.hasOlder = event.seq > 1;
+    this.events.push(event);
+    this.shorten(lenMax);
+  }
+
+  /** The oldest leave. */
+  shorten(lenMax) {
+    if (this.events.length <= lenMax) return;
+    this.events.splice(0, this.events.length - lenMax);
+    this.hasOlder = true;
+  }
+
+  /** The seq of the first unread message, as far as it is in the window; 0: there is none. */
+  firstUnread(user) {
+    const news = this.events.filter((event) => isNews(event, user));
+    return news.at(-this.unread)?.seq ?? news[0]?.seq ?? 0;
+  }
+}
+
+export function isNews({ type, user_id }, user) {
+  return type === 'message' && user_id !== user;
 }

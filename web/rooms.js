@@ -5,7 +5,7 @@
  * It touches no document. Whoever shows a room looks here and is told when to look again.
  */
 
-import { Room } from './room.js';
+import { Room, isNews } from './room.js';
 import { newId } from './verbatim.js';
 
 /** Events of the open room that are kept, and so are in the document. Others are read again. */
@@ -99,7 +99,7 @@ export class Rooms {
     this.close();
     const room = this.get(name);
     this.active = room;
-    room.newFrom = room.unread > 0 ? this.#firstUnread(room) : 0;
+    room.newFrom = room.unread > 0 ? room.firstUnread(this.#chat.user) : 0;
     this.#onChange('open', room);
     try {
       if (room.isJoined === undefined || room.events.length < PAGE_LEN) await this.older(room);
@@ -169,7 +169,7 @@ export class Rooms {
       if (room.last !== after) return;
       room.events.push(...events);
       room.lastSeq = Math.max(room.lastSeq, room.last);
-      this.#shorten(room, WINDOW_LEN_MAX);
+      room.shorten(WINDOW_LEN_MAX);
     });
   }
 
@@ -228,8 +228,8 @@ export class Rooms {
       if (followed[name] !== undefined) continue;
       Object.assign(room, { members, lastSeq: last_seq });
       if (unread === undefined) continue;
-      const readSeq = Math.max(room.readSeq, read ?? 0);
-      Object.assign(room, { isJoined: true, unread, readSeq, countedTo: last_seq });
+      room.isJoined = true;
+      this.#takeUnread(room, { last_seq, read, unread });
     }
   }
 
@@ -255,7 +255,7 @@ export class Rooms {
       room.members += Number(type === 'join') - Number(type === 'leave');
       this.#onChange('list');
     }
-    const isNew = type === 'message' && user_id !== this.#chat.user && seq > room.countedTo;
+    const isNew = isNews({ type, user_id }, this.#chat.user) && seq > room.countedTo;
     room.countedTo = Math.max(room.countedTo, seq);
     if (room === this.active && this.isWatching && room.isLive) return this.#markRead(room);
     if (!isNew) return undefined;
@@ -265,33 +265,31 @@ export class Rooms {
   }
 
   #append(room, event) {
-    if (room.events.length > 0 && event.seq !== room.last + 1) return;
-    if (room.events.length === 0) room.hasOlder = event.seq > 1;
+    const isActive = room === this.active;
     // Somebody who reads further up is not pushed on: the window stays, and ends before the room.
-    const isReading = room === this.active && !this.isWatching;
+    const isReading = isActive && !this.isWatching;
     if (isReading && room.events.length >= WINDOW_LEN_MAX) return;
-    room.events.push(event);
-    this.#shorten(room, room === this.active ? WINDOW_LEN_MAX : KEPT_LEN_MAX);
-  }
-
-  #shorten(room, len) {
-    if (room.events.length <= len) return;
-    room.events.splice(0, room.events.length - len);
-    room.hasOlder = true;
+    room.append(event, isActive ? WINDOW_LEN_MAX : KEPT_LEN_MAX);
   }
 
   #onJoined({ room: name, last_seq, members, read, unread }) {
     const room = this.get(name);
     Object.assign(room, { isJoined: true, members, membersAt: last_seq });
     room.lastSeq = Math.max(room.lastSeq, last_seq);
-    if (unread !== undefined) {
-      // The server counted: what is replayed now is counted already.
-      const readSeq = Math.max(room.readSeq, read ?? 0);
-      Object.assign(room, { unread, readSeq, countedTo: last_seq });
-    }
+    if (unread !== undefined) this.#takeUnread(room, { last_seq, read, unread });
     this.#onChange('list');
     this.#onChange('room', room);
     if (room === this.active) this.#ask(room);
+  }
+
+  /** The server counted up to `last_seq`: what is replayed up to there is counted already. */
+  #takeUnread(room, { last_seq, read, unread }) {
+    room.countedTo = last_seq;
+    if (room.readSeq > read) {
+      // It was read here, and the server has not heard of it: the page was closed too soon.
+      room.unread = room.readSeq >= last_seq ? 0 : unread;
+      this.#chat.read(room.name, Math.min(room.readSeq, last_seq));
+    } else Object.assign(room, { unread, readSeq: read });
   }
 
   #onLeft(name) {
@@ -373,16 +371,15 @@ export class Rooms {
     this.#remember();
     if (unread > 0) this.#onChange('list');
     this.#reads.set(room.name, room.readSeq);
-    this.#readTimer ??= setTimeout(() => {
-      this.#readTimer = undefined;
-      for (const [name, seq] of this.#reads) this.#chat.read(name, seq);
-      this.#reads.clear();
-    }, READ_PAUSE_MS);
+    this.#readTimer ??= setTimeout(() => this.tellRead(), READ_PAUSE_MS);
   }
 
-  #firstUnread(room) {
-    const news = room.events.filter((event) => isNews(event, this.#chat.user));
-    return news.at(-room.unread)?.seq ?? news[0]?.seq ?? 0;
+  /** Tells the server what was read, all at once. */
+  tellRead() {
+    clearTimeout(this.#readTimer);
+    this.#readTimer = undefined;
+    for (const [name, seq] of this.#reads) this.#chat.read(name, seq);
+    this.#reads.clear();
   }
 
   #remember() {
@@ -394,8 +391,4 @@ export class Rooms {
 /** From where a room is followed: what is unread, as far as it is worth showing a number for. */
 function startOf(room) {
   return Math.max(0, Math.min(room.readSeq, room.lastSeq), room.lastSeq - KEPT_LEN_MAX);
-}
-
-function isNews(event, user) {
-  return event.type === 'message' && event.user_id !== user;
 }

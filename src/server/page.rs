@@ -24,7 +24,7 @@ const SVG: &str = "image/svg+xml";
 const TEXT: &str = "text/plain; charset=utf-8";
 
 /// No list of a folder: what is not named here is not served.
-const FILES: [File; 18] = [
+const FILES: [File; 19] = [
     ("/", include_bytes!("../../web/index.html"), HTML),
     ("/style.css", include_bytes!("../../web/style.css"), CSS),
     ("/icon.svg", include_bytes!("../../web/icon.svg"), SVG),
@@ -36,6 +36,7 @@ const FILES: [File; 18] = [
     ("/rooms.js", include_bytes!("../../web/rooms.js"), SCRIPT),
     ("/row.js", include_bytes!("../../web/row.js"), SCRIPT),
     ("/sidebar.js", include_bytes!("../../web/sidebar.js"), SCRIPT),
+    ("/storage.js", include_bytes!("../../web/storage.js"), SCRIPT),
     ("/timeline.js", include_bytes!("../../web/timeline.js"), SCRIPT),
     ("/words.js", include_bytes!("../../web/words.js"), SCRIPT),
     ("/verbatim.js", include_bytes!("../../web/verbatim.js"), SCRIPT),

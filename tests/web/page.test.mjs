@@ -18,37 +18,37 @@ function seqs(page) {
 check('two people on two nodes talk', async () => {
   const { n1, n2 } = await nodes();
   const [room, other] = [roomName('hall'), roomName('attic')];
-  const ada = await visit(await profile(), n1, { name: 'ada' });
-  await create(ada, room);
-  await write(ada, 'Is anybody there?');
-  const bob = await visit(await profile(), n2, { name: 'bob' });
-  await join(bob, room);
-  await until(() => shown(bob), ['Is anybody there?']);
-  await write(bob, 'I am.');
+  const ann = await visit(await profile(), n1, { name: 'ann' });
+  await create(ann, room);
+  await write(ann, 'Is anybody there?');
+  const ben = await visit(await profile(), n2, { name: 'ben' });
+  await join(ben, room);
+  await until(() => shown(ben), ['Is anybody there?']);
+  await write(ben, 'I am.');
   const said = ['Is anybody there?', 'I am.'];
-  await Promise.all([until(() => shown(ada), said), until(() => shown(bob), said)]);
-  await until(() => ada.locator('#room-facts').textContent(), '2 members');
-  await until(() => ada.locator('#status-text').textContent(), 'Connected to n1');
-  await until(() => bob.locator('#status-text').textContent(), 'Connected to n2');
-  // It was made, there was a message, bob came, and there was another.
-  await until(() => bob.locator('#position').textContent(), 'n2 · № 4');
+  await Promise.all([until(() => shown(ann), said), until(() => shown(ben), said)]);
+  await until(() => ann.locator('#room-facts').textContent(), '2 members · 2 online');
+  await until(() => ann.locator('#status-text').textContent(), 'Connected to n1');
+  await until(() => ben.locator('#status-text').textContent(), 'Connected to n2');
+  // It was made, there was a message, ben came, and there was another.
+  await until(() => ben.locator('#position').textContent(), 'n2 · № 4');
 
   // What is said in a room that is not open is counted, and is read by opening it.
-  await create(ada, other);
-  await write(bob, 'One');
-  await write(bob, 'Two');
-  const link = ada.locator(`[data-room="${room}"]`);
+  await create(ann, other);
+  await write(ben, 'One');
+  await write(ben, 'Two');
+  const link = ann.locator(`[data-room="${room}"]`);
   await until(() => link.locator('.badge').textContent(), '2');
-  await until(() => ada.title(), `(2) ${other} · Verbatim`);
+  await until(() => ann.title(), `(2) ${other} · Verbatim`);
   await link.click();
-  await until(() => shown(ada), [...said, 'One', 'Two']);
-  assert.equal(await ada.locator('.divider.new').textContent(), 'New');
+  await until(() => shown(ann), [...said, 'One', 'Two']);
+  assert.equal(await ann.locator('.divider.new').textContent(), 'New');
   await link.locator('.badge').waitFor({ state: 'detached' });
-  await until(() => ada.title(), `${room} · Verbatim`);
+  await until(() => ann.title(), `${room} · Verbatim`);
   // It stays read in the next page of the same person, which begins where this one was.
-  await ada.reload();
-  await until(() => shown(ada), [...said, 'One', 'Two']);
-  assert.equal(await ada.locator('.badge').count(), 0);
+  await ann.reload();
+  await until(() => shown(ann), [...said, 'One', 'Two']);
+  assert.equal(await ann.locator('.badge').count(), 0);
 });
 
 check('a node dies under an open page: nothing is missing and nothing twice', async () => {
@@ -168,31 +168,31 @@ check('text is shown as it was typed, whatever it is', async () => {
   const bob = client(n1, 'bob');
   await bob.create(room);
   for (const text of hostile) await bob.send(room, text);
-  const ada = await visit(await profile({ width: 390, height: 844 }), n1, { name: 'ada' });
-  await join(ada, room);
-  await until(() => shown(ada), hostile);
-  assert.equal(await ada.title(), `${room} · Verbatim`);
-  assert.equal(await ada.locator('#events :is(script, img, b, a)').count(), 0);
+  const cleo = await visit(await profile({ width: 390, height: 844 }), n1, { name: 'cleo' });
+  await join(cleo, room);
+  await until(() => shown(cleo), hostile);
+  assert.equal(await cleo.title(), `${room} · Verbatim`);
+  assert.equal(await cleo.locator('#events :is(script, img, b, a)').count(), 0);
   // Nothing sticks out of a narrow screen, and what overrides direction stays in its own line.
-  const timeline = ada.locator('#timeline');
+  const timeline = cleo.locator('#timeline');
   assert.equal(await timeline.evaluate((it) => it.scrollWidth - it.clientWidth), 0);
-  const bidi = await ada.locator('#events .text').evaluateAll((all) => (
+  const bidi = await cleo.locator('#events .text').evaluateAll((all) => (
     all.map((text) => getComputedStyle(text).unicodeBidi)));
   assert.deepEqual(new Set(bidi), new Set(['plaintext']));
   // The long ones are cut until asked for.
-  await ada.getByRole('button', { name: 'Show all 16,384 characters' }).click();
-  assert.equal(await ada.locator('.text.cut').count(), 1);
+  await cleo.getByRole('button', { name: 'Show all 16,384 characters' }).click();
+  assert.equal(await cleo.locator('.text.cut').count(), 1);
 
   // And the same the other way: what is typed is what is sent.
   for (const text of hostile.slice(0, 7)) {
-    await ada.locator('#message').fill(text);
-    await ada.getByRole('button', { name: 'Send' }).click();
+    await cleo.locator('#message').fill(text);
+    await cleo.getByRole('button', { name: 'Send' }).click();
   }
-  await until(() => shown(ada), [...hostile, ...hostile.slice(0, 7)]);
-  await ada.locator('#message').fill('é'.repeat(8193));
-  await ada.getByRole('button', { name: 'Send' }).click();
-  await ada.getByText('This is longer than one message can be (16,384 bytes).').waitFor();
-  assert.equal((await ada.locator('#message').inputValue()).length, 8193);
+  await until(() => shown(cleo), [...hostile, ...hostile.slice(0, 7)]);
+  await cleo.locator('#message').fill('é'.repeat(8193));
+  await cleo.getByRole('button', { name: 'Send' }).click();
+  await cleo.getByText('This is longer than one message can be (16,384 bytes).').waitFor();
+  assert.equal((await cleo.locator('#message').inputValue()).length, 8193);
 });
 
 check('names that cannot be are refused in words for a person', async () => {
@@ -317,7 +317,7 @@ check('without a storage the page works as long as it is open', async () => {
   await until(() => shown(page), ['kept by the server']);
 });
 
-check('who is there and who is typing is shown, as far as the node tells', async (t) => {
+check('who is there and who is typing is shown', async () => {
   const { n1, n3 } = await nodes();
   const room = roomName();
   const ada = await visit(await profile(), n1, { name: 'ada' });
@@ -325,12 +325,6 @@ check('who is there and who is typing is shown, as far as the node tells', async
   const bob = client(n3, 'bob');
   await bob.join(room);
   const facts = ada.locator('#room-facts');
-  if (await bob.who(room) === undefined) {
-    await until(() => facts.textContent(), '2 members');
-    await until(() => ada.locator('.people h3').allTextContents(), ['Members']);
-    await bob.typing(room);
-    return t.skip('the node does not tell');
-  }
   await until(() => facts.textContent(), '2 members · 2 online');
   await until(() => ada.locator('.people h3').allTextContents(), ['Online · 2']);
   const typing = ada.locator('#typing');
@@ -347,24 +341,30 @@ check('who is there and who is typing is shown, as far as the node tells', async
   return until(() => ada.locator('.people h3').allTextContents(), ['Online · 1', 'Away']);
 });
 
-check('what is unread is the same on every device, as far as the node tells', async (t) => {
+check('what is unread is the same on every device', async () => {
   const { n1, n2 } = await nodes();
   const room = roomName();
   const bob = client(n2, 'bob');
   await bob.create(room);
-  const desk = await visit(await profile(), n1, { name: 'ada' });
+  const desk = await visit(await profile(), n1, { name: 'emmy' });
   await join(desk, room);
-  const own = (await client(n1, 'ada').rooms({ limit: 1000 })).rooms.find((it) => it.room === room);
-  if (own.unread === undefined) return t.skip('the node does not tell');
   await create(desk, roomName('elsewhere'));
   for (const text of ['one', 'two', 'three']) await bob.send(room, text);
   // A device that has never heard of the room.
-  const phone = await visit(await profile({ width: 390, height: 844 }), n2, { name: 'ada' });
+  const phone = await visit(await profile({ width: 390, height: 844 }), n2, { name: 'emmy' });
   const badge = (page) => page.locator(`[data-room="${room}"] .badge`);
   for (const page of [desk, phone]) await until(() => badge(page).textContent(), '3');
   await phone.locator(`[data-room="${room}"]`).click();
   await until(() => shown(phone), ['one', 'two', 'three']);
-  return badge(desk).waitFor({ state: 'detached' });
+  await badge(desk).waitFor({ state: 'detached' });
+  // One's own message is not news, even if the page is gone before it could say so.
+  await write(phone, 'four');
+  await until(async () => (await shown(phone)).at(-1), 'four');
+  await phone.goto(`http://${n2}/`);
+  await phone.reload();
+  await phone.locator(`[data-room="${room}"]`).waitFor();
+  await badge(desk).waitFor({ state: 'detached' });
+  assert.equal(await badge(phone).count(), 0);
 });
 
 check('somebody who reads further up is not pushed on', async () => {
@@ -373,18 +373,18 @@ check('somebody who reads further up is not pushed on', async () => {
   await fill(n1, room, 60);
   const bob = client(n1, 'bob');
   await bob.join(room);
-  const ada = await visit(await profile(), n1, { name: 'ada' });
-  await join(ada, room);
-  await until(async () => (await shown(ada)).length, 60);
-  const timeline = ada.locator('#timeline');
+  const dora = await visit(await profile(), n1, { name: 'dora' });
+  await join(dora, room);
+  await until(async () => (await shown(dora)).length, 60);
+  const timeline = dora.locator('#timeline');
   await timeline.evaluate((scroller) => { scroller.scrollTop = 300; });
-  await until(() => ada.getByRole('button', { name: 'To the latest ↓' }).count(), 1);
+  await until(() => dora.getByRole('button', { name: 'To the latest ↓' }).count(), 1);
   const top = await timeline.evaluate((scroller) => scroller.scrollTop);
   await bob.send(room, 'news');
   await bob.send(room, 'more news');
-  await ada.getByRole('button', { name: '2 new messages ↓' }).waitFor();
+  await dora.getByRole('button', { name: '2 new messages ↓' }).waitFor();
   assert.equal(await timeline.evaluate((scroller) => scroller.scrollTop), top);
-  await ada.keyboard.press('Escape');
-  await until(() => ada.locator('#latest').isHidden(), true);
-  assert.equal(await ada.locator('.badge').count(), 0);
+  await dora.keyboard.press('Escape');
+  await until(() => dora.locator('#latest').isHidden(), true);
+  assert.equal(await dora.locator('.badge').count(), 0);
 });
