@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
+use socket2::SockRef;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use verbatim::config::{Config, ConfigError, Sources, Warning};
@@ -147,7 +148,7 @@ async fn serve(config: Config, warnings: Vec<Warning>) -> anyhow::Result<ExitCod
     let mut signals = Signals::listen()?;
     let stop_within = Duration::from_millis(config.server.shutdown_timeout_ms);
     let listen = &config.server.listen;
-    let bound = TcpListener::bind(listen).await;
+    let bound = bind(listen).await;
     let listener = bound.with_context(|| format!("cannot listen on {listen} (server.listen)"))?;
     let node = tokio::select! {
         node = Node::start(config, listener) => node?,
@@ -176,6 +177,19 @@ async fn serve(config: Config, warnings: Vec<Warning>) -> anyhow::Result<ExitCod
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Listens, with room for a crowd: after a restart every client is back in the same second. The
+/// usual backlog of 128 would turn most of them away, and a client whose first packet was dropped
+/// comes again only after a whole second, and then after three.
+async fn bind(address: &str) -> std::io::Result<TcpListener> {
+    /// Connections that the kernel completes before they are accepted. It has a limit of its own
+    /// (net.core.somaxconn), on Linux of as many. Beyond it, clients wait as said above.
+    const BACKLOG: i32 = 4096;
+    let listener = TcpListener::bind(address).await?;
+    // To listen again is to change the backlog.
+    SockRef::from(&listener).listen(BACKLOG)?;
+    Ok(listener)
 }
 
 /// The one line on stdout: whoever started the process may wait for it and read the port from it.
