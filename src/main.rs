@@ -16,7 +16,7 @@ use verbatim::config::{Config, ConfigError, Sources, Warning};
 use verbatim::node::Node;
 use verbatim::verify::plan::Shape;
 use verbatim::verify::{Settings, Target};
-use verbatim::{health, probe, trace, verify};
+use verbatim::{bench, health, probe, trace, verify};
 use verbatim_checker::Limits;
 
 /// The node could not start, or `check` found something that does not work.
@@ -53,6 +53,7 @@ enum Command {
     Health,
     /// Put a running cluster's promise to the test, in rooms of its own: 0 kept, 1 broken
     Verify(VerifyArguments),
+    Bench(Box<bench::Args>),
 }
 
 #[derive(clap::Args)]
@@ -94,6 +95,7 @@ fn main() -> ExitCode {
         }
         // It is about a cluster elsewhere: the settings of this machine are none of its business.
         Some(Command::Verify(arguments)) => Ok(run(verify(arguments))),
+        Some(Command::Bench(arguments)) => Ok(measure(&arguments)),
     };
     code.unwrap_or_else(|err| {
         eprintln!("verbatim: {err}");
@@ -248,6 +250,21 @@ async fn ask_health(config: &Config) -> ExitCode {
     // The exit code tells the same to those who closed stdout.
     let _ = writeln!(stdout(), "{text}");
     code
+}
+
+/// Needs neither settings nor a runtime: it is a client, and has threads of its own.
+fn measure(arguments: &bench::Args) -> ExitCode {
+    match bench::run(arguments) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(EXIT_FAILED),
+        Err(err) => {
+            eprintln!("verbatim: {err}");
+            ExitCode::from(match err {
+                bench::BenchError::Wrong(_) => EXIT_USAGE,
+                _ => EXIT_FAILED,
+            })
+        }
+    }
 }
 
 /// Clients talk and follow; then everything is judged.

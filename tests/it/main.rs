@@ -7,6 +7,7 @@ mod crowd;
 mod lossy;
 mod stored;
 
+mod bench;
 mod config;
 mod crash;
 mod deploy;
