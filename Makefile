@@ -1,7 +1,7 @@
 # What can be done here. No logic: each target is one command or one script.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint deps verify verify-report
+.PHONY: help run test lint deps verify verify-report bench bench-deps
 .PHONY: cluster status logs kill start restart wscat psql redis-cli down clean
 
 help: ## Show this list
@@ -22,6 +22,12 @@ lint: ## Check format and lints only
 
 deps: ## Install PostgreSQL, Redis, Node and Chromium for the tests, if they are missing
 	scripts/deps
+
+bench: ## Measure everything beside its peers and write docs/performance.md (QUICK=1: only see that it works)
+	scripts/bench
+
+bench-deps: ## Install what bench measures beside us: nats-server, Node.js, Socket.IO
+	scripts/bench-deps
 
 verify: ## Break everything, SEEDS=20 times for SECONDS=30, and check every delivery (SEED=7: that one)
 	@scripts/verify

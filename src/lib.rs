@@ -51,6 +51,8 @@ pub mod model;
 /// The wire: commands, frames, errors, close codes.
 pub mod protocol;
 
+/// A load generator, for `verbatim bench`. A client: it uses nothing of the server.
+pub mod bench;
 /// Settings: text in, a checked `Config` out.
 pub mod config;
 /// Asks a node whether it is alive, for `verbatim health`.

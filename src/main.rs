@@ -9,13 +9,14 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
+use socket2::SockRef;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use verbatim::config::{Config, ConfigError, Sources, Warning};
 use verbatim::node::Node;
 use verbatim::verify::plan::Shape;
 use verbatim::verify::{Settings, Target};
-use verbatim::{health, probe, trace, verify};
+use verbatim::{bench, health, probe, trace, verify};
 use verbatim_checker::Limits;
 
 /// The node could not start, or `check` found something that does not work.
@@ -52,6 +53,7 @@ enum Command {
     Health,
     /// Put a running cluster's promise to the test, in rooms of its own: 0 kept, 1 broken
     Verify(VerifyArguments),
+    Bench(Box<bench::Args>),
 }
 
 #[derive(clap::Args)]
@@ -93,6 +95,7 @@ fn main() -> ExitCode {
         }
         // It is about a cluster elsewhere: the settings of this machine are none of its business.
         Some(Command::Verify(arguments)) => Ok(run(verify(arguments))),
+        Some(Command::Bench(arguments)) => Ok(measure(&arguments)),
     };
     code.unwrap_or_else(|err| {
         eprintln!("verbatim: {err}");
@@ -147,7 +150,7 @@ async fn serve(config: Config, warnings: Vec<Warning>) -> anyhow::Result<ExitCod
     let mut signals = Signals::listen()?;
     let stop_within = Duration::from_millis(config.server.shutdown_timeout_ms);
     let listen = &config.server.listen;
-    let bound = TcpListener::bind(listen).await;
+    let bound = bind(listen).await;
     let listener = bound.with_context(|| format!("cannot listen on {listen} (server.listen)"))?;
     let node = tokio::select! {
         node = Node::start(config, listener) => node?,
@@ -176,6 +179,19 @@ async fn serve(config: Config, warnings: Vec<Warning>) -> anyhow::Result<ExitCod
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Listens, with room for a crowd: after a restart every client is back in the same second. The
+/// usual backlog of 128 would turn most of them away, and a client whose first packet was dropped
+/// comes again only after a whole second, and then after three.
+async fn bind(address: &str) -> std::io::Result<TcpListener> {
+    /// Connections that the kernel completes before they are accepted. It has a limit of its own
+    /// (net.core.somaxconn), on Linux of as many. Beyond it, clients wait as said above.
+    const BACKLOG: i32 = 4096;
+    let listener = TcpListener::bind(address).await?;
+    // To listen again is to change the backlog.
+    SockRef::from(&listener).listen(BACKLOG)?;
+    Ok(listener)
 }
 
 /// The one line on stdout: whoever started the process may wait for it and read the port from it.
@@ -234,6 +250,21 @@ async fn ask_health(config: &Config) -> ExitCode {
     // The exit code tells the same to those who closed stdout.
     let _ = writeln!(stdout(), "{text}");
     code
+}
+
+/// Needs neither settings nor a runtime: it is a client, and has threads of its own.
+fn measure(arguments: &bench::Args) -> ExitCode {
+    match bench::run(arguments) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(EXIT_FAILED),
+        Err(err) => {
+            eprintln!("verbatim: {err}");
+            ExitCode::from(match err {
+                bench::BenchError::Wrong(_) => EXIT_USAGE,
+                _ => EXIT_FAILED,
+            })
+        }
+    }
 }
 
 /// Clients talk and follow; then everything is judged.

@@ -8,6 +8,7 @@ mod lossy;
 mod stored;
 
 mod api;
+mod bench;
 mod config;
 mod crash;
 mod deploy;

@@ -32,7 +32,7 @@ const LEVELS: [&[&str]; 13] = [
     &["protocol"],
     &["model", "config", "metrics", "rate", "shutdown", "tasks", "trace"],
     // It talks to a server as any client does, and shares nothing with it.
-    &["verify"],
+    &["verify", "bench"],
 ];
 
 /// Of one level, and still strangers: replacing one must not touch another.
@@ -40,7 +40,7 @@ const STRANGERS: [&str; 3] = ["log", "mirror", "socket"];
 
 /// Foreign crates with the places, by the beginning of their paths, that may use them: replacing a
 /// library is rewriting one place.
-const CRATES: [(&str, &[&str]); 14] = [
+const CRATES: [(&str, &[&str]); 17] = [
     ("hyper", &["src/server"]),
     ("hyper_util", &["src/server"]),
     ("http_body_util", &["src/server"]),
@@ -54,7 +54,10 @@ const CRATES: [(&str, &[&str]); 14] = [
     ("redis", &["src/mirror"]),
     ("prometheus_client", &["src/metrics"]),
     ("tracing_subscriber", &["src/trace"]),
-    ("clap", &["src/main"]),
+    ("clap", &["src/main", "src/bench/args"]),
+    ("hdrhistogram", &["src/bench/tally"]),
+    ("mio", &["src/bench"]),
+    ("memchr", &["src/bench"]),
 ];
 
 #[test]

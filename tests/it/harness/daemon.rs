@@ -57,6 +57,10 @@ impl Daemon {
         Ok(daemon)
     }
 
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// SIGKILL to it and to all its children, as a power cut has it.
     pub fn kill(mut self) {
         self.signal_tree(Signal::KILL);

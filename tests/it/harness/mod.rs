@@ -1,7 +1,8 @@
 //! What the tests stand on: private databases, a node in this process or as a real one, clients.
 //!
 //! It mocks nothing. There are no fixed ports and no sleeps for luck: whoever waits, waits for an
-//! event, at most `PATIENCE`, and then says what it saw. Not every test file uses every part.
+//! event, at most `PATIENCE`, and then says what it saw. Not every test file uses every part, nor
+//! does `benches/suite`, which runs the same servers.
 #![allow(dead_code, unused_imports, unused_macros)]
 
 pub mod client;

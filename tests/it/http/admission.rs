@@ -170,3 +170,21 @@ async fn a_node_that_has_run_out_of_files_accepts_again_later() {
     later.expect(json!({"type": "ack", "seq": 1})).await;
     client.expect_nothing().await;
 }
+
+/// After a restart every client is back in the same second; one whose first packet is dropped comes
+/// again only after a second, and then after three.
+#[tokio::test]
+#[cfg(target_os = "linux")]
+async fn a_crowd_is_let_in_at_once_though_nobody_accepts_yet() {
+    const CROWD: usize = 1000;
+    let process = Process::start(Vec::new()).await;
+    // From here on only the kernel answers.
+    process.signal(rustix::process::Signal::STOP);
+    let mut streams = Vec::new();
+    for place in 0..CROWD {
+        let connected = tokio::time::timeout(PATIENCE, TcpStream::connect(process.addr)).await;
+        streams.push(connected.unwrap_or_else(|_| panic!("only {place} were let in")).unwrap());
+    }
+    process.signal(rustix::process::Signal::CONT);
+    assert_eq!(get(process.addr, "/healthz").await.0.status, 200);
+}
