@@ -258,8 +258,8 @@ fn an_image_is_built_from_all_that_the_sources_include() {
     // packages beside this one.
     needed.extend(CARGO.contains("[[bench]]").then(|| "benches".to_owned()));
     needed.extend(CARGO.contains("[[test]]").then(|| "tests/verify".to_owned()));
-    let paths = CARGO.lines().filter_map(|line| line.split_once("path = \""));
-    needed.extend(paths.filter_map(|(_, path)| Some(path.split_once('"')?.0.to_owned())));
+    let packages = CARGO.lines().filter_map(|line| line.split_once("{ path = \""));
+    needed.extend(packages.filter_map(|(_, path)| Some(path.split_once('"')?.0.to_owned())));
     assert_eq!(kept.iter().map(|&name| name.to_owned()).collect::<BTreeSet<_>>(), needed);
 }
 

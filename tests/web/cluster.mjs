@@ -48,6 +48,7 @@ async function order(line) {
 export class Door {
   #server = net.createServer((client) => this.#enter(client));
   #pairs = new Set();
+  #swallowed = new Set();
   #target;
   #isShut = false;
 
@@ -75,13 +76,11 @@ export class Door {
     this.#isShut = false;
   }
 
-  /** Nothing comes through any more, and nobody is told. */
+  /** Nothing comes through any more, and nobody is told, not even of the end. */
   swallow() {
-    for (const [client, node] of this.#pairs) {
-      client.unpipe(node);
-      node.unpipe(client);
-      client.resume();
-      node.resume();
+    for (const pair of this.#pairs) {
+      this.#swallowed.add(pair);
+      for (const socket of pair) socket.unpipe().resume();
     }
   }
 
@@ -98,9 +97,11 @@ export class Door {
     this.#pairs.add(pair);
     for (const [one, other] of [pair, [node, client]]) {
       one.setNoDelay(true);
-      one.pipe(other);
+      // The end of one side is passed on below, or not at all.
+      one.pipe(other, { end: false });
       one.on('error', () => {});
       one.on('close', () => {
+        if (one === node && this.#swallowed.has(pair)) return;
         other.destroy();
         this.#pairs.delete(pair);
       });

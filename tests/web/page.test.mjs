@@ -388,3 +388,28 @@ check('somebody who reads further up is not pushed on', async () => {
   await until(() => dora.locator('#latest').isHidden(), true);
   assert.equal(await dora.locator('.badge').count(), 0);
 });
+
+check('a window that is full does not move under its reader', async () => {
+  const { n1 } = await nodes();
+  const room = roomName();
+  await fill(n1, room, 700);
+  const bob = client(n1, 'bob');
+  await bob.join(room);
+  const dora = await visit(await profile(), n1, { name: 'dora' });
+  await join(dora, room);
+  const timeline = dora.locator('#timeline');
+  for (let rows = 0; rows < 600;) {
+    await timeline.evaluate((scroller) => { scroller.scrollTop = 0; });
+    const before = rows;
+    await until(async () => (await seqs(dora)).length > before, true);
+    rows = (await seqs(dora)).length;
+  }
+  const window = await seqs(dora);
+  for (const text of ['one', 'two', 'three']) await bob.send(room, text);
+  const latest = dora.getByRole('button', { name: '3 new messages ↓' });
+  await latest.waitFor();
+  assert.deepEqual(await seqs(dora), window);
+  await latest.click();
+  await until(async () => (await shown(dora)).slice(-3), ['one', 'two', 'three']);
+  assertWhole(await seqs(dora));
+});
