@@ -141,7 +141,8 @@ pub enum Start {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Follow {
     pub connection: Connection,
-    /// When the asking was sent: what was known before must not be answered with a `reset`.
+    /// When the asking was sent: what was known before must not be answered with a `reset`. For a
+    /// `join`, the time of its attempt, to the nanosecond: by it the two are known for a pair.
     pub asked_at: Nanos,
     /// When `joined` was received.
     pub at: Nanos,

@@ -162,8 +162,8 @@ impl Client {
     /// The command to join a room, about to be sent: from where it was there, else as `entry` says.
     pub fn join(&mut self, open: &Open, room: &str, entry: Start, id: Option<&str>) -> String {
         let command = self.command(Kind::Join, room, id, None);
-        self.sent(open, command);
-        let asked_at = self.stage.recorder.now();
+        // One time for both: by it the checker knows which attempt a `joined` answers.
+        let asked_at = self.sent(open, command);
         let user = self.user.clone();
         let place = self.place(room);
         let start = place.last.map_or(entry, Start::After);
@@ -378,10 +378,11 @@ impl Client {
         history.command(&Wanted { kind, room, user, id, text })
     }
 
-    /// Just before it is sent.
-    pub fn sent(&self, open: &Open, command: Command) {
+    /// Just before it is sent; the time of that.
+    pub fn sent(&self, open: &Open, command: Command) -> Nanos {
         let now = self.stage.recorder.now();
         self.stage.recorder.history().sent(command, open.id, now);
+        now
     }
 
     pub fn abandoned(&self, command: Command) {

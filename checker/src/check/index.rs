@@ -2,11 +2,13 @@
 //!
 //! It judges nothing but what it cannot put in order. With it, judging a delivery is two look-ups.
 
+use std::collections::HashMap;
+
 use super::findings::{About, Findings};
-use crate::event::Event;
+use crate::event::{Event, Kind};
 use crate::history::History;
 use crate::names::{Command, Frame, Room};
-use crate::record::{Answer, Nanos, RoomRow};
+use crate::record::{Answer, CommandOf, Nanos, RoomRow};
 use crate::violation::Rule;
 
 /// Nobody ever: later than any time.
@@ -19,6 +21,16 @@ pub(super) struct Index {
     pub standings: Vec<Standing>,
     /// By command.
     pub facts: Vec<Facts>,
+    /// Of the commands that are joins, each attempt.
+    joins: HashMap<Command, Vec<Asking>>,
+}
+
+/// One attempt to join.
+struct Asking {
+    sent_at: Nanos,
+    /// What its `joined` said: it wrote nothing above this. `None`: it had no `joined`, and may
+    /// have been written at any time after it was sent.
+    settled_at: Option<u64>,
 }
 
 /// What the log holds of one room.
@@ -118,7 +130,8 @@ impl Index {
             })
             .collect();
         let facts = vec![Facts::NOTHING; history.commands.len()];
-        let mut index = Self { log, standings, facts };
+        let mut index = Self { log, standings, facts, joins: HashMap::new() };
+        index.take_joins(history);
         index.take_attempts(history);
         index.take_log();
         index.take_answers(history);
@@ -136,6 +149,29 @@ impl Index {
 
     pub fn standing(&self, frame: Frame) -> Standing {
         self.standings[frame.index()]
+    }
+
+    /// How many attempts of a join may have written a seq, if it is known of one who asked by then
+    /// that it was written by then.
+    pub fn joins_that_may_be(&self, join: Command, seq: u64, by: Nanos) -> usize {
+        let askings = self.joins.get(&join).into_iter().flatten();
+        let is_open = |it: &&Asking| it.settled_at.is_none_or(|last_seq| last_seq >= seq);
+        askings.filter(|it| it.sent_at < by).filter(is_open).count()
+    }
+
+    fn take_joins(&mut self, history: &History) {
+        let views = history.views.iter();
+        let follows = views.flat_map(|view| view.follows.iter().map(|it| (view.room, it)));
+        let settled: HashMap<_, _> =
+            follows.map(|(room, it)| ((it.connection, room, it.asked_at), it.last_seq)).collect();
+        for attempt in &history.attempts {
+            let CommandOf { room, sent_as, .. } = history.commands[attempt.command.index()];
+            if sent_as.is_some_and(|(kind, _)| kind == Kind::Join) {
+                let settled_at = settled.get(&(attempt.connection, room, attempt.at)).copied();
+                let asking = Asking { sent_at: attempt.at, settled_at };
+                self.joins.entry(attempt.command).or_default().push(asking);
+            }
+        }
     }
 
     fn take_attempts(&mut self, history: &History) {

@@ -106,12 +106,12 @@ impl Judge<'_> {
             (Start::Unmoved, None) => last_seq + 1,
             (Start::Last(before), None) => {
                 let without_join = last_seq.saturating_sub(before) + 1;
-                match self.own_join(last_seq) {
+                match self.own_join(last_seq, follow.at) {
                     None => without_join,
-                    // The own position is before the own join, if this join made one. If the user
-                    // asked only once, it did; if they asked before, that may have made it.
-                    Some(asked) => {
-                        or_next = (asked > 1).then_some(without_join);
+                    // The own position is before the own join, if this join made one. If no other
+                    // attempt of the user may have made it, it did.
+                    Some(attempts) => {
+                        or_next = (attempts > 1).then_some(without_join);
                         last_seq.saturating_sub(before.saturating_add(1)) + 1
                     }
                 }
@@ -127,12 +127,12 @@ impl Judge<'_> {
         }
     }
 
-    /// If this seq is the join of the view's user: how many joins they sent.
-    fn own_join(&self, seq: u64) -> Option<usize> {
+    /// If this seq is the join of the view's user: how many attempts of theirs may have made it.
+    fn own_join(&self, seq: u64, by: Nanos) -> Option<usize> {
         let event = self.index.room(self.seen.room).line(seq)?.event?;
         let user = self.history.commands[event.command.index()].user;
         let is_own = event.kind == Kind::Join && self.seen.user == Some(user);
-        is_own.then(|| self.index.facts(event.command).attempts)
+        is_own.then(|| self.index.joins_that_may_be(event.command, seq, by))
     }
 
     /// The log was behind the client: then nobody may have known of what the client had.
