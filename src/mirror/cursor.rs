@@ -10,8 +10,8 @@ use redis::{FromRedisValue, RedisError, Value, cmd, pipe};
 
 use super::event::{Mirrored, StreamId};
 
-/// Entries read in one round trip while draining.
-const PAGE_LEN: usize = 500;
+/// Most entries read in one round trip while draining.
+const PAGE_LEN_MAX: usize = 512;
 /// The one consumer of a node's group.
 const CONSUMER: &str = "node";
 
@@ -21,6 +21,34 @@ pub struct Place {
     pub id: StreamId,
     /// How many entries the stream had been given when it stood at `id`.
     pub read: u64,
+}
+
+/// How many entries to read at once.
+///
+/// Nobody knows how long they are before they are read, and a page that does not arrive within
+/// `mirror.timeout_ms` is read again: on a slow way, for ever. So pages begin short, grow with each
+/// that arrives, are much shorter after one that did not, and do not become as long again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct PageLen {
+    now: usize,
+    max: usize,
+}
+
+impl Default for PageLen {
+    fn default() -> Self {
+        Self { now: 64, max: PAGE_LEN_MAX }
+    }
+}
+
+impl PageLen {
+    pub fn arrived(&mut self) {
+        self.now = (self.now * 2).min(self.max);
+    }
+
+    pub fn was_lost(&mut self) {
+        self.max = (self.now / 2).max(1);
+        self.now = (self.now / 8).max(1);
+    }
 }
 
 /// Entries that were read at once.
@@ -107,15 +135,19 @@ impl Cursor {
     /// same moment: a page that is not full ends exactly at the stream's end.
     ///
     /// Must not be cancelled: Redis moves the group whether or not anybody reads its answer.
-    pub async fn read(&self, redis: &mut MultiplexedConnection) -> Result<Page, RedisError> {
+    pub async fn read(
+        &self,
+        redis: &mut MultiplexedConnection,
+        PageLen { now: len, .. }: PageLen,
+    ) -> Result<Page, RedisError> {
         let mut read = pipe();
         read.atomic();
         read.cmd("XREADGROUP").arg("GROUP").arg(&self.group).arg(CONSUMER);
-        read.arg("COUNT").arg(PAGE_LEN).arg("NOACK").arg("STREAMS").arg(&self.stream).arg(">");
+        read.arg("COUNT").arg(len).arg("NOACK").arg("STREAMS").arg(&self.stream).arg(">");
         read.cmd("XINFO").arg("STREAM").arg(&self.stream);
         let (entries, info): (Value, Info) = read.query_async(redis).await?;
         let entries = walk(entries);
-        let end = (entries.len() < PAGE_LEN).then(|| end(&info));
+        let end = (entries.len() < len).then(|| end(&info));
         Ok(Page { entries, end })
     }
 

@@ -23,7 +23,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use super::connect::{Connector, is_refused};
-use super::cursor::{Cursor, Place, is_missing};
+use super::cursor::{Cursor, PageLen, Place, is_missing};
 use super::event::Mirrored;
 use super::lease::Lease;
 use super::listen::Listener;
@@ -70,6 +70,10 @@ pub(super) struct Position {
     reached: Place,
     /// Whose stream it was. Another's may lack its end.
     origin: String,
+    /// The stream cannot tell what was missed, and the log was not asked yet: what is known of one
+    /// attempt to catch up must not be forgotten because the connection is lost before its end.
+    is_doubtful: bool,
+    page_len: PageLen,
 }
 
 /// Why a connection was given up.
@@ -193,30 +197,43 @@ impl Follow {
                 self.cursor.create(redis).await?;
             }
         }
-        let len = self.drain(listener, first).await?;
+        // The race this closes: (1) Redis fails over, and the new master lacks the end of the
+        // stream; (2) the node sees that it is another, and the connection breaks while it reads;
+        // (3) it comes back to the same Redis as the last time, and would have no reason to doubt.
+        self.state.is_doubtful |= lost;
+        let before = from.map_or(0, |from| from.read);
+        let read = self.drain(listener, before, first).await?;
         // Entries that were trimmed or deleted before they were read, perhaps just now, while the
         // pages before them were.
-        let whole = from.is_some_and(|from| from.read + len == self.state.reached.read);
-        if serving && (lost || !whole) {
+        let whole = from.is_some() && read == self.state.reached.read;
+        if serving && (self.state.is_doubtful || !whole) {
             tracing::info!(whole, "the stream cannot tell what was missed; asking the log");
             self.hand_on(Incoming::Doubt).await?;
         }
+        self.state.is_doubtful = false;
         Ok(())
     }
 
-    /// Reads the stream from the group's place to its end, where everything is certain again. Says
-    /// how many entries there were.
+    /// Reads the stream from the group's place to its end, where everything is certain again.
+    /// `read` entries were read before it; says how many were then.
     ///
     /// The pages come over a connection of their own. Redis ends a connection that listens when it
     /// owes it 32 MB, which a page of long messages may be: the node would try again for ever.
-    async fn drain(&mut self, listener: &Listener, backlog: bool) -> Result<u64, Lost> {
+    async fn drain(
+        &mut self,
+        listener: &Listener,
+        mut read: u64,
+        backlog: bool,
+    ) -> Result<u64, Lost> {
         let mut redis = self.connector.connect().await?;
         listener.forgive();
-        let mut len = 0;
         loop {
-            let page = self.cursor.read(&mut redis).await?;
-            len += page.entries.len() as u64;
+            let page = self.cursor.read(&mut redis, self.state.page_len).await;
+            let page = page.inspect_err(|_| self.state.page_len.was_lost())?;
+            self.state.page_len.arrived();
+            read += page.entries.len() as u64;
             self.metrics.mirror_drained.inc_by(page.entries.len() as u64);
+            let last = page.entries.last().map(|(id, _)| Place { id: *id, read });
             let events: Vec<_> = page.entries.into_iter().filter_map(|(_, event)| event).collect();
             if !events.is_empty() {
                 self.hand_on(Incoming::Events { events, backlog }).await?;
@@ -225,8 +242,12 @@ impl Follow {
             if let Some(end) = page.end {
                 self.state.reached = end;
                 self.state.certain = Some(end);
-                return Ok(len);
+                self.state.page_len = PageLen::default();
+                return Ok(read);
             }
+            // Should the next page be lost, it goes on behind this one. If entries were missing in
+            // it, the count lacks them in the end, too.
+            self.state.certain = last.or(self.state.certain);
         }
     }
 

@@ -275,6 +275,25 @@ async fn a_redis_that_restarts_empty_is_made_up_for_by_the_log() {
 /// with the replica's data. Neither its process nor the node's place has changed.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failover_there_and_back_that_lost_the_end_is_made_up_for_by_the_log() {
+    failover(|_| {}).await;
+}
+
+/// The node has seen that it is another Redis, and loses it while it reads: when it is back, the
+/// Redis is the one it knows.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_doubt_outlives_the_connection_that_raised_it() {
+    failover(|proxy| {
+        let mut is_first = true;
+        proxy.rule(move |way, piece| {
+            let is_page = way == Way::ToServer && piece.windows(10).any(|it| it == b"XREADGROUP");
+            let is_cut = is_page && std::mem::take(&mut is_first);
+            if is_cut { Fate::Cut } else { Fate::Pass }
+        });
+    })
+    .await;
+}
+
+async fn failover(before_it_heals: impl FnOnce(&Proxy)) {
     const AT_ONCE: [&str; 2] = ["--repl-diskless-sync-delay", "0"];
     let mut stage = Stage::on(Redis::start(&AT_ONCE).await).await;
     let replica = Redis::start(&AT_ONCE).await;
@@ -305,6 +324,7 @@ async fn a_failover_there_and_back_that_lost_the_end_is_made_up_for_by_the_log()
     in_sync(&one).await;
     follow(&mut one, "").await;
     assert!(!stage.cluster.stream().await.contains(&("quiet".into(), 3)), "nothing was lost");
+    before_it_heals(&stage.proxy);
     stage.heal().await;
     hears(&mut stage.reader, "missed").await;
     stage.goes_on().await;
@@ -325,5 +345,35 @@ async fn a_page_that_is_longer_than_redis_owes_a_listener_can_be_read() {
     }
     stage.heal().await;
     hears(&mut stage.reader, "missed").await;
+    stage.goes_on().await;
+}
+
+/// The way to Redis is slow: what is long does not arrive in time. A node that asks for as much
+/// again, or from the beginning again, would never be back.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_that_is_too_long_for_the_way_is_read_in_shorter_ones() {
+    const LEN: usize = 500;
+    const BYTES_MAX: usize = 8 * 1024;
+    let mut stage = Stage::set().await;
+    stage.cut_off("missed 0").await;
+    for number in 1..LEN {
+        let text = format!("missed {number}");
+        let message = json!({"type": "message", "user_id": "0", "room": "quiet", "message": text});
+        stage.writer.send(message).await;
+    }
+    let last = format!("missed {}", LEN - 1);
+    stage.writer.read_until(json!({"message": last})).await;
+    stage.is_in_stream().await;
+    let cuts = stage.proxy.cuts();
+    stage.proxy.rule(|way, piece| {
+        let is_long = way == Way::ToClient && piece.len() > BYTES_MAX;
+        if is_long { Fate::Cut } else { Fate::Pass }
+    });
+    stage.heal().await;
+    assert!(stage.proxy.cuts() > cuts, "every page was short enough");
+    for number in 0..LEN {
+        hears(&mut stage.reader, &format!("missed {number}")).await;
+    }
+    assert_eq!(metric(stage.far.addr, "verbatim_repairs_total").await, 0);
     stage.goes_on().await;
 }
