@@ -190,6 +190,8 @@ pub struct Reader {
     pub shared: Arc<Shared>,
     outage: Outage,
     asked: Instant,
+    /// When its time to read is over, however many reads it takes.
+    due: tokio::time::Instant,
 }
 
 impl Outage {
@@ -200,7 +202,22 @@ impl Outage {
 
 impl Reader {
     pub fn new(shared: Arc<Shared>, outage: Outage) -> Self {
-        Self { shared, outage, asked: Instant::now() }
+        let now = tokio::time::Instant::now();
+        let mut reader = Self { shared, outage, asked: now.into_std(), due: now };
+        reader.begin();
+        reader
+    }
+
+    /// The command is the next to be answered: its time begins now, and what a client asked for
+    /// before it has not used it up. A `join` waits for its lane in this time, too: else one whose
+    /// commit took nearly as long as it may, and then its reads, would be answered after twice that.
+    pub fn begin(&mut self) {
+        let budget = Duration::from_millis(self.shared.config.log.read_timeout_ms);
+        self.due = tokio::time::Instant::now() + budget;
+    }
+
+    pub fn due(&self) -> tokio::time::Instant {
+        self.due
     }
 
     /// Reads from the log, unless a read of this session has failed since the command came.
@@ -216,9 +233,8 @@ impl Reader {
             return Err(Problem::unanswered());
         }
         // Some reads share what one of them does, one after the other (`Relay::activate`): the
-        // budget is each one's own.
-        let budget = Duration::from_millis(self.shared.config.log.read_timeout_ms);
-        let read = tokio::time::timeout(budget, read).await;
+        // time is each one's own.
+        let read = tokio::time::timeout_at(self.due, read).await;
         let read = read.unwrap_or_else(|_| Err(LogError::Unavailable("no answer in time".into())));
         read.map_err(|err| {
             *self.outage.last() = Some(Instant::now());
@@ -231,11 +247,12 @@ impl Reader {
 
 /// Waits for the lane's outcome of a `join`, and brings the room into use.
 pub async fn join(
-    reader: Reader,
+    mut reader: Reader,
     asked: Asked,
     start: Start,
     answered: oneshot::Receiver<Answer>,
 ) -> Reply {
+    reader.begin();
     let (event, last_seq, members, messages) = match written(asked.clone(), answered.await) {
         Reply::Written(_, Outcome::Joined { event, last_seq, members, messages }) => {
             (event, last_seq, members, messages)
@@ -279,13 +296,15 @@ pub async fn member(reader: &Reader, asked: &Asked) -> Result<Standing, Problem>
 }
 
 pub async fn resume(
-    reader: Reader,
+    mut reader: Reader,
     user: UserId,
     rooms: Vec<(RoomName, Seq)>,
     id: Option<ClientId>,
 ) -> Reply {
     let mut follows = Vec::with_capacity(rooms.len());
     for (room, since) in rooms {
+        // Each room has its own time: there may be a thousand.
+        reader.begin();
         let asked = Asked { re: "resume", room, user: user.clone(), id: id.clone() };
         follows.push(resume_room(&reader, asked, since).await);
     }
@@ -303,7 +322,8 @@ async fn resume_room(reader: &Reader, asked: Asked, since: Seq) -> Result<Follow
     Ok(Follow { asked, room, last_seq, members, reading, position, reset })
 }
 
-pub async fn history(reader: Reader, asked: Asked, page: Page, limit: usize) -> Reply {
+pub async fn history(mut reader: Reader, asked: Asked, page: Page, limit: usize) -> Reply {
+    reader.begin();
     if let Err(problem) = member(&reader, &asked).await {
         return Reply::Problem(problem);
     }
@@ -328,7 +348,8 @@ pub async fn history(reader: Reader, asked: Asked, page: Page, limit: usize) -> 
     Reply::Frame("history", frame::history(&asked.room, &frames, more, asked.id.as_ref()))
 }
 
-pub async fn members(reader: Reader, asked: Asked, after: Option<UserId>) -> Reply {
+pub async fn members(mut reader: Reader, asked: Asked, after: Option<UserId>) -> Reply {
+    reader.begin();
     if let Err(problem) = member(&reader, &asked).await {
         return Reply::Problem(problem);
     }

@@ -16,7 +16,8 @@ async fn admit(reader: &Reader, asked: &Asked, follows: bool) -> Result<(), Prob
     if follows { Ok(()) } else { member(reader, asked).await.map(drop) }
 }
 
-pub async fn who(reader: Reader, asked: Asked, follows: bool) -> Reply {
+pub async fn who(mut reader: Reader, asked: Asked, follows: bool) -> Reply {
+    reader.begin();
     if let Err(problem) = admit(&reader, &asked, follows).await {
         return Reply::Problem(problem);
     }
@@ -24,7 +25,8 @@ pub async fn who(reader: Reader, asked: Asked, follows: bool) -> Reply {
     Reply::Who(asked)
 }
 
-pub async fn typing(reader: Reader, asked: Asked, follows: bool) -> Reply {
+pub async fn typing(mut reader: Reader, asked: Asked, follows: bool) -> Reply {
+    reader.begin();
     if let Err(problem) = admit(&reader, &asked, follows).await {
         return Reply::Problem(problem);
     }
@@ -32,7 +34,8 @@ pub async fn typing(reader: Reader, asked: Asked, follows: bool) -> Reply {
     taken(&asked)
 }
 
-pub async fn read(reader: Reader, asked: Asked, seq: Seq, follows: bool) -> Reply {
+pub async fn read(mut reader: Reader, asked: Asked, seq: Seq, follows: bool) -> Reply {
+    reader.begin();
     if let Err(problem) = admit(&reader, &asked, follows).await {
         return Reply::Problem(problem);
     }

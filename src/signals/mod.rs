@@ -169,9 +169,9 @@ impl Signals {
         self.marks.put(mark)
     }
 
-    /// Waits until what the user said they have read is stored, but not for long.
-    pub async fn stored(&self, user: &UserId, patience: Duration) {
-        self.marks.stored(user, tokio::time::Instant::now() + patience).await;
+    /// Waits until what the user said they have read is stored, but no longer than until `due`.
+    pub async fn stored(&self, user: &UserId, due: tokio::time::Instant) {
+        self.marks.stored(user, due).await;
     }
 
     async fn run(self: Arc<Self>, incoming: Option<mpsc::Receiver<Signal>>, tasks: Tasks) {

@@ -16,6 +16,7 @@ use crate::harness::node::TestNode;
 use crate::harness::postgres::Postgres;
 use crate::harness::{Client, World, raw, services};
 use crate::lossy::LossyLink;
+use crate::mirror::cluster::until;
 
 /// How much later than `lane.answer_timeout_ms` an answer may reach a client of a busy machine.
 const MARGIN: Duration = Duration::from_secs(1);
@@ -172,6 +173,56 @@ async fn a_row_that_someone_else_has_locked_costs_no_word() {
 
 /// A part of the URL with which every commit waits for a standby that does not exist.
 const CONFIRMED: &str = "?options=-csynchronous_commit%3Don";
+
+/// A join is a write and then reads. A write that took nearly as long as it may leaves little time
+/// for them, and not as much again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_join_whose_write_and_whose_reads_are_slow_is_answered_in_the_time_of_one() {
+    const TIMEOUT: Duration = Duration::from_secs(3);
+    let world = World::postgres().await;
+    let node = world.node_with(|config| {
+        let timeout_ms = TIMEOUT.as_millis() as u64;
+        let log = &mut config.log;
+        (log.append_timeout_ms, log.read_timeout_ms) = (timeout_ms, timeout_ms);
+        (log.statement_timeout_ms, log.lock_timeout_ms) = (timeout_ms, timeout_ms);
+        config.lane.answer_timeout_ms = timeout_ms;
+    });
+    let node = node.await;
+    let mut client = node.client().await;
+    client.send(json!({"type": "create", "user_id": "1", "room": "r"})).await;
+    client.expect(json!({"type": "ack"})).await;
+    let url = &world.config.log.url.0;
+    let (writer, reader, watcher) = (sql(url).await, sql(url).await, sql(url).await);
+    let lock = "begin; select 1 from rooms for update";
+    writer.batch_execute(lock).await.unwrap();
+    let asked = Instant::now();
+    client.send(json!({"type": "join", "user_id": "2", "room": "r"})).await;
+    // The lane waits for the row. Whoever locks the whole table waits for the lane, and whoever
+    // reads it later waits for them.
+    is_waiting(&watcher, 1).await;
+    let lock = tokio::spawn(async move {
+        reader.batch_execute("begin; lock table rooms in access exclusive mode").await.unwrap();
+        reader
+    });
+    is_waiting(&watcher, 2).await;
+    tokio::time::sleep_until((asked + TIMEOUT * 2 / 3).into()).await;
+    writer.batch_execute("commit").await.unwrap();
+    client.expect(json!({"type": "error", "code": "unavailable", "re": "join"})).await;
+    let took = asked.elapsed();
+    assert!(took < TIMEOUT + MARGIN, "the answer took {took:?}");
+    // The write was in time all the same, and with it the join.
+    lock.await.unwrap().batch_execute("rollback").await.unwrap();
+    client.send(json!({"type": "join", "user_id": "2", "room": "r"})).await;
+    client.expect(json!({"type": "joined", "last_seq": 2})).await;
+}
+
+/// So many statements wait for a lock.
+async fn is_waiting(sql: &tokio_postgres::Client, statements: i64) {
+    let count = "select count(*) from pg_stat_activity
+                 where datname = current_database() and wait_event_type = 'Lock'";
+    let waiting = async || sql.query_one(count, &[]).await.unwrap().get::<_, i64>(0);
+    until("statements that wait", waiting, |waiting| *waiting >= statements).await;
+}
 
 /// A server that commits what comes with `CONFIRMED`, and never says so; and the URL of a database
 /// with a room in it, made without that.
