@@ -210,7 +210,7 @@ impl Reader {
 
     /// The command is the next to be answered: its time begins now, and what a client asked for
     /// before it has not used it up. A `join` waits for its lane in this time, too: else one whose
-    /// commit took nearly as long as it may, and then its reads, would be answered after twice that.
+    /// commit took nearly as long as it may, and then its reads as well, would be answered late.
     pub fn begin(&mut self) {
         let budget = Duration::from_millis(self.shared.config.log.read_timeout_ms);
         self.due = tokio::time::Instant::now() + budget;

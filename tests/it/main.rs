@@ -14,6 +14,7 @@ mod crash;
 mod deploy;
 #[cfg(target_os = "linux")]
 mod disk_full;
+mod faults;
 mod guarantees;
 mod http;
 mod idle;

@@ -25,10 +25,9 @@ use std::sync::Arc;
 use crate::harness::postgres::Postgres;
 use crate::report::Totals;
 use crate::round::{Live, play};
+use crate::schedule::{SHORT_SECONDS, SHORT_SEEDS};
 
-/// Of the short form: such that all kinds of faults are in it.
-const SHORT_SEEDS: [u64; 2] = [1, 2];
-const SHORT_SECONDS: u64 = 8;
+/// Of each schedule, unless told otherwise.
 const SECONDS: u64 = 30;
 
 fn main() -> ExitCode {

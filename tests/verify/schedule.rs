@@ -11,6 +11,10 @@ use rand::{Rng, SeedableRng};
 /// Nodes of the cluster.
 pub const NODES: usize = 3;
 
+/// Of the short form: such that all kinds of faults but one are in it. It has no time for more.
+pub const SHORT_SEEDS: [u64; 2] = [4455, 11652];
+pub const SHORT_SECONDS: u64 = 8;
+
 /// Before the first fault, in milliseconds: everybody is there and talks.
 const CALM_MS: u64 = 1000;
 /// From the end of a fault to the next of the same track.

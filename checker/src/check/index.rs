@@ -159,6 +159,15 @@ impl Index {
         askings.filter(|it| it.sent_at < by).filter(is_open).count()
     }
 
+    /// Whether a command was sent and nobody was ever told what became of it.
+    pub fn is_indeterminate(&self, command: Command) -> bool {
+        let facts = self.facts(command);
+        let was_sent = facts.attempts > 0;
+        let has_joined =
+            || self.joins.get(&command).into_iter().flatten().any(|it| it.settled_at.is_some());
+        was_sent && facts.acked.is_none() && facts.refusals == 0 && !has_joined()
+    }
+
     fn take_joins(&mut self, history: &History) {
         let views = history.views.iter();
         let follows = views.flat_map(|view| view.follows.iter().map(|it| (view.room, it)));

@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, HashMap};
 use self::findings::{About, Findings};
 use self::index::Index;
 use crate::history::History;
-use crate::names::Node;
+use crate::names::{Command, Node};
 use crate::record::Nanos;
 use crate::violation::{Rule, Violation};
 
@@ -39,7 +39,8 @@ pub struct Counts {
     pub attempts: usize,
     /// Commands that were acked, at least once.
     pub acked: usize,
-    /// Commands that were sent and neither acked nor refused: each is in the log once, or not.
+    /// Commands that were sent and got no answer at all, or only that nobody knows: each is in the
+    /// log once, or not.
     pub indeterminate: usize,
     pub views: usize,
     pub deliveries: usize,
@@ -100,13 +101,14 @@ fn judge_memory(history: &History, findings: &mut Findings<'_>) {
 
 fn count(history: &History, index: &Index) -> Counts {
     let sent = || index.facts.iter().filter(|facts| facts.attempts > 0);
+    let commands = (0..index.facts.len()).map(Command::from);
     Counts {
         rooms: index.log.iter().filter(|log| !log.lines.is_empty()).count(),
         connections: history.connections.len(),
         commands: sent().count(),
         attempts: history.attempts.len(),
         acked: sent().filter(|facts| facts.acked.is_some()).count(),
-        indeterminate: sent().filter(|it| it.acked.is_none() && it.refusals == 0).count(),
+        indeterminate: commands.filter(|command| index.is_indeterminate(*command)).count(),
         views: history.views.len(),
         deliveries: history.views.iter().map(|view| view.deliveries.len()).sum(),
         events: index.log.iter().map(|log| log.lines.len()).sum(),

@@ -1,11 +1,13 @@
 //! What is well is let through, whatever happened; and what is then changed is not.
 
+use std::collections::HashSet;
+
 use proptest::prelude::*;
 use proptest::sample::Index;
-use verbatim_checker::{Report, Rule, Start, check};
+use verbatim_checker::{Kind, Report, Rule, Start, check};
 
 use crate::chat::{Move, play};
-use crate::tale::{Step, Tale, What};
+use crate::tale::{Answer, CommandTale, Step, Tale, What};
 
 fn moves() -> impl Strategy<Value = Vec<Move>> {
     prop::collection::vec(any::<Move>(), 0..150)
@@ -17,6 +19,27 @@ fn deliveries(tale: &Tale) -> Vec<(usize, usize)> {
     let steps = views.flat_map(|(view, it)| it.steps.iter().enumerate().map(move |it| (view, it)));
     let shown = steps.filter(|(_, (_, step))| matches!(step, Step::Shown { .. }));
     shown.map(|(view, (step, _))| (view, step)).collect()
+}
+
+/// Commands of which nobody was ever told what became of them.
+fn unknown(tale: &Tale) -> usize {
+    // The id makes two commands the same; without one, what they say. A join has none.
+    let key = |command: &CommandTale| {
+        let id = command.id.clone().filter(|_| command.kind != Kind::Join);
+        let said = id.is_none().then(|| (command.kind.name(), command.text.clone()));
+        (command.room.clone(), command.user.clone(), id, said)
+    };
+    let sent: HashSet<_> = tale.sent.iter().map(|it| key(&tale.commands[it.command])).collect();
+    let is_known = |it: &&Answer| !matches!(it.what, What::Refused("unavailable"));
+    let answers = tale.answers.iter().filter(is_known);
+    let answered: HashSet<_> = answers.map(|it| key(&tale.commands[it.command])).collect();
+    let views = tale.views.iter();
+    let joined: HashSet<_> = views.map(|it| (it.room.clone(), it.user.clone())).collect();
+    let has_joined = |(room, user, _, said): &(String, String, _, Option<(&str, _)>)| {
+        said.as_ref().is_some_and(|(kind, _)| *kind == "join")
+            && joined.contains(&(room.clone(), user.clone()))
+    };
+    sent.iter().filter(|key| !answered.contains(*key) && !has_joined(key)).count()
 }
 
 fn broken(tale: &Tale) -> Report {
@@ -40,6 +63,7 @@ proptest! {
         prop_assert_eq!(report.counts.events, tale.rows.len());
         prop_assert_eq!(report.counts.attempts, tale.sent.len());
         prop_assert_eq!(report.counts.deliveries, deliveries(&tale).len());
+        prop_assert_eq!(report.counts.indeterminate, unknown(&tale));
     }
 
     #[test]
