@@ -2,6 +2,9 @@
 //!
 //! What is worth a line is decided where it happens; this only chooses the form. It is called once,
 //! by `main`: tests install nothing, and the library never assumes that anyone listens.
+//!
+//! Only what our own code says gets here. Libraries that speak by way of the crate `log` are not
+//! heard: at `debug` those of PostgreSQL and of WebSockets tell every message that passes through.
 
 use std::io::{IsTerminal, stderr};
 

@@ -1,6 +1,9 @@
 //! The program as an operator meets it: arguments, exit codes, what it prints and what never.
 
+use serde_json::json;
+
 use crate::harness::process::{Exit, Process, run};
+use crate::harness::{Client, World};
 
 const PASSWORD: &str = "s3cret";
 const POSTGRES: &str = "postgres://ann:s3cret@127.0.0.1:9/chat?password=s3cret";
@@ -110,6 +113,30 @@ async fn the_program_warns_and_serves_and_logs_json_when_asked() {
     let warning = logs.iter().find(warned).expect("no warning about the address");
     assert_eq!(warning["level"], "WARN");
     assert!(logs.iter().any(|log| log["message"] == "stopped"), "{output}");
+}
+
+/// Not even at the most talkative level, which an operator sets who looks for something else.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_body_is_never_logged() {
+    const BODY: &str = "my PIN is 4711";
+    for world in [World::sqlite().await, World::postgres().await] {
+        let mut environment = world.environment();
+        environment.push(("VERBATIM_TRACE__LEVEL".to_owned(), "trace".to_owned()));
+        let mut process = Process::start(environment).await;
+        let mut client = Client::greeted(process.addr).await;
+        for kind in ["create", "join", "message"] {
+            let command = json!({"type": kind, "user_id": "1", "room": "r", "message": BODY});
+            client.send(command).await;
+        }
+        client.read_until(json!({"type": "message", "message": BODY})).await;
+        client.send(json!({"type": "history", "user_id": "1", "room": "r"})).await;
+        client.read_until(json!({"type": "history"})).await;
+        process.sigterm();
+        assert_eq!(process.wait_exit().await, Exit::Code(0));
+        let output = process.output();
+        assert!(output.contains("TRACE") || output.contains("DEBUG"), "nothing is logged");
+        assert!(!output.contains("4711"), "{output}");
+    }
 }
 
 #[tokio::test]
