@@ -255,6 +255,11 @@ impl Follows {
         }
     }
 
+    /// Rooms that were left and are not forgotten.
+    pub fn stopped_len(&self) -> usize {
+        self.stopped.len()
+    }
+
     /// Forgets the rooms that were left. Call when no answer is owed.
     pub fn forget_stopped(&mut self) {
         for follower in std::mem::take(&mut self.stopped) {
@@ -308,8 +313,12 @@ impl Follows {
                     return Err(LostSync);
                 }
             }
-            // `Replay` has waited between its attempts; the socket lives, so go on trying.
-            Err(err) => tracing::debug!(room = %room.name(), err = %err, "catch-up must wait"),
+            // `Replay` has waited between its attempts; the socket lives, so go on trying, first
+            // with those whose events may still be in memory.
+            Err(err) => {
+                tracing::debug!(room = %room.name(), err = %err, "catch-up must wait");
+                self.next_behind();
+            }
         }
         Ok(())
     }
@@ -352,9 +361,8 @@ impl Follows {
 
     fn push(&mut self, follower: &Arc<Follower>, batch: &Batch) -> Result<(), LostSync> {
         match follower.push(batch, self.room_in_queue()) {
-            // Next turn is another room's, if there is one.
-            Pushed::Taken if self.behind.len() > 1 => self.behind.rotate_left(1),
-            Pushed::Taken | Pushed::Full => {}
+            Pushed::Taken => self.next_behind(),
+            Pushed::Full => {}
             // The log has a hole, which no log of ours has: it was changed by hand.
             Pushed::Gap => return Err(LostSync),
             Pushed::Stopped => {
@@ -365,6 +373,14 @@ impl Follows {
             }
         }
         Ok(())
+    }
+
+    /// The next turn is another room's, if there is one.
+    fn next_behind(&mut self) {
+        if self.behind.len() > 1 {
+            self.behind.rotate_left(1);
+            self.empty_pages = 0;
+        }
     }
 
     /// The first of those behind needs no more pages.

@@ -9,6 +9,9 @@ use crate::protocol::command::Request;
 use crate::protocol::error::{Code, Problem};
 use crate::rate::{Bucket, Rate};
 
+/// So many bytes that nobody can understand count as one more refused frame.
+const WASTE_BYTES: usize = 16 * 1024;
+
 /// One socket's rate. Both rules together take 48 bytes and no timer.
 #[derive(Clone, Debug)]
 pub struct Limits {
@@ -32,8 +35,20 @@ impl Limits {
         self.commands.take(rate, now)
     }
 
+    /// A frame of that length says nothing that can be understood. A long one counts for several:
+    /// a client that sends nothing but those would else be heard for ever.
+    pub fn waste(&mut self, config: &SessionConfig, bytes: usize, now: Instant) {
+        let more = u32::try_from(bytes / WASTE_BYTES).unwrap_or(u32::MAX);
+        self.count(config, more, now);
+    }
+
     /// Counts a refused frame. `true`: too many for too long, close the socket.
     pub fn refuse(&mut self, config: &SessionConfig, now: Instant) -> bool {
+        self.count(config, 1, now);
+        self.bad_seconds >= config.refused_seconds_max
+    }
+
+    fn count(&mut self, config: &SessionConfig, more: u32, now: Instant) {
         const SECOND: Duration = Duration::from_secs(1);
         let since = now.saturating_duration_since(self.second);
         if since >= SECOND {
@@ -45,11 +60,11 @@ impl Limits {
             self.second += whole;
             self.refused = 0;
         }
-        self.refused += 1;
-        if self.refused == config.refused_per_second_max + 1 {
+        let before = self.refused;
+        self.refused = before.saturating_add(more);
+        if before <= config.refused_per_second_max && self.refused > config.refused_per_second_max {
             self.bad_seconds += 1;
         }
-        self.bad_seconds >= config.refused_seconds_max
     }
 }
 
@@ -94,5 +109,20 @@ mod tests {
         assert!(!closes(&[4, 0, 4, 0, 4]), "a silent second between");
         assert!(closes(&[4, 4]), "two in a row");
         assert!(closes(&[1, 2, 4, 100]), "two in a row, later");
+    }
+
+    #[test]
+    fn a_long_frame_counts_for_several() {
+        let (config, begin) = (config(), Instant::now());
+        let mut limits = Limits::new(begin);
+        let mut closes = |bytes, second| {
+            let now = begin + Duration::from_secs(second);
+            limits.waste(&config, bytes, now);
+            limits.refuse(&config, now)
+        };
+        assert!(!closes(3 * WASTE_BYTES, 0), "as bad as four");
+        assert!(!closes(3 * WASTE_BYTES - 1, 1), "as bad as three");
+        assert!(!closes(3 * WASTE_BYTES, 2));
+        assert!(closes(3 * WASTE_BYTES, 3), "two in a row");
     }
 }

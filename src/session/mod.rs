@@ -164,8 +164,10 @@ impl Session {
 
     fn wants_to_read(&self) -> bool {
         let owed = self.answers.len() + self.follows.resumes_len();
-        let max = self.shared.config.session.in_flight_max;
-        !self.stopping && self.parked.is_none() && owed < max
+        let session = &self.shared.config.session;
+        // A client that is never without an owed answer could leave more rooms than it may follow.
+        let may_leave_more = self.follows.stopped_len() <= session.follows_max;
+        !self.stopping && self.parked.is_none() && owed < session.in_flight_max && may_leave_more
     }
 
     /// What follows from whatever just happened.
@@ -249,6 +251,7 @@ impl Session {
                 self.answers.push(pending, asks);
             }
             Err(problem) => {
+                self.limits.waste(config, text.len(), Instant::now());
                 self.answers.push(Pending::Ready(Reply::Problem(problem)), Asks::default());
             }
         }

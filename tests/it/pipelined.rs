@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use verbatim::config::Config;
 
 use crate::harness::{Client, World, on_both_logs};
+use crate::mirror::cluster::metric;
 
 on_both_logs!(
     joining_again_and_leaving_in_one_breath_sends_nothing_twice,
@@ -16,6 +17,7 @@ on_both_logs!(
     answers_wait_for_a_client_that_does_not_read,
     what_a_closing_socket_asked_for_keeps_nobody_waiting,
     users_of_one_follower_are_bounded,
+    rooms_that_are_left_in_one_long_breath_are_bounded,
 );
 
 /// Often enough to lose each of these races several times, had they not been closed.
@@ -218,4 +220,36 @@ async fn users_of_one_follower_are_bounded(world: World) {
     assert!(frames.iter().any(|frame| frame["type"] == "joined"), "{frames:#?}");
     let frames = breath(&mut client, &[command("join", "u4", "r")]).await;
     assert!(frames.iter().any(|frame| frame["type"] == "joined"), "{frames:#?}");
+}
+
+/// A client that is never without an owed answer: its rooms are forgotten only when none is owed.
+async fn rooms_that_are_left_in_one_long_breath_are_bounded(world: World) {
+    const ROOMS: usize = 200;
+    const IN_FLIGHT: usize = 8;
+    const FOLLOWS: usize = 4;
+    let node = world.node_with(|config| {
+        config.session.in_flight_max = IN_FLIGHT;
+        config.session.follows_max = FOLLOWS;
+    });
+    let node = node.await;
+    let mut client = node.client().await;
+    for number in 0..ROOMS {
+        for kind in ["create", "join", "leave"] {
+            client.send(command(kind, "u1", &format!("room-{number}"))).await;
+        }
+    }
+    client.send(json!({"type": "ping"})).await;
+    let mut most = 0;
+    let answered = client.read_until(json!({"type": "pong"}));
+    let mut answered = std::pin::pin!(answered);
+    let frames = loop {
+        tokio::select! {
+            frames = &mut answered => break frames,
+            follows = metric(node.addr, "verbatim_follows") => most = most.max(follows),
+        }
+    };
+    assert!(most <= (FOLLOWS + IN_FLIGHT) as u64, "{most} rooms were held");
+    // By its event, or on a slow machine by an ack.
+    let is_leave = |frame: &&Value| frame["type"] == "leave" || frame["re"] == "leave";
+    assert_eq!(frames.iter().filter(is_leave).count(), ROOMS);
 }
