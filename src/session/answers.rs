@@ -209,11 +209,20 @@ impl Reader {
     }
 
     /// The command is the next to be answered: its time begins now, and what a client asked for
-    /// before it has not used it up. A `join` waits for its lane in this time, too: else one whose
-    /// commit took nearly as long as it may, and then its reads as well, would be answered late.
+    /// before it has not used it up.
     pub fn begin(&mut self) {
-        let budget = Duration::from_millis(self.shared.config.log.read_timeout_ms);
-        self.due = tokio::time::Instant::now() + budget;
+        self.give(self.shared.config.log.read_timeout_ms);
+    }
+
+    /// As `begin`, for a command that waits for its lane first. Both are one time: else one whose
+    /// commit took nearly as long as it may, and then its reads as well, would be answered late.
+    pub fn begin_with_write(&mut self) {
+        let config = &self.shared.config;
+        self.give(config.lane.answer_timeout_ms.max(config.log.read_timeout_ms));
+    }
+
+    fn give(&mut self, budget_ms: u64) {
+        self.due = tokio::time::Instant::now() + Duration::from_millis(budget_ms);
     }
 
     pub fn due(&self) -> tokio::time::Instant {
@@ -234,10 +243,17 @@ impl Reader {
         }
         // Some reads share what one of them does, one after the other (`Relay::activate`): the
         // time is each one's own.
+        let time = self.due.saturating_duration_since(tokio::time::Instant::now());
         let read = tokio::time::timeout_at(self.due, read).await;
+        // That a read had no time left, because the commit before it was slow, says nothing about
+        // the reads of other commands.
+        let usual = Duration::from_millis(self.shared.config.log.read_timeout_ms);
+        let is_telling = read.is_ok() || time >= usual / 2;
         let read = read.unwrap_or_else(|_| Err(LogError::Unavailable("no answer in time".into())));
         read.map_err(|err| {
-            *self.outage.last() = Some(Instant::now());
+            if is_telling {
+                *self.outage.last() = Some(Instant::now());
+            }
             self.shared.metrics.log_error("unavailable");
             tracing::debug!(err = %err, "a read of the log failed");
             Problem::unanswered()
@@ -252,7 +268,7 @@ pub async fn join(
     start: Start,
     answered: oneshot::Receiver<Answer>,
 ) -> Reply {
-    reader.begin();
+    reader.begin_with_write();
     let (event, last_seq, members, messages) = match written(asked.clone(), answered.await) {
         Reply::Written(_, Outcome::Joined { event, last_seq, members, messages }) => {
             (event, last_seq, members, messages)
