@@ -28,7 +28,7 @@ const CONFIG: SocketConfig = SocketConfig {
     stall_timeout_ms: 60_000,
     close_timeout_ms: 5_000,
     queue_bytes_max: 64 * 1024,
-    read_buffer_bytes: 512,
+    read_buffer_bytes: 4096,
 };
 
 fn main() -> anyhow::Result<()> {

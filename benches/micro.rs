@@ -36,7 +36,7 @@ const SOCKET: SocketConfig = SocketConfig {
     stall_timeout_ms: 60_000,
     close_timeout_ms: 5_000,
     queue_bytes_max: 256 * 1024,
-    read_buffer_bytes: 512,
+    read_buffer_bytes: 4096,
 };
 
 criterion_group!(benches, parse, decide, encode, offer);

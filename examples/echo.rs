@@ -30,7 +30,7 @@ const SOCKET: SocketConfig = SocketConfig {
     stall_timeout_ms: 60_000,
     close_timeout_ms: 5_000,
     queue_bytes_max: 64 * 1024,
-    read_buffer_bytes: 512,
+    read_buffer_bytes: 4096,
 };
 
 /// After a failed accept (out of file descriptors, most often) there is no point in asking again at

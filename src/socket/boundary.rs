@@ -1,10 +1,8 @@
 //! Follows the bytes on their way to the codec, to know when it holds none of them.
 //!
-//! The codec's read buffer grows with the largest frame and never shrinks, and it cannot be asked
-//! what is in it. A client could send one frame of 64 KiB and idle, ten thousand clients could, and
-//! all that memory would be held for nothing. So the socket replaces the codec after a burst, and
-//! must know that nothing is lost with it: no part of a frame, and no part of a message. It checks
-//! nothing; what breaks the protocol is the codec's business, and then the codec is not replaced.
+//! The codec cannot be asked what is in it. The socket lets go of it between two messages (see
+//! `codec`), and must know that nothing is lost with it: no part of a frame, and no part of a
+//! message. It checks nothing; what breaks the protocol is the codec's business.
 
 /// Where the stream of the client's bytes stands.
 #[derive(Debug, Default)]

@@ -35,8 +35,6 @@ pub(super) struct Duplex {
     /// no memory while it is empty.
     ahead: Bytes,
     boundary: Boundary,
-    /// Bytes given to the codec since the codec was last known to be empty.
-    burst_bytes: usize,
     /// Bytes came in since the owner last asked.
     heard: bool,
 }
@@ -49,7 +47,6 @@ impl Duplex {
             link,
             ahead: Bytes::new(),
             boundary: Boundary::default(),
-            burst_bytes: 0,
             heard: false,
         };
         duplex.keep(leftover);
@@ -66,13 +63,18 @@ impl Duplex {
         std::mem::take(&mut self.heard)
     }
 
-    /// Asked when the codec wants more bytes than there are: the burst that made its buffer grow,
-    /// if that lies behind us, and zero in the midst of a message.
-    pub fn take_burst_bytes(&mut self) -> usize {
-        if !self.boundary.is_between_messages() {
-            return 0;
+    /// Whether all that the codec was given is whole messages.
+    pub fn is_between_messages(&self) -> bool {
+        self.boundary.is_between_messages()
+    }
+
+    /// Whether there is something to read: bytes, the end of the stream, or an error.
+    pub fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match &self.reader {
+            // An error is there to be read, too.
+            Some(reader) if self.ahead.is_empty() => reader.as_ref().poll_read_ready(cx).map(drop),
+            _ => Poll::Ready(()),
         }
-        std::mem::take(&mut self.burst_bytes)
     }
 
     /// The connection in a new duplex. This one reads as ended.
@@ -82,7 +84,6 @@ impl Duplex {
             link: Arc::clone(&self.link),
             ahead: std::mem::take(&mut self.ahead),
             boundary: std::mem::take(&mut self.boundary),
-            burst_bytes: self.burst_bytes,
             heard: self.heard,
         }
     }
@@ -144,7 +145,6 @@ impl AsyncRead for Duplex {
             this.keep(ahead);
         }
         let given = &buf.filled()[before..];
-        this.burst_bytes += given.len();
         this.boundary.follow(given);
         Poll::Ready(Ok(()))
     }

@@ -6,6 +6,7 @@
 
 mod boundary;
 mod clock;
+mod codec;
 mod duplex;
 mod link;
 mod reason;
@@ -18,14 +19,13 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::{FutureExt, SinkExt, StreamExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
-use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 
 use self::clock::{Clock, Due};
+use self::codec::Codec;
 use self::duplex::Duplex;
 use self::link::Flow;
 pub use self::link::{Link, Offer};
@@ -38,17 +38,11 @@ use crate::protocol::close::CloseCode;
 /// An empty ping.
 static PING: Bytes = Bytes::from_static(&[0x89, 0]);
 
-/// Bytes of tungstenite's own write buffer: it holds one control frame (127 bytes at most) for as
-/// long as it takes to hand it to the link, which never refuses it.
-const CONTROL_BUFFER_BYTES_MAX: usize = 512;
-
 /// The reading half of one WebSocket, the server's side, and the owner of the whole.
 #[derive(Debug)]
 pub struct Socket {
     link: Arc<Link>,
-    /// The frame codec. Boxed, so that a socket moves through futures as a handful of pointers and
-    /// no future between the accept loop and the session holds a second place for it.
-    stream: Box<WebSocketStream<Duplex>>,
+    codec: Codec,
     clock: Clock,
     /// The one timer: at or before `clock`'s next moment. It is moved when it fires too early, not
     /// with every frame.
@@ -94,13 +88,13 @@ impl Socket {
         let (reader, writer) = stream.into_split();
         let link = Arc::new(Link::new(writer, config.queue_bytes_max, queued.clone()));
         let duplex = Duplex::new(reader, Arc::clone(&link), leftover);
-        let stream = Box::new(codec(duplex, codec_config(config)));
+        let codec = Codec::new(duplex, config);
         let heartbeat = Duration::from_millis(config.heartbeat_ms);
         let stall_timeout = Duration::from_millis(config.stall_timeout_ms);
         let close_timeout = Duration::from_millis(config.close_timeout_ms);
         let clock = Clock::new(heartbeat, stall_timeout, Instant::now());
         let timer = Box::pin(sleep_until(clock.next_due(None)));
-        Self { link, stream, clock, timer, close_timeout, stage: Stage::Open }
+        Self { link, codec, clock, timer, close_timeout, stage: Stage::Open }
     }
 
     /// The writing half, to share.
@@ -149,8 +143,6 @@ impl Socket {
                     Poll::Ready(Some(incoming)) => return Poll::Ready(incoming),
                     // A control frame may have put a pong into the queue: flush again.
                     Poll::Ready(None) => continue,
-                    // The new codec must be asked as well, or nobody would be woken for it.
-                    Poll::Pending if self.renew() => continue,
                     Poll::Pending => {}
                 }
                 // A failed write alone does not end the socket: the client may have sent its last
@@ -173,8 +165,8 @@ impl Socket {
 
     /// The next message. `None`: a control frame was read, and there may be more.
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Option<Incoming>> {
-        let read = self.stream.poll_next_unpin(cx);
-        if self.stream.get_mut().take_heard() {
+        let read = self.codec.poll_next(cx);
+        if self.codec.duplex().take_heard() {
             self.clock.on_heard(Instant::now());
         }
         Poll::Ready(match ready!(read) {
@@ -189,19 +181,6 @@ impl Socket {
             Some(Err(error)) => Some(self.on_end(CloseReason::of(&error))),
             None => Some(self.on_end(CloseReason::Lost)),
         })
-    }
-
-    /// After a burst, starts over with a codec of the usual size (see `boundary`). Called when the
-    /// codec has nothing more to give; so what it owed the client is written, too.
-    fn renew(&mut self) -> bool {
-        let config = *self.stream.get_config();
-        // Up to half of its size it did not have to grow.
-        if self.stream.get_mut().take_burst_bytes() <= config.read_buffer_size / 2 {
-            return false;
-        }
-        let duplex = self.stream.get_mut().move_out();
-        *self.stream = codec(duplex, config);
-        true
     }
 
     /// No more can be read. A client that has said its goodbye did not vanish, whatever became of
@@ -242,17 +221,14 @@ impl Socket {
         if matches!(self.stage, Stage::Open | Stage::Refused) {
             let reason = Utf8Bytes::from_static(reason);
             let frame = CloseFrame { code: code.0.into(), reason };
-            // A pong that is still owed goes first: nothing may follow a close frame. Errors mean
-            // that nobody is there, which the farewell finds out by itself.
-            let _ = self.stream.flush().await;
-            let _ = self.stream.send(Message::Close(Some(frame))).await;
+            self.codec.close(frame).await;
         }
         poll_fn(|cx| self.poll_farewell(cx)).await;
         // Half a close, and then reading to the end. Dropping a connection with unread bytes makes
         // the kernel send a reset, on which the client's kernel throws away what its program has
         // not read yet: our close frame, and every answer before it.
         self.link.end();
-        poll_fn(|cx| self.stream.get_mut().poll_discard(cx)).await;
+        poll_fn(|cx| self.codec.duplex().poll_discard(cx)).await;
     }
 
     /// Until the queue is with the kernel and the client has answered the close frame. Both at
@@ -260,12 +236,12 @@ impl Socket {
     fn poll_farewell(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let flow = self.link.poll_flush(cx);
         while self.stage == Stage::Open {
-            match ready!(self.stream.poll_next_unpin(cx)) {
+            match ready!(self.codec.poll_next(cx)) {
                 Some(Ok(_)) => {}
                 Some(Err(_)) | None => self.stage = Stage::Lost,
             }
         }
-        if self.stage == Stage::Refused && self.stream.get_mut().poll_discard(cx).is_ready() {
+        if self.stage == Stage::Refused && self.codec.duplex().poll_discard(cx).is_ready() {
             self.stage = Stage::Lost;
         }
         let is_flushed = flow.is_broken || flow.stuck_since.is_none();
@@ -279,23 +255,4 @@ impl Drop for Socket {
     fn drop(&mut self) {
         self.link.end();
     }
-}
-
-fn codec(duplex: Duplex, config: WebSocketConfig) -> WebSocketStream<Duplex> {
-    let stream = WebSocketStream::from_raw_socket(duplex, Role::Server, Some(config));
-    stream.now_or_never().expect("it is async only to see a waker, and waits for nothing")
-}
-
-/// Every setting is written out, for most defaults of the codec are made for few large connections:
-/// they would cost 128 KiB for each idle socket.
-fn codec_config(config: &SocketConfig) -> WebSocketConfig {
-    WebSocketConfig::default()
-        // Allocated for as long as the socket lives.
-        .read_buffer_size(config.read_buffer_bytes)
-        // Nothing is held back: the link joins writes.
-        .write_buffer_size(0)
-        .max_write_buffer_size(CONTROL_BUFFER_BYTES_MAX)
-        .max_message_size(Some(config.frame_bytes_max))
-        .max_frame_size(Some(config.frame_bytes_max))
-        .accept_unmasked_frames(false)
 }

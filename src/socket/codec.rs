@@ -1,0 +1,125 @@
+//! The frame codec of a socket, there for as long as something is being read and no longer.
+//!
+//! A codec and its buffers are a good part of what a socket costs, and most sockets of a chat
+//! server say nothing nearly all of the time. Worse, its read buffer grows with the largest frame
+//! and never shrinks: ten thousand clients that each sent one frame of 64 KiB would hold all of
+//! that. So between two messages there is none:
+//!
+//! ```text
+//!             bytes have come                      nothing more is there, and no part of
+//!  Resting ──────────────────────▶ Working ──┐     a message is in the codec
+//!     ▲                                      │
+//!     └──────────────────────────────────────┘
+//! ```
+//!
+//! A codec that was given a close frame, or broke, is kept: it knows how far the farewell is.
+
+use std::task::{Context, Poll, ready};
+
+use futures_util::{FutureExt, SinkExt, StreamExt};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
+use tokio_tungstenite::tungstenite::{self, Message};
+
+use super::duplex::Duplex;
+use crate::config::SocketConfig;
+
+/// Bytes of tungstenite's own write buffer: it holds one control frame (127 bytes at most) for as
+/// long as it takes to hand it to the link, which never refuses it.
+const CONTROL_BUFFER_BYTES_MAX: usize = 512;
+
+#[derive(Debug)]
+pub(super) struct Codec {
+    state: State,
+    read_buffer_bytes: usize,
+    frame_bytes_max: usize,
+    /// The conversation has come to its end, in whatever way.
+    is_ending: bool,
+}
+
+#[derive(Debug)]
+enum State {
+    Resting(Duplex),
+    Working(Box<WebSocketStream<Duplex>>),
+}
+
+impl Codec {
+    pub fn new(duplex: Duplex, config: &SocketConfig) -> Self {
+        let state = State::Resting(duplex);
+        let SocketConfig { read_buffer_bytes, frame_bytes_max, .. } = *config;
+        Self { state, read_buffer_bytes, frame_bytes_max, is_ending: false }
+    }
+
+    pub fn duplex(&mut self) -> &mut Duplex {
+        match &mut self.state {
+            State::Resting(duplex) => duplex,
+            State::Working(stream) => stream.get_mut(),
+        }
+    }
+
+    /// The next message, as tungstenite gives it.
+    pub fn poll_next(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Message, tungstenite::Error>>> {
+        loop {
+            let stream = match &mut self.state {
+                State::Working(stream) => stream,
+                State::Resting(duplex) => {
+                    ready!(duplex.poll_readable(cx));
+                    self.working();
+                    continue;
+                }
+            };
+            match stream.poll_next_unpin(cx) {
+                Poll::Ready(read) => {
+                    self.is_ending |= !matches!(&read, Some(Ok(it)) if !it.is_close());
+                    return Poll::Ready(read);
+                }
+                // What the codec owed the client it has written, before it looked for more. The
+                // duplex must be asked as well, or nobody would be woken for it.
+                Poll::Pending if !self.is_ending && stream.get_ref().is_between_messages() => {
+                    self.state = State::Resting(stream.get_mut().move_out());
+                }
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    }
+
+    /// Sends the close frame, behind whatever is still owed: nothing may follow it. Errors mean
+    /// that nobody is there, which the farewell finds out by itself.
+    pub async fn close(&mut self, frame: CloseFrame) {
+        self.is_ending = true;
+        let stream = self.working();
+        let _ = stream.flush().await;
+        let _ = stream.send(Message::Close(Some(frame))).await;
+    }
+
+    fn working(&mut self) -> &mut WebSocketStream<Duplex> {
+        if let State::Resting(duplex) = &mut self.state {
+            let config = config(self.read_buffer_bytes, self.frame_bytes_max);
+            let duplex = duplex.move_out();
+            let stream = WebSocketStream::from_raw_socket(duplex, Role::Server, Some(config));
+            let stream = stream.now_or_never();
+            let stream = stream.expect("it is async only to see a waker, and waits for nothing");
+            self.state = State::Working(Box::new(stream));
+        }
+        match &mut self.state {
+            State::Working(stream) => stream,
+            State::Resting(_) => unreachable!("it was replaced above"),
+        }
+    }
+}
+
+/// Every setting is written out, for most defaults of the codec are made for few large connections:
+/// they would cost 128 KiB for each.
+fn config(read_buffer_bytes: usize, frame_bytes_max: usize) -> WebSocketConfig {
+    WebSocketConfig::default()
+        .read_buffer_size(read_buffer_bytes)
+        // Nothing is held back: the link joins writes.
+        .write_buffer_size(0)
+        .max_write_buffer_size(CONTROL_BUFFER_BYTES_MAX)
+        .max_message_size(Some(frame_bytes_max))
+        .max_frame_size(Some(frame_bytes_max))
+        .accept_unmasked_frames(false)
+}
