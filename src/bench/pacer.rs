@@ -20,6 +20,9 @@ pub struct Pacer {
     pub script: Arc<Script>,
     /// By client.
     pub outlets: Arc<Vec<Arc<Outlet>>>,
+    /// The server says of each message that it has it. Of one that does not, nobody knows how many
+    /// are under way, so there is no limit to them.
+    pub is_answered: bool,
 }
 
 /// Between two looks at a sender that has as many unanswered as it may.
@@ -45,7 +48,11 @@ impl Pacer {
             // Counted first: an ack must not be counted before its message.
             self.board.sent.fetch_add(1, Relaxed);
             self.board.rooms[speech.room as usize].sent.fetch_add(1, Relaxed);
-            outlet.say(&frame, 1, due);
+            if self.is_answered {
+                outlet.say(&frame, 1, due);
+            } else {
+                outlet.write(&frame);
+            }
             if self.board.is_measured(due) {
                 late.record(self.board.now().saturating_sub(due));
             }
@@ -69,5 +76,48 @@ impl Pacer {
                 return true;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::super::args::Args;
+    use super::super::dialect;
+    use super::*;
+
+    #[derive(Parser)]
+    struct Program {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    /// How many of a thousand messages leave, if nobody ever answers and one may be unanswered.
+    fn sent(is_answered: bool) -> u64 {
+        let words = "bench fanout --senders 1 --in-flight 1 --rate 1000000 --dialect floor \
+                     --url ws://127.0.0.1:9";
+        let args = Program::parse_from(words.split_whitespace()).args;
+        let plan = Arc::new(Plan::new(&args, "r").unwrap());
+        let pacer = Pacer {
+            script: Arc::new(Script::new(&plan, &*dialect::of(args.dialect))),
+            board: Arc::new(Board::new(plan.rooms.len())),
+            outlets: Arc::new(plan.clients.iter().map(|_| Arc::default()).collect()),
+            plan,
+            is_answered,
+        };
+        let board = pacer.board.clone();
+        thread::spawn(move || {
+            thread::sleep(Duration::from_secs(1));
+            board.end();
+        });
+        pacer.run(1000);
+        pacer.board.sent.load(Relaxed)
+    }
+
+    #[test]
+    fn who_is_never_answered_goes_on_all_the_same() {
+        assert_eq!(sent(false), 1000);
+        assert_eq!(sent(true), 1);
     }
 }

@@ -231,6 +231,7 @@ impl<'a> Run<'a> {
             board: self.board.clone(),
             script: self.script.clone(),
             outlets: self.outlets.clone(),
+            is_answered: self.dialect.is_numbered(),
         };
         thread::spawn(move || pacer.run(count))
     }
