@@ -2,8 +2,6 @@
 //!
 //! No error here quotes the URL: it may hold a password.
 
-use tokio_postgres::Config;
-use tokio_postgres::config::Host;
 use tokio_postgres::error::{Severity, SqlState};
 
 use super::connect::ConnectError;
@@ -56,12 +54,11 @@ pub enum OpenError {
 }
 
 impl OpenError {
-    pub(super) fn of_connect(error: ConnectError, config: &Config) -> Self {
-        let at = config.get_hosts().iter().map(shown).collect::<Vec<_>>().join(", ");
+    pub(super) fn of_connect(error: ConnectError, at: String) -> Self {
         let why = chain(&error);
         let code = match &error {
             ConnectError::Failed(error) => error.code(),
-            ConnectError::TooSlow(_) => None,
+            ConnectError::TooSlow(_) | ConnectError::Name(_) => None,
         };
         match code {
             Some(&SqlState::INVALID_PASSWORD | &SqlState::INVALID_AUTHORIZATION_SPECIFICATION) => {
@@ -70,14 +67,6 @@ impl OpenError {
             Some(&SqlState::INVALID_CATALOG_NAME) => Self::NoDatabase { at, why },
             _ => Self::Unreachable { at, why },
         }
-    }
-}
-
-fn shown(host: &Host) -> String {
-    match host {
-        Host::Tcp(name) => name.clone(),
-        #[cfg(unix)]
-        Host::Unix(path) => path.display().to_string(),
     }
 }
 

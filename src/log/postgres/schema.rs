@@ -51,13 +51,13 @@ async fn connect(connector: &Connector) -> Result<Connection, OpenError> {
             Err(error) => error,
         };
         let passing = match &error {
-            ConnectError::TooSlow(_) => true,
+            ConnectError::TooSlow(_) | ConnectError::Name(_) => true,
             ConnectError::Failed(error) => is_passing(error),
         };
         // Jitter, so that nodes which were started together do not knock together.
         let pause = CONNECT_PAUSE.mul_f64(rand::rng().random_range(0.5..1.5));
         if !passing || Instant::now() + pause > deadline {
-            return Err(OpenError::of_connect(error, connector.config()));
+            return Err(OpenError::of_connect(error, connector.hosts()));
         }
         tokio::time::sleep(pause).await;
     }
