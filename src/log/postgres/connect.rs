@@ -6,6 +6,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio_postgres::config::TargetSessionAttrs;
 use tokio_postgres::{Client, Config};
 use tokio_util::task::AbortOnDropHandle;
 
@@ -149,13 +150,18 @@ impl ConnectError {
 
 /// A configuration can be given more hosts, but not fewer. What else a URL may say and is not here
 /// is set by us.
+///
+/// Whatever it says, every connection must be to a server that writes, also one that only reads:
+/// a standby is behind. Who takes its word for where a room stands would tell clients that what
+/// they have seen never happened, and would give up events that are in the log. To ask when
+/// connecting is enough: a primary becomes a standby by a restart, which ends its connections.
 fn without_hosts(url: &Config) -> Config {
     let mut config = Config::new();
     config
         .ssl_mode(url.get_ssl_mode())
         .ssl_negotiation(url.get_ssl_negotiation())
         .channel_binding(url.get_channel_binding())
-        .target_session_attrs(url.get_target_session_attrs());
+        .target_session_attrs(TargetSessionAttrs::ReadWrite);
     if let Some(user) = url.get_user() {
         config.user(user);
     }

@@ -33,8 +33,8 @@ pub enum OpenError {
          with: createdb -E UTF8 -T template0"
     )]
     Encoding { found: String },
-    #[error("PostgreSQL only reads here (a standby?); point log.url at the primary")]
-    ReadOnly,
+    #[error("PostgreSQL at {at} only reads (a standby?); point log.url at the primary")]
+    ReadOnly { at: String },
     #[error(
         "the database was prepared by a newer verbatim (schema {found}, this one knows {known}); \
          start that version, or set log.url to another database"
@@ -65,13 +65,24 @@ impl OpenError {
                 Self::Password { at, why }
             }
             Some(&SqlState::INVALID_CATALOG_NAME) => Self::NoDatabase { at, why },
+            None if only_reads(&error) => Self::ReadOnly { at },
             _ => Self::Unreachable { at, why },
         }
     }
 }
 
+/// The driver asked the server whether it writes, and says so as an error of the input that no
+/// system call has made.
+fn only_reads(error: &ConnectError) -> bool {
+    let source = std::error::Error::source(error).and_then(|error| error.source());
+    let io = source.and_then(|error| error.downcast_ref::<std::io::Error>());
+    io.is_some_and(|io| {
+        io.kind() == std::io::ErrorKind::PermissionDenied && io.raw_os_error().is_none()
+    })
+}
+
 /// True for what may be gone in a moment: nobody listens, or the server is starting, stopping or
-/// full.
+/// full, or a standby that is about to be the primary.
 pub(super) fn is_passing(error: &tokio_postgres::Error) -> bool {
     match error.code() {
         Some(code) => [

@@ -4,11 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::net::TcpListener;
+use verbatim::log::LogError;
 use verbatim::model::Seq;
 
 use super::postgres::open;
-use super::private_postgres::settings;
+use super::private_postgres::{client, settings};
 use super::suite::{create, room};
+use crate::harness::postgres::Postgres;
 use crate::harness::services;
 
 /// Takes every connection and never says a word, as a machine whose PostgreSQL is frozen.
@@ -49,4 +51,38 @@ async fn a_host_that_accepts_and_never_answers_does_not_keep_us_from_the_next() 
     assert_eq!(log.last_seq(&room("r")).await.unwrap(), Some(Seq(1)));
     // Its time was lost once, and not by every connection.
     assert_eq!(frozen.connections.load(Ordering::SeqCst), 1);
+}
+
+/// A standby is behind: what it says of a room would be taken for the room's end.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_only_reads_is_not_read_from_and_not_kept_to() {
+    let (old, new) = tokio::join!(Postgres::start(&[]), Postgres::start(&[]));
+    let mut alone = settings(&old.database().await);
+    (alone.read_timeout_ms, alone.append_timeout_ms) = (1000, 1000);
+    let log = open(&alone).await;
+    log.appender().append(&[create("r", "1")]).await.unwrap();
+    assert_eq!(log.last_seq(&room("r")).await.unwrap(), Some(Seq(1)));
+
+    // As when it becomes a standby: that takes a restart.
+    let admin = client(&old.url("postgres")).await;
+    for statement in [
+        "alter system set default_transaction_read_only = on",
+        "select pg_reload_conf()",
+        "select pg_terminate_backend(pid) from pg_stat_activity
+         where backend_type = 'client backend' and pid <> pg_backend_pid()",
+    ] {
+        admin.batch_execute(statement).await.unwrap();
+    }
+    for _ in 0..3 {
+        let read = log.last_seq(&room("r")).await;
+        assert!(matches!(read, Err(LogError::Unavailable(_))), "{read:?}");
+    }
+    let written = log.appender().append(&[create("s", "1")]).await;
+    assert!(matches!(written, Err(LogError::Unavailable(_))), "{written:?}");
+
+    // Who knows of the other one uses that.
+    let log = open(&settings(&behind(&[old.port()], &new.database().await))).await;
+    let made = log.appender().append(&[create("r", "1")]).await;
+    assert!(made.is_ok(), "{made:?}");
+    assert_eq!(log.last_seq(&room("r")).await.unwrap(), Some(Seq(1)));
 }

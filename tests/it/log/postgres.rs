@@ -81,7 +81,7 @@ async fn what_cannot_work_is_refused_with_a_sentence() {
         .await
         .unwrap();
     let sentence = refusal(&settings(&server.url("standby"))).await;
-    assert!(sentence.contains("only reads here"), "{sentence}");
+    assert!(sentence.contains("only reads (a standby?)"), "{sentence}");
 
     let guest = "create role guest login password 's3cret-word';
                  create database closed; revoke all on database closed from public";
