@@ -4,6 +4,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -15,7 +16,7 @@ use crate::lane::Lanes;
 use crate::log::{Log, OpenError};
 use crate::metrics::Metrics;
 use crate::mirror::{self, Mirror, Signal};
-use crate::outbox::Outbox;
+use crate::outbox::{Outbox, Sweeper};
 use crate::relay::Relay;
 use crate::replay::Replay;
 use crate::server::Server;
@@ -134,7 +135,8 @@ async fn start_mirror(
     metrics: &Arc<Metrics>,
     tasks: &Tasks,
 ) -> Result<(Mirror, ToPeers), StartError> {
-    let outbox = log.outbox().ok_or(StartError::NoOutbox)?;
+    let outbox = || log.outbox().ok_or(StartError::NoOutbox);
+    let (looked_into, swept) = (outbox()?, outbox()?);
     let (mirror, streams) = Mirror::start(config, metrics, tasks)?;
     let feed = Feed {
         incoming: streams.incoming,
@@ -145,17 +147,24 @@ async fn start_mirror(
     };
     tasks.spawn("feed", feed.run());
     let outbox = Outbox {
-        outbox,
+        outbox: looked_into,
         log: log.clone(),
-        mirror: Some(mirror.clone()),
         mirrored: streams.mirrored,
+        status: mirror.watch(),
         hub: hub.clone(),
         relay: relay.clone(),
+        poll: Duration::from_millis(config.mirror.outbox_poll_ms),
+        tasks: tasks.clone(),
+    };
+    tasks.spawn("outbox", outbox.run());
+    let sweeper = Sweeper {
+        outbox: swept,
+        mirror: mirror.clone(),
         config: config.mirror.clone(),
         metrics: metrics.clone(),
         tasks: tasks.clone(),
     };
-    tasks.spawn("outbox", outbox.run());
+    tasks.spawn("sweep", sweeper.run());
     match streams.started.await {
         Ok(started) => started?,
         // The follower has ended, which it says elsewhere.

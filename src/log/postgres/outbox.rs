@@ -26,8 +26,6 @@ const SWEEP_LEN: i64 = 512;
 /// must reach Redis while the transaction may be idle (`log.append_timeout_ms`): a sweep that
 /// cannot be done in time would be begun again for ever.
 const SWEEP_EVENTS: i64 = 512;
-/// News read at once. More are read the next time.
-const NEWS_LEN: i64 = 2000;
 /// For each statement here: none of them waits for a lock for long.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -60,7 +58,15 @@ const SWEEP: &str = "
     where o.events_len - (o.last_seq - o.first_seq + 1) < $3::bigint
     order by o.id, e.seq";
 
-const FORGET: &str = "delete from outbox where id = any ($1::bigint[])";
+/// Rows that somebody sweeps just now are left to them, and if their sweep fails, come up again: it
+/// holds them for as long as Redis takes, and whoever would wait for it could look after nothing
+/// else meanwhile.
+const FORGET: &str = "
+    delete from outbox o
+    using (
+        select id from outbox where id = any ($1::bigint[]) for update skip locked
+    ) done
+    where o.id = done.id";
 
 /// A node's way to the outbox, for one task.
 pub struct Outbox {
@@ -82,15 +88,19 @@ pub struct Sweep {
 struct TooSlow;
 
 impl Outbox {
+    /// News read at once.
+    pub const NEWS_LEN_MAX: usize = 2000;
+
     pub(super) fn new(shared: Arc<Shared>) -> Self {
         Self { shared, connection: None }
     }
 
     /// What was committed behind the row `after`, at least `age` ago: which rooms have come how
-    /// far. Rows appear in the order of their ids within a room, not between rooms.
+    /// far; not more than `NEWS_LEN_MAX`. Rows appear in the order of their ids within a room, not
+    /// between rooms.
     pub async fn news(&mut self, after: i64, age: Duration) -> Result<Vec<News>, LogError> {
-        let age = millis(age);
-        let rows = self.query(NEWS, &[&after, &age, &NEWS_LEN]).await?;
+        let (age, limit) = (millis(age), Self::NEWS_LEN_MAX as i64);
+        let rows = self.query(NEWS, &[&after, &age, &limit]).await?;
         let news = |row: &Row| News {
             id: row.get(0),
             room: RoomName::stored(row.get(1)),
@@ -99,7 +109,7 @@ impl Outbox {
         Ok(rows.iter().map(news).collect())
     }
 
-    /// Removes rows whose events are in Redis.
+    /// Removes rows whose events are in Redis, but for those that are being swept.
     pub async fn forget(&mut self, ids: &[i64]) -> Result<(), LogError> {
         self.query(FORGET, &[&ids]).await.map(drop)
     }

@@ -2,6 +2,7 @@
 
 mod hosts;
 mod model;
+mod outbox;
 mod postgres;
 mod postgres_faults;
 mod private_postgres;
