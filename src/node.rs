@@ -10,6 +10,7 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
 use crate::config::Config;
+use crate::doubt::Doubts;
 use crate::feed::Feed;
 use crate::hub::Hub;
 use crate::lane::Lanes;
@@ -138,21 +139,15 @@ async fn start_mirror(
     let outbox = || log.outbox().ok_or(StartError::NoOutbox);
     let (looked_into, swept) = (outbox()?, outbox()?);
     let (mirror, streams) = Mirror::start(config, metrics, tasks)?;
-    let feed = Feed {
-        incoming: streams.incoming,
-        log: log.clone(),
-        hub: hub.clone(),
-        relay: relay.clone(),
-        tasks: tasks.clone(),
-    };
+    let doubts = Doubts::start(log, hub, relay, tasks);
+    let feed = Feed { incoming: streams.incoming, relay: relay.clone(), doubts: doubts.clone() };
     tasks.spawn("feed", feed.run());
     let outbox = Outbox {
         outbox: looked_into,
-        log: log.clone(),
         mirrored: streams.mirrored,
         status: mirror.watch(),
-        hub: hub.clone(),
         relay: relay.clone(),
+        doubts,
         poll: Duration::from_millis(config.mirror.outbox_poll_ms),
         tasks: tasks.clone(),
     };

@@ -13,8 +13,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::config::MirrorConfig;
-use crate::hub::Hub;
-use crate::log::{self, Log, LogError};
+use crate::doubt::Doubts;
+use crate::log::{self, LogError};
 use crate::metrics::Metrics;
 use crate::mirror::{Batch, Mirror, Status};
 use crate::protocol::frame;
@@ -30,20 +30,17 @@ const LATE: Duration = Duration::from_millis(500);
 /// already, because its node does reach Redis. With a look's interval on top it is below the second
 /// that is promised.
 const COMPARE_EVERY: Duration = Duration::from_millis(600);
-/// Rooms compared in one query.
-const ROOMS_PER_QUERY: usize = 1000;
 /// Receipts kept while the log is away; beyond that their events reach Redis twice.
 const RECEIPTS_MAX: usize = 100_000;
 
 /// Owned by its task.
 pub struct Outbox {
     pub outbox: log::Outbox,
-    pub log: Log,
     /// Rows whose events are in Redis, from the mirror.
     pub mirrored: mpsc::Receiver<Vec<i64>>,
     pub status: watch::Receiver<Status>,
-    pub hub: Arc<Hub>,
     pub relay: Arc<Relay>,
+    pub doubts: Doubts,
     pub poll: Duration,
     pub tasks: Tasks,
 }
@@ -118,7 +115,7 @@ impl Outbox {
         }
         *seen = news.last().map_or(after, |newest| newest.id);
         if compared.is_none_or(|at| at.elapsed() >= COMPARE_EVERY) {
-            compare(&self.log, &self.hub, &self.relay).await?;
+            self.doubts.raise();
             *compared = Some(Instant::now());
         }
         Ok(())
@@ -168,14 +165,4 @@ impl Sweeper {
         self.metrics.outbox_swept.inc_by(len);
         Ok(true)
     }
-}
-
-/// Compares all rooms in use with the log, and has the relay repair those that are behind.
-pub async fn compare(log: &Log, hub: &Hub, relay: &Arc<Relay>) -> Result<(), LogError> {
-    for rooms in hub.room_names().chunks(ROOMS_PER_QUERY) {
-        for (room, last_seq) in log.last_seqs(rooms).await? {
-            relay.hint(&room, last_seq);
-        }
-    }
-    Ok(())
 }
