@@ -33,6 +33,11 @@ const APPLICATION_NAME_BYTES_MAX: usize = 63;
 const PLANNER: &str = "-c plan_cache_mode=force_generic_plan -c enable_seqscan=off \
                        -c enable_hashjoin=off -c enable_mergejoin=off -c jit=off";
 
+/// READ COMMITTED, whatever a database or a role has as its default: who has waited for a lock must
+/// see what was committed meanwhile. Under another level they would not, or would fail because of
+/// it: an append, the schema at the start, a sweep, and each update by itself.
+const ISOLATION: &str = r"-c default_transaction_isolation=read\ committed";
+
 /// Everything it takes to connect.
 #[derive(Clone)]
 pub(super) struct Connector {
@@ -102,8 +107,8 @@ impl Connector {
     /// The operator's own options come first, so that ours win where both say something.
     fn with_options(&self, ours: &str) -> Self {
         let mut config = self.config.clone();
-        let options = format!("{} {ours}", self.config.get_options().unwrap_or_default());
-        config.options(options.trim());
+        let theirs = self.config.get_options().unwrap_or_default();
+        config.options(format!("{theirs} {ISOLATION} {ours}"));
         Self { config, ..self.clone() }
     }
 
