@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::config::LaneConfig;
-use crate::decide::{Outcome, Write};
+use crate::decide::{Outcome, Verb, Write};
 use crate::hub::Entry;
 use crate::log::{Appender, Log, LogError};
 use crate::metrics::Metrics;
@@ -25,6 +25,10 @@ use crate::tasks::Tasks;
 
 /// Pause between two attempts to learn what became of a lost commit.
 const SETTLE_RETRY: Duration = Duration::from_millis(200);
+/// Bytes of text in one batch, unless one command is longer. It is sent, written and synced within
+/// `log.append_timeout_ms` (1.5 s), for which 8 MiB take a way of 50 Mbit/s. A batch that cannot be
+/// would fail, and be sent again by its clients, for ever.
+const BATCH_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 /// The lanes of a node. Cheap to clone; when the last clone is gone, the lanes finish what they
 /// have taken and end.
@@ -340,7 +344,14 @@ fn expire(jobs: &mut Vec<Job>, now: Instant) {
 
 /// How many of those who wait go into the next batch: one at least, if there is one.
 fn batch_len(jobs: &[Job], len_max: usize) -> usize {
-    let len = jobs.iter().take(len_max).take_while(|job| !job.is_alone).count();
+    let mut bytes = 0;
+    let fits = |job: &&Job| {
+        if let Verb::Message(text) = &job.write.verb {
+            bytes += text.as_str().len();
+        }
+        bytes <= BATCH_BYTES_MAX && !job.is_alone
+    };
+    let len = jobs.iter().take(len_max).take_while(fits).count();
     len.max(1).min(jobs.len())
 }
 

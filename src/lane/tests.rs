@@ -20,10 +20,14 @@ fn lens(bytes: &[usize], alone: &[usize]) -> usize {
 }
 
 #[test]
-fn a_batch_is_bounded_and_never_empty() {
+fn a_batch_is_bounded_in_commands_and_in_bytes_and_never_empty() {
+    const MIB: usize = 1024 * 1024;
     assert_eq!(lens(&[], &[]), 0);
     assert_eq!(lens(&[1; 3], &[]), 3);
     assert_eq!(lens(&[1; 5], &[]), 4);
+    assert_eq!(lens(&[3 * MIB; 4], &[]), 2);
+    assert_eq!(lens(&[16 * MIB, 1], &[]), 1);
+    assert_eq!(lens(&[1, 16 * MIB, 1], &[]), 1);
 }
 
 #[test]
