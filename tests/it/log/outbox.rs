@@ -31,3 +31,23 @@ async fn rows_are_forgotten_without_waiting_for_a_sweep_that_holds_some() {
     sweeper.swept(sweep).await.unwrap();
     assert_eq!(outbox.news(0, Duration::ZERO).await.unwrap(), []);
 }
+
+/// It is held in memory, and must reach Redis before the transaction may not be idle any longer.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sweep_is_bounded_in_bytes_and_takes_the_oldest_first() {
+    const MIB: usize = 1024 * 1024;
+    let server = PrivatePostgres::start();
+    let settings = server.database("long").await;
+    let log = Log::Postgres(Postgres::open(&settings, 1, "n1", true).await.unwrap());
+    let mut appender = log.appender();
+    appender.append(&[create("r", "1")]).await.unwrap();
+    for _ in 0..12 {
+        appender.append(&[say("r", "1", "", &"x".repeat(MIB))]).await.unwrap();
+    }
+    let (mut outbox, mut sweeps) = (log.outbox().unwrap(), Vec::new());
+    while let Some(sweep) = outbox.sweep(Duration::ZERO).await.unwrap() {
+        sweeps.push(sweep.events.iter().map(|event| event.seq.0).collect::<Vec<_>>());
+        outbox.swept(sweep).await.unwrap();
+    }
+    assert_eq!(sweeps, [(1..=9).collect::<Vec<_>>(), (10..=13).collect()]);
+}
