@@ -3,42 +3,30 @@
 //! It orders nothing and drops nothing; the relay does both.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::sync::mpsc;
 
-use crate::hub::{Entry, Hub};
-use crate::log::Log;
+use crate::doubt::Doubts;
+use crate::hub::Entry;
 use crate::mirror::{Incoming, Mirrored};
-use crate::outbox::compare;
 use crate::relay::Relay;
-use crate::tasks::Tasks;
-
-/// Pause before the log is asked again when it could not answer a doubt.
-const RETRY: Duration = Duration::from_millis(250);
 
 /// Owned by its task.
 pub struct Feed {
     pub incoming: mpsc::Receiver<Incoming>,
-    pub log: Log,
-    pub hub: Arc<Hub>,
     pub relay: Arc<Relay>,
-    pub tasks: Tasks,
+    pub doubts: Doubts,
 }
 
 impl Feed {
-    /// Runs until the mirror's follower ends.
+    /// Runs until the mirror's follower ends. It waits for nobody: behind it stands the task that
+    /// also keeps the node's lease and sends its heartbeat.
     pub async fn run(mut self) {
-        let tasks = self.tasks.clone();
         while let Some(incoming) = self.incoming.recv().await {
             match incoming {
                 Incoming::Events { events, backlog } => self.deliver(&events, backlog),
-                Incoming::Doubt => {
-                    tokio::select! {
-                        () = self.ask_the_log() => {}
-                        () = tasks.stopping() => {}
-                    }
-                }
+                Incoming::Doubt => self.doubts.raise(),
             }
         }
     }
@@ -59,13 +47,6 @@ impl Feed {
             } else {
                 self.relay.deliver(&run[0].room, &entries);
             }
-        }
-    }
-
-    async fn ask_the_log(&self) {
-        while let Err(err) = compare(&self.log, &self.hub, &self.relay).await {
-            tracing::debug!(%err, "a doubt must wait for the log");
-            tokio::time::sleep(RETRY).await;
         }
     }
 }

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::config::LaneConfig;
-use crate::decide::{Outcome, Write};
+use crate::decide::{Outcome, Verb, Write};
 use crate::hub::Entry;
 use crate::log::{Appender, Log, LogError};
 use crate::metrics::Metrics;
@@ -25,6 +25,10 @@ use crate::tasks::Tasks;
 
 /// Pause between two attempts to learn what became of a lost commit.
 const SETTLE_RETRY: Duration = Duration::from_millis(200);
+/// Bytes of text in one batch, unless one command is longer. It is sent, written and synced within
+/// `log.append_timeout_ms` (1.5 s), for which 8 MiB take a way of 50 Mbit/s. A batch that cannot be
+/// would fail, and be sent again by its clients, for ever.
+const BATCH_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 /// The lanes of a node. Cheap to clone; when the last clone is gone, the lanes finish what they
 /// have taken and end.
@@ -54,6 +58,8 @@ pub struct Job {
     answer: oneshot::Sender<Answer>,
     /// When the answer is due, `unavailable` if need be.
     due: Instant,
+    /// Its batch was refused, and it may be the one at fault: it is committed by itself.
+    is_alone: bool,
 }
 
 impl Lanes {
@@ -91,7 +97,8 @@ impl Lanes {
         let index = self.hasher.hash_one(&write.room) as usize % self.lanes.len();
         let lane = &self.lanes[index];
         let (answer, answered) = oneshot::channel();
-        let job = Job { write, answer, due: Instant::now() + self.answer_timeout };
+        let due = Instant::now() + self.answer_timeout;
+        let job = Job { write, answer, due, is_alone: false };
         match lane.try_send(job) {
             Ok(()) => (answered, None),
             Err(mpsc::error::TrySendError::Full(job)) => {
@@ -122,7 +129,8 @@ impl Parked {
 struct Lane {
     /// Bounded by `inbox_len_max`; when it is full, sessions stop reading their sockets.
     inbox: mpsc::Receiver<Job>,
-    /// Taken from the inbox and not yet in a batch. At most `inbox_len_max` more.
+    /// Taken from the inbox and not yet in a batch, or in one that was refused. At most
+    /// `inbox_len_max` more, and one batch.
     waiting: Vec<Job>,
     appender: Appender,
     /// Rooms of a batch whose commit was never confirmed. Bounded by one batch: nothing is
@@ -142,7 +150,7 @@ impl Lane {
         while self.wait().await {
             let now = Instant::now();
             expire(&mut self.waiting, now);
-            let len = self.waiting.len().min(self.batch_len_max);
+            let len = batch_len(&self.waiting, self.batch_len_max);
             let (writes, waiters) = split(self.waiting.drain(..len));
             if !writes.is_empty() {
                 self.commit(writes, waiters).await;
@@ -185,12 +193,11 @@ impl Lane {
                 self.committed(outcomes, receipts, waiters);
             }
             Err(LogError::Refused(cause)) if writes.len() > 1 => {
-                // One of them is at fault: alone, the others get what they asked for.
+                // One of them is at fault: alone, the others get what they asked for. They wait for
+                // it as everyone waits, before all who came later.
                 self.metrics.log_error("refused");
                 tracing::warn!(err = %cause, len = writes.len(), "batch refused; one by one");
-                for (write, waiter) in writes.into_iter().zip(waiters.0) {
-                    Box::pin(self.commit(vec![write], Waiters(vec![waiter]))).await;
-                }
+                self.waiting.splice(..0, alone(writes, waiters));
             }
             Err(LogError::Refused(cause)) => {
                 self.metrics.log_error("refused");
@@ -335,6 +342,27 @@ fn expire(jobs: &mut Vec<Job>, now: Instant) {
     }
 }
 
+/// How many of those who wait go into the next batch: one at least, if there is one.
+fn batch_len(jobs: &[Job], len_max: usize) -> usize {
+    let mut bytes = 0;
+    let fits = |job: &&Job| {
+        if let Verb::Message(text) = &job.write.verb {
+            bytes += text.as_str().len();
+        }
+        bytes <= BATCH_BYTES_MAX && !job.is_alone
+    };
+    let len = jobs.iter().take(len_max).take_while(fits).count();
+    len.max(1).min(jobs.len())
+}
+
+/// Those of a batch who still wait, each for itself.
+fn alone(writes: Vec<Write>, waiters: Waiters) -> impl Iterator<Item = Job> {
+    let job = |(write, (answer, due)): (_, (Option<_>, _))| {
+        Some(Job { write, answer: answer?, due, is_alone: true })
+    };
+    writes.into_iter().zip(waiters.0).filter_map(job)
+}
+
 fn split(jobs: impl Iterator<Item = Job>) -> (Vec<Write>, Waiters) {
     let (writes, waiters) = jobs.map(|job| (job.write, (Some(job.answer), job.due))).unzip();
     (writes, Waiters(waiters))
@@ -358,3 +386,6 @@ fn entries_by_room<'a>(
     }
     rooms
 }
+
+#[cfg(test)]
+mod tests;

@@ -21,6 +21,8 @@ pub mod server;
 /// One connected client: commands in, answers and events out.
 pub mod session;
 
+/// What Redis may not have brought is asked of the log.
+pub mod doubt;
 /// From the mirror to the relay: what other nodes committed.
 pub mod feed;
 /// Who follows which room here; recent events; fan-out.

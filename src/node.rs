@@ -4,18 +4,20 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
 use crate::config::Config;
+use crate::doubt::Doubts;
 use crate::feed::Feed;
 use crate::hub::Hub;
 use crate::lane::Lanes;
 use crate::log::{Log, OpenError};
 use crate::metrics::Metrics;
 use crate::mirror::{self, Mirror, Signal};
-use crate::outbox::Outbox;
+use crate::outbox::{Outbox, Sweeper};
 use crate::relay::Relay;
 use crate::replay::Replay;
 use crate::server::Server;
@@ -134,28 +136,30 @@ async fn start_mirror(
     metrics: &Arc<Metrics>,
     tasks: &Tasks,
 ) -> Result<(Mirror, ToPeers), StartError> {
-    let outbox = log.outbox().ok_or(StartError::NoOutbox)?;
+    let outbox = || log.outbox().ok_or(StartError::NoOutbox);
+    let (looked_into, swept) = (outbox()?, outbox()?);
     let (mirror, streams) = Mirror::start(config, metrics, tasks)?;
-    let feed = Feed {
-        incoming: streams.incoming,
-        log: log.clone(),
-        hub: hub.clone(),
-        relay: relay.clone(),
-        tasks: tasks.clone(),
-    };
+    let doubts = Doubts::start(log, hub, relay, tasks);
+    let feed = Feed { incoming: streams.incoming, relay: relay.clone(), doubts: doubts.clone() };
     tasks.spawn("feed", feed.run());
     let outbox = Outbox {
-        outbox,
-        log: log.clone(),
-        mirror: Some(mirror.clone()),
+        outbox: looked_into,
         mirrored: streams.mirrored,
-        hub: hub.clone(),
+        status: mirror.watch(),
         relay: relay.clone(),
+        doubts,
+        poll: Duration::from_millis(config.mirror.outbox_poll_ms),
+        tasks: tasks.clone(),
+    };
+    tasks.spawn("outbox", outbox.run());
+    let sweeper = Sweeper {
+        outbox: swept,
+        mirror: mirror.clone(),
         config: config.mirror.clone(),
         metrics: metrics.clone(),
         tasks: tasks.clone(),
     };
-    tasks.spawn("outbox", outbox.run());
+    tasks.spawn("sweep", sweeper.run());
     match streams.started.await {
         Ok(started) => started?,
         // The follower has ended, which it says elsewhere.

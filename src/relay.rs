@@ -202,8 +202,14 @@ impl Relay {
             }
             self.drain(&room);
             let Some(wanted) = self.wanted(&room) else { return };
-            // A room that is still being activated has no edge to read from; it will soon.
-            let Some(edge) = room.edge() else { continue };
+            let Some(edge) = room.edge() else {
+                // Nothing to read from yet. Whoever brings the room into use is at it, and this
+                // waits for the same answer; or the log failed them, and it is for this to try
+                // again: else the room would stay as it is for ever, and so would this task.
+                let activated = self.activate(room.name()).await;
+                pause = if activated.is_ok() { Duration::ZERO } else { REPAIR_RETRY };
+                continue;
+            };
             let page_len = self.config.page_len;
             pause = match self.log.read_page(room.name(), edge, page_len, BATCH_BYTES_MAX).await {
                 Ok(events) => {
@@ -290,6 +296,17 @@ mod tests {
         // The page that closes the hole also brings what the log has above it.
         until("the edge is 20", || room.edge() == Some(Seq(20))).await;
         relay.hint(&name(), Seq(20));
+        assert_eq!(room.edge(), Some(Seq(20)));
+    }
+
+    /// The log failed those who came to follow it, and they went away.
+    #[tokio::test]
+    async fn a_room_that_was_never_activated_is_not_held_for_ever() {
+        let folder = tempfile::tempdir().unwrap();
+        let relay = relay(folder.path(), 20, 1).await;
+        let room = relay.hub.open(&name());
+        relay.deliver(&name(), &[entry(8)]);
+        until("nothing is held", || relay.holds_len.load(Ordering::SeqCst) == 0).await;
         assert_eq!(room.edge(), Some(Seq(20)));
     }
 

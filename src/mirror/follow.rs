@@ -170,7 +170,6 @@ impl Follow {
         let origin = origin(redis).await?;
         let (end, group) = (self.cursor.end(redis).await?, self.cursor.group(redis).await?);
         let is_other = self.state.origin != origin;
-        self.state.origin = origin;
         let first = self.state.certain.is_none();
         let (from, lost) = match (end, group, self.state.certain) {
             // In this life the node's own memory is the place: Redis moves the group when it sends,
@@ -189,6 +188,12 @@ impl Follow {
             // place is behind that event, which it never saw.
             _ => (None, true),
         };
+        // The race this closes: (1) Redis fails over, and the new master lacks the end of the
+        // stream; (2) the node sees that it is another, and the connection breaks before the stream
+        // is read; (3) it comes back to the same Redis as the last time, and would have no reason
+        // to doubt. So the reason is kept together with the origin, and nothing is awaited between.
+        self.state.origin = origin;
+        self.state.is_doubtful |= lost;
         match from {
             Some(from) => self.cursor.set(redis, from).await?,
             None => {
@@ -197,10 +202,6 @@ impl Follow {
                 self.cursor.create(redis).await?;
             }
         }
-        // The race this closes: (1) Redis fails over, and the new master lacks the end of the
-        // stream; (2) the node sees that it is another, and the connection breaks while it reads;
-        // (3) it comes back to the same Redis as the last time, and would have no reason to doubt.
-        self.state.is_doubtful |= lost;
         let before = from.map_or(0, |from| from.read);
         let read = self.drain(listener, before, first).await?;
         // Entries that were trimmed or deleted before they were read, perhaps just now, while the

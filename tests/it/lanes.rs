@@ -2,6 +2,7 @@
 //! order, no hole, no deadlock, and an id is one event whichever node it comes by.
 
 use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -148,4 +149,54 @@ async fn a_room_that_three_nodes_create_at_once_has_one_creator() {
         node.stop().await;
     }
     assert_no_deadlock(&world).await;
+}
+
+/// Refuses to write two messages at once, and takes its time for one.
+const ONE_BY_ONE: &str = "
+    create function one_by_one() returns trigger language plpgsql as $$
+    begin
+        if (select count(*) from written) > 1 then
+            raise exception 'not together' using errcode = '22000';
+        end if;
+        perform pg_sleep(0.6);
+        return null;
+    end $$;
+    create trigger one_by_one after insert on events referencing new table as written
+        for each statement execute function one_by_one();";
+
+/// A batch that was refused is written one by one, which may take longer than its commands have.
+/// Those whose time is over are told, and are not written behind everybody's back.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_for_their_turn_after_a_refused_batch_is_answered_in_time() {
+    const MARGIN: Duration = Duration::from_secs(1);
+    let world = World::postgres().await;
+    let node = world.node_with(|config| config.lane.count = 1).await;
+    let mut client = node.client().await;
+    client.send(json!({"type": "create", "user_id": "1", "room": "r"})).await;
+    client.expect(json!({"type": "ack"})).await;
+    let sql = sql(&world).await;
+    sql.batch_execute(ONE_BY_ONE).await.unwrap();
+    let begun = Instant::now();
+    for number in 0..8 {
+        let (text, id) = (format!("message {number}"), number.to_string());
+        let message =
+            json!({"type": "message", "user_id": "1", "room": "r", "message": text, "id": id});
+        client.send(message).await;
+    }
+    let mut codes = Vec::new();
+    for number in 0..8 {
+        let answer = client.expect(json!({"id": number.to_string()})).await;
+        codes.push(answer["code"].as_str().unwrap_or("ack").to_owned());
+    }
+    let due = Duration::from_millis(world.config.lane.answer_timeout_ms) + MARGIN;
+    assert!(begun.elapsed() < due, "{:?}: {codes:?}", begun.elapsed());
+    assert!(codes[0] == "ack" && codes[7] == "unavailable", "{codes:?}");
+    // Behind all that the lane had to do.
+    sql.batch_execute("drop trigger one_by_one on events").await.unwrap();
+    client.send(json!({"type": "message", "user_id": "1", "room": "r", "message": "end"})).await;
+    client.expect(json!({"type": "ack"})).await;
+    let stored = stored(&world.config.log).await;
+    let texts: Vec<_> = stored.rooms["r"].events.iter().filter_map(|it| it.text.clone()).collect();
+    assert!(texts.contains(&"message 0".to_owned()), "{texts:?}");
+    assert!(!texts.contains(&"message 7".to_owned()), "{texts:?}");
 }

@@ -24,7 +24,7 @@ const LEVELS: [&[&str]; 13] = [
     &["session"],
     &["feed", "signals"],
     &["lane", "outbox"],
-    &["replay"],
+    &["replay", "doubt"],
     &["relay"],
     &["hub"],
     &["log", "mirror", "socket"],

@@ -3,12 +3,15 @@
 //! It does not retry and does not pool; whoever connects decides what a failure means.
 
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
+use tokio_postgres::config::TargetSessionAttrs;
 use tokio_postgres::{Client, Config};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::OpenError;
+use super::hosts::Hosts;
 use super::tls::{self, Tls};
 use crate::config::LogConfig;
 
@@ -30,10 +33,17 @@ const APPLICATION_NAME_BYTES_MAX: usize = 63;
 const PLANNER: &str = "-c plan_cache_mode=force_generic_plan -c enable_seqscan=off \
                        -c enable_hashjoin=off -c enable_mergejoin=off -c jit=off";
 
+/// READ COMMITTED, whatever a database or a role has as its default: who has waited for a lock must
+/// see what was committed meanwhile. Under another level they would not, or would fail because of
+/// it: an append, the schema at the start, a sweep, and each update by itself.
+const ISOLATION: &str = r"-c default_transaction_isolation=read\ committed";
+
 /// Everything it takes to connect.
 #[derive(Clone)]
 pub(super) struct Connector {
+    /// All of the URL but its hosts.
     config: Config,
+    hosts: Arc<Hosts>,
     tls: Tls,
     connect_timeout: Duration,
 }
@@ -49,6 +59,8 @@ pub(super) struct Connection {
 pub(super) enum ConnectError {
     #[error("no connection within {0:?}")]
     TooSlow(Duration),
+    #[error("no address")]
+    Name(#[source] std::io::Error),
     #[error("no connection")]
     Failed(#[from] tokio_postgres::Error),
 }
@@ -58,8 +70,10 @@ impl Connector {
     /// as something else, and would be shown as such.
     pub fn new(settings: &LogConfig, node_id: &str) -> Result<Self, OpenError> {
         let (url, tls) = tls::of_url(&settings.url.0)?;
-        let mut config = Config::from_str(&url).map_err(|_| OpenError::Url)?;
+        let url = Config::from_str(&url).map_err(|_| OpenError::Url)?;
+        let hosts = Arc::new(Hosts::of(&url).ok_or(OpenError::Url)?);
         let connect_timeout = Duration::from_millis(settings.connect_timeout_ms);
+        let mut config = without_hosts(&url);
         config
             .application_name(application_name(node_id))
             .connect_timeout(connect_timeout)
@@ -68,7 +82,7 @@ impl Connector {
             .keepalives_interval(KEEPALIVES_INTERVAL)
             .keepalives_retries(KEEPALIVES_RETRIES)
             .tcp_user_timeout(TCP_USER_TIMEOUT);
-        Ok(Self { config, tls, connect_timeout })
+        Ok(Self { config, hosts, tls, connect_timeout })
     }
 
     /// For a lane. A transaction that its lane has given up must not hold its rooms for long, so
@@ -93,30 +107,27 @@ impl Connector {
     /// The operator's own options come first, so that ours win where both say something.
     fn with_options(&self, ours: &str) -> Self {
         let mut config = self.config.clone();
-        let options = format!("{} {ours}", self.config.get_options().unwrap_or_default());
-        config.options(options.trim());
+        let theirs = self.config.get_options().unwrap_or_default();
+        config.options(format!("{theirs} {ISOLATION} {ours}"));
         Self { config, ..self.clone() }
     }
 
-    pub fn config(&self) -> &Config {
-        &self.config
+    /// As an operator would write them.
+    pub fn hosts(&self) -> String {
+        self.hosts.shown()
     }
 
     pub fn tls(&self) -> Tls {
         self.tls.clone()
     }
 
-    pub fn connect_timeout(&self) -> Duration {
-        self.connect_timeout
-    }
-
-    /// The driver's own timeout covers the TCP connection of one host only; this one covers names,
-    /// all hosts, the start of the session and the password.
+    /// A connection to the first server that gives one.
     pub async fn connect(&self) -> Result<Connection, ConnectError> {
-        let connect = self.config.connect(self.tls());
-        let (client, connection) = tokio::time::timeout(self.connect_timeout, connect)
-            .await
-            .map_err(|_| ConnectError::TooSlow(self.connect_timeout))??;
+        let connect = |config: Config| {
+            let tls = self.tls();
+            async move { config.connect(tls).await }
+        };
+        let (client, connection) = self.connect_by(connect).await?;
         let serve = async move {
             // How it ended is told to whoever waits for an answer. Nobody else needs to know: an
             // idle connection that ended is replaced when it is wanted.
@@ -124,6 +135,51 @@ impl Connector {
         };
         Ok(Connection { client, _task: AbortOnDropHandle::new(tokio::spawn(serve)) })
     }
+
+    /// What `connect` makes of the first server for which it succeeds. `log.connect_timeout_ms` is
+    /// for all of it: names, all hosts, encryption, the start of the session and the password.
+    pub async fn connect_by<T, F>(&self, connect: impl Fn(Config) -> F) -> Result<T, ConnectError>
+    where
+        F: Future<Output = Result<T, tokio_postgres::Error>>,
+    {
+        self.hosts.first(&self.config, self.connect_timeout, connect).await
+    }
+}
+
+impl ConnectError {
+    /// A name without an address, or a list without a name.
+    pub fn nowhere() -> Self {
+        Self::Name(std::io::ErrorKind::NotFound.into())
+    }
+}
+
+/// A configuration can be given more hosts, but not fewer. What else a URL may say and is not here
+/// is set by us.
+///
+/// Whatever it says, every connection must be to a server that writes, also one that only reads:
+/// a standby is behind. Who takes its word for where a room stands would tell clients that what
+/// they have seen never happened, and would give up events that are in the log. To ask when
+/// connecting is enough: a primary becomes a standby by a restart, which ends its connections.
+fn without_hosts(url: &Config) -> Config {
+    let mut config = Config::new();
+    config
+        .ssl_mode(url.get_ssl_mode())
+        .ssl_negotiation(url.get_ssl_negotiation())
+        .channel_binding(url.get_channel_binding())
+        .target_session_attrs(TargetSessionAttrs::ReadWrite);
+    if let Some(user) = url.get_user() {
+        config.user(user);
+    }
+    if let Some(password) = url.get_password() {
+        config.password(password);
+    }
+    if let Some(dbname) = url.get_dbname() {
+        config.dbname(dbname);
+    }
+    if let Some(options) = url.get_options() {
+        config.options(options);
+    }
+    config
 }
 
 /// What `pg_stat_activity` shows. The server replaces what is not printable ASCII.

@@ -2,8 +2,6 @@
 //!
 //! No error here quotes the URL: it may hold a password.
 
-use tokio_postgres::Config;
-use tokio_postgres::config::Host;
 use tokio_postgres::error::{Severity, SqlState};
 
 use super::connect::ConnectError;
@@ -35,8 +33,8 @@ pub enum OpenError {
          with: createdb -E UTF8 -T template0"
     )]
     Encoding { found: String },
-    #[error("PostgreSQL only reads here (a standby?); point log.url at the primary")]
-    ReadOnly,
+    #[error("PostgreSQL at {at} only reads (a standby?); point log.url at the primary")]
+    ReadOnly { at: String },
     #[error(
         "the database was prepared by a newer verbatim (schema {found}, this one knows {known}); \
          start that version, or set log.url to another database"
@@ -56,33 +54,35 @@ pub enum OpenError {
 }
 
 impl OpenError {
-    pub(super) fn of_connect(error: ConnectError, config: &Config) -> Self {
-        let at = config.get_hosts().iter().map(shown).collect::<Vec<_>>().join(", ");
+    pub(super) fn of_connect(error: ConnectError, at: String) -> Self {
         let why = chain(&error);
         let code = match &error {
             ConnectError::Failed(error) => error.code(),
-            ConnectError::TooSlow(_) => None,
+            ConnectError::TooSlow(_) | ConnectError::Name(_) => None,
         };
         match code {
             Some(&SqlState::INVALID_PASSWORD | &SqlState::INVALID_AUTHORIZATION_SPECIFICATION) => {
                 Self::Password { at, why }
             }
             Some(&SqlState::INVALID_CATALOG_NAME) => Self::NoDatabase { at, why },
+            None if only_reads(&error) => Self::ReadOnly { at },
             _ => Self::Unreachable { at, why },
         }
     }
 }
 
-fn shown(host: &Host) -> String {
-    match host {
-        Host::Tcp(name) => name.clone(),
-        #[cfg(unix)]
-        Host::Unix(path) => path.display().to_string(),
-    }
+/// The driver asked the server whether it writes, and says so as an error of the input that no
+/// system call has made.
+fn only_reads(error: &ConnectError) -> bool {
+    let source = std::error::Error::source(error).and_then(|error| error.source());
+    let io = source.and_then(|error| error.downcast_ref::<std::io::Error>());
+    io.is_some_and(|io| {
+        io.kind() == std::io::ErrorKind::PermissionDenied && io.raw_os_error().is_none()
+    })
 }
 
 /// True for what may be gone in a moment: nobody listens, or the server is starting, stopping or
-/// full.
+/// full, or a standby that is about to be the primary.
 pub(super) fn is_passing(error: &tokio_postgres::Error) -> bool {
     match error.code() {
         Some(code) => [

@@ -38,9 +38,9 @@ use crate::log::batch::{Batch, Decided};
 use crate::log::stored::count;
 use crate::model::{RoomName, Seq, Timestamp, UserId};
 
-/// READ COMMITTED is named, because a database may have another default: each statement after the
-/// locks must see what was committed while they were waited for.
-const BEGIN: &str = "begin isolation level read committed";
+/// READ COMMITTED, as all that is sent: each statement after the locks must see what was committed
+/// while they were waited for.
+const BEGIN: &str = "begin";
 
 /// Rooms that the batch may create, in the order of their names. 0 means "not made yet"; `decide`
 /// sees such a room as missing.

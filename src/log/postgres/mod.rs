@@ -7,6 +7,7 @@
 mod append;
 mod connect;
 mod error;
+mod hosts;
 mod lane;
 mod mark;
 mod outbox;
@@ -57,7 +58,7 @@ impl Postgres {
         schema::prepare(&connector, lanes + readers).await?;
         let health = Arc::new(Health::new("PostgreSQL"));
         let reads = Reads::new(
-            &connector.for_reads(config),
+            connector.for_reads(config),
             u32::try_from(readers).unwrap_or(u32::MAX),
             Duration::from_millis(config.read_timeout_ms),
             Arc::clone(&health),

@@ -26,8 +26,8 @@ const SWEEP_LEN: i64 = 512;
 /// must reach Redis while the transaction may be idle (`log.append_timeout_ms`): a sweep that
 /// cannot be done in time would be begun again for ever.
 const SWEEP_EVENTS: i64 = 512;
-/// News read at once. More are read the next time.
-const NEWS_LEN: i64 = 2000;
+/// The same for bytes of text.
+const SWEEP_BYTES: i64 = 8 * 1024 * 1024;
 /// For each statement here: none of them waits for a lock for long.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -44,23 +44,41 @@ const NEWS: &str = "
 const SWEEP: &str = "
     select o.id, r.name, e.seq, e.type, e.user_id, e.client_id, e.body, e.at
     from (
-        select id, room_id, first_seq, last_seq,
-               sum(last_seq - first_seq + 1) over (order by id) as events_len
+        select few.*, sum(len.bytes) over (order by few.id) - len.bytes as bytes_before
         from (
-            select id, room_id, first_seq, last_seq
-            from outbox
-            where at <= now() - $1::bigint * interval '1 millisecond'
-            order by id
-            limit $2::bigint
-            for update skip locked
-        ) oldest
+            select oldest.*,
+                   sum(last_seq - first_seq + 1) over (order by id)
+                   - (last_seq - first_seq + 1) as events_before
+            from (
+                select id, room_id, first_seq, last_seq
+                from outbox
+                where at <= now() - $1::bigint * interval '1 millisecond'
+                order by id
+                limit $2::bigint
+                for update skip locked
+            ) oldest
+        ) few
+        cross join lateral (
+            select coalesce(sum(octet_length(e.body)), 0) as bytes
+            from events e
+            where e.room_id = few.room_id and e.seq between few.first_seq and few.last_seq
+        ) len
+        where few.events_before < $3::bigint
     ) o
     left join rooms r on r.id = o.room_id
     left join events e on e.room_id = r.id and e.seq between o.first_seq and o.last_seq
-    where o.events_len - (o.last_seq - o.first_seq + 1) < $3::bigint
+    where o.bytes_before < $4::bigint
     order by o.id, e.seq";
 
-const FORGET: &str = "delete from outbox where id = any ($1::bigint[])";
+/// Rows that somebody sweeps just now are left to them, and if their sweep fails, come up again: it
+/// holds them for as long as Redis takes, and whoever would wait for it could look after nothing
+/// else meanwhile.
+const FORGET: &str = "
+    delete from outbox o
+    using (
+        select id from outbox where id = any ($1::bigint[]) for update skip locked
+    ) done
+    where o.id = done.id";
 
 /// A node's way to the outbox, for one task.
 pub struct Outbox {
@@ -82,15 +100,19 @@ pub struct Sweep {
 struct TooSlow;
 
 impl Outbox {
+    /// News read at once.
+    pub const NEWS_LEN_MAX: usize = 2000;
+
     pub(super) fn new(shared: Arc<Shared>) -> Self {
         Self { shared, connection: None }
     }
 
     /// What was committed behind the row `after`, at least `age` ago: which rooms have come how
-    /// far. Rows appear in the order of their ids within a room, not between rooms.
+    /// far; not more than `NEWS_LEN_MAX`. Rows appear in the order of their ids within a room, not
+    /// between rooms.
     pub async fn news(&mut self, after: i64, age: Duration) -> Result<Vec<News>, LogError> {
-        let age = millis(age);
-        let rows = self.query(NEWS, &[&after, &age, &NEWS_LEN]).await?;
+        let (age, limit) = (millis(age), Self::NEWS_LEN_MAX as i64);
+        let rows = self.query(NEWS, &[&after, &age, &limit]).await?;
         let news = |row: &Row| News {
             id: row.get(0),
             room: RoomName::stored(row.get(1)),
@@ -99,7 +121,7 @@ impl Outbox {
         Ok(rows.iter().map(news).collect())
     }
 
-    /// Removes rows whose events are in Redis.
+    /// Removes rows whose events are in Redis, but for those that are being swept.
     pub async fn forget(&mut self, ids: &[i64]) -> Result<(), LogError> {
         self.query(FORGET, &[&ids]).await.map(drop)
     }
@@ -109,6 +131,7 @@ impl Outbox {
         let connection = self.connected().await?;
         let begin = format!("begin; select pg_try_advisory_xact_lock({SWEEP_LOCK})");
         let age = millis(age);
+        let limits: [&(dyn ToSql + Sync); 4] = [&age, &SWEEP_LEN, &SWEEP_EVENTS, &SWEEP_BYTES];
         let take = async {
             let turn = connection.client.simple_query(&begin).await?;
             let ours = turn.iter().any(|message| match message {
@@ -116,7 +139,7 @@ impl Outbox {
                 _ => false,
             });
             let rows = match ours {
-                true => connection.client.query(SWEEP, &[&age, &SWEEP_LEN, &SWEEP_EVENTS]).await?,
+                true => connection.client.query(SWEEP, &limits).await?,
                 false => Vec::new(),
             };
             if rows.is_empty() {

@@ -16,7 +16,6 @@ use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Row, Statement};
 
 use super::connect::{ConnectError, Connector};
-use super::tls::Tls;
 use crate::log::health::Health;
 use crate::log::stored::{StoredEvent, count, reading};
 use crate::log::{LogError, Member, RoomSummary, Standing};
@@ -143,8 +142,7 @@ const QUERIES: [&str; 9] = [
 
 /// Makes the pool's connections.
 pub(super) struct Readers {
-    manager: PostgresConnectionManager<Tls>,
-    connect_timeout: Duration,
+    connector: Connector,
 }
 
 /// A pooled connection.
@@ -176,22 +174,24 @@ impl ManageConnection for Readers {
     type Error = ConnectError;
 
     async fn connect(&self) -> Result<Reader, ConnectError> {
-        let connect = async {
-            let client = self.manager.connect().await?;
-            let statements = try_join_all(QUERIES.map(|sql| client.prepare(sql))).await?;
-            Ok(Reader { client, statements, owes: false })
+        let connect = |config| {
+            let manager = PostgresConnectionManager::new(config, self.connector.tls());
+            async move {
+                let client = manager.connect().await?;
+                let statements = try_join_all(QUERIES.map(|sql| client.prepare(sql))).await?;
+                Ok(Reader { client, statements, owes: false })
+            }
         };
-        timeout(self.connect_timeout, connect)
-            .await
-            .unwrap_or_else(|_| Err(ConnectError::TooSlow(self.connect_timeout)))
+        self.connector.connect_by(connect).await
     }
 
-    async fn is_valid(&self, reader: &mut Reader) -> Result<(), ConnectError> {
-        Ok(self.manager.is_valid(&mut reader.client).await?)
+    /// Not asked: `test_on_check_out` is off.
+    async fn is_valid(&self, _reader: &mut Reader) -> Result<(), ConnectError> {
+        Ok(())
     }
 
     fn has_broken(&self, reader: &mut Reader) -> bool {
-        reader.owes || self.manager.has_broken(&mut reader.client)
+        reader.owes || reader.client.is_closed()
     }
 }
 
@@ -218,13 +218,11 @@ impl ErrorSink<ConnectError> for Sink {
 impl Reads {
     /// Connects when something is read, not before.
     pub fn new(
-        connector: &Connector,
+        connector: Connector,
         connections_max: u32,
         timeout: Duration,
         health: Arc<Health>,
     ) -> Self {
-        let manager = PostgresConnectionManager::new(connector.config().clone(), connector.tls());
-        let connect_timeout = connector.connect_timeout();
         let pool = Pool::builder()
             .max_size(connections_max)
             .min_idle(None)
@@ -237,7 +235,7 @@ impl Reads {
             // The one used last, so that those of a burst fall idle and are closed.
             .queue_strategy(QueueStrategy::Lifo)
             .error_sink(Box::new(Sink(Arc::clone(&health))))
-            .build_unchecked(Readers { manager, connect_timeout });
+            .build_unchecked(Readers { connector });
         Self { pool, timeout, health }
     }
 

@@ -51,13 +51,13 @@ async fn connect(connector: &Connector) -> Result<Connection, OpenError> {
             Err(error) => error,
         };
         let passing = match &error {
-            ConnectError::TooSlow(_) => true,
+            ConnectError::TooSlow(_) | ConnectError::Name(_) => true,
             ConnectError::Failed(error) => is_passing(error),
         };
         // Jitter, so that nodes which were started together do not knock together.
         let pause = CONNECT_PAUSE.mul_f64(rand::rng().random_range(0.5..1.5));
         if !passing || Instant::now() + pause > deadline {
-            return Err(OpenError::of_connect(error, connector.config()));
+            return Err(OpenError::of_connect(error, connector.hosts()));
         }
         tokio::time::sleep(pause).await;
     }
@@ -69,7 +69,6 @@ async fn check_server(connection: &Connection, connections: usize) -> Result<(),
         .query_one(
             "select current_setting('server_version_num')::int / 10000,
                     current_setting('server_encoding'),
-                    current_setting('transaction_read_only')::bool,
                     current_setting('max_connections')::int,
                     current_setting('fsync')::bool,
                     current_setting('synchronous_commit') <> 'off'",
@@ -85,16 +84,13 @@ async fn check_server(connection: &Connection, connections: usize) -> Result<(),
     if encoding != "UTF8" {
         return Err(OpenError::Encoding { found: encoding.to_owned() });
     }
-    if row.get(2) {
-        return Err(OpenError::ReadOnly);
-    }
     warn_of_doubtful_settings(&row, connections);
     Ok(())
 }
 
 /// Legal, but it breaks a promise or will hurt: said once, at the start.
 fn warn_of_doubtful_settings(row: &Row, connections: usize) {
-    let connections_max: i32 = row.get(3);
+    let connections_max: i32 = row.get(2);
     if usize::try_from(connections_max).is_ok_and(|max| connections > max) {
         tracing::warn!(
             connections,
@@ -102,7 +98,7 @@ fn warn_of_doubtful_settings(row: &Row, connections: usize) {
             "this node alone may open more connections than PostgreSQL's max_connections allows"
         );
     }
-    let (fsync, synchronous_commit): (bool, bool) = (row.get(4), row.get(5));
+    let (fsync, synchronous_commit): (bool, bool) = (row.get(3), row.get(4));
     if !fsync || !synchronous_commit {
         tracing::warn!(
             fsync,

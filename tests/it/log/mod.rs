@@ -1,6 +1,8 @@
 //! The durable log, tested from outside: one suite for both logs, then what is special to each.
 
+mod hosts;
 mod model;
+mod outbox;
 mod postgres;
 mod postgres_faults;
 mod private_postgres;

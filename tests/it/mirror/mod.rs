@@ -8,6 +8,7 @@
 mod away;
 pub mod cluster;
 mod conversation;
+mod cut_off;
 mod doubt;
 mod first;
 mod neighbours;

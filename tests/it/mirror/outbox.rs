@@ -6,8 +6,11 @@ use std::time::Duration;
 
 use serde_json::json;
 use tokio::time::Instant;
+use verbatim::config::Config;
 
-use super::cluster::{Cluster, at, behind, gather, hears, metric, mirror_is, say, say_as, until};
+use super::cluster::{
+    Cluster, at, behind, gather, hears, metric, mirror, mirror_is, say, say_as, until,
+};
 use crate::crowd::Crowd;
 use crate::harness::Client;
 use crate::harness::process::{Exit, Process};
@@ -118,6 +121,65 @@ async fn without_redis_the_other_nodes_hear_within_a_second() {
     cluster.outbox_is_empty().await;
     say(&mut clients[0], "r", "by Redis").await;
     clients[1].read_until(json!({"type": "message", "message": "by Redis"})).await;
+}
+
+/// Redis takes everything and answers nothing, and for half of the time nobody can know that. The
+/// node that sweeps waits for it; it must hear the other one all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn while_redis_hangs_the_nodes_hear_each_other_within_a_second() {
+    const MESSAGES: usize = 40;
+    const EVERY: Duration = Duration::from_millis(250);
+    let server = Redis::start(&[]).await;
+    let cluster = Cluster::with_redis(&server.url()).await;
+    let patient = |config: &mut Config| config.mirror.timeout_ms = 5000;
+    let (one, two) =
+        tokio::join!(cluster.node_with("one", patient), cluster.node_with("two", patient));
+    let [near, far] = [one.addr, two.addr];
+    // Each has a room to itself: a node that writes to one sees by that what it has missed.
+    let [_, by_two] = gather("ours", &[near, far]).await.try_into().ok().unwrap();
+    let [_, by_one] = gather("theirs", &[far, near]).await.try_into().ok().unwrap();
+    cluster.outbox_is_empty().await;
+    server.pause();
+    // Each says something by the clock, heard or not, while both listen.
+    let mut hearings = Vec::new();
+    for (mouth, room, mut ear) in [(near, "ours", by_two), (far, "theirs", by_one)] {
+        let mut speaker = Client::greeted(mouth).await;
+        let said = tokio::spawn(async move {
+            let (mut clock, mut acked) = (tokio::time::interval(EVERY), Vec::new());
+            for number in 0..MESSAGES {
+                clock.tick().await;
+                say(&mut speaker, room, &format!("{room} {number}")).await;
+                acked.push(Instant::now());
+            }
+            acked
+        });
+        let heard = tokio::spawn(async move {
+            let mut heard = Vec::new();
+            for number in 0..MESSAGES {
+                ear.read_until(json!({"message": format!("{room} {number}")})).await;
+                heard.push(Instant::now());
+            }
+            heard
+        });
+        hearings.push((said, heard));
+    }
+    for (said, heard) in hearings {
+        let (said, heard) = (said.await.unwrap(), heard.await.unwrap());
+        let mut delays: Vec<_> = said
+            .iter()
+            .zip(heard)
+            .map(|(said, heard)| heard.saturating_duration_since(*said))
+            .collect();
+        delays.sort();
+        assert_heard_in_time(&delays);
+    }
+    assert_eq!(mirror(near).await, "away");
+    server.resume();
+    mirror_is(near, "ok").await;
+    mirror_is(far, "ok").await;
+    cluster.outbox_is_empty().await;
+    cluster.assert_streamed("ours", 2 + MESSAGES as u64).await;
+    cluster.assert_streamed("theirs", 2 + MESSAGES as u64).await;
 }
 
 /// The other node reaches Redis, so what it commits leaves the outbox before anyone could look.

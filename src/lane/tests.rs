@@ -1,0 +1,38 @@
+//! What goes into a batch.
+
+use super::*;
+use crate::model::{Text, UserId};
+
+fn job(bytes: usize) -> Job {
+    let verb = Verb::Message(Text::stored(&"x".repeat(bytes)));
+    let (room, user) = (RoomName::stored("r"), UserId::stored("u"));
+    let (answer, _) = oneshot::channel();
+    let write = Write { room, user, id: None, verb };
+    Job { write, answer, due: Instant::now(), is_alone: false }
+}
+
+fn lens(bytes: &[usize], alone: &[usize]) -> usize {
+    let mut jobs: Vec<_> = bytes.iter().map(|bytes| job(*bytes)).collect();
+    for index in alone {
+        jobs[*index].is_alone = true;
+    }
+    batch_len(&jobs, 4)
+}
+
+#[test]
+fn a_batch_is_bounded_in_commands_and_in_bytes_and_never_empty() {
+    const MIB: usize = 1024 * 1024;
+    assert_eq!(lens(&[], &[]), 0);
+    assert_eq!(lens(&[1; 3], &[]), 3);
+    assert_eq!(lens(&[1; 5], &[]), 4);
+    assert_eq!(lens(&[3 * MIB; 4], &[]), 2);
+    assert_eq!(lens(&[16 * MIB, 1], &[]), 1);
+    assert_eq!(lens(&[1, 16 * MIB, 1], &[]), 1);
+}
+
+#[test]
+fn who_must_be_alone_is_in_no_batch_with_others() {
+    assert_eq!(lens(&[1; 4], &[0]), 1);
+    assert_eq!(lens(&[1; 4], &[0, 1, 2, 3]), 1);
+    assert_eq!(lens(&[1; 4], &[2, 3]), 2);
+}

@@ -1,0 +1,172 @@
+//! The servers that a URL names, and how much of an attempt to connect each of them gets.
+//!
+//! It makes no connections. The driver would go through the hosts by itself, but its time-out ends
+//! with the TCP connection: a server that accepts and then says nothing, as a frozen machine does,
+//! would take the time of all the others.
+
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use rand::Rng;
+use tokio::net::lookup_host;
+use tokio::time::{Instant, timeout};
+use tokio_postgres::Config;
+use tokio_postgres::config::{Host, LoadBalanceHosts};
+
+use super::connect::ConnectError;
+
+/// What a URL means when it says no port.
+const PORT: u16 = 5432;
+
+/// All of a URL's hosts.
+pub(super) struct Hosts {
+    /// In the order of the URL; never empty.
+    list: Vec<One>,
+    /// Whether the URL asks to begin anywhere.
+    at_random: bool,
+    /// The one that was last connected to. It is asked first, so that the time that a dead one
+    /// takes is lost once and not by every connection.
+    last: AtomicUsize,
+}
+
+/// One host of a URL.
+struct One {
+    /// Whose certificate it must have; `None`: only its address is known.
+    host: Option<Host>,
+    /// `None`: to be looked up, or a socket file.
+    address: Option<IpAddr>,
+    port: u16,
+}
+
+impl Hosts {
+    /// Takes a URL apart. `None`: the driver could not tell which port is whose either.
+    pub fn of(config: &Config) -> Option<Self> {
+        let (hosts, addresses) = (config.get_hosts(), config.get_hostaddrs());
+        let (ports, len) = (config.get_ports(), hosts.len().max(addresses.len()));
+        let is_one_each = |given: usize| given == 0 || given == len;
+        let is_clear = is_one_each(hosts.len())
+            && is_one_each(addresses.len())
+            && (ports.len() == 1 || is_one_each(ports.len()));
+        if len == 0 || !is_clear {
+            return None;
+        }
+        let one = |index: usize| One {
+            host: hosts.get(index).cloned(),
+            address: addresses.get(index).copied(),
+            port: ports.get(index).or(ports.first()).copied().unwrap_or(PORT),
+        };
+        Some(Self {
+            list: (0..len).map(one).collect(),
+            at_random: config.get_load_balance_hosts() == LoadBalanceHosts::Random,
+            last: AtomicUsize::new(0),
+        })
+    }
+
+    /// Tries one server after the other until one succeeds: `common`, and the way to that one
+    /// alone. Each gets an equal share of the time that is left.
+    pub async fn first<T, F>(
+        &self,
+        common: &Config,
+        time: Duration,
+        connect: impl Fn(Config) -> F,
+    ) -> Result<T, ConnectError>
+    where
+        F: Future<Output = Result<T, tokio_postgres::Error>>,
+    {
+        let until = Instant::now() + time;
+        let len = self.list.len();
+        let begin = match self.at_random {
+            true => rand::rng().random_range(0..len),
+            false => self.last.load(Ordering::Relaxed),
+        };
+        let mut failed = ConnectError::nowhere();
+        for step in 0..len {
+            let index = (begin + step) % len;
+            let share = share(until, len - step);
+            match within(share, self.list[index].first(common, share, &connect)).await {
+                Ok(connected) => {
+                    self.last.store(index, Ordering::Relaxed);
+                    return Ok(connected);
+                }
+                Err(error) => failed = error,
+            }
+        }
+        Err(failed)
+    }
+
+    /// As an operator would write them.
+    pub fn shown(&self) -> String {
+        let shown = |one: &One| match (&one.host, one.address) {
+            (Some(Host::Tcp(name)), _) => name.clone(),
+            #[cfg(unix)]
+            (Some(Host::Unix(path)), _) => path.display().to_string(),
+            (None, address) => address.map(|it| it.to_string()).unwrap_or_default(),
+        };
+        self.list.iter().map(shown).collect::<Vec<_>>().join(", ")
+    }
+}
+
+impl One {
+    /// The same for the addresses of one host. A name may have several, of which some cannot be
+    /// reached from here: IPv6 behind a router that drops it.
+    async fn first<T, F>(
+        &self,
+        common: &Config,
+        time: Duration,
+        connect: &impl Fn(Config) -> F,
+    ) -> Result<T, ConnectError>
+    where
+        F: Future<Output = Result<T, tokio_postgres::Error>>,
+    {
+        let until = Instant::now() + time;
+        let addresses = self.addresses().await?;
+        let mut failed = ConnectError::nowhere();
+        for (index, address) in addresses.iter().enumerate() {
+            let share = share(until, addresses.len() - index);
+            let connect = async { Ok(connect(self.alone(common.clone(), *address)).await?) };
+            match within(share, connect).await {
+                Ok(connected) => return Ok(connected),
+                Err(error) => failed = error,
+            }
+        }
+        Err(failed)
+    }
+
+    /// `None`: the driver knows without one.
+    async fn addresses(&self) -> Result<Vec<Option<IpAddr>>, ConnectError> {
+        match &self.host {
+            Some(Host::Tcp(name)) if self.address.is_none() => {
+                let found = lookup_host((name.as_str(), self.port)).await;
+                Ok(found.map_err(ConnectError::Name)?.map(|it| Some(it.ip())).collect())
+            }
+            _ => Ok(vec![self.address]),
+        }
+    }
+
+    fn alone(&self, mut config: Config, address: Option<IpAddr>) -> Config {
+        match &self.host {
+            Some(Host::Tcp(name)) => drop(config.host(name)),
+            #[cfg(unix)]
+            Some(Host::Unix(path)) => drop(config.host_path(path)),
+            None => {}
+        }
+        if let Some(address) = address {
+            config.hostaddr(address);
+        }
+        config.port(self.port);
+        config
+    }
+}
+
+fn share(until: Instant, parts: usize) -> Duration {
+    let left = until.saturating_duration_since(Instant::now());
+    left / u32::try_from(parts).unwrap_or(u32::MAX)
+}
+
+async fn within<T>(
+    time: Duration,
+    attempt: impl Future<Output = Result<T, ConnectError>>,
+) -> Result<T, ConnectError> {
+    timeout(time, attempt).await.unwrap_or(Err(ConnectError::TooSlow(time)))
+}
