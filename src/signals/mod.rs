@@ -199,8 +199,8 @@ impl Signals {
 
     async fn on_tick(&self) {
         let rooms = self.presence().rooms();
-        for name in rooms {
-            if let Some(seen) = look(&self.hub, &name, self.config.listed_max).await {
+        for (name, is_new) in rooms {
+            if let Some(seen) = look(&self.hub, &name, is_new, self.config.listed_max).await {
                 self.presence().seen(&name, seen, false, Instant::now());
             }
         }

@@ -138,9 +138,13 @@ impl Presence {
         self.rooms.len()
     }
 
-    /// The rooms to look at.
-    pub fn rooms(&self) -> Vec<RoomName> {
-        self.rooms.keys().cloned().collect()
+    /// The rooms to look at, and of each whether nobody has yet.
+    ///
+    /// The race this closes: peers are not heard for a lease, so a room that only they watch is
+    /// forgotten here. They are heard again and want it, and it is a new one. But whoever is in it
+    /// passed its door long ago, and the looks that noticed were for the room that was forgotten.
+    pub fn rooms(&self) -> Vec<(RoomName, bool)> {
+        self.rooms.iter().map(|(name, room)| (name.clone(), room.is_new())).collect()
     }
 
     /// Somebody here wants to know. `None`: there is no room for one more. `Some(true)`: peers do
@@ -249,7 +253,7 @@ impl Presence {
     pub fn answer(&mut self, names: &[RoomName], now: Instant) -> Vec<(RoomName, Crowd)> {
         let answer = |name: &RoomName| {
             let room = self.rooms.get_mut(name)?;
-            Some((name.clone(), room.for_peers(now)))
+            Some((name.clone(), room.for_peers(now)?))
         };
         names.iter().filter_map(answer).collect()
     }
@@ -263,7 +267,7 @@ impl Presence {
                 said.watch.push(name.clone());
             }
             if room.wanted_until > now {
-                said.online.push((name.clone(), room.for_peers(now)));
+                said.online.extend(room.for_peers(now).map(|crowd| (name.clone(), crowd)));
             }
         }
         said

@@ -20,10 +20,11 @@ use crate::protocol::signal;
 const TOLD_BURST: usize = 64;
 const LOOKED_BURST: usize = 1024;
 
-/// Who follows the room on this node. `None`: nobody came or went since the last look.
-pub async fn look(hub: &Hub, name: &RoomName, listed_max: usize) -> Option<Seen> {
+/// Who follows the room on this node. `None`: nobody came or went since the last look, and there
+/// was one: the room is not new to whoever asks.
+pub async fn look(hub: &Hub, name: &RoomName, is_new: bool, listed_max: usize) -> Option<Seen> {
     let Some(room) = hub.room(name) else { return Some(Sight::default().end(listed_max)) };
-    if !room.door.was_passed() {
+    if !room.door.was_passed() && !is_new {
         return None;
     }
     let followers = room.followers();

@@ -13,9 +13,7 @@ pub(super) struct Room {
     pub here: Crowd,
     /// Users who are online here and not in `here`, or the other way round, and since when.
     unsettled: BTreeMap<UserId, Instant>,
-    /// Nothing was seen yet, so there is nothing to settle against.
-    is_new: bool,
-    /// When was last looked.
+    /// When was last looked. `None`: never, so that nothing is known of who is here.
     pub seen_at: Option<Instant>,
     /// Who is online by way of each peer, and until when that is believed.
     pub there: HashMap<String, (Crowd, Instant)>,
@@ -50,7 +48,6 @@ impl Room {
         Self {
             here: Crowd::nobody(),
             unsettled: BTreeMap::new(),
-            is_new: true,
             seen_at: None,
             there: HashMap::new(),
             told: None,
@@ -67,6 +64,11 @@ impl Room {
         }
     }
 
+    /// Nobody has looked yet: there is nothing to settle against, and nothing to tell.
+    pub fn is_new(&self) -> bool {
+        self.seen_at.is_none()
+    }
+
     pub fn is_wanted_here(&self, now: Instant) -> bool {
         self.watched || self.asked_until > now
     }
@@ -78,20 +80,22 @@ impl Room {
     /// Takes what was seen: users who are not as `here` has them begin to settle, and those who are
     /// again, have never been away.
     pub fn seen(&mut self, Seen { crowd, watched }: Seen, now: Instant) {
+        let is_new = self.is_new();
         (self.watched, self.seen_at) = (watched, Some(now));
         if !watched {
             (self.told, self.has_stale, self.is_mixed) = (None, false, false);
             self.shown.clear();
         }
         match (&self.here, &crowd) {
-            (Crowd::Listed(here), Crowd::Listed(seen)) if !self.is_new => {
+            (Crowd::Listed(here), Crowd::Listed(seen)) if !is_new => {
                 let differs = |user: &UserId| here.contains(user) != seen.contains(user);
                 self.unsettled.retain(|user, _| differs(user));
                 for user in here.symmetric_difference(seen) {
                     self.unsettled.entry(user.clone()).or_insert(now);
                 }
             }
-            _ if self.here == crowd => {}
+            // The first look is news to peers, also if nobody is here.
+            _ if self.here == crowd && !is_new => {}
             // By number there is nobody who could settle.
             _ => {
                 self.here = crowd;
@@ -99,7 +103,6 @@ impl Room {
                 (self.is_changed, self.has_news) = (true, true);
             }
         }
-        self.is_new = false;
     }
 
     /// Those who have been otherwise for that long are so. It takes twice as long to be gone: who
@@ -232,13 +235,17 @@ impl Room {
         if !self.has_news || !is_due || self.wanted_until <= now {
             return None;
         }
-        Some(self.for_peers(now))
+        self.for_peers(now)
     }
 
-    /// Who is online here, which peers are about to hear.
-    pub fn for_peers(&mut self, now: Instant) -> Crowd {
+    /// Who is online here, which peers are about to hear. `None`: that is not known yet, and a peer
+    /// that heard of nobody would take it for the answer, and ask no more.
+    pub fn for_peers(&mut self, now: Instant) -> Option<Crowd> {
+        if self.is_new() {
+            return None;
+        }
         self.has_news = false;
         self.told_peers_at = Some(now);
-        self.here.clone()
+        Some(self.here.clone())
     }
 }

@@ -201,6 +201,27 @@ fn the_room_is_whole_when_every_peer_has_answered() {
     assert!(is_whole(&table), "the dead are not waited for");
 }
 
+#[test]
+fn what_nobody_has_looked_at_is_not_told_as_nobody() {
+    let (mut presence, now) = (Presence::new(limits()), Instant::now());
+    let watch = Said { watch: vec![room(0)], ..Said::default() };
+    presence.hear("n2", watch.clone(), now);
+    assert_eq!(presence.rooms(), [(room(0), true)]);
+    assert_eq!(presence.round(now).online, []);
+    assert_eq!(presence.tick(now).1, []);
+    presence.seen(&room(0), Seen { crowd: crowd(&[1]), watched: false }, false, now);
+    assert_eq!(presence.rooms(), [(room(0), false)]);
+    assert_eq!(presence.tick(now).1, [(room(0), crowd(&[1]))]);
+    assert_eq!(presence.round(now).online, [(room(0), crowd(&[1]))]);
+    // n2 is away for longer than a lease, and comes back. That nobody is there is news, too.
+    let later = now + 2 * limits().lease;
+    presence.tick(later);
+    presence.hear("n2", watch, later);
+    assert_eq!(presence.round(later).online, []);
+    presence.seen(&room(0), Seen { crowd: crowd(&[]), watched: false }, false, later);
+    assert_eq!(presence.tick(later).1, [(room(0), crowd(&[]))]);
+}
+
 /// A socket that watches: it applies what it is told.
 #[derive(Clone, Debug, PartialEq)]
 struct Watcher {
@@ -244,6 +265,8 @@ enum Step {
     Pass(u8),
     /// The channel loses what is on its way.
     Lose,
+    /// For so many seconds it loses everything.
+    Away(u8),
     /// A node dies with its sockets, and another takes its name.
     Kill(usize),
 }
@@ -255,6 +278,8 @@ struct Cluster {
     nodes: Vec<Presence>,
     /// Who has a socket, by node.
     sockets: Vec<BTreeMap<u8, ()>>,
+    /// Whether anybody came or went since somebody looked, by node: nobody looks else.
+    doors: [bool; NODES],
     stalled: [bool; NODES],
     watchers: Vec<Watcher>,
     /// What is on its way: from, to.
@@ -268,6 +293,7 @@ impl Cluster {
             now: Instant::now(),
             nodes: (0..NODES).map(|_| Presence::new(limits())).collect(),
             sockets: vec![BTreeMap::new(); NODES],
+            doors: [true; NODES],
             stalled: [false; NODES],
             watchers: Vec::new(),
             channel: VecDeque::new(),
@@ -294,20 +320,29 @@ impl Cluster {
                 if self.sockets[node].remove(&id).is_none() {
                     self.sockets[node].insert(id, ());
                 }
+                self.doors[node] = true;
             }
             Step::Ask(node) => {
                 self.nodes[node].want(&room(0), self.now);
                 self.say(node, &Said { ask: vec![room(0)], ..Said::default() });
                 self.watchers.push(Watcher { node, knows: None, stale: false });
+                self.doors[node] = true;
                 self.look(node, true);
                 let knows = self.nodes[node].snapshot(&room(0), None);
                 self.watchers.last_mut().unwrap().knows = knows;
             }
             Step::Stall(node) => self.stalled[node] = !self.stalled[node],
             Step::Lose => self.channel.clear(),
+            Step::Away(seconds) => {
+                for _ in 0..u32::from(seconds) * 10 {
+                    self.channel.clear();
+                    self.tenth();
+                }
+            }
             Step::Kill(node) => {
                 self.nodes[node] = Presence::new(limits());
                 self.sockets[node].clear();
+                self.doors[node] = true;
                 self.watchers.retain(|watcher| watcher.node != node);
             }
             Step::Pass(tenths) => (0..tenths).for_each(|_| self.tenth()),
@@ -327,7 +362,11 @@ impl Cluster {
             }
         }
         for node in 0..NODES {
-            self.look(node, false);
+            for (_, is_new) in self.nodes[node].rooms() {
+                if std::mem::take(&mut self.doors[node]) || is_new {
+                    self.look(node, false);
+                }
+            }
             let (tells, online) = self.nodes[node].tick(self.now);
             self.say(node, &Said { online, ..Said::default() });
             for tell in tells {
@@ -354,6 +393,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (0..NODES).prop_map(Step::Stall),
         6 => (1..25_u8).prop_map(Step::Pass),
         1 => Just(Step::Lose),
+        1 => (1..25_u8).prop_map(Step::Away),
         1 => (0..NODES).prop_map(Step::Kill),
     ]
 }

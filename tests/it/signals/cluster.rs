@@ -11,7 +11,7 @@ use super::{next_of, read, typing, until_online, watch, who};
 use crate::harness::process::{Exit, Process};
 use crate::harness::redis::Redis;
 use crate::harness::{Client, PATIENCE, services};
-use crate::mirror::cluster::{Cluster, gather, mirror_is, say};
+use crate::mirror::cluster::{Cluster, gather, metric, mirror_is, say, until};
 
 /// Shorter than the default, so that a test need not wait for the default's fifteen seconds.
 const LEASE: Duration = Duration::from_millis(1500);
@@ -156,6 +156,23 @@ async fn without_redis_a_node_knows_its_own_and_with_it_again_all() {
     mirror_is(one.addr, "ok").await;
     until_online(&mut clients[0], &["0", "2"], &["0", "1", "2"]).await;
     until_online(&mut clients[1], &["1"], &["0", "1", "2"]).await;
+}
+
+/// The rooms that a node forgets meanwhile are those that only others ask about.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_never_asks_is_online_to_others_again_after_a_long_absence_of_redis() {
+    let mut redis = Redis::start(&[]).await;
+    let cluster = Cluster::with_redis(&redis.url()).await;
+    let (one, two) = (cluster.node_with("n1", quick).await, cluster.node_with("n2", quick).await);
+    let mut clients = gather("r", &[one.addr, two.addr]).await;
+    until_who(&mut clients[0], "0", &["0", "1"]).await;
+    let rooms = async || metric(two.addr, "verbatim_presence_rooms").await;
+    until("a room that is watched", rooms, |rooms| *rooms == 1).await;
+    redis.kill();
+    until_online(&mut clients[0], &["0", "1"], &["0"]).await;
+    until("a room that is forgotten", rooms, |rooms| *rooms == 0).await;
+    redis.restart().await;
+    until_online(&mut clients[0], &["0"], &["0", "1"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
