@@ -31,6 +31,9 @@ const PEERS_MAX: usize = 1000;
 /// hundredth of a core for each room: of a crowd that comes at once and asks, most are told what
 /// was seen a moment ago.
 const LOOK_PAUSE_PER_USER: Duration = Duration::from_micros(20);
+/// How long somebody who asks about a room waits for the peers, and for how long they are not asked
+/// again. They answer within milliseconds; a node that died a moment ago does not.
+const GATHER_TIMEOUT: Duration = Duration::from_millis(250);
 /// For how long the people of a node that stops are still counted: they are about to come back, by
 /// way of another node.
 const GONE_GRACE: Duration = Duration::from_secs(3);
@@ -59,8 +62,28 @@ pub struct Limits {
 pub struct Presence {
     limits: Limits,
     rooms: HashMap<RoomName, Room>,
-    /// The other nodes, and until when each is believed to live.
-    peers: HashMap<String, Instant>,
+    peers: HashMap<String, Peer>,
+}
+
+/// Another node.
+struct Peer {
+    /// Until when it is believed to live.
+    until: Instant,
+    /// It was asked, and did not answer in time: nobody waits for it until it has told of a room.
+    ///
+    /// A node that died is believed for a lease, and its people come to another node and ask about
+    /// all their rooms: if each of those waited for it, the last would wait for minutes. But it may
+    /// live, and not have heard the question: what it tells is taken as from any other.
+    is_mute: bool,
+}
+
+/// Peers have not told of a room yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gap {
+    /// They are to be asked: nobody did so a moment ago.
+    pub ask: bool,
+    /// How long to wait for them, the same for all who ask about the room meanwhile.
+    pub until: Instant,
 }
 
 /// What a peer said about who is online.
@@ -147,21 +170,46 @@ impl Presence {
         self.rooms.iter().map(|(name, room)| (name.clone(), room.is_new())).collect()
     }
 
-    /// Somebody here wants to know. `None`: there is no room for one more. `Some(true)`: peers do
-    /// not know yet that they are to tell.
-    pub fn want(&mut self, name: &RoomName, now: Instant) -> Option<bool> {
+    /// Somebody here wants to know. `false`: there is no room for one more.
+    pub fn want(&mut self, name: &RoomName, now: Instant) -> bool {
         let lease = self.limits.lease;
-        let room = self.room(name, now)?;
-        let is_new = !room.is_wanted_here(now);
+        let Some(room) = self.room(name, now) else { return false };
         room.asked_until = now + lease;
-        Some(is_new)
+        true
     }
 
-    /// Whether every peer has said who is online by way of it in this room.
+    /// What there is to wait for before somebody who asks about the room is answered. `None`: every
+    /// peer has told of it that may.
+    pub fn gap(&mut self, name: &RoomName, now: Instant) -> Option<Gap> {
+        if self.is_whole(name, now) {
+            return None;
+        }
+        let room = self.rooms.get_mut(name)?;
+        let asked = room.peers_asked_at.filter(|at| *at + GATHER_TIMEOUT > now);
+        let at = *room.peers_asked_at.insert(asked.unwrap_or(now));
+        Some(Gap { ask: asked.is_none(), until: at + GATHER_TIMEOUT })
+    }
+
+    /// Whether every peer has said who is online by way of it in this room, or is mute.
     pub fn is_whole(&self, name: &RoomName, now: Instant) -> bool {
         let Some(room) = self.rooms.get(name) else { return true };
-        let mut peers = self.peers.iter().filter(|(_, until)| **until > now);
-        peers.all(|(peer, _)| room.there.contains_key(peer))
+        self.peers
+            .iter()
+            .all(|(name, peer)| peer.is_mute || peer.until <= now || room.there.contains_key(name))
+    }
+
+    /// The channel was away, for this node or for one that greets it: who did not answer may not
+    /// have heard.
+    pub fn forgive(&mut self) {
+        self.peers.values_mut().for_each(|peer| peer.is_mute = false);
+    }
+
+    /// Somebody has waited long enough for peers to tell of this room.
+    pub fn give_up(&mut self, name: &RoomName) {
+        let Some(room) = self.rooms.get(name) else { return };
+        for (name, peer) in &mut self.peers {
+            peer.is_mute |= !room.there.contains_key(name);
+        }
     }
 
     /// Whether the room is one of those that are kept.
@@ -175,7 +223,7 @@ impl Presence {
             LOOK_PAUSE_PER_USER * u32::try_from(room.here.count()).unwrap_or(u32::MAX)
         };
         let looked = |room: &Room| room.seen_at.map(|at| at + pause(room));
-        self.rooms.get(name).and_then(looked).is_none_or(|until| until <= now)
+        self.rooms.get(name).is_some_and(|room| looked(room).is_none_or(|until| until <= now))
     }
 
     /// Looked at the followers. A change has to settle; not so if someone waits for the answer.
@@ -207,7 +255,9 @@ impl Presence {
         if self.peers.len() >= PEERS_MAX && !self.peers.contains_key(peer) {
             return;
         }
-        self.peers.insert(peer.to_owned(), until);
+        let known = self.peers.entry(peer.to_owned()).or_insert(Peer { until, is_mute: false });
+        known.until = until;
+        known.is_mute &= said.online.is_empty();
         for name in said.watch.iter().chain(&said.ask) {
             if let Some(room) = self.room(name, now) {
                 room.wanted_until = until;
@@ -230,7 +280,7 @@ impl Presence {
     /// who is online here in those rooms.
     pub fn tick(&mut self, now: Instant) -> (Vec<Tell>, Vec<(RoomName, Crowd)>) {
         let Limits { settle, listed_max, .. } = self.limits;
-        self.peers.retain(|_, until| *until > now);
+        self.peers.retain(|_, peer| peer.until > now);
         self.rooms.retain(|_, room| room.is_wanted(now));
         // A crowd that is gone takes its memory with it.
         if self.rooms.capacity() > 64 && self.rooms.len() < self.rooms.capacity() / 4 {

@@ -36,6 +36,8 @@ pub(super) struct Room {
     watched: bool,
     /// Until when somebody here wants to know, watcher or not.
     pub asked_until: Instant,
+    /// When peers were asked last.
+    pub peers_asked_at: Option<Instant>,
     /// Until when a peer wants to know.
     pub wanted_until: Instant,
     /// `here` has changed since peers were told.
@@ -58,6 +60,7 @@ impl Room {
             has_stale: false,
             watched: false,
             asked_until: now,
+            peers_asked_at: None,
             wanted_until: now,
             has_news: false,
             told_peers_at: None,

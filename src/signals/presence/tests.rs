@@ -35,7 +35,7 @@ impl Table {
     /// Somebody asks, and watches from there on.
     fn watched(users: &[u8]) -> Self {
         let mut table = Self { presence: Presence::new(limits()), now: Instant::now() };
-        assert_eq!(table.presence.want(&room(0), table.now), Some(true));
+        assert!(table.presence.want(&room(0), table.now));
         let seen = Seen { crowd: crowd(users), watched: true };
         table.presence.seen(&room(0), seen, true, table.now);
         assert_eq!(table.presence.snapshot(&room(0), None), Some(crowd(users)));
@@ -174,10 +174,10 @@ fn a_room_that_nobody_asks_about_any_more_is_forgotten_and_there_are_never_too_m
     let mut presence = Presence::new(limits());
     let mut now = Instant::now();
     for n in 0..3 {
-        assert_eq!(presence.want(&room(n), now), Some(true));
+        assert!(presence.want(&room(n), now));
     }
-    assert_eq!(presence.want(&room(3), now), None);
-    assert_eq!(presence.want(&room(0), now), Some(false));
+    assert!(!presence.want(&room(3), now));
+    assert!(presence.want(&room(0), now));
     let said = Said { watch: vec![room(4), room(0)], ..Said::default() };
     presence.hear("n2", said, now);
     assert_eq!((presence.len(), presence.is_kept(&room(4))), (3, false));
@@ -199,6 +199,43 @@ fn the_room_is_whole_when_every_peer_has_answered() {
     assert!(is_whole(&table));
     table.pass(15_000);
     assert!(is_whole(&table), "the dead are not waited for");
+}
+
+#[test]
+fn those_who_ask_wait_together_and_once_for_a_peer_that_does_not_answer() {
+    let mut table = Table::watched(&[1]);
+    let gap = |table: &mut Table, n| table.presence.gap(&room(n), table.now);
+    assert_eq!(gap(&mut table, 0), None);
+    table.presence.hear("n2", Said::default(), table.now);
+    table.presence.hear("n3", Said::default(), table.now);
+    let until = table.now + GATHER_TIMEOUT;
+    assert_eq!(gap(&mut table, 0), Some(Gap { ask: true, until }));
+    table.now = until - Duration::from_millis(1);
+    assert_eq!(gap(&mut table, 0), Some(Gap { ask: false, until }));
+    table.hear("n2", &[2]);
+    assert_eq!(gap(&mut table, 0), Some(Gap { ask: false, until }));
+    table.now = until;
+    table.presence.give_up(&room(0));
+    assert_eq!(gap(&mut table, 0), None);
+    // In the next room only the other one is waited for.
+    table.presence.want(&room(1), table.now);
+    let until = table.now + GATHER_TIMEOUT;
+    assert_eq!(gap(&mut table, 1), Some(Gap { ask: true, until }));
+    let said = Said { online: vec![(room(1), crowd(&[]))], ..Said::default() };
+    table.presence.hear("n2", said, table.now);
+    assert_eq!(gap(&mut table, 1), None);
+    // That it lives does not mean that it answers. When it does it is one as any other.
+    table.presence.hear("n3", Said::default(), table.now);
+    assert_eq!(gap(&mut table, 1), None);
+    table.hear("n3", &[3]);
+    assert_eq!(gap(&mut table, 0), None);
+    assert_eq!(gap(&mut table, 1), Some(Gap { ask: false, until }));
+    table.now = until;
+    assert!(gap(&mut table, 1).is_some_and(|gap| gap.ask), "nobody gave up");
+    table.presence.give_up(&room(1));
+    assert_eq!(gap(&mut table, 1), None);
+    table.presence.forgive();
+    assert!(gap(&mut table, 1).is_some(), "it may not have heard");
 }
 
 #[test]
@@ -324,7 +361,11 @@ impl Cluster {
             }
             Step::Ask(node) => {
                 self.nodes[node].want(&room(0), self.now);
-                self.say(node, &Said { ask: vec![room(0)], ..Said::default() });
+                if self.nodes[node].gap(&room(0), self.now).is_some_and(|gap| gap.ask) {
+                    self.say(node, &Said { ask: vec![room(0)], ..Said::default() });
+                }
+                // It waits for nobody: the worst that can be.
+                self.nodes[node].give_up(&room(0));
                 self.watchers.push(Watcher { node, knows: None, stale: false });
                 self.doors[node] = true;
                 self.look(node, true);

@@ -83,6 +83,52 @@ async fn who_is_online_is_the_same_on_every_node() {
     until_who(&mut late, "0", &["0", "1", "2", "3", "4"]).await;
 }
 
+/// A node that died a moment ago is believed for a lease, and answers nothing. Whoever comes from
+/// it asks about all their rooms by way of another.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_asks_about_many_rooms_waits_once_for_a_node_that_is_dead() {
+    const ROOMS: u32 = 40;
+    let url = services::redis_url().await;
+    let cluster = Cluster::with_redis(&url).await;
+    let channel = format!("{}:signals", cluster.world.config.mirror.prefix);
+    let node = cluster.node("n1").await;
+    let mut ann = node.client().await;
+    let rooms: Vec<String> = (0..ROOMS).map(|n| format!("r{n}")).collect();
+    for room in &rooms {
+        ann.send(json!({"type": "create", "user_id": "1", "room": room})).await;
+        ann.expect(json!({"type": "ack"})).await;
+        ann.send(json!({"type": "join", "user_id": "1", "room": room})).await;
+        ann.expect(json!({"type": "joined"})).await;
+    }
+    let listener = redis::Client::open(url).unwrap();
+    let mut listener = listener.get_async_pubsub().await.unwrap();
+    listener.subscribe(&channel).await.unwrap();
+    let mut messages = listener.on_message();
+    // It speaks for the last time; that it was heard shows by the answer.
+    let last = json!({"node": "dead", "ask": ["elsewhere"]}).to_string();
+    let mut publish = redis::cmd("PUBLISH");
+    let publish = publish.arg(&channel).arg(last);
+    publish.query_async::<()>(&mut cluster.redis().await).await.unwrap();
+    loop {
+        let message = timeout(PATIENCE, messages.next()).await.unwrap().unwrap();
+        let message: Value = serde_json::from_slice(message.get_payload_bytes()).unwrap();
+        if message["online"][0]["room"] == "elsewhere" {
+            break;
+        }
+    }
+    let begun = Instant::now();
+    for room in &rooms {
+        ann.send(who("1", room)).await;
+    }
+    ann.send(json!({"type": "ping"})).await;
+    let frames = ann.read_until(json!({"type": "pong"})).await;
+    let answers = frames.iter().filter(|frame| frame["online"] == json!(["1"]));
+    assert_eq!(answers.count(), rooms.len());
+    // Once is 250 ms.
+    let after = begun.elapsed();
+    assert!(after < Duration::from_millis(250) * ROOMS / 4, "{after:?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_users_of_a_node_that_is_killed_are_offline_within_a_lease() {
     let cluster = Cluster::shared().await;
