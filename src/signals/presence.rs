@@ -59,6 +59,21 @@ pub struct Limits {
     pub rooms_max: usize,
 }
 
+/// How long somebody has to be there, and to be away, before it counts.
+#[derive(Clone, Copy, Debug)]
+struct Settle {
+    coming: Duration,
+    going: Duration,
+}
+
+impl Limits {
+    /// It takes twice as long to be gone: who moves from one node to another comes there as soon as
+    /// they go here, and each node waits by itself.
+    fn settle(&self) -> Settle {
+        Settle { coming: self.settle, going: 2 * self.settle }
+    }
+}
+
 pub struct Presence {
     limits: Limits,
     rooms: HashMap<RoomName, Room>,
@@ -226,12 +241,18 @@ impl Presence {
         self.rooms.get(name).is_some_and(|room| looked(room).is_none_or(|until| until <= now))
     }
 
-    /// Looked at the followers. A change has to settle; not so if someone waits for the answer.
-    pub fn seen(&mut self, name: &RoomName, seen: Seen, settled: bool, now: Instant) {
-        let settle = if settled { Duration::ZERO } else { self.limits.settle };
+    /// Looked at the followers. A change has to settle. If somebody waits for the answer (`asked`)
+    /// those who came are there at once: they may be the very one.
+    ///
+    /// Those who went are not gone at once even then. They may be loading their page, and everybody
+    /// would be told that they went, and came, because somebody asked. So whoever asks is answered
+    /// what the watchers believe, and hears as they do if somebody does not come back.
+    pub fn seen(&mut self, name: &RoomName, seen: Seen, asked: bool, now: Instant) {
+        let Settle { coming, going } = self.limits.settle();
+        let coming = if asked { Duration::ZERO } else { coming };
         if let Some(room) = self.rooms.get_mut(name) {
             room.seen(seen, now);
-            room.settle(settle, now);
+            room.settle(Settle { coming, going }, now);
         }
     }
 
@@ -286,9 +307,10 @@ impl Presence {
         if self.rooms.capacity() > 64 && self.rooms.len() < self.rooms.capacity() / 4 {
             self.rooms.shrink_to_fit();
         }
+        let settles = self.limits.settle();
         let (mut tells, mut news) = (Vec::new(), Vec::new());
         for (name, room) in &mut self.rooms {
-            room.settle(settle, now);
+            room.settle(settles, now);
             room.expire(now);
             if let Some((what, whole)) = room.tell(settle, listed_max, now) {
                 tells.push(Tell { room: name.clone(), what, whole });

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
-use super::{Crowd, Seen, What};
+use super::{Crowd, Seen, Settle, What};
 use crate::model::UserId;
 
 pub(super) struct Room {
@@ -108,13 +108,11 @@ impl Room {
         }
     }
 
-    /// Those who have been otherwise for that long are so. It takes twice as long to be gone: who
-    /// moves from one node to another comes there as soon as they go here, and each node waits by
-    /// itself.
-    pub fn settle(&mut self, after: Duration, now: Instant) {
+    /// Those who have been otherwise for that long are so.
+    pub fn settle(&mut self, Settle { coming, going }: Settle, now: Instant) {
         let Crowd::Listed(here) = &mut self.here else { return };
         let settles = |user: &UserId, since: &mut Instant| {
-            let after = if here.contains(user) { 2 * after } else { after };
+            let after = if here.contains(user) { going } else { coming };
             *since + after <= now
         };
         let settled: Vec<_> = self.unsettled.extract_if(.., settles).collect();
@@ -163,11 +161,14 @@ impl Room {
     }
 
     pub fn snapshot(&mut self, asks: Option<&UserId>, listed_max: usize) -> Crowd {
-        let mut everyone = self.everyone(listed_max);
-        if let Crowd::Listed(users) = &mut everyone {
+        if let (Some(user), Crowd::Listed(here)) = (asks, &mut self.here) {
             // The last look may be older than they are.
-            users.extend(asks.cloned());
+            self.unsettled.remove(user);
+            if here.insert(user.clone()) {
+                (self.is_changed, self.has_news) = (true, true);
+            }
         }
+        let everyone = self.everyone(listed_max);
         match (&self.told, &everyone) {
             (Some(Crowd::Listed(told)), Crowd::Listed(everyone)) => {
                 self.shown.extend(everyone.symmetric_difference(told).cloned());

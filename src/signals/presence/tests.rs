@@ -33,15 +33,20 @@ impl Table {
     fn watched(users: &[u8]) -> Self {
         let mut table = Self { presence: Presence::new(limits()), now: Instant::now() };
         assert!(table.presence.want(&room(0), table.now));
-        let seen = Seen { crowd: crowd(users), watched: true };
-        table.presence.seen(&room(0), seen, true, table.now);
-        assert_eq!(table.presence.snapshot(&room(0), None), Some(crowd(users)));
+        assert_eq!(table.asked(users, None), crowd(users));
         table
     }
 
     fn seen(&mut self, users: &[u8]) {
         let seen = Seen { crowd: crowd(users), watched: true };
         self.presence.seen(&room(0), seen, false, self.now);
+    }
+
+    /// The same, because one who is there as this user asks, and what they are answered.
+    fn asked(&mut self, users: &[u8], asks: Option<u8>) -> Crowd {
+        let seen = Seen { crowd: crowd(users), watched: true };
+        self.presence.seen(&room(0), seen, true, self.now);
+        self.presence.snapshot(&room(0), asks.map(user).as_ref()).unwrap()
     }
 
     fn hear(&mut self, peer: &str, users: &[u8]) {
@@ -107,14 +112,37 @@ fn however_many_come_there_is_one_frame_a_second() {
 #[test]
 fn whoever_was_shown_to_one_who_asked_is_told_of_when_they_are_gone() {
     let mut table = Table::watched(&[1]);
-    table.seen(&[1]);
-    table.pass(1000);
     // 2 comes, somebody asks and is shown 2, and 2 goes before anyone else was told.
-    let seen = |users| Seen { crowd: crowd(users), watched: true };
-    table.presence.seen(&room(0), seen(&[1, 2]), true, table.now);
-    assert_eq!(table.presence.snapshot(&room(0), Some(&user(3))), Some(crowd(&[1, 2, 3])));
-    table.presence.seen(&room(0), seen(&[1]), true, table.now);
-    assert_eq!(table.pass(1000), [difference(&[], &[2, 3])]);
+    table.hear("n2", &[2]);
+    assert_eq!(table.asked(&[1], None), crowd(&[1, 2]));
+    table.hear("n2", &[]);
+    assert_eq!(table.pass(1000), [difference(&[], &[2])]);
+}
+
+#[test]
+fn whoever_asks_is_there_themselves_and_sees_who_came_a_moment_ago() {
+    let mut table = Table::watched(&[1]);
+    assert_eq!(table.asked(&[1, 2], Some(3)), crowd(&[1, 2, 3]), "the look is older than 3");
+    table.seen(&[1, 2, 3]);
+    assert_eq!(table.pass(5000), [difference(&[2, 3], &[])]);
+}
+
+#[test]
+fn nobody_hears_of_a_page_that_is_loaded_again_because_somebody_asks_meanwhile() {
+    let mut table = Table::watched(&[1, 2]);
+    table.seen(&[1]);
+    table.pass(300);
+    assert_eq!(table.asked(&[1], None), crowd(&[1, 2]), "as all others believe");
+    assert_eq!(table.pass(300), []);
+    table.seen(&[1, 2]);
+    assert_eq!(table.pass(5000), []);
+    // Who does not come back is gone after two seconds, however often somebody asks.
+    for _ in 0..19 {
+        assert_eq!(table.asked(&[1], None), crowd(&[1, 2]));
+        assert_eq!(table.pass(100), []);
+    }
+    assert_eq!(table.pass(200), [difference(&[], &[2])]);
+    assert_eq!(table.asked(&[1], None), crowd(&[1]));
 }
 
 #[test]
