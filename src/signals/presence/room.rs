@@ -147,16 +147,17 @@ impl Room {
     fn everyone(&self, listed_max: usize) -> Crowd {
         let crowds = || self.there.values().map(|(crowd, _)| crowd).chain([&self.here]);
         let mut users = BTreeSet::new();
-        let mut counted = 0;
+        // Anybody can publish any number.
+        let mut counted: u64 = 0;
         for crowd in crowds() {
             match crowd {
                 Crowd::Listed(listed) => users.extend(listed.iter().cloned()),
-                Crowd::Counted(count) => counted += count,
+                Crowd::Counted(count) => counted = counted.saturating_add(*count),
             }
         }
         match counted {
             0 => Crowd::of(users, listed_max),
-            _ => Crowd::Counted(users.len() as u64 + counted),
+            _ => Crowd::Counted(counted.saturating_add(users.len() as u64)),
         }
     }
 

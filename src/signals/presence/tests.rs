@@ -163,6 +163,17 @@ fn too_many_are_counted_and_named_again_when_a_tenth_is_free() {
 }
 
 #[test]
+fn a_number_that_nobody_can_have_counted_does_no_harm() {
+    let mut table = Table::watched(&[1]);
+    for peer in ["n2", "n3"] {
+        let said = Said { online: vec![(room(0), Crowd::Counted(u64::MAX))], ..Said::default() };
+        table.presence.hear(peer, said, table.now);
+    }
+    assert_eq!(table.asked(&[1], Some(2)), Crowd::Counted(u64::MAX));
+    assert_eq!(table.pass(1000), [What::Count]);
+}
+
+#[test]
 fn names_that_are_too_long_for_a_frame_are_counted() {
     let long = |n: usize| UserId::stored(&format!("{n:0128}"));
     let users: BTreeSet<_> = (0..600).map(long).collect();
