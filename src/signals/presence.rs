@@ -30,7 +30,7 @@ const PEERS_MAX: usize = 1000;
 /// A look at a room takes some 0.2 µs for each follower. Looking for those who ask may take a
 /// hundredth of a core for each room: of a crowd that comes at once and asks, most are told what
 /// was seen a moment ago.
-const LOOK_PAUSE_PER_USER: Duration = Duration::from_micros(20);
+const LOOK_PAUSE_PER_FOLLOWER: Duration = Duration::from_micros(20);
 /// How long somebody who asks about a room waits for the peers, and for how long they are not asked
 /// again. They answer within milliseconds; a node that died a moment ago does not.
 const GATHER_TIMEOUT: Duration = Duration::from_millis(250);
@@ -139,6 +139,8 @@ pub enum What {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Seen {
     pub crowd: Crowd,
+    /// How many were looked at: one user may have many sockets.
+    pub followers: usize,
     /// Whether anyone here is told of who comes and goes.
     pub watched: bool,
 }
@@ -235,7 +237,7 @@ impl Presence {
     /// Whether to look at the followers again for somebody who asks.
     pub fn may_look(&self, name: &RoomName, now: Instant) -> bool {
         let pause = |room: &Room| {
-            LOOK_PAUSE_PER_USER * u32::try_from(room.here.count()).unwrap_or(u32::MAX)
+            LOOK_PAUSE_PER_FOLLOWER * u32::try_from(room.followers).unwrap_or(u32::MAX)
         };
         let looked = |room: &Room| room.seen_at.map(|at| at + pause(room));
         self.rooms.get(name).is_some_and(|room| looked(room).is_none_or(|until| until <= now))

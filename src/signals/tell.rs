@@ -54,11 +54,13 @@ pub fn quick_look(hub: &Hub, name: &RoomName, listed_max: usize) -> Seen {
 #[derive(Default)]
 struct Sight {
     users: HashSet<UserId>,
+    followers: usize,
     watched: bool,
 }
 
 impl Sight {
     fn take(&mut self, follower: &Follower) {
+        self.followers += 1;
         follower.look(|users, watch| {
             self.watched |= watch != Watch::No;
             for user in users {
@@ -70,13 +72,13 @@ impl Sight {
     }
 
     fn end(self, listed_max: usize) -> Seen {
-        let Self { users, watched } = self;
+        let Self { users, followers, watched } = self;
         // Not worth sorting.
         let crowd = match users.len() > listed_max {
             true => Crowd::Counted(users.len() as u64),
             false => Crowd::of(users.into_iter().collect::<BTreeSet<_>>(), listed_max),
         };
-        Seen { crowd, watched }
+        Seen { crowd, followers, watched }
     }
 }
 

@@ -22,6 +22,11 @@ fn crowd(users: &[u8]) -> Crowd {
     Crowd::of(users.iter().map(|id| user(*id)).collect(), limits().listed_max)
 }
 
+/// Each by one socket.
+fn seen(users: &[u8], watched: bool) -> Seen {
+    Seen { crowd: crowd(users), followers: users.len(), watched }
+}
+
 /// One room of one node, with a clock.
 struct Table {
     presence: Presence,
@@ -38,14 +43,12 @@ impl Table {
     }
 
     fn seen(&mut self, users: &[u8]) {
-        let seen = Seen { crowd: crowd(users), watched: true };
-        self.presence.seen(&room(0), seen, false, self.now);
+        self.presence.seen(&room(0), seen(users, true), false, self.now);
     }
 
     /// The same, because one who is there as this user asks, and what they are answered.
     fn asked(&mut self, users: &[u8], asks: Option<u8>) -> Crowd {
-        let seen = Seen { crowd: crowd(users), watched: true };
-        self.presence.seen(&room(0), seen, true, self.now);
+        self.presence.seen(&room(0), seen(users, true), true, self.now);
         self.presence.snapshot(&room(0), asks.map(user).as_ref()).unwrap()
     }
 
@@ -174,6 +177,23 @@ fn a_number_that_nobody_can_have_counted_does_no_harm() {
 }
 
 #[test]
+fn for_those_who_ask_it_is_looked_as_often_as_the_sockets_of_the_room_allow() {
+    let mut table = Table::watched(&[1]);
+    // One user with fifty thousand sockets.
+    let crowded = Seen { followers: 50_000, ..seen(&[1], true) };
+    table.presence.seen(&room(0), crowded, false, table.now);
+    let looks = |table: &Table| table.presence.may_look(&room(0), table.now);
+    for _ in 0..10 {
+        assert!(!looks(&table));
+        table.now += SECOND / 10;
+    }
+    assert!(looks(&table));
+    assert!(!table.presence.may_look(&room(1), table.now), "it is kept nowhere");
+    table.presence.want(&room(1), table.now);
+    assert!(table.presence.may_look(&room(1), table.now), "nobody ever did");
+}
+
+#[test]
 fn names_that_are_too_long_for_a_frame_are_counted() {
     let long = |n: usize| UserId::stored(&format!("{n:0128}"));
     let users: BTreeSet<_> = (0..600).map(long).collect();
@@ -282,7 +302,7 @@ fn what_nobody_has_looked_at_is_not_told_as_nobody() {
     assert_eq!(presence.rooms(), [(room(0), true)]);
     assert_eq!(presence.round(now).online, []);
     assert_eq!(presence.tick(now).1, []);
-    presence.seen(&room(0), Seen { crowd: crowd(&[1]), watched: false }, false, now);
+    presence.seen(&room(0), seen(&[1], false), false, now);
     assert_eq!(presence.rooms(), [(room(0), false)]);
     assert_eq!(presence.tick(now).1, [(room(0), crowd(&[1]))]);
     assert_eq!(presence.round(now).online, [(room(0), crowd(&[1]))]);
@@ -291,6 +311,6 @@ fn what_nobody_has_looked_at_is_not_told_as_nobody() {
     presence.tick(later);
     presence.hear("n2", watch, later);
     assert_eq!(presence.round(later).online, []);
-    presence.seen(&room(0), Seen { crowd: crowd(&[]), watched: false }, false, later);
+    presence.seen(&room(0), seen(&[], false), false, later);
     assert_eq!(presence.tick(later).1, [(room(0), crowd(&[]))]);
 }

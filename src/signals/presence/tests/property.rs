@@ -92,11 +92,11 @@ impl Cluster {
         }
     }
 
-    fn look(&mut self, node: usize, settled: bool) {
+    fn look(&mut self, node: usize, asked: bool) {
         let users = self.sockets[node].keys().copied().collect::<Vec<_>>();
         let watched = self.watchers.iter().any(|watcher| watcher.node == node);
-        let seen = Seen { crowd: crowd(&users), watched };
-        self.nodes[node].seen(&room(0), seen, settled, self.now);
+        let seen = seen(&users, watched);
+        self.nodes[node].seen(&room(0), seen, asked, self.now);
     }
 
     fn step(&mut self, step: &Step) {
