@@ -27,6 +27,7 @@ use bytes::Bytes;
 
 use super::batch::Batch;
 use super::door::Door;
+use super::inbox::Inbox;
 use crate::model::{RoomName, Seq, UserId};
 use crate::socket::{Link, Offer};
 
@@ -106,31 +107,6 @@ pub enum Pushed {
     Gap,
     /// The follower has stopped or paused, now or before.
     Stopped,
-}
-
-/// Followers of one session that need its attention: they fell behind, they stopped, or they got an
-/// event that the session awaits. A follower stands here at most once for each time it went live,
-/// and a session awaits one event at a time, so this is bounded by `follows_max`.
-#[derive(Default)]
-pub struct Inbox {
-    followers: Mutex<Vec<Arc<Follower>>>,
-    arrived: tokio::sync::Notify,
-}
-
-impl Inbox {
-    /// Waits until there is something to take. Cancel-safe: a permit that was stored stays.
-    pub async fn arrived(&self) {
-        self.arrived.notified().await;
-    }
-
-    pub fn take(&self) -> Vec<Arc<Follower>> {
-        std::mem::take(&mut *self.followers.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    fn put(&self, follower: Arc<Follower>) {
-        self.followers.lock().unwrap_or_else(PoisonError::into_inner).push(follower);
-        self.arrived.notify_one();
-    }
 }
 
 impl Follower {
