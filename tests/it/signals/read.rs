@@ -1,6 +1,7 @@
 //! `read`: marks that only move forward, are stored, are told, and what is unread.
 
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -17,6 +18,7 @@ on_both_logs!(
     unread_counts_messages_only_and_what_is_live_is_not_counted_twice,
     many_marks_are_one_and_none_names_an_event_that_the_socket_does_not_have,
     more_marks_than_are_told_are_stored_all_the_same,
+    reading_and_asking_in_turns_is_not_a_write_for_each,
 );
 
 /// Stores marks sooner than people need it.
@@ -221,4 +223,22 @@ async fn more_marks_than_are_told_are_stored_all_the_same(world: World) {
         ann.expect(json!({"type": "read", "seq": 10})).await;
     }
     say(&mut ann, "0", "r", "nothing else").await;
+}
+
+/// A write is a transaction that waits for a disk, and nobody may have one with each command.
+async fn reading_and_asking_in_turns_is_not_a_write_for_each(world: World) {
+    const TURNS: u32 = 20;
+    const PAUSE: Duration = Duration::from_millis(50);
+    let node = world.node().await;
+    let mut ann = node.client().await;
+    create(&mut ann, "1", "r").await;
+    fill(&mut ann, "1", "r", TURNS as usize).await;
+    let begun = Instant::now();
+    for seq in 2..u64::from(TURNS) + 2 {
+        ann.send(read("1", "r", seq)).await;
+        assert_eq!(listed(&mut ann, "1").await["r"].0, seq);
+    }
+    // Each list has what was read before it, so there was a write for each.
+    let after = begun.elapsed();
+    assert!(after >= PAUSE * (TURNS - 1), "{after:?}");
 }
