@@ -328,15 +328,21 @@ impl Follower {
         self.door.pass();
     }
 
-    /// Offers a sign of life. It is taken only by a live follower that has everything up to
-    /// `up_to` and whose socket has nothing waiting: it costs a slow socket nothing, and can make
-    /// none fall behind. Between two batches is a fine place for it: `last` does not move.
-    ///
-    /// What has `up_to` names an event. A client that took the name for the event itself would
-    /// believe that it has it; so it has it.
-    pub fn signal(&self, frames: &Bytes, up_to: Seq) -> bool {
+    /// Offers signs of life. They are taken only by a live follower whose socket has nothing
+    /// waiting: it costs a slow socket nothing, and can make none fall behind. Between two batches
+    /// is a fine place for them: `last` does not move.
+    pub fn signal(&self, frames: &Bytes) -> bool {
+        self.place().state == State::Live && self.link.offer_idle(frames)
+    }
+
+    /// As `signal`, of frames that each name an event: in ascending order that seq, and where the
+    /// frame ends. It takes those that name what it has. A client that took the name for the event
+    /// itself would believe that it has it; so it has it.
+    pub fn signal_named(&self, frames: &Bytes, names: &[(Seq, usize)]) -> bool {
         let place = self.place();
-        place.state == State::Live && place.last >= up_to && self.link.offer_idle(frames)
+        let known = names.partition_point(|(seq, _)| *seq <= place.last);
+        let Some((_, end)) = names[..known].last() else { return false };
+        place.state == State::Live && self.link.offer_idle(&frames.slice(..*end))
     }
 
     /// Offers who came and went, or, to one that has missed some of that, who is there. `whole` is
