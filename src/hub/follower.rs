@@ -27,6 +27,7 @@ use bytes::Bytes;
 
 use super::batch::Batch;
 use super::door::Door;
+use super::inbox::Inbox;
 use crate::model::{RoomName, Seq, UserId};
 use crate::socket::{Link, Offer};
 
@@ -45,9 +46,8 @@ struct Place {
     /// The highest seq that was handed to the socket; it gets `last + 1` next, and nothing else.
     last: Seq,
     state: State,
-    /// As whom the socket follows, and the seq at which each was known to be a member: a `leave`
-    /// above it ends that, an older one (seen in a replay) does not.
-    users: Vec<(UserId, Seq)>,
+    /// As whom the socket follows.
+    users: Vec<Known>,
     /// Users that the socket may come to follow as: a `join` or `resume` of theirs is on its way.
     /// One for each command, so bounded by `in_flight_max`.
     asks: Vec<Ask>,
@@ -68,6 +68,16 @@ pub enum Watch {
     Yes,
     /// It could not take some of the differences, and needs the whole.
     Stale,
+}
+
+/// A user whom the socket follows as.
+struct Known {
+    user: UserId,
+    /// At this seq they were known to be a member: a `leave` above it ends that, an older one (seen
+    /// in a replay) does not.
+    as_of: Seq,
+    /// They have left; the event is on its way, and the socket follows up to it.
+    is_leaving: bool,
 }
 
 /// A command that may make the socket follow as this user.
@@ -108,31 +118,6 @@ pub enum Pushed {
     Stopped,
 }
 
-/// Followers of one session that need its attention: they fell behind, they stopped, or they got an
-/// event that the session awaits. A follower stands here at most once for each time it went live,
-/// and a session awaits one event at a time, so this is bounded by `follows_max`.
-#[derive(Default)]
-pub struct Inbox {
-    followers: Mutex<Vec<Arc<Follower>>>,
-    arrived: tokio::sync::Notify,
-}
-
-impl Inbox {
-    /// Waits until there is something to take. Cancel-safe: a permit that was stored stays.
-    pub async fn arrived(&self) {
-        self.arrived.notified().await;
-    }
-
-    pub fn take(&self) -> Vec<Arc<Follower>> {
-        std::mem::take(&mut *self.followers.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    fn put(&self, follower: Arc<Follower>) {
-        self.followers.lock().unwrap_or_else(PoisonError::into_inner).push(follower);
-        self.arrived.notify_one();
-    }
-}
-
 impl Follower {
     /// A follower that has everything up to `last` and is not live yet. `asked_for`: users whose
     /// commands are on their way already.
@@ -141,11 +126,12 @@ impl Follower {
         link: Arc<Link>,
         inbox: Arc<Inbox>,
         last: Seq,
-        user: (UserId, Seq),
+        (user, as_of): (UserId, Seq),
         asked_for: &[UserId],
     ) -> Self {
         let asks = asked_for.iter().map(|user| Ask { user: user.clone(), left: None }).collect();
-        let (state, users) = (State::CatchingUp, vec![user]);
+        let users = vec![Known { user, as_of, is_leaving: false }];
+        let state = State::CatchingUp;
         let watch = Watch::No;
         let place = Place { last, state, users, asks, start: last, awaited: None, watch };
         Self { door, link, inbox, place: Mutex::new(place) }
@@ -194,7 +180,7 @@ impl Follower {
     /// How many users it follows as, or may come to, if `user` is one more.
     pub fn users_with(&self, user: &UserId) -> usize {
         let place = self.place();
-        let known = place.users.iter().any(|(known, _)| known == user)
+        let known = place.users.iter().any(|known| known.user == *user)
             || place.asks.iter().any(|ask| ask.user == *user);
         place.users.len() + place.asks.len() + usize::from(!known)
     }
@@ -222,10 +208,14 @@ impl Follower {
         };
         let left = place.asks.remove(index).left;
         if let Some(as_of) = as_of.filter(|as_of| left.is_none_or(|left| left <= *as_of)) {
-            match place.users.iter_mut().find(|(known, _)| known == user) {
-                Some((_, known)) => *known = as_of.max(*known),
+            let user = user.clone();
+            match place.users.iter_mut().find(|known| known.user == user) {
+                Some(known) if as_of > known.as_of => {
+                    *known = Known { user, as_of, is_leaving: false };
+                }
+                Some(_) => {}
                 None => {
-                    place.users.push((user.clone(), as_of));
+                    place.users.push(Known { user, as_of, is_leaving: false });
                     self.door.pass();
                 }
             }
@@ -304,17 +294,31 @@ impl Follower {
         self.place().state = State::Stopped;
     }
 
-    /// Whether the socket follows as this user now.
+    /// The socket was answered that the user has left, at this seq.
+    ///
+    /// The race this closes: u1 leaves and asks `who` in one breath. The leave is decided and
+    /// answered; its event comes by another way, and behind a long replay much later. Until then
+    /// the socket follows, as it must to get the event; but u1 is no member any more.
+    pub fn leaves(&self, user: &UserId, seq: Seq) {
+        let mut place = self.place();
+        let left = |known: &&mut Known| known.user == *user && known.as_of < seq;
+        if let Some(known) = place.users.iter_mut().find(left) {
+            known.is_leaving = true;
+        }
+    }
+
+    /// Whether the socket follows as this user now, who has not left as far as it knows.
     pub fn follows_as(&self, user: &UserId) -> bool {
         let place = self.place();
-        place.state != State::Stopped && place.users.iter().any(|(known, _)| known == user)
+        let follows = |known: &Known| known.user == *user && !known.is_leaving;
+        place.state != State::Stopped && place.users.iter().any(follows)
     }
 
     /// Looks at as whom the socket follows, and what it knows of who else does.
     pub fn look(&self, look: impl FnOnce(&mut dyn Iterator<Item = &UserId>, Watch)) {
         let place = self.place();
         if place.state != State::Stopped {
-            look(&mut place.users.iter().map(|(user, _)| user), place.watch);
+            look(&mut place.users.iter().map(|known| &known.user), place.watch);
         }
     }
 
@@ -324,15 +328,21 @@ impl Follower {
         self.door.pass();
     }
 
-    /// Offers a sign of life. It is taken only by a live follower that has everything up to
-    /// `up_to` and whose socket has nothing waiting: it costs a slow socket nothing, and can make
-    /// none fall behind. Between two batches is a fine place for it: `last` does not move.
-    ///
-    /// What has `up_to` names an event. A client that took the name for the event itself would
-    /// believe that it has it; so it has it.
-    pub fn signal(&self, frames: &Bytes, up_to: Seq) -> bool {
+    /// Offers signs of life. They are taken only by a live follower whose socket has nothing
+    /// waiting: it costs a slow socket nothing, and can make none fall behind. Between two batches
+    /// is a fine place for them: `last` does not move.
+    pub fn signal(&self, frames: &Bytes) -> bool {
+        self.place().state == State::Live && self.link.offer_idle(frames)
+    }
+
+    /// As `signal`, of frames that each name an event: in ascending order that seq, and where the
+    /// frame ends. It takes those that name what it has. A client that took the name for the event
+    /// itself would believe that it has it; so it has it.
+    pub fn signal_named(&self, frames: &Bytes, names: &[(Seq, usize)]) -> bool {
         let place = self.place();
-        place.state == State::Live && place.last >= up_to && self.link.offer_idle(frames)
+        let known = names.partition_point(|(seq, _)| *seq <= place.last);
+        let Some((_, end)) = names[..known].last() else { return false };
+        place.state == State::Live && self.link.offer_idle(&frames.slice(..*end))
     }
 
     /// Offers who came and went, or, to one that has missed some of that, who is there. `whole` is
@@ -363,7 +373,7 @@ impl Place {
         let mut gone: Vec<&UserId> = Vec::new();
         let leaves = batch.leaves_after(self.last).take_while(|(seq, _)| *seq <= until);
         for (seq, user) in leaves {
-            let ends = |(known, as_of): &(UserId, Seq)| known == user && as_of < seq;
+            let ends = |known: &Known| known.user == *user && known.as_of < *seq;
             if !gone.contains(&user) && self.users.iter().any(ends) {
                 gone.push(user);
                 if gone.len() == self.users.len() {
@@ -382,7 +392,7 @@ impl Place {
         }
         for (seq, user) in batch.leaves_after(self.last).take_while(|(seq, _)| *seq <= until) {
             door.pass();
-            self.users.retain(|(known, as_of)| known != user || as_of >= seq);
+            self.users.retain(|known| known.user != *user || known.as_of >= *seq);
             for ask in self.asks.iter_mut().filter(|ask| ask.user == *user) {
                 ask.left = Some(*seq);
             }

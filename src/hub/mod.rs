@@ -9,6 +9,7 @@
 mod batch;
 mod door;
 mod follower;
+mod inbox;
 mod room;
 
 use std::collections::HashMap;
@@ -18,7 +19,8 @@ use std::time::{Duration, Instant};
 
 pub use batch::{Batch, Entry};
 pub use door::Door;
-pub use follower::{Answered, Follower, Inbox, Pushed, State, Watch};
+pub use follower::{Answered, Follower, Pushed, State, Watch};
+pub use inbox::Inbox;
 pub use room::{Accepted, NextPage, Room};
 
 use crate::config::HubConfig;

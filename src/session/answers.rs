@@ -317,6 +317,8 @@ pub async fn resume(
     rooms: Vec<(RoomName, Seq)>,
     id: Option<ClientId>,
 ) -> Reply {
+    reader.begin();
+    reading::settle(&reader, Some(&user)).await;
     let mut follows = Vec::with_capacity(rooms.len());
     for (room, since) in rooms {
         // Each room has its own time: there may be a thousand.
@@ -328,7 +330,6 @@ pub async fn resume(
 }
 
 async fn resume_room(reader: &Reader, asked: Asked, since: Seq) -> Result<Follow, Problem> {
-    reading::settle(reader, Some(&asked.user)).await;
     let standing = member(reader, &asked).await?;
     let room = reader.read(reader.shared.relay.activate(&asked.room)).await;
     let room = room.map_err(|problem| asked.problem(problem))?;

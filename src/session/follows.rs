@@ -135,6 +135,13 @@ impl Follows {
         }
     }
 
+    /// The answer is that the user has left.
+    pub fn leaves(&self, room: &RoomName, user: &UserId, seq: Seq) {
+        if let Some((_, follower)) = self.rooms.get(room) {
+            follower.leaves(user, seq);
+        }
+    }
+
     /// Takes one ask off the list of those on their way.
     fn answered(&mut self, room: &RoomName, user: &UserId) {
         let Some(users) = self.asked_for.get_mut(room) else { return };
@@ -172,11 +179,6 @@ impl Follows {
     pub fn follower(&self, room: &RoomName) -> Option<&Arc<Follower>> {
         let (_, follower) = self.rooms.get(room)?;
         Some(follower).filter(|follower| follower.state() != State::Stopped)
-    }
-
-    /// Whether this socket follows the room as that user.
-    pub fn follows_as(&self, room: &RoomName, user: &UserId) -> bool {
-        self.follower(room).is_some_and(|follower| follower.follows_as(user))
     }
 
     /// By which follower this socket gets, or got, the room's event at `seq`, if it does.

@@ -290,16 +290,17 @@ impl Session {
                 Pending::Work(Box::pin(reading::rooms(reader, user, after, limit, id)))
             }
             Command::Who { user, room } => {
-                let follows = self.follows.follows_as(&room, &user);
-                Pending::Work(Box::pin(signs::who(reader, asked(room, user, id), follows)))
+                let follower = self.follows.follower(&room).cloned();
+                Pending::Work(Box::pin(signs::who(reader, asked(room, user, id), follower)))
             }
             Command::Typing { user, room } => {
-                let follows = self.follows.follows_as(&room, &user);
-                Pending::Work(Box::pin(signs::typing(reader, asked(room, user, id), follows)))
+                let follower = self.follows.follower(&room).cloned();
+                Pending::Work(Box::pin(signs::typing(reader, asked(room, user, id), follower)))
             }
             Command::Read { user, room, seq } => {
-                let follows = self.follows.follows_as(&room, &user);
-                Pending::Work(Box::pin(signs::read(reader, asked(room, user, id), seq, follows)))
+                let (follower, asked) =
+                    (self.follows.follower(&room).cloned(), asked(room, user, id));
+                Pending::Work(Box::pin(signs::read(reader, asked, seq, follower)))
             }
             Command::Ping => Pending::Ready(Reply::Frame(re, frame::pong(id.as_ref()))),
             Command::Help => Pending::Ready(Reply::Frame(re, frame::help(id.as_ref()))),
@@ -352,6 +353,9 @@ impl Session {
             Outcome::Joined { .. } | Outcome::Refused(_) => return,
         };
         self.count(asked.re, if duplicate { "duplicate" } else { "ok" });
+        if asked.re == "leave" {
+            self.follows.leaves(&asked.room, &asked.user, seq);
+        }
         match self.follows.by_whom(&asked.room, seq) {
             Some(follower) if asked.id.is_none() => {
                 let budget = self.shared.config.lane.answer_timeout_ms;

@@ -1,22 +1,32 @@
 //! `who`, `typing` and `read`: who may say so, and how each is answered.
 //!
 //! What becomes of them is the business of `signals`. A socket that follows the room as the user is
-//! a member's, so the log is only asked about others.
+//! a member's, so the log is only asked about others. That is looked at when the command's turn has
+//! come, not when it is read: a `leave` may be before it.
+
+use std::sync::Arc;
 
 use super::Session;
 use super::answers::{Asked, Reader, Reply, member};
+use crate::hub::Follower;
 use crate::log::Mark;
 use crate::model::{Seq, UserId};
 use crate::protocol::error::{Code, Problem};
 use crate::protocol::signal;
 use crate::signals::Crowd;
 
-/// Whether the user may: `follows` says that this socket follows the room as them.
-async fn admit(reader: &Reader, asked: &Asked, follows: bool) -> Result<(), Problem> {
-    if follows { Ok(()) } else { member(reader, asked).await.map(drop) }
+/// By whom the socket followed the room when the command was read.
+type Follows = Option<Arc<Follower>>;
+
+/// Whether the user may.
+async fn admit(reader: &Reader, asked: &Asked, follows: Follows) -> Result<(), Problem> {
+    match follows {
+        Some(follower) if follower.follows_as(&asked.user) => Ok(()),
+        _ => member(reader, asked).await.map(drop),
+    }
 }
 
-pub async fn who(mut reader: Reader, asked: Asked, follows: bool) -> Reply {
+pub async fn who(mut reader: Reader, asked: Asked, follows: Follows) -> Reply {
     reader.begin();
     if let Err(problem) = admit(&reader, &asked, follows).await {
         return Reply::Problem(problem);
@@ -25,7 +35,7 @@ pub async fn who(mut reader: Reader, asked: Asked, follows: bool) -> Reply {
     Reply::Who(asked)
 }
 
-pub async fn typing(mut reader: Reader, asked: Asked, follows: bool) -> Reply {
+pub async fn typing(mut reader: Reader, asked: Asked, follows: Follows) -> Reply {
     reader.begin();
     if let Err(problem) = admit(&reader, &asked, follows).await {
         return Reply::Problem(problem);
@@ -34,7 +44,7 @@ pub async fn typing(mut reader: Reader, asked: Asked, follows: bool) -> Reply {
     taken(&asked)
 }
 
-pub async fn read(mut reader: Reader, asked: Asked, seq: Seq, follows: bool) -> Reply {
+pub async fn read(mut reader: Reader, asked: Asked, seq: Seq, follows: Follows) -> Reply {
     reader.begin();
     if let Err(problem) = admit(&reader, &asked, follows).await {
         return Reply::Problem(problem);

@@ -9,7 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::log::{Mark, Marked, Marker};
 use crate::model::{RoomName, Seq, UserId};
@@ -17,6 +17,9 @@ use crate::tasks::Tasks;
 
 /// Marks in one statement.
 const BATCH_LEN: usize = 500;
+/// The least time between two writes, also when somebody waits for the second. Each waits for a
+/// disk, and who says what they have read and asks for it in turns would have one with each turn.
+const HURRY_PAUSE: Duration = Duration::from_millis(50);
 
 /// One to a node.
 pub struct Marks {
@@ -104,23 +107,21 @@ impl Marks {
         put
     }
 
-    /// Waits until what the user said before is stored, but not beyond `until`: then the log is
-    /// away, and whoever asks will find that out.
+    /// Waits until nothing waits that the user said, but not beyond `until`: then the log is away,
+    /// and whoever asks will find that out.
     pub async fn stored(&self, user: &UserId, until: Instant) {
         let mut written = self.written.subscribe();
         let waits = || {
             let state = self.state();
             state.waiting.users.contains_key(user) || state.writing.users.contains_key(user)
         };
-        // The write that is under way may have begun before; the one after it has not. If the mark
-        // waits even then, the log is away.
-        for _ in 0..2 {
-            if !waits() {
+        // It is not known after how many writes. The one that is under way may have begun before,
+        // more may wait than go into the next, and a mark whose row is locked waits for another.
+        while waits() {
+            self.hurry.notify_one();
+            if timeout_at(until, written.changed()).await.is_err() {
                 return;
             }
-            self.hurry.notify_one();
-            // An error: the time is over, which the loop's next turn or its end cannot change.
-            let _ = timeout_at(until, written.changed()).await;
         }
     }
 
@@ -134,20 +135,27 @@ impl Marks {
         told: impl Fn(Vec<Mark>),
     ) {
         let mut ended = std::pin::pin!(tasks.sessions_ended());
+        let mut rested = Instant::now();
         loop {
             tokio::select! {
-                () = self.waiting.notified() => {}
-                () = &mut ended => break,
-            }
-            let rest = sleep(pause);
-            tokio::select! {
-                () = rest => {}
-                () = self.hurry.notified() => {}
+                () = self.due(pause, rested) => {}
                 () = &mut ended => break,
             }
             self.write_all(&mut marker, &told).await;
+            rested = Instant::now() + HURRY_PAUSE;
         }
         self.write_all(&mut marker, &told).await;
+    }
+
+    /// Waits until something waits, and then until `pause` is over; if somebody waits for it until
+    /// `rested`.
+    async fn due(&self, pause: Duration, rested: Instant) {
+        self.waiting.notified().await;
+        let due = Instant::now() + pause;
+        tokio::select! {
+            () = sleep_until(due) => {}
+            () = self.hurry.notified() => sleep_until(due.min(rested)).await,
+        }
     }
 
     /// Writes what waits by now, once: what could not be written waits again.
@@ -221,6 +229,23 @@ mod tests {
         taken.sort_by_key(|mark| mark.room.clone());
         assert_eq!(taken, [mark(1, 1, 9), mark(1, 2, 4)]);
         assert_eq!(waiting, Waiting::default());
+    }
+
+    #[tokio::test]
+    async fn whoever_asks_waits_for_all_that_they_said_in_however_many_writes() {
+        let marks = Marks::new(usize::MAX);
+        for room in 0..3 * BATCH_LEN {
+            assert!(marks.put(&mark(1, room, 1)));
+        }
+        let (user, until) = (UserId::stored("1"), Instant::now() + Duration::from_secs(3600));
+        let mut stored = std::pin::pin!(marks.stored(&user, until));
+        // One of them is locked, the first time.
+        for again in [&[mark(1, 1, 1)][..], &[], &[], &[]] {
+            assert!(futures_util::poll!(stored.as_mut()).is_pending());
+            marks.take(BATCH_LEN);
+            marks.put_back(again);
+        }
+        stored.await;
     }
 
     #[test]

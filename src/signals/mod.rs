@@ -28,7 +28,7 @@ use tokio::time::{MissedTickBehavior, interval, timeout_at};
 
 use self::marks::Marks;
 pub use self::presence::Crowd;
-use self::presence::{Limits, Presence, Said};
+use self::presence::{Gap, Limits, Presence, Said};
 use self::tell::{look, quick_look};
 use self::typing::Typing;
 use self::wire::{Message, Words};
@@ -45,9 +45,6 @@ use crate::tasks::Tasks;
 const TICK: Duration = Duration::from_millis(200);
 /// How often in a lease a node says everything again: two of the messages may be lost.
 const ROUNDS_PER_LEASE: u32 = 3;
-/// How long `who` waits for the other nodes, the first time that somebody asks about a room. They
-/// answer within milliseconds; a node that died a moment ago does not.
-const GATHER_TIMEOUT: Duration = Duration::from_millis(250);
 
 /// One to a node.
 pub struct Signals {
@@ -120,22 +117,20 @@ impl Signals {
     pub async fn gather(&self, room: &RoomName) {
         let now = Instant::now();
         let mut heard = self.heard.subscribe();
-        {
+        let gap = {
             let mut presence = self.presence();
-            if presence.want(room, now).is_none() || presence.is_whole(room, now) {
-                return;
-            }
+            let connected = self.connected.load(Ordering::Relaxed);
+            if presence.want(room, now) && connected { presence.gap(room, now) } else { None }
+        };
+        let Some(Gap { ask, until }) = gap else { return };
+        if ask {
+            let ask = Said { ask: vec![room.clone()], ..Said::default() };
+            self.say(Words { said: ask, ..Words::default() });
         }
-        if !self.connected.load(Ordering::Relaxed) {
-            return;
-        }
-        let ask = Said { ask: vec![room.clone()], ..Said::default() };
-        self.say(Words { said: ask, ..Words::default() });
-        let until = tokio::time::Instant::now() + GATHER_TIMEOUT;
         while !self.presence().is_whole(room, now) {
-            if !matches!(timeout_at(until, heard.changed()).await, Ok(Ok(()))) {
+            if !matches!(timeout_at(until.into(), heard.changed()).await, Ok(Ok(()))) {
                 // Somebody did not answer. If they live, watchers hear of it with their next round.
-                return;
+                return self.presence().give_up(room);
             }
         }
     }
@@ -148,12 +143,14 @@ impl Signals {
     /// client forgets 2. So the answer goes to the socket under the lock that a tick must take.
     pub fn who(&self, name: &RoomName, asks: Option<&UserId>, answer: impl FnOnce(&Crowd)) {
         let (mut presence, now) = (self.presence(), Instant::now());
+        if !presence.is_kept(name) {
+            // There is no place for the room: its people here are all that is known, and no tick
+            // tells of them.
+            drop(presence);
+            return answer(&quick_look(&self.hub, name, self.config.listed_max).crowd);
+        }
         if presence.may_look(name, now) {
             let seen = quick_look(&self.hub, name, self.config.listed_max);
-            if !presence.is_kept(name) {
-                // There is no place for the room: its people here are all that is known.
-                return answer(&seen.crowd);
-            }
             presence.seen(name, seen, true, now);
         }
         answer(&presence.snapshot(name, asks).unwrap_or_else(Crowd::nobody));
@@ -199,8 +196,8 @@ impl Signals {
 
     async fn on_tick(&self) {
         let rooms = self.presence().rooms();
-        for name in rooms {
-            if let Some(seen) = look(&self.hub, &name, self.config.listed_max).await {
+        for (name, is_new) in rooms {
+            if let Some(seen) = look(&self.hub, &name, is_new, self.config.listed_max).await {
                 self.presence().seen(&name, seen, false, Instant::now());
             }
         }
@@ -225,6 +222,7 @@ impl Signals {
             Signal::Connected => {
                 self.connected.store(true, Ordering::Relaxed);
                 // Others have forgotten this node, or never heard of it, and it them.
+                self.presence().forgive();
                 return self.say_everything(true);
             }
             // Who was online on other nodes is so until their leases are over: most absences of
@@ -238,6 +236,7 @@ impl Signals {
         self.presence().hear(&message.node, said, now);
         self.heard.send_modify(|heard| *heard += 1);
         if message.hello {
+            self.presence().forgive();
             self.say_everything(false);
         }
         if !asked.is_empty() {
@@ -254,8 +253,10 @@ impl Signals {
         let mut presence = self.presence();
         let now = Instant::now();
         for name in rooms {
-            let seen = quick_look(&self.hub, name, self.config.listed_max);
-            presence.seen(name, seen, true, now);
+            if presence.may_look(name, now) {
+                let seen = quick_look(&self.hub, name, self.config.listed_max);
+                presence.seen(name, seen, true, now);
+            }
         }
         let online = presence.answer(rooms, now);
         drop(presence);

@@ -30,7 +30,10 @@ const PEERS_MAX: usize = 1000;
 /// A look at a room takes some 0.2 µs for each follower. Looking for those who ask may take a
 /// hundredth of a core for each room: of a crowd that comes at once and asks, most are told what
 /// was seen a moment ago.
-const LOOK_PAUSE_PER_USER: Duration = Duration::from_micros(20);
+const LOOK_PAUSE_PER_FOLLOWER: Duration = Duration::from_micros(20);
+/// How long somebody who asks about a room waits for the peers, and for how long they are not asked
+/// again. They answer within milliseconds; a node that died a moment ago does not.
+const GATHER_TIMEOUT: Duration = Duration::from_millis(250);
 /// For how long the people of a node that stops are still counted: they are about to come back, by
 /// way of another node.
 const GONE_GRACE: Duration = Duration::from_secs(3);
@@ -56,11 +59,46 @@ pub struct Limits {
     pub rooms_max: usize,
 }
 
+/// How long somebody has to be there, and to be away, before it counts.
+#[derive(Clone, Copy, Debug)]
+struct Settle {
+    coming: Duration,
+    going: Duration,
+}
+
+impl Limits {
+    /// It takes twice as long to be gone: who moves from one node to another comes there as soon as
+    /// they go here, and each node waits by itself.
+    fn settle(&self) -> Settle {
+        Settle { coming: self.settle, going: 2 * self.settle }
+    }
+}
+
 pub struct Presence {
     limits: Limits,
     rooms: HashMap<RoomName, Room>,
-    /// The other nodes, and until when each is believed to live.
-    peers: HashMap<String, Instant>,
+    peers: HashMap<String, Peer>,
+}
+
+/// Another node.
+struct Peer {
+    /// Until when it is believed to live.
+    until: Instant,
+    /// It was asked, and did not answer in time: nobody waits for it until it has told of a room.
+    ///
+    /// A node that died is believed for a lease, and its people come to another node and ask about
+    /// all their rooms: if each of those waited for it, the last would wait for minutes. But it may
+    /// live, and not have heard the question: what it tells is taken as from any other.
+    is_mute: bool,
+}
+
+/// Peers have not told of a room yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gap {
+    /// They are to be asked: nobody did so a moment ago.
+    pub ask: bool,
+    /// How long to wait for them, the same for all who ask about the room meanwhile.
+    pub until: Instant,
 }
 
 /// What a peer said about who is online.
@@ -101,6 +139,8 @@ pub enum What {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Seen {
     pub crowd: Crowd,
+    /// How many were looked at: one user may have many sockets.
+    pub followers: usize,
     /// Whether anyone here is told of who comes and goes.
     pub watched: bool,
 }
@@ -138,26 +178,55 @@ impl Presence {
         self.rooms.len()
     }
 
-    /// The rooms to look at.
-    pub fn rooms(&self) -> Vec<RoomName> {
-        self.rooms.keys().cloned().collect()
+    /// The rooms to look at, and of each whether nobody has yet.
+    ///
+    /// The race this closes: peers are not heard for a lease, so a room that only they watch is
+    /// forgotten here. They are heard again and want it, and it is a new one. But whoever is in it
+    /// passed its door long ago, and the looks that noticed were for the room that was forgotten.
+    pub fn rooms(&self) -> Vec<(RoomName, bool)> {
+        self.rooms.iter().map(|(name, room)| (name.clone(), room.is_new())).collect()
     }
 
-    /// Somebody here wants to know. `None`: there is no room for one more. `Some(true)`: peers do
-    /// not know yet that they are to tell.
-    pub fn want(&mut self, name: &RoomName, now: Instant) -> Option<bool> {
+    /// Somebody here wants to know. `false`: there is no room for one more.
+    pub fn want(&mut self, name: &RoomName, now: Instant) -> bool {
         let lease = self.limits.lease;
-        let room = self.room(name, now)?;
-        let is_new = !room.is_wanted_here(now);
+        let Some(room) = self.room(name, now) else { return false };
         room.asked_until = now + lease;
-        Some(is_new)
+        true
     }
 
-    /// Whether every peer has said who is online by way of it in this room.
+    /// What there is to wait for before somebody who asks about the room is answered. `None`: every
+    /// peer has told of it that may.
+    pub fn gap(&mut self, name: &RoomName, now: Instant) -> Option<Gap> {
+        if self.is_whole(name, now) {
+            return None;
+        }
+        let room = self.rooms.get_mut(name)?;
+        let asked = room.peers_asked_at.filter(|at| *at + GATHER_TIMEOUT > now);
+        let at = *room.peers_asked_at.insert(asked.unwrap_or(now));
+        Some(Gap { ask: asked.is_none(), until: at + GATHER_TIMEOUT })
+    }
+
+    /// Whether every peer has said who is online by way of it in this room, or is mute.
     pub fn is_whole(&self, name: &RoomName, now: Instant) -> bool {
         let Some(room) = self.rooms.get(name) else { return true };
-        let mut peers = self.peers.iter().filter(|(_, until)| **until > now);
-        peers.all(|(peer, _)| room.there.contains_key(peer))
+        self.peers
+            .iter()
+            .all(|(name, peer)| peer.is_mute || peer.until <= now || room.there.contains_key(name))
+    }
+
+    /// The channel was away, for this node or for one that greets it: who did not answer may not
+    /// have heard.
+    pub fn forgive(&mut self) {
+        self.peers.values_mut().for_each(|peer| peer.is_mute = false);
+    }
+
+    /// Somebody has waited long enough for peers to tell of this room.
+    pub fn give_up(&mut self, name: &RoomName) {
+        let Some(room) = self.rooms.get(name) else { return };
+        for (name, peer) in &mut self.peers {
+            peer.is_mute |= !room.there.contains_key(name);
+        }
     }
 
     /// Whether the room is one of those that are kept.
@@ -168,18 +237,24 @@ impl Presence {
     /// Whether to look at the followers again for somebody who asks.
     pub fn may_look(&self, name: &RoomName, now: Instant) -> bool {
         let pause = |room: &Room| {
-            LOOK_PAUSE_PER_USER * u32::try_from(room.here.count()).unwrap_or(u32::MAX)
+            LOOK_PAUSE_PER_FOLLOWER * u32::try_from(room.followers).unwrap_or(u32::MAX)
         };
         let looked = |room: &Room| room.seen_at.map(|at| at + pause(room));
-        self.rooms.get(name).and_then(looked).is_none_or(|until| until <= now)
+        self.rooms.get(name).is_some_and(|room| looked(room).is_none_or(|until| until <= now))
     }
 
-    /// Looked at the followers. A change has to settle; not so if someone waits for the answer.
-    pub fn seen(&mut self, name: &RoomName, seen: Seen, settled: bool, now: Instant) {
-        let settle = if settled { Duration::ZERO } else { self.limits.settle };
+    /// Looked at the followers. A change has to settle. If somebody waits for the answer (`asked`)
+    /// those who came are there at once: they may be the very one.
+    ///
+    /// Those who went are not gone at once even then. They may be loading their page, and everybody
+    /// would be told that they went, and came, because somebody asked. So whoever asks is answered
+    /// what the watchers believe, and hears as they do if somebody does not come back.
+    pub fn seen(&mut self, name: &RoomName, seen: Seen, asked: bool, now: Instant) {
+        let Settle { coming, going } = self.limits.settle();
+        let coming = if asked { Duration::ZERO } else { coming };
         if let Some(room) = self.rooms.get_mut(name) {
             room.seen(seen, now);
-            room.settle(settle, now);
+            room.settle(Settle { coming, going }, now);
         }
     }
 
@@ -203,7 +278,9 @@ impl Presence {
         if self.peers.len() >= PEERS_MAX && !self.peers.contains_key(peer) {
             return;
         }
-        self.peers.insert(peer.to_owned(), until);
+        let known = self.peers.entry(peer.to_owned()).or_insert(Peer { until, is_mute: false });
+        known.until = until;
+        known.is_mute &= said.online.is_empty();
         for name in said.watch.iter().chain(&said.ask) {
             if let Some(room) = self.room(name, now) {
                 room.wanted_until = until;
@@ -226,15 +303,16 @@ impl Presence {
     /// who is online here in those rooms.
     pub fn tick(&mut self, now: Instant) -> (Vec<Tell>, Vec<(RoomName, Crowd)>) {
         let Limits { settle, listed_max, .. } = self.limits;
-        self.peers.retain(|_, until| *until > now);
+        self.peers.retain(|_, peer| peer.until > now);
         self.rooms.retain(|_, room| room.is_wanted(now));
         // A crowd that is gone takes its memory with it.
         if self.rooms.capacity() > 64 && self.rooms.len() < self.rooms.capacity() / 4 {
             self.rooms.shrink_to_fit();
         }
+        let settles = self.limits.settle();
         let (mut tells, mut news) = (Vec::new(), Vec::new());
         for (name, room) in &mut self.rooms {
-            room.settle(settle, now);
+            room.settle(settles, now);
             room.expire(now);
             if let Some((what, whole)) = room.tell(settle, listed_max, now) {
                 tells.push(Tell { room: name.clone(), what, whole });
@@ -249,7 +327,7 @@ impl Presence {
     pub fn answer(&mut self, names: &[RoomName], now: Instant) -> Vec<(RoomName, Crowd)> {
         let answer = |name: &RoomName| {
             let room = self.rooms.get_mut(name)?;
-            Some((name.clone(), room.for_peers(now)))
+            Some((name.clone(), room.for_peers(now)?))
         };
         names.iter().filter_map(answer).collect()
     }
@@ -263,7 +341,7 @@ impl Presence {
                 said.watch.push(name.clone());
             }
             if room.wanted_until > now {
-                said.online.push((name.clone(), room.for_peers(now)));
+                said.online.extend(room.for_peers(now).map(|crowd| (name.clone(), crowd)));
             }
         }
         said

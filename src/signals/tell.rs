@@ -12,7 +12,7 @@ use super::presence::{Crowd, Seen, Tell, What};
 use super::typing::Typist;
 use crate::hub::{Follower, Hub, Watch};
 use crate::log::Mark;
-use crate::model::{RoomName, Seq, UserId};
+use crate::model::{RoomName, UserId};
 use crate::protocol::frame::Frame;
 use crate::protocol::signal;
 
@@ -20,10 +20,11 @@ use crate::protocol::signal;
 const TOLD_BURST: usize = 64;
 const LOOKED_BURST: usize = 1024;
 
-/// Who follows the room on this node. `None`: nobody came or went since the last look.
-pub async fn look(hub: &Hub, name: &RoomName, listed_max: usize) -> Option<Seen> {
+/// Who follows the room on this node. `None`: nobody came or went since the last look, and there
+/// was one: the room is not new to whoever asks.
+pub async fn look(hub: &Hub, name: &RoomName, is_new: bool, listed_max: usize) -> Option<Seen> {
     let Some(room) = hub.room(name) else { return Some(Sight::default().end(listed_max)) };
-    if !room.door.was_passed() {
+    if !room.door.was_passed() && !is_new {
         return None;
     }
     let followers = room.followers();
@@ -53,11 +54,13 @@ pub fn quick_look(hub: &Hub, name: &RoomName, listed_max: usize) -> Seen {
 #[derive(Default)]
 struct Sight {
     users: HashSet<UserId>,
+    followers: usize,
     watched: bool,
 }
 
 impl Sight {
     fn take(&mut self, follower: &Follower) {
+        self.followers += 1;
         follower.look(|users, watch| {
             self.watched |= watch != Watch::No;
             for user in users {
@@ -69,13 +72,13 @@ impl Sight {
     }
 
     fn end(self, listed_max: usize) -> Seen {
-        let Self { users, watched } = self;
+        let Self { users, followers, watched } = self;
         // Not worth sorting.
         let crowd = match users.len() > listed_max {
             true => Crowd::Counted(users.len() as u64),
             false => Crowd::of(users.into_iter().collect::<BTreeSet<_>>(), listed_max),
         };
-        Seen { crowd, watched }
+        Seen { crowd, followers, watched }
     }
 }
 
@@ -142,11 +145,11 @@ impl Signals {
                 let others: Vec<bool> = typists.iter().map(is_other).collect();
                 let offered = match others.iter().filter(|is_other| **is_other).count() {
                     0 => continue,
-                    len if len == frames.len() => follower.signal(&everyone, Seq(0)),
+                    len if len == frames.len() => follower.signal(&everyone),
                     _ => {
                         let others = frames.iter().zip(&others).filter(|(_, is_other)| **is_other);
                         let others: Vec<Frame> = others.map(|(frame, _)| frame.clone()).collect();
-                        follower.signal(&join(&others), Seq(0))
+                        follower.signal(&join(&others))
                     }
                 };
                 *(if offered { &mut told } else { &mut skipped }) += 1;
@@ -162,16 +165,22 @@ impl Signals {
         for mark in marks {
             rooms.entry(mark.room.clone()).or_default().push(mark);
         }
-        for (name, marks) in rooms {
+        for (name, mut marks) in rooms {
             let Some(room) = self.hub.room(&name) else { continue };
+            marks.sort_by_key(|mark| mark.seq);
             let frame = |mark: &Mark| signal::read(&name, &mark.user, mark.seq);
             let frames: Vec<Frame> = marks.iter().map(frame).collect();
-            let (bytes, up_to) = (join(&frames), marks.iter().map(|mark| mark.seq).max());
+            let ends = frames.iter().scan(0, |end, frame| {
+                *end += frame.bytes().len();
+                Some(*end)
+            });
+            let names: Vec<_> = marks.iter().map(|mark| mark.seq).zip(ends).collect();
+            let bytes = join(&frames);
             let (mut told, mut skipped) = (0, 0);
             let followers = room.followers();
             for burst in followers.chunks(TOLD_BURST) {
                 for follower in burst {
-                    let offered = follower.signal(&bytes, up_to.unwrap_or_default());
+                    let offered = follower.signal_named(&bytes, &names);
                     *(if offered { &mut told } else { &mut skipped }) += 1;
                 }
                 pause(followers.len()).await;

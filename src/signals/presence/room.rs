@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
-use super::{Crowd, Seen, What};
+use super::{Crowd, Seen, Settle, What};
 use crate::model::UserId;
 
 pub(super) struct Room {
@@ -13,10 +13,10 @@ pub(super) struct Room {
     pub here: Crowd,
     /// Users who are online here and not in `here`, or the other way round, and since when.
     unsettled: BTreeMap<UserId, Instant>,
-    /// Nothing was seen yet, so there is nothing to settle against.
-    is_new: bool,
-    /// When was last looked.
+    /// When was last looked. `None`: never, so that nothing is known of who is here.
     pub seen_at: Option<Instant>,
+    /// How many followers were looked at then, which is what it costs.
+    pub followers: usize,
     /// Who is online by way of each peer, and until when that is believed.
     pub there: HashMap<String, (Crowd, Instant)>,
     /// What the watchers here were told; `None`: there are none.
@@ -38,6 +38,8 @@ pub(super) struct Room {
     watched: bool,
     /// Until when somebody here wants to know, watcher or not.
     pub asked_until: Instant,
+    /// When peers were asked last.
+    pub peers_asked_at: Option<Instant>,
     /// Until when a peer wants to know.
     pub wanted_until: Instant,
     /// `here` has changed since peers were told.
@@ -50,8 +52,8 @@ impl Room {
         Self {
             here: Crowd::nobody(),
             unsettled: BTreeMap::new(),
-            is_new: true,
             seen_at: None,
+            followers: 0,
             there: HashMap::new(),
             told: None,
             told_at: None,
@@ -61,10 +63,16 @@ impl Room {
             has_stale: false,
             watched: false,
             asked_until: now,
+            peers_asked_at: None,
             wanted_until: now,
             has_news: false,
             told_peers_at: None,
         }
+    }
+
+    /// Nobody has looked yet: there is nothing to settle against, and nothing to tell.
+    pub fn is_new(&self) -> bool {
+        self.seen_at.is_none()
     }
 
     pub fn is_wanted_here(&self, now: Instant) -> bool {
@@ -77,21 +85,23 @@ impl Room {
 
     /// Takes what was seen: users who are not as `here` has them begin to settle, and those who are
     /// again, have never been away.
-    pub fn seen(&mut self, Seen { crowd, watched }: Seen, now: Instant) {
-        (self.watched, self.seen_at) = (watched, Some(now));
+    pub fn seen(&mut self, Seen { crowd, followers, watched }: Seen, now: Instant) {
+        let is_new = self.is_new();
+        (self.watched, self.seen_at, self.followers) = (watched, Some(now), followers);
         if !watched {
             (self.told, self.has_stale, self.is_mixed) = (None, false, false);
             self.shown.clear();
         }
         match (&self.here, &crowd) {
-            (Crowd::Listed(here), Crowd::Listed(seen)) if !self.is_new => {
+            (Crowd::Listed(here), Crowd::Listed(seen)) if !is_new => {
                 let differs = |user: &UserId| here.contains(user) != seen.contains(user);
                 self.unsettled.retain(|user, _| differs(user));
                 for user in here.symmetric_difference(seen) {
                     self.unsettled.entry(user.clone()).or_insert(now);
                 }
             }
-            _ if self.here == crowd => {}
+            // The first look is news to peers, also if nobody is here.
+            _ if self.here == crowd && !is_new => {}
             // By number there is nobody who could settle.
             _ => {
                 self.here = crowd;
@@ -99,16 +109,13 @@ impl Room {
                 (self.is_changed, self.has_news) = (true, true);
             }
         }
-        self.is_new = false;
     }
 
-    /// Those who have been otherwise for that long are so. It takes twice as long to be gone: who
-    /// moves from one node to another comes there as soon as they go here, and each node waits by
-    /// itself.
-    pub fn settle(&mut self, after: Duration, now: Instant) {
+    /// Those who have been otherwise for that long are so.
+    pub fn settle(&mut self, Settle { coming, going }: Settle, now: Instant) {
         let Crowd::Listed(here) = &mut self.here else { return };
         let settles = |user: &UserId, since: &mut Instant| {
-            let after = if here.contains(user) { 2 * after } else { after };
+            let after = if here.contains(user) { going } else { coming };
             *since + after <= now
         };
         let settled: Vec<_> = self.unsettled.extract_if(.., settles).collect();
@@ -143,25 +150,29 @@ impl Room {
     fn everyone(&self, listed_max: usize) -> Crowd {
         let crowds = || self.there.values().map(|(crowd, _)| crowd).chain([&self.here]);
         let mut users = BTreeSet::new();
-        let mut counted = 0;
+        // Anybody can publish any number.
+        let mut counted: u64 = 0;
         for crowd in crowds() {
             match crowd {
                 Crowd::Listed(listed) => users.extend(listed.iter().cloned()),
-                Crowd::Counted(count) => counted += count,
+                Crowd::Counted(count) => counted = counted.saturating_add(*count),
             }
         }
         match counted {
             0 => Crowd::of(users, listed_max),
-            _ => Crowd::Counted(users.len() as u64 + counted),
+            _ => Crowd::Counted(counted.saturating_add(users.len() as u64)),
         }
     }
 
     pub fn snapshot(&mut self, asks: Option<&UserId>, listed_max: usize) -> Crowd {
-        let mut everyone = self.everyone(listed_max);
-        if let Crowd::Listed(users) = &mut everyone {
+        if let (Some(user), Crowd::Listed(here)) = (asks, &mut self.here) {
             // The last look may be older than they are.
-            users.extend(asks.cloned());
+            self.unsettled.remove(user);
+            if here.insert(user.clone()) {
+                (self.is_changed, self.has_news) = (true, true);
+            }
         }
+        let everyone = self.everyone(listed_max);
         match (&self.told, &everyone) {
             (Some(Crowd::Listed(told)), Crowd::Listed(everyone)) => {
                 self.shown.extend(everyone.symmetric_difference(told).cloned());
@@ -232,13 +243,17 @@ impl Room {
         if !self.has_news || !is_due || self.wanted_until <= now {
             return None;
         }
-        Some(self.for_peers(now))
+        self.for_peers(now)
     }
 
-    /// Who is online here, which peers are about to hear.
-    pub fn for_peers(&mut self, now: Instant) -> Crowd {
+    /// Who is online here, which peers are about to hear. `None`: that is not known yet, and a peer
+    /// that heard of nobody would take it for the answer, and ask no more.
+    pub fn for_peers(&mut self, now: Instant) -> Option<Crowd> {
+        if self.is_new() {
+            return None;
+        }
         self.has_news = false;
         self.told_peers_at = Some(now);
-        self.here.clone()
+        Some(self.here.clone())
     }
 }

@@ -1,9 +1,6 @@
-//! What watchers are told, as tables and as a property: some nodes, a channel that loses, doubles
-//! and delays, people who come and go; and when it is quiet again everyone knows the truth.
+//! What watchers are told, as tables.
 
-use std::collections::{BTreeMap, VecDeque};
-
-use proptest::prelude::*;
+mod property;
 
 use super::*;
 
@@ -25,6 +22,11 @@ fn crowd(users: &[u8]) -> Crowd {
     Crowd::of(users.iter().map(|id| user(*id)).collect(), limits().listed_max)
 }
 
+/// Each by one socket.
+fn seen(users: &[u8], watched: bool) -> Seen {
+    Seen { crowd: crowd(users), followers: users.len(), watched }
+}
+
 /// One room of one node, with a clock.
 struct Table {
     presence: Presence,
@@ -35,16 +37,19 @@ impl Table {
     /// Somebody asks, and watches from there on.
     fn watched(users: &[u8]) -> Self {
         let mut table = Self { presence: Presence::new(limits()), now: Instant::now() };
-        assert_eq!(table.presence.want(&room(0), table.now), Some(true));
-        let seen = Seen { crowd: crowd(users), watched: true };
-        table.presence.seen(&room(0), seen, true, table.now);
-        assert_eq!(table.presence.snapshot(&room(0), None), Some(crowd(users)));
+        assert!(table.presence.want(&room(0), table.now));
+        assert_eq!(table.asked(users, None), crowd(users));
         table
     }
 
     fn seen(&mut self, users: &[u8]) {
-        let seen = Seen { crowd: crowd(users), watched: true };
-        self.presence.seen(&room(0), seen, false, self.now);
+        self.presence.seen(&room(0), seen(users, true), false, self.now);
+    }
+
+    /// The same, because one who is there as this user asks, and what they are answered.
+    fn asked(&mut self, users: &[u8], asks: Option<u8>) -> Crowd {
+        self.presence.seen(&room(0), seen(users, true), true, self.now);
+        self.presence.snapshot(&room(0), asks.map(user).as_ref()).unwrap()
     }
 
     fn hear(&mut self, peer: &str, users: &[u8]) {
@@ -110,14 +115,37 @@ fn however_many_come_there_is_one_frame_a_second() {
 #[test]
 fn whoever_was_shown_to_one_who_asked_is_told_of_when_they_are_gone() {
     let mut table = Table::watched(&[1]);
-    table.seen(&[1]);
-    table.pass(1000);
     // 2 comes, somebody asks and is shown 2, and 2 goes before anyone else was told.
-    let seen = |users| Seen { crowd: crowd(users), watched: true };
-    table.presence.seen(&room(0), seen(&[1, 2]), true, table.now);
-    assert_eq!(table.presence.snapshot(&room(0), Some(&user(3))), Some(crowd(&[1, 2, 3])));
-    table.presence.seen(&room(0), seen(&[1]), true, table.now);
-    assert_eq!(table.pass(1000), [difference(&[], &[2, 3])]);
+    table.hear("n2", &[2]);
+    assert_eq!(table.asked(&[1], None), crowd(&[1, 2]));
+    table.hear("n2", &[]);
+    assert_eq!(table.pass(1000), [difference(&[], &[2])]);
+}
+
+#[test]
+fn whoever_asks_is_there_themselves_and_sees_who_came_a_moment_ago() {
+    let mut table = Table::watched(&[1]);
+    assert_eq!(table.asked(&[1, 2], Some(3)), crowd(&[1, 2, 3]), "the look is older than 3");
+    table.seen(&[1, 2, 3]);
+    assert_eq!(table.pass(5000), [difference(&[2, 3], &[])]);
+}
+
+#[test]
+fn nobody_hears_of_a_page_that_is_loaded_again_because_somebody_asks_meanwhile() {
+    let mut table = Table::watched(&[1, 2]);
+    table.seen(&[1]);
+    table.pass(300);
+    assert_eq!(table.asked(&[1], None), crowd(&[1, 2]), "as all others believe");
+    assert_eq!(table.pass(300), []);
+    table.seen(&[1, 2]);
+    assert_eq!(table.pass(5000), []);
+    // Who does not come back is gone after two seconds, however often somebody asks.
+    for _ in 0..19 {
+        assert_eq!(table.asked(&[1], None), crowd(&[1, 2]));
+        assert_eq!(table.pass(100), []);
+    }
+    assert_eq!(table.pass(200), [difference(&[], &[2])]);
+    assert_eq!(table.asked(&[1], None), crowd(&[1]));
 }
 
 #[test]
@@ -135,6 +163,34 @@ fn too_many_are_counted_and_named_again_when_a_tenth_is_free() {
     table.hear("n4", &[]);
     table.hear("n3", &[]);
     assert_eq!(table.pass(1000), [What::Whole], "4 of 4, of which a tenth is none");
+}
+
+#[test]
+fn a_number_that_nobody_can_have_counted_does_no_harm() {
+    let mut table = Table::watched(&[1]);
+    for peer in ["n2", "n3"] {
+        let said = Said { online: vec![(room(0), Crowd::Counted(u64::MAX))], ..Said::default() };
+        table.presence.hear(peer, said, table.now);
+    }
+    assert_eq!(table.asked(&[1], Some(2)), Crowd::Counted(u64::MAX));
+    assert_eq!(table.pass(1000), [What::Count]);
+}
+
+#[test]
+fn for_those_who_ask_it_is_looked_as_often_as_the_sockets_of_the_room_allow() {
+    let mut table = Table::watched(&[1]);
+    // One user with fifty thousand sockets.
+    let crowded = Seen { followers: 50_000, ..seen(&[1], true) };
+    table.presence.seen(&room(0), crowded, false, table.now);
+    let looks = |table: &Table| table.presence.may_look(&room(0), table.now);
+    for _ in 0..10 {
+        assert!(!looks(&table));
+        table.now += SECOND / 10;
+    }
+    assert!(looks(&table));
+    assert!(!table.presence.may_look(&room(1), table.now), "it is kept nowhere");
+    table.presence.want(&room(1), table.now);
+    assert!(table.presence.may_look(&room(1), table.now), "nobody ever did");
 }
 
 #[test]
@@ -174,10 +230,10 @@ fn a_room_that_nobody_asks_about_any_more_is_forgotten_and_there_are_never_too_m
     let mut presence = Presence::new(limits());
     let mut now = Instant::now();
     for n in 0..3 {
-        assert_eq!(presence.want(&room(n), now), Some(true));
+        assert!(presence.want(&room(n), now));
     }
-    assert_eq!(presence.want(&room(3), now), None);
-    assert_eq!(presence.want(&room(0), now), Some(false));
+    assert!(!presence.want(&room(3), now));
+    assert!(presence.want(&room(0), now));
     let said = Said { watch: vec![room(4), room(0)], ..Said::default() };
     presence.hear("n2", said, now);
     assert_eq!((presence.len(), presence.is_kept(&room(4))), (3, false));
@@ -201,191 +257,60 @@ fn the_room_is_whole_when_every_peer_has_answered() {
     assert!(is_whole(&table), "the dead are not waited for");
 }
 
-/// A socket that watches: it applies what it is told.
-#[derive(Clone, Debug, PartialEq)]
-struct Watcher {
-    node: usize,
-    knows: Option<Crowd>,
-    /// It could not take the last frame.
-    stale: bool,
+#[test]
+fn those_who_ask_wait_together_and_once_for_a_peer_that_does_not_answer() {
+    let mut table = Table::watched(&[1]);
+    let gap = |table: &mut Table, n| table.presence.gap(&room(n), table.now);
+    assert_eq!(gap(&mut table, 0), None);
+    table.presence.hear("n2", Said::default(), table.now);
+    table.presence.hear("n3", Said::default(), table.now);
+    let until = table.now + GATHER_TIMEOUT;
+    assert_eq!(gap(&mut table, 0), Some(Gap { ask: true, until }));
+    table.now = until - Duration::from_millis(1);
+    assert_eq!(gap(&mut table, 0), Some(Gap { ask: false, until }));
+    table.hear("n2", &[2]);
+    assert_eq!(gap(&mut table, 0), Some(Gap { ask: false, until }));
+    table.now = until;
+    table.presence.give_up(&room(0));
+    assert_eq!(gap(&mut table, 0), None);
+    // In the next room only the other one is waited for.
+    table.presence.want(&room(1), table.now);
+    let until = table.now + GATHER_TIMEOUT;
+    assert_eq!(gap(&mut table, 1), Some(Gap { ask: true, until }));
+    let said = Said { online: vec![(room(1), crowd(&[]))], ..Said::default() };
+    table.presence.hear("n2", said, table.now);
+    assert_eq!(gap(&mut table, 1), None);
+    // That it lives does not mean that it answers. When it does it is one as any other.
+    table.presence.hear("n3", Said::default(), table.now);
+    assert_eq!(gap(&mut table, 1), None);
+    table.hear("n3", &[3]);
+    assert_eq!(gap(&mut table, 0), None);
+    assert_eq!(gap(&mut table, 1), Some(Gap { ask: false, until }));
+    table.now = until;
+    assert!(gap(&mut table, 1).is_some_and(|gap| gap.ask), "nobody gave up");
+    table.presence.give_up(&room(1));
+    assert_eq!(gap(&mut table, 1), None);
+    table.presence.forgive();
+    assert!(gap(&mut table, 1).is_some(), "it may not have heard");
 }
 
-impl Watcher {
-    fn told(&mut self, tell: &Tell, takes: bool) {
-        if !takes {
-            self.stale = true;
-            return;
-        }
-        if self.stale || tell.what == What::Whole {
-            self.knows = Some(tell.whole.clone());
-        } else if let What::Difference { online, offline } = &tell.what {
-            let Some(Crowd::Listed(users)) = &mut self.knows else {
-                panic!("a difference to what it does not have");
-            };
-            users.extend(online.iter().cloned());
-            users.retain(|user| !offline.contains(user));
-            assert_eq!(users.len() as u64, tell.whole.count(), "the count is of what it has now");
-        } else if tell.what == What::Count {
-            self.knows = Some(Crowd::Counted(tell.whole.count()));
-        }
-        self.stale = false;
-    }
-}
-
-#[derive(Clone, Debug)]
-enum Step {
-    /// Somebody opens or closes a socket by way of a node.
-    Toggle(usize, u8),
-    /// Somebody asks by way of a node, and watches.
-    Ask(usize),
-    /// The watchers of a node take nothing for a while, or again.
-    Stall(usize),
-    /// So many tenths of a second pass.
-    Pass(u8),
-    /// The channel loses what is on its way.
-    Lose,
-    /// A node dies with its sockets, and another takes its name.
-    Kill(usize),
-}
-
-const NODES: usize = 3;
-
-struct Cluster {
-    now: Instant,
-    nodes: Vec<Presence>,
-    /// Who has a socket, by node.
-    sockets: Vec<BTreeMap<u8, ()>>,
-    stalled: [bool; NODES],
-    watchers: Vec<Watcher>,
-    /// What is on its way: from, to.
-    channel: VecDeque<(usize, usize, Said)>,
-    tenths: u64,
-}
-
-impl Cluster {
-    fn new() -> Self {
-        Self {
-            now: Instant::now(),
-            nodes: (0..NODES).map(|_| Presence::new(limits())).collect(),
-            sockets: vec![BTreeMap::new(); NODES],
-            stalled: [false; NODES],
-            watchers: Vec::new(),
-            channel: VecDeque::new(),
-            tenths: 0,
-        }
-    }
-
-    fn say(&mut self, from: usize, said: &Said) {
-        for to in (0..NODES).filter(|to| *to != from) {
-            self.channel.push_back((from, to, said.clone()));
-        }
-    }
-
-    fn look(&mut self, node: usize, settled: bool) {
-        let users = self.sockets[node].keys().copied().collect::<Vec<_>>();
-        let watched = self.watchers.iter().any(|watcher| watcher.node == node);
-        let seen = Seen { crowd: crowd(&users), watched };
-        self.nodes[node].seen(&room(0), seen, settled, self.now);
-    }
-
-    fn step(&mut self, step: &Step) {
-        match *step {
-            Step::Toggle(node, id) => {
-                if self.sockets[node].remove(&id).is_none() {
-                    self.sockets[node].insert(id, ());
-                }
-            }
-            Step::Ask(node) => {
-                self.nodes[node].want(&room(0), self.now);
-                self.say(node, &Said { ask: vec![room(0)], ..Said::default() });
-                self.watchers.push(Watcher { node, knows: None, stale: false });
-                self.look(node, true);
-                let knows = self.nodes[node].snapshot(&room(0), None);
-                self.watchers.last_mut().unwrap().knows = knows;
-            }
-            Step::Stall(node) => self.stalled[node] = !self.stalled[node],
-            Step::Lose => self.channel.clear(),
-            Step::Kill(node) => {
-                self.nodes[node] = Presence::new(limits());
-                self.sockets[node].clear();
-                self.watchers.retain(|watcher| watcher.node != node);
-            }
-            Step::Pass(tenths) => (0..tenths).for_each(|_| self.tenth()),
-        }
-    }
-
-    fn tenth(&mut self) {
-        self.now += SECOND / 10;
-        self.tenths += 1;
-        for (from, to, said) in std::mem::take(&mut self.channel) {
-            let ask = said.ask.clone();
-            self.nodes[to].hear(&format!("n{from}"), said, self.now);
-            if !ask.is_empty() {
-                self.look(to, true);
-                let online = self.nodes[to].answer(&ask, self.now);
-                self.say(to, &Said { online, ..Said::default() });
-            }
-        }
-        for node in 0..NODES {
-            self.look(node, false);
-            let (tells, online) = self.nodes[node].tick(self.now);
-            self.say(node, &Said { online, ..Said::default() });
-            for tell in tells {
-                let takes = !self.stalled[node];
-                for watcher in self.watchers.iter_mut().filter(|it| it.node == node) {
-                    watcher.told(&tell, takes);
-                }
-                if !takes {
-                    self.nodes[node].missed(&room(0));
-                }
-            }
-            if self.tenths.is_multiple_of(50) {
-                let said = self.nodes[node].round(self.now);
-                self.say(node, &said);
-            }
-        }
-    }
-}
-
-fn step() -> impl Strategy<Value = Step> {
-    prop_oneof![
-        8 => (0..NODES, 0..7_u8).prop_map(|(node, id)| Step::Toggle(node, id)),
-        2 => (0..NODES).prop_map(Step::Ask),
-        1 => (0..NODES).prop_map(Step::Stall),
-        6 => (1..25_u8).prop_map(Step::Pass),
-        1 => Just(Step::Lose),
-        1 => (0..NODES).prop_map(Step::Kill),
-    ]
-}
-
-proptest! {
-    #[test]
-    fn when_it_is_quiet_every_watcher_knows_who_is_online(
-        steps in prop::collection::vec(step(), 1..60)
-    ) {
-        let mut cluster = Cluster::new();
-        for step in &steps {
-            cluster.step(step);
-        }
-        cluster.stalled = [false; NODES];
-        // A lease, a round, and a moment.
-        cluster.step(&Step::Pass(230));
-        let online: Vec<u8> = cluster.sockets.iter().flat_map(|it| it.keys().copied()).collect();
-        let truth = crowd(&online);
-        for watcher in &cluster.watchers {
-            match (&watcher.knows, &truth) {
-                (Some(Crowd::Listed(_)), _) => {
-                    prop_assert_eq!(watcher.knows.as_ref(), Some(&truth));
-                }
-                // Where some are only counted, somebody who is on two nodes may be two.
-                (Some(Crowd::Counted(count)), _) => prop_assert!(*count >= truth.count()),
-                (None, _) => prop_assert!(false, "it was never told"),
-            }
-            prop_assert!(!watcher.stale);
-        }
-        // And nobody is told anything any more.
-        let before = cluster.watchers.clone();
-        cluster.step(&Step::Pass(100));
-        prop_assert_eq!(before, cluster.watchers);
-    }
+#[test]
+fn what_nobody_has_looked_at_is_not_told_as_nobody() {
+    let (mut presence, now) = (Presence::new(limits()), Instant::now());
+    let watch = Said { watch: vec![room(0)], ..Said::default() };
+    presence.hear("n2", watch.clone(), now);
+    assert_eq!(presence.rooms(), [(room(0), true)]);
+    assert_eq!(presence.round(now).online, []);
+    assert_eq!(presence.tick(now).1, []);
+    presence.seen(&room(0), seen(&[1], false), false, now);
+    assert_eq!(presence.rooms(), [(room(0), false)]);
+    assert_eq!(presence.tick(now).1, [(room(0), crowd(&[1]))]);
+    assert_eq!(presence.round(now).online, [(room(0), crowd(&[1]))]);
+    // n2 is away for longer than a lease, and comes back. That nobody is there is news, too.
+    let later = now + 2 * limits().lease;
+    presence.tick(later);
+    presence.hear("n2", watch, later);
+    assert_eq!(presence.round(later).online, []);
+    presence.seen(&room(0), seen(&[], false), false, later);
+    assert_eq!(presence.tick(later).1, [(room(0), crowd(&[]))]);
 }

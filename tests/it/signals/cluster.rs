@@ -11,7 +11,7 @@ use super::{next_of, read, typing, until_online, watch, who};
 use crate::harness::process::{Exit, Process};
 use crate::harness::redis::Redis;
 use crate::harness::{Client, PATIENCE, services};
-use crate::mirror::cluster::{Cluster, gather, mirror_is, say};
+use crate::mirror::cluster::{Cluster, gather, metric, mirror_is, say, until};
 
 /// Shorter than the default, so that a test need not wait for the default's fifteen seconds.
 const LEASE: Duration = Duration::from_millis(1500);
@@ -81,6 +81,52 @@ async fn who_is_online_is_the_same_on_every_node() {
     let late = cluster.node_with("n4", quick).await;
     let mut late = late.client().await;
     until_who(&mut late, "0", &["0", "1", "2", "3", "4"]).await;
+}
+
+/// A node that died a moment ago is believed for a lease, and answers nothing. Whoever comes from
+/// it asks about all their rooms by way of another.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_asks_about_many_rooms_waits_once_for_a_node_that_is_dead() {
+    const ROOMS: u32 = 40;
+    let url = services::redis_url().await;
+    let cluster = Cluster::with_redis(&url).await;
+    let channel = format!("{}:signals", cluster.world.config.mirror.prefix);
+    let node = cluster.node("n1").await;
+    let mut ann = node.client().await;
+    let rooms: Vec<String> = (0..ROOMS).map(|n| format!("r{n}")).collect();
+    for room in &rooms {
+        ann.send(json!({"type": "create", "user_id": "1", "room": room})).await;
+        ann.expect(json!({"type": "ack"})).await;
+        ann.send(json!({"type": "join", "user_id": "1", "room": room})).await;
+        ann.expect(json!({"type": "joined"})).await;
+    }
+    let listener = redis::Client::open(url).unwrap();
+    let mut listener = listener.get_async_pubsub().await.unwrap();
+    listener.subscribe(&channel).await.unwrap();
+    let mut messages = listener.on_message();
+    // It speaks for the last time; that it was heard shows by the answer.
+    let last = json!({"node": "dead", "ask": ["elsewhere"]}).to_string();
+    let mut publish = redis::cmd("PUBLISH");
+    let publish = publish.arg(&channel).arg(last);
+    publish.query_async::<()>(&mut cluster.redis().await).await.unwrap();
+    loop {
+        let message = timeout(PATIENCE, messages.next()).await.unwrap().unwrap();
+        let message: Value = serde_json::from_slice(message.get_payload_bytes()).unwrap();
+        if message["online"][0]["room"] == "elsewhere" {
+            break;
+        }
+    }
+    let begun = Instant::now();
+    for room in &rooms {
+        ann.send(who("1", room)).await;
+    }
+    ann.send(json!({"type": "ping"})).await;
+    let frames = ann.read_until(json!({"type": "pong"})).await;
+    let answers = frames.iter().filter(|frame| frame["online"] == json!(["1"]));
+    assert_eq!(answers.count(), rooms.len());
+    // Once is 250 ms.
+    let after = begun.elapsed();
+    assert!(after < Duration::from_millis(250) * ROOMS / 4, "{after:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -156,6 +202,23 @@ async fn without_redis_a_node_knows_its_own_and_with_it_again_all() {
     mirror_is(one.addr, "ok").await;
     until_online(&mut clients[0], &["0", "2"], &["0", "1", "2"]).await;
     until_online(&mut clients[1], &["1"], &["0", "1", "2"]).await;
+}
+
+/// The rooms that a node forgets meanwhile are those that only others ask about.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_never_asks_is_online_to_others_again_after_a_long_absence_of_redis() {
+    let mut redis = Redis::start(&[]).await;
+    let cluster = Cluster::with_redis(&redis.url()).await;
+    let (one, two) = (cluster.node_with("n1", quick).await, cluster.node_with("n2", quick).await);
+    let mut clients = gather("r", &[one.addr, two.addr]).await;
+    until_who(&mut clients[0], "0", &["0", "1"]).await;
+    let rooms = async || metric(two.addr, "verbatim_presence_rooms").await;
+    until("a room that is watched", rooms, |rooms| *rooms == 1).await;
+    redis.kill();
+    until_online(&mut clients[0], &["0", "1"], &["0"]).await;
+    until("a room that is forgotten", rooms, |rooms| *rooms == 0).await;
+    redis.restart().await;
+    until_online(&mut clients[0], &["0"], &["0", "1"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
 use verbatim::config::Config;
 use verbatim::hub::{Door, Follower, Inbox};
@@ -45,20 +46,35 @@ fn sign() -> Bytes {
 }
 
 #[tokio::test]
-async fn a_sign_is_for_those_who_are_live_and_have_the_event_that_it_names() {
+async fn a_sign_is_for_those_who_are_live_and_wait_for_nothing() {
     let (link, _socket, _client) = link().await;
     let follower = follower(&link, 5);
-    assert!(!follower.signal(&sign(), Seq(0)), "it is catching up");
+    assert!(!follower.signal(&sign()), "it is catching up");
     follower.go_live(Seq(5));
-    assert!(follower.signal(&sign(), Seq(0)));
-    assert!(follower.signal(&sign(), Seq(5)));
-    assert!(!follower.signal(&sign(), Seq(6)), "it would take 6 for seen");
+    assert!(follower.signal(&sign()));
     clog(&link);
     let queued = link.queued_bytes();
-    assert!(!follower.signal(&sign(), Seq(0)), "something waits");
+    assert!(!follower.signal(&sign()), "something waits");
     assert_eq!(link.queued_bytes(), queued);
     follower.stop();
-    assert!(!follower.signal(&sign(), Seq(0)));
+    assert!(!follower.signal(&sign()));
+}
+
+/// Of many marks one may name an event that is on its way to this socket still.
+#[tokio::test]
+async fn of_signs_that_name_events_a_follower_takes_those_that_it_has() {
+    let (link, _socket, mut client) = link().await;
+    let follower = follower(&link, 5);
+    let signs = Bytes::from_static(b"foursixseven");
+    let names = [(Seq(4), 4), (Seq(6), 7), (Seq(7), 12)];
+    assert!(!follower.signal_named(&signs, &names), "it is catching up");
+    follower.go_live(Seq(5));
+    assert!(!follower.signal_named(&signs, &names[1..]), "it would take 6 for seen");
+    assert!(follower.signal_named(&signs, &names));
+    assert!(follower.signal(&sign()));
+    let mut read = [0; 8];
+    client.read_exact(&mut read).await.unwrap();
+    assert_eq!(&read, b"foursign");
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::{next_of, until_online, watch, who};
+use super::{next_of, read, typing, until_online, watch, who};
 use crate::harness::node::TestNode;
 use crate::harness::{Client, World, on_both_logs};
 use crate::protocol::{create, exact, follow, join, join_too, say};
@@ -12,6 +12,7 @@ use crate::protocol::{create, exact, follow, join, join_too, say};
 on_both_logs!(
     who_is_these_bytes,
     who_is_for_members,
+    who_leaves_is_no_member_to_what_they_send_behind_it,
     a_follower_that_asked_is_told_and_one_that_did_not_is_not,
     a_page_that_is_loaded_again_is_not_noticed,
     a_user_is_online_while_any_socket_follows_as_them,
@@ -60,6 +61,41 @@ async fn who_is_for_members(world: World) {
     bob.expect(json!({"code": "not_member"})).await;
 }
 
+async fn who_leaves_is_no_member_to_what_they_send_behind_it(world: World) {
+    let node = world.node().await;
+    let (mut ann, mut bob) = (node.client().await, node.client().await);
+    create(&mut ann, "1", "r").await;
+    follow(&mut ann, "1", "r").await;
+    let mut leave = json!({"type": "leave", "user_id": "2", "room": "r"});
+    // The event is the answer; or an ack is, which may come before the event.
+    for id in [None, Some("c")] {
+        join(&mut bob, "2", "r").await;
+        if let Some(id) = id {
+            leave["id"] = id.into();
+        }
+        for command in [&leave, &who("2", "r"), &typing("2", "r"), &read("2", "r", 2)] {
+            bob.send(command.clone()).await;
+        }
+        for re in ["who", "typing", "read"] {
+            let answer = bob.read_until(json!({"re": re})).await.pop().unwrap();
+            assert_eq!(answer["code"], "not_member", "{answer}");
+        }
+    }
+    // And when they have come back in the same breath they are.
+    let commands = [json!({"type": "join", "user_id": "2", "room": "r"}), who("2", "r")];
+    join(&mut bob, "2", "r").await;
+    leave["id"] = "d".into();
+    for command in [leave].into_iter().chain(commands) {
+        bob.send(command).await;
+    }
+    assert_eq!(next_of(&mut bob, "who").await["online"], json!(["1", "2"]));
+    // Nobody heard of their typing: that of somebody else is told with it or behind it.
+    let mut cid = node.client().await;
+    join(&mut cid, "3", "r").await;
+    cid.send(typing("3", "r")).await;
+    assert_eq!(next_of(&mut ann, "typing").await["user_id"], "3");
+}
+
 async fn a_follower_that_asked_is_told_and_one_that_did_not_is_not(world: World) {
     let node = quick(&world).await;
     let (mut ann, mut bob) = (node.client().await, node.client().await);
@@ -83,7 +119,11 @@ async fn a_follower_that_asked_is_told_and_one_that_did_not_is_not(world: World)
     ann.send(json!({"type": "leave", "user_id": "1", "room": "r"})).await;
     ann.expect(json!({"type": "leave"})).await;
     bob.expect(json!({"type": "leave"})).await;
-    watch(&mut bob, "2", "r", &["2"]).await;
+    // Ann is gone a moment after she left, whoever asks meanwhile.
+    bob.send(who("2", "r")).await;
+    let answer = next_of(&mut bob, "who").await;
+    let online = answer["online"].as_array().unwrap().iter().map(|user| user.as_str().unwrap());
+    until_online(&mut bob, &online.collect::<Vec<_>>(), &["2"]).await;
     let mut cid = node.client().await;
     follow(&mut cid, "3", "r").await;
     until_online(&mut bob, &["2"], &["2", "3"]).await;

@@ -1,6 +1,7 @@
 //! `read`: marks that only move forward, are stored, are told, and what is unread.
 
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -17,6 +18,7 @@ on_both_logs!(
     unread_counts_messages_only_and_what_is_live_is_not_counted_twice,
     many_marks_are_one_and_none_names_an_event_that_the_socket_does_not_have,
     more_marks_than_are_told_are_stored_all_the_same,
+    reading_and_asking_in_turns_is_not_a_write_for_each,
 );
 
 /// Stores marks sooner than people need it.
@@ -221,4 +223,56 @@ async fn more_marks_than_are_told_are_stored_all_the_same(world: World) {
         ann.expect(json!({"type": "read", "seq": 10})).await;
     }
     say(&mut ann, "0", "r", "nothing else").await;
+}
+
+/// A write is a transaction that waits for a disk, and nobody may have one with each command.
+async fn reading_and_asking_in_turns_is_not_a_write_for_each(world: World) {
+    const TURNS: u32 = 20;
+    const PAUSE: Duration = Duration::from_millis(50);
+    let node = world.node().await;
+    let mut ann = node.client().await;
+    create(&mut ann, "1", "r").await;
+    fill(&mut ann, "1", "r", TURNS as usize).await;
+    let begun = Instant::now();
+    for seq in 2..u64::from(TURNS) + 2 {
+        ann.send(read("1", "r", seq)).await;
+        assert_eq!(listed(&mut ann, "1").await["r"].0, seq);
+    }
+    // Each list has what was read before it, so there was a write for each.
+    let after = begun.elapsed();
+    assert!(after >= PAUSE * (TURNS - 1), "{after:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_resume_of_many_rooms_waits_once_for_a_mark_that_cannot_be_stored() {
+    const ROOMS: u32 = 20;
+    const TIMEOUT: Duration = Duration::from_secs(1);
+    let world = World::postgres().await;
+    let node = world.node_with(|config| {
+        config.signals.read_flush_ms = 50;
+        config.log.read_timeout_ms = TIMEOUT.as_millis() as u64;
+    });
+    let node = node.await;
+    let mut ann = node.client().await;
+    let rooms: Vec<String> = (0..ROOMS).map(|n| format!("r{n}")).collect();
+    for room in &rooms {
+        create(&mut ann, "1", room).await;
+        fill(&mut ann, "1", room, 1).await;
+    }
+    // Somebody holds the rows of all members: marks wait, and reads do not.
+    let url = &world.config.log.url.0;
+    let (sql, connection) = tokio_postgres::connect(url, tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+    sql.batch_execute("begin; select from members for update").await.unwrap();
+    ann.send(read("1", "r0", 2)).await;
+    ann.expect(json!({"type": "ack", "re": "read"})).await;
+    let since: BTreeMap<&String, u64> = rooms.iter().map(|room| (room, 2)).collect();
+    let begun = Instant::now();
+    ann.send(json!({"type": "resume", "user_id": "1", "rooms": since})).await;
+    let frames = ann.read_until(json!({"type": "resumed"})).await;
+    let after = begun.elapsed();
+    let unread = |frame: &&Value| frame["type"] == "joined" && frame["unread"] == 1;
+    assert_eq!(frames.iter().filter(unread).count(), rooms.len(), "{frames:?}");
+    // Once is half of the time that there is for reads.
+    assert!(after < TIMEOUT / 2 * ROOMS / 4, "{after:?}");
 }
