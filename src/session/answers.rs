@@ -58,6 +58,8 @@ pub struct Asked {
     pub room: RoomName,
     pub user: UserId,
     pub id: Option<ClientId>,
+    /// When the command came: it is to be answered in time from then on.
+    pub came: Instant,
 }
 
 /// A write whose answer is its event.
@@ -323,7 +325,8 @@ pub async fn resume(
     for (room, since) in rooms {
         // Each room has its own time: there may be a thousand.
         reader.begin();
-        let asked = Asked { re: "resume", room, user: user.clone(), id: id.clone() };
+        let (user, id, came) = (user.clone(), id.clone(), Instant::now());
+        let asked = Asked { re: "resume", room, user, id, came };
         follows.push(resume_room(&reader, asked, since).await);
     }
     Reply::Resumed(follows, id)

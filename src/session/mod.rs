@@ -260,7 +260,8 @@ impl Session {
     /// Sets a command going.
     fn command(&mut self, Request { id, command }: Request) -> Pending {
         let re = command.name();
-        let asked = |room, user, id| Asked { re, room, user, id };
+        let came = Instant::now();
+        let asked = |room, user, id| Asked { re, room, user, id, came };
         let reader = Reader::new(self.shared.clone(), self.outage.clone());
         match command {
             Command::Create { user, room } => self.write(asked(room, user, id), Verb::Create),
@@ -358,8 +359,10 @@ impl Session {
         }
         match self.follows.by_whom(&asked.room, seq) {
             Some(follower) if asked.id.is_none() => {
+                // From when it came: a client that sent a hundred in one breath, in the midst of a
+                // long replay, waits for all their events together, and not for one after the other.
                 let budget = self.shared.config.lane.answer_timeout_ms;
-                let due = Instant::now() + Duration::from_millis(budget);
+                let due = asked.came + Duration::from_millis(budget);
                 self.awaited = Some(Awaited { asked, seq, at, follower, due });
             }
             _ => self.ack(&asked, seq, at, duplicate),
@@ -381,7 +384,7 @@ impl Session {
 
     fn say_joined(&mut self, follow: &Follow) {
         let Follow { asked, last_seq, members, reading, reset, .. } = follow;
-        let Asked { room, user, id, re } = asked;
+        let Asked { room, user, id, re, .. } = asked;
         // The id of a `resume` comes back in `resumed`.
         let id = id.as_ref().filter(|_| *re == "join");
         let (last_seq, members, Reading { read, unread }) = (*last_seq, *members, *reading);

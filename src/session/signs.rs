@@ -67,7 +67,7 @@ impl Session {
     /// In this order: what happens behind the `watch` is told, what happened before the answer is
     /// worked out is in it, and what is in both does no harm.
     pub(super) fn on_who(&mut self, asked: &Asked) {
-        let Asked { re, room, user, id } = asked;
+        let Asked { re, room, user, id, .. } = asked;
         let mut online: Option<&UserId> = None;
         if let Some(follower) = self.follows.follower(room) {
             follower.watch();

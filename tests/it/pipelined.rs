@@ -1,10 +1,13 @@
 //! Commands sent in one breath, whose events and answers reach the session by different ways and in
 //! any order. Each test repeats its race, because a race is lost only now and then.
 
+use std::time::{Duration, Instant};
+
 use serde_json::{Value, json};
 use verbatim::config::Config;
 
-use crate::harness::{Client, World, on_both_logs};
+use crate::harness::proxy::{Pieces, Proxy, Way};
+use crate::harness::{Client, World, on_both_logs, services};
 use crate::mirror::cluster::metric;
 
 on_both_logs!(
@@ -252,4 +255,34 @@ async fn rooms_that_are_left_in_one_long_breath_are_bounded(world: World) {
     // By its event, or on a slow machine by an ack.
     let is_leave = |frame: &&Value| frame["type"] == "leave" || frame["re"] == "leave";
     assert_eq!(frames.iter().filter(is_leave).count(), ROOMS);
+}
+
+/// Each of them waits for its event, which stands at the end of a replay that takes long.
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_in_one_breath_in_a_long_replay_are_answered_in_the_time_of_one() {
+    const EVENTS: usize = 400;
+    const MESSAGES: usize = 20;
+    let direct = services::database().await;
+    let port = services::postgres().await.port();
+    let proxy = Proxy::to(port, Pieces::Chunks).await;
+    let behind = direct.replace(&format!(":{port}/"), &format!(":{}/", proxy.port()));
+    let world = World::on(&behind);
+    let node = world.node_with(|config| (config.hub.ring_len_max, config.hub.page_len) = (16, 2));
+    let node = node.await;
+    let mut writer = node.client().await;
+    room(&mut writer, "long").await;
+    let message =
+        |user| json!({"type": "message", "user_id": user, "room": "long", "message": "x"});
+    breath(&mut writer, &vec![message("u1"); EVENTS]).await;
+    let mut reader = node.client().await;
+    reader.send(json!({"type": "join", "user_id": "u2", "room": "long", "since": 0})).await;
+    reader.read_until(json!({"seq": 1})).await;
+    proxy.delay(Way::ToServer, Duration::from_millis(100));
+    let asked = Instant::now();
+    let frames = breath(&mut reader, &vec![message("u2"); MESSAGES]).await;
+    let took = asked.elapsed();
+    let acks = frames.iter().filter(|frame| frame["type"] == "ack").count();
+    assert!(acks > 1, "the replay was too short");
+    let one = Duration::from_millis(world.config.lane.answer_timeout_ms);
+    assert!(took < 2 * one, "the answers took {took:?}");
 }

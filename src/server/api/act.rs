@@ -5,7 +5,7 @@
 //! a session's commands may.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hyper::StatusCode;
 
@@ -51,7 +51,8 @@ pub async fn act(shared: &Arc<Shared>, lanes: &Lanes, request: Request) -> Resul
 async fn run(shared: &Arc<Shared>, lanes: &Lanes, request: Request) -> Result<Done, Problem> {
     let Request { id, command } = request;
     let re = command.name();
-    let asked = |room, user| Asked { re, room, user, id: id.clone() };
+    let came = Instant::now();
+    let asked = |room, user| Asked { re, room, user, id: id.clone(), came };
     let reader = Reader::new(shared.clone(), Outage::default());
     let write = async |asked, verb| commit(shared, lanes, asked, verb).await;
     match command {

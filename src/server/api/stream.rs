@@ -88,7 +88,7 @@ impl Wish {
 /// Opens a stream for a member of the room, or says why not.
 pub async fn open(shared: &Arc<Shared>, wish: Wish) -> Result<Events, Problem> {
     let Wish { room, user, after } = wish;
-    let asked = Asked { re: super::route::STREAM, room, user, id: None };
+    let asked = Asked { re: super::route::STREAM, room, user, id: None, came: Instant::now() };
     let reader = Reader::new(shared.clone(), Outage::default());
     let standing = answers::member(&reader, &asked).await?;
     let room = reader.read(shared.relay.activate(&asked.room)).await;
