@@ -14,11 +14,12 @@ mod limits;
 /// As `answers`, what of them is unread.
 pub mod reading;
 mod signs;
+mod written;
 
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::BytesMut;
 use tokio::sync::watch;
@@ -26,18 +27,19 @@ use tokio::sync::watch;
 use self::answers::{Answers, Asked, Asks, Awaited, Follow, Outage, Pending, Reader, Reply};
 use self::follows::{Follows, LostSync};
 use self::limits::Limits;
+use self::written::overdue;
 use crate::config::Config;
-use crate::decide::{Outcome, Verb, Write};
-use crate::hub::{Hub, State};
+use crate::decide::{Verb, Write};
+use crate::hub::Hub;
 use crate::lane::Lanes;
 use crate::log::{Log, Reading};
 use crate::metrics::{self, Metrics};
 use crate::mirror::Status;
-use crate::model::{ClientId, Seq, Timestamp};
+use crate::model::ClientId;
 use crate::protocol::close::CloseCode;
 use crate::protocol::command::{Command, Request};
 use crate::protocol::error::Problem;
-use crate::protocol::frame::{self, Ack, Frame, Hello, Joined};
+use crate::protocol::frame::{self, Frame, Hello, Joined};
 use crate::relay::Relay;
 use crate::replay::Replay;
 use crate::signals::Signals;
@@ -182,22 +184,6 @@ impl Session {
         }
         self.flush();
         Ok(())
-    }
-
-    /// Sees whether the awaited event is with the socket. A follower may have stopped before it:
-    /// somebody else's socket sent the leave of the only user that this one follows as. Then the
-    /// socket does not follow, and gets an ack as any that does not. It gets one, too, if the event
-    /// takes too long (there is a long replay before it, or the log is away); if the node stops, at
-    /// once.
-    fn settle_awaited(&mut self) {
-        let Some(awaited) = self.awaited.take() else { return };
-        let is_live = || awaited.follower.state() == State::Live;
-        let may_wait = Instant::now() < awaited.due && (!self.stopping || is_live());
-        match awaited.follower.has(awaited.seq) {
-            Some(true) => {}
-            None if may_wait => self.awaited = Some(awaited),
-            _ => self.ack(&awaited.asked, awaited.seq, awaited.at, false),
-        }
     }
 
     fn greet(&mut self) {
@@ -345,36 +331,6 @@ impl Session {
         }
     }
 
-    /// `create`, `leave` and `message`: the event itself is the answer if this socket follows the
-    /// room; an `ack` comes if the command had an id, or the socket does not follow.
-    fn on_written(&mut self, asked: Asked, outcome: &Outcome) {
-        let (seq, at, duplicate) = match outcome {
-            Outcome::Committed(event) => (event.seq, event.at, false),
-            Outcome::Duplicate(receipt) => (receipt.seq, receipt.at, true),
-            Outcome::Joined { .. } | Outcome::Refused(_) => return,
-        };
-        self.count(asked.re, if duplicate { "duplicate" } else { "ok" });
-        if asked.re == "leave" {
-            self.follows.leaves(&asked.room, &asked.user, seq);
-        }
-        match self.follows.by_whom(&asked.room, seq) {
-            Some(follower) if asked.id.is_none() => {
-                // From when it came: a client that sent a hundred in one breath, in the midst of a
-                // long replay, waits for all their events together, and not for one after the other.
-                let budget = self.shared.config.lane.answer_timeout_ms;
-                let due = asked.came + Duration::from_millis(budget);
-                self.awaited = Some(Awaited { asked, seq, at, follower, due });
-            }
-            _ => self.ack(&asked, seq, at, duplicate),
-        }
-    }
-
-    fn ack(&mut self, asked: &Asked, seq: Seq, at: Timestamp, duplicate: bool) {
-        let Asked { re, room, id, .. } = asked;
-        let ack = frame::ack(&Ack { re, room, seq, id: id.as_ref(), at, duplicate });
-        self.out.extend_from_slice(ack.bytes());
-    }
-
     /// Says `joined`, then follows: in this order, so that no event comes before it.
     fn follow(&mut self, follow: &Follow) -> Result<(), End> {
         self.say_joined(follow);
@@ -466,13 +422,6 @@ async fn parked(parked: &mut Option<Pin<Box<dyn Future<Output = ()> + Send>>>) {
             sending.await;
             *parked = None;
         }
-    }
-}
-
-async fn overdue(awaited: Option<&Awaited>) {
-    match awaited {
-        None => std::future::pending().await,
-        Some(awaited) => tokio::time::sleep_until(awaited.due.into()).await,
     }
 }
 
