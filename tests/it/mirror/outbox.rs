@@ -37,6 +37,12 @@ async fn what_a_node_that_died_did_not_mirror_is_mirrored_by_another() {
     let (one, two) = tokio::join!(cluster.node("one"), cluster.node("two"));
     let mut clients = gather("r", &[dying.addr, one.addr, two.addr]).await;
     cluster.outbox_is_empty().await;
+    // On a busy machine the very first rows may have been swept, too.
+    let swept = async || {
+        let swept = async |node| metric(node, "verbatim_outbox_swept_total").await;
+        swept(one.addr).await + swept(two.addr).await
+    };
+    let before = swept().await;
 
     proxy.rule(|way, piece| match way == Way::ToServer && holds(piece, "last words") {
         true => Fate::Swallow,
@@ -54,8 +60,7 @@ async fn what_a_node_that_died_did_not_mirror_is_mirrored_by_another() {
     }
     cluster.outbox_is_empty().await;
     cluster.assert_streamed("r", 4).await;
-    let swept = async |node| metric(node, "verbatim_outbox_swept_total").await;
-    assert_eq!(swept(one.addr).await + swept(two.addr).await, 1);
+    assert_eq!(swept().await - before, 1);
 }
 
 /// kill -9 under load, at any moment of the write path, many times.
