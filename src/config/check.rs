@@ -85,6 +85,7 @@ impl Config {
             ("socket.queue_bytes_max", socket.queue_bytes_max as u64, 1024..=1024 * MIB),
             ("socket.read_buffer_bytes", socket.read_buffer_bytes as u64, 128..=MIB),
             ("session.message_bytes_max", session.message_bytes_max as u64, 1..=16 * MIB),
+            ("session.history_bytes_max", session.history_bytes_max as u64, 1..=1024 * MIB),
             ("session.commands_per_second", session.commands_per_second.into(), 1..=10_000_000),
             ("session.commands_burst", session.commands_burst.into(), 1..=10_000_000),
             (
