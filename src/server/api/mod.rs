@@ -119,7 +119,8 @@ impl Api {
         self.rates.admit(visitor.address, Instant::now()).map_err(|ms| told(too_fast(ms)))?;
         let body = match parts.method {
             Method::POST => {
-                let body = body::read(body, &self.shared.config.api).await;
+                let stopping = self.shared.tasks.stopping();
+                let body = body::read(body, &self.shared.config.api, stopping).await;
                 ask::check_content(&parts)?;
                 Some(body?)
             }

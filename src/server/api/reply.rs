@@ -7,7 +7,9 @@ use hyper::header::{ACCEPT, ACCEPT_ENCODING, ALLOW, CONNECTION, HeaderValue, RET
 
 use crate::protocol::error::{Code, Problem};
 use crate::protocol::frame::Frame;
+use crate::server::admission::Limit;
 use crate::server::answer::{Answer, json_text, refuse, set};
+use crate::server::routes;
 
 /// Seconds after which it is worth asking again while the log is away.
 const RETRY_AFTER_S: u64 = 1;
@@ -26,6 +28,8 @@ pub enum Refusal {
     Coding,
     /// The body did not come in time.
     Slow,
+    /// The body did not come before the node stopped.
+    Stopping,
 }
 
 impl From<Problem> for Refusal {
@@ -71,6 +75,7 @@ impl Refusal {
                 set(&mut answer, CONNECTION, "close");
                 answer
             }
+            Self::Stopping => routes::refuse_full(Limit::Total),
         }
     }
 }

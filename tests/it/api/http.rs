@@ -19,6 +19,7 @@ on_both_logs!(
     a_client_that_asks_before_it_sends_its_body_is_answered,
     several_requests_are_answered_in_their_order,
     a_node_that_stops_answers_what_it_took_and_refuses_the_rest,
+    a_node_that_stops_does_not_wait_for_a_body,
     requests_are_counted_by_route_method_and_status,
 );
 
@@ -263,6 +264,29 @@ async fn a_node_that_stops_answers_what_it_took_and_refuses_the_rest(world: Worl
     let mut caller = Caller::new(node.addr).await;
     let read = caller.get("/api/rooms/r/events?user_id=1").await.json();
     assert_eq!(read["events"].as_array().unwrap().len(), 1 + said, "{read}");
+}
+
+async fn a_node_that_stops_does_not_wait_for_a_body(world: World) {
+    let node = world
+        .node_with(|config| {
+            config.api.body_timeout_ms = 60_000;
+            config.server.shutdown_timeout_ms = 60_000;
+        })
+        .await;
+    let mut http = Http::connect(node.addr).await;
+    let line = "POST /api/rooms";
+    let headers = [JSON, ("Content-Length", "50"), ("Expect", "100-continue")];
+    http.send(request(node.addr, line, &headers, None)).await;
+    // It waits for the body.
+    assert_eq!(http.try_read_head().await.unwrap().status, 100);
+    http.send("{").await;
+    tokio::time::timeout(PATIENCE, node.stop()).await.expect("it waits for the body");
+    let refused = http.read(false).await;
+    spec().check(line, &refused);
+    assert_refused(&refused, 503, "full", None);
+    assert_eq!(refused.header("connection"), Some("close"));
+    assert!(refused.header("retry-after").is_some());
+    http.expect_end().await;
 }
 
 async fn requests_are_counted_by_route_method_and_status(world: World) {
