@@ -48,6 +48,11 @@ async fn leaving_is_answered_with_its_event(world: World) {
     let again = caller.ask("DELETE /api/rooms/r/members/2", &key, None).await;
     assert_eq!((left.status, again.status), (200, 200));
     assert_eq!((&left.json()["seq"], &left.body), (&json!(5), &again.body));
+    // Also for who has joined again since: it is the answer to that leave, and no new one.
+    caller.put("/api/rooms/r/members/2").await;
+    let again = caller.ask("DELETE /api/rooms/r/members/2", &key, None).await;
+    assert_eq!((again.status, &again.body), (200, &left.body));
+    assert_eq!(caller.put("/api/rooms/r/members/2").await.status, 200, "a member still");
 }
 
 async fn nobody_joins_or_leaves_for_another(world: World) {
