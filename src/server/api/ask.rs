@@ -178,8 +178,8 @@ mod tests {
         let (parts, ()) = request.body(()).unwrap().into_parts();
         let place = route::find(parts.uri.path()).unwrap();
         let command = place.route.command(&parts.method).unwrap();
-        let body = Bytes::copy_from_slice(body.as_bytes());
-        let body = Some(&body).filter(|_| parts.method == "POST");
+        let text = Bytes::copy_from_slice(body.as_bytes());
+        let body = Some(&text).filter(|text| parts.method == "POST" || !text.is_empty());
         Request::of(&Said::of(command, &place, &parts)?.fields(body)?, 100)
     }
 
@@ -257,6 +257,9 @@ mod tests {
             ("GET /api/rooms/%/events?user_id=1", &[], "", "room"),
             ("PUT /api/rooms/r/members/1?user_id=2", &[], "", "user_id"),
             ("PUT /api/rooms/r/members/%E2%80%AE", &[], "", "user_id"),
+            ("PUT /api/rooms/r/members/1", &[], r#"{"user_id":"2"}"#, "user_id"),
+            ("DELETE /api/rooms/r/members/1", &[], r#"{"room":"s"}"#, "room"),
+            ("DELETE /api/rooms/r/members/1", &[], r#"{"type":"join"}"#, "type"),
             ("POST /api/rooms", &[], r#"{"user_id":"1"}"#, "room"),
             ("POST /api/rooms?user_id=1", &[], r#"{"room":"r"}"#, "user_id"),
             ("POST /api/rooms/r/events", &[], r#"{"room":"s","user_id":"1"}"#, "room"),

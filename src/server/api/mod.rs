@@ -16,6 +16,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
+use bytes::Bytes;
 use http_body_util::{Either, Full};
 use hyper::body::Incoming;
 use hyper::header::{
@@ -23,6 +24,7 @@ use hyper::header::{
     ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ALLOW, CACHE_CONTROL, CONTENT_TYPE,
     HeaderName, HeaderValue, ORIGIN, VARY,
 };
+use hyper::http::request::Parts;
 use hyper::{Method, Request, Response, StatusCode};
 
 use self::ask::Said;
@@ -117,15 +119,7 @@ impl Api {
         };
         let told = |problem: Problem| Problem { re: problem.re.or(Some(re)), ..problem };
         self.rates.admit(visitor.address, Instant::now()).map_err(|ms| told(too_fast(ms)))?;
-        let body = match parts.method {
-            Method::POST => {
-                let stopping = self.shared.tasks.stopping();
-                let body = body::read(body, &self.shared.config.api, stopping).await;
-                ask::check_content(&parts)?;
-                Some(body?)
-            }
-            _ => None,
-        };
+        let body = if Route::writes(re) { self.body_of(&parts, body).await? } else { None };
         let said = Said::of(re, &place, &parts).map_err(told)?;
         let fields = said.fields(body.as_ref()).map_err(told)?;
         if re == STREAM {
@@ -137,6 +131,17 @@ impl Api {
         let request = command::Request::of(&fields, message_bytes_max).map_err(told)?;
         let answer = act::act(&self.shared, &self.lanes, request).await?;
         Ok(answer.map(Either::Left))
+    }
+
+    /// The body of a write; `None`: it has none, and its path says all there is to say.
+    async fn body_of(&self, parts: &Parts, body: Incoming) -> Result<Option<Bytes>, Refusal> {
+        let stopping = self.shared.tasks.stopping();
+        let body = body::read(body, &self.shared.config.api, stopping).await;
+        if parts.method != Method::POST && body.as_ref().is_ok_and(Bytes::is_empty) {
+            return Ok(None);
+        }
+        ask::check_content(parts)?;
+        body.map(Some)
     }
 }
 
