@@ -36,6 +36,7 @@ pub use self::stream::Events;
 use self::stream::Wish;
 use super::admission::Limit;
 use super::answer::Body;
+use super::line::Peer;
 use super::{origin, routes};
 use crate::lane::Lanes;
 use crate::metrics::{self, Reason};
@@ -58,11 +59,12 @@ pub struct Api {
 }
 
 /// Whose connection a request came by.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub struct Visitor {
     pub address: IpAddr,
     /// The limit of connections that this one is beyond.
     pub beyond: Option<Limit>,
+    pub peer: Peer,
 }
 
 impl Api {
@@ -76,7 +78,7 @@ impl Api {
         path == "/api" || path.starts_with("/api/")
     }
 
-    pub async fn answer(&self, request: Request<Incoming>, visitor: Visitor) -> Response<Body> {
+    pub async fn answer(&self, request: Request<Incoming>, visitor: &Visitor) -> Response<Body> {
         let route = route::find(request.uri().path()).map_or("other", |p| p.route.template());
         let method = route::method_name(request.method());
         let origin = request.headers().get(ORIGIN).cloned();
@@ -95,7 +97,7 @@ impl Api {
         answer
     }
 
-    async fn respond(&self, request: Request<Incoming>, visitor: Visitor) -> Response<Body> {
+    async fn respond(&self, request: Request<Incoming>, visitor: &Visitor) -> Response<Body> {
         let stopping = self.shared.tasks.is_stopping().then_some(Limit::Total);
         if let Some(limit) = visitor.beyond.or(stopping) {
             return routes::refuse_full(limit).map(Either::Left);
@@ -107,7 +109,7 @@ impl Api {
     async fn carry_out(
         &self,
         request: Request<Incoming>,
-        visitor: Visitor,
+        visitor: &Visitor,
     ) -> Result<Response<Body>, Refusal> {
         let (parts, body) = request.into_parts();
         let place = route::find(parts.uri.path()).ok_or(Refusal::NotFound)?;
@@ -124,7 +126,7 @@ impl Api {
         let fields = said.fields(body.as_ref()).map_err(told)?;
         if re == STREAM {
             let wish = Wish::parse(&fields).map_err(told)?;
-            let events = stream::open(&self.shared, wish).await?;
+            let events = stream::open(&self.shared, wish, visitor.peer.clone()).await?;
             return Ok(stream_answer(events, parts.method == Method::HEAD));
         }
         let message_bytes_max = self.shared.config.session.message_bytes_max;

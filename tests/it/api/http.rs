@@ -18,6 +18,7 @@ on_both_logs!(
     a_body_in_chunks_does_as_well,
     a_client_that_asks_before_it_sends_its_body_is_answered,
     several_requests_are_answered_in_their_order,
+    a_client_that_sends_no_more_is_answered,
     a_node_that_stops_answers_what_it_took_and_refuses_the_rest,
     a_node_that_stops_does_not_wait_for_a_body,
     requests_are_counted_by_route_method_and_status,
@@ -229,6 +230,35 @@ async fn several_requests_are_answered_in_their_order(world: World) {
     assert_eq!(http.read(true).await.status, 200);
     assert_eq!(http.read(false).await.status, 404);
     assert_eq!(http.read(false).await.status, 200);
+    http.expect_end().await;
+}
+
+/// As `nc -N` does it: what it asked for is carried out, so it must hear of it.
+async fn a_client_that_sends_no_more_is_answered(world: World) {
+    let node = world.node().await;
+    let room = json!({"user_id": "1", "room": "r"}).to_string();
+    let text = "x".repeat(16_000);
+    let body = json!({"user_id": "1", "message": text}).to_string();
+    let mut all = request(node.addr, "POST /api/rooms", &[JSON], Some(&room));
+    for _ in 0..60 {
+        all += &request(node.addr, "POST /api/rooms/r/events", &[JSON], Some(&body));
+    }
+    let page = request(node.addr, "GET /api/rooms/r/events?user_id=1&limit=200", &[], None);
+    let mut http = Http::connect(node.addr).await;
+    http.send(all + &page).await;
+    http.shut_down().await;
+    for seq in 1..=61 {
+        let said = http.read(false).await;
+        assert_eq!((said.status, &said.json()["seq"]), (201, &json!(seq)));
+    }
+    let read = http.read(false).await;
+    assert_eq!(read.json()["events"].as_array().unwrap().len(), 61);
+    http.expect_end().await;
+    // Also an answer that has to wait for its reader.
+    let mut http = Http::narrow(node.addr, 4096).await;
+    http.send(page).await;
+    http.shut_down().await;
+    assert_eq!(http.read(false).await.body, read.body);
     http.expect_end().await;
 }
 

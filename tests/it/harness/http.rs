@@ -119,6 +119,11 @@ impl Http {
         let _ = self.raw.try_send(bytes).await;
     }
 
+    /// Sends no more, and goes on reading.
+    pub async fn shut_down(&mut self) {
+        self.raw.shut_down().await;
+    }
+
     /// The next answer.
     pub async fn read(&mut self, is_head: bool) -> Reply {
         self.try_read(is_head).await.expect("no whole answer")
@@ -183,6 +188,11 @@ impl Stream {
             head.body = String::from_utf8(raw.read_exactly(len).await).unwrap();
         }
         Self { raw, head, text: String::new(), is_over: false }
+    }
+
+    /// Sends no more, and goes on reading.
+    pub async fn shut_down(&mut self) {
+        self.raw.shut_down().await;
     }
 
     /// The next block; `None` at the end in order, with the last chunk of HTTP.
