@@ -97,14 +97,19 @@ fn parse_body(body: &Bytes) -> Result<Fields<'_>, Problem> {
 /// Whether the body is said to be JSON. That it must be is also what keeps foreign web pages out:
 /// a browser asks first (`OPTIONS`) before it sends such a body elsewhere.
 pub fn check_content(parts: &Parts) -> Result<(), Refusal> {
-    let value = |name| parts.headers.get(name).map(|value| value.to_str().unwrap_or("?"));
-    let coding = value("content-encoding").unwrap_or("identity");
-    if !coding.eq_ignore_ascii_case("identity") {
+    // Several lines of a header are the same as one line with commas.
+    let values = |name| {
+        let lines = parts.headers.get_all(name).iter();
+        lines.flat_map(|line| line.to_str().unwrap_or("?").split(',')).map(str::trim)
+    };
+    if !values("content-encoding").all(|coding| coding.eq_ignore_ascii_case("identity")) {
         return Err(Refusal::Coding);
     }
-    let content = value("content-type").unwrap_or_default();
-    let content = content.split(';').next().unwrap_or_default().trim();
-    if content.eq_ignore_ascii_case("application/json") { Ok(()) } else { Err(Refusal::MediaType) }
+    let mut kinds = values("content-type").map(|kind| kind.split(';').next().unwrap_or_default());
+    match (kinds.next(), kinds.next()) {
+        (Some(kind), None) if kind.trim().eq_ignore_ascii_case("application/json") => Ok(()),
+        _ => Err(Refusal::MediaType),
+    }
 }
 
 /// A header that may be there once.

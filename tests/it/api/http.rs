@@ -119,6 +119,9 @@ async fn a_body_must_be_json_by_its_type_and_not_compressed(world: World) {
         &[("Content-Type", "application/jsonp")],
         &[("Content-Type", "application/json-patch+json")],
         &[JSON, ("Content-Encoding", "gzip")],
+        &[JSON, ("Content-Encoding", "identity, gzip")],
+        &[JSON, ("Content-Encoding", "identity"), ("Content-Encoding", "gzip")],
+        &[JSON, ("Content-Type", "text/plain")],
     ] {
         let refused = ask(&mut caller, headers, "never").await;
         assert_refused(&refused, 415, "unsupported_media_type", None);
