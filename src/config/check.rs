@@ -11,7 +11,7 @@ use super::{Config, ConfigError, Secret};
 use crate::model::UserId;
 
 /// A command's frame without its message: keys, quotes and braces (62 bytes), two names of 128
-/// bytes and an id of 64, three times as long with every character escaped. Rounded up.
+/// bytes and an id of 64, three times as long with all beyond ASCII escaped. Rounded up.
 const ENVELOPE_BYTES: u64 = 1024;
 /// A client's JSON may write é (2 bytes) as six: `\u00e9`. No encoder in use does worse to text;
 /// control characters do grow six times, but a message of those is not worth longer frames.
