@@ -9,6 +9,7 @@ use hyper::http::request::Parts;
 
 use super::reply::Refusal;
 use super::route::{Place, Route};
+use crate::model::RoomName;
 use crate::protocol::error::{Code, Problem};
 use crate::protocol::fields::{Fields, Key, must};
 
@@ -80,6 +81,11 @@ impl Said {
         }
         Ok(fields)
     }
+}
+
+/// The room that a path names, if it can be the name of one.
+pub fn room(place: &Place<'_>) -> Option<RoomName> {
+    RoomName::parse(&decoded(Key::Room, place.room?, false).ok()?).ok()
 }
 
 fn parse_body(body: &Bytes) -> Result<Fields<'_>, Problem> {

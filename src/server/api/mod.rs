@@ -31,7 +31,7 @@ use self::ask::Said;
 use self::rates::Rates;
 use self::reply::Refusal;
 pub use self::route::Route;
-use self::route::STREAM;
+use self::route::{Place, STREAM};
 pub use self::stream::Events;
 use self::stream::Wish;
 use super::admission::Limit;
@@ -119,18 +119,29 @@ impl Api {
         let Some(re) = place.route.command(&parts.method) else {
             return Err(Refusal::Method(place.route.allow()));
         };
-        let told = |problem: Problem| Problem { re: problem.re.or(Some(re)), ..problem };
-        self.rates.admit(visitor.address, Instant::now()).map_err(|ms| told(too_fast(ms)))?;
-        let body = if Route::writes(re) { self.body_of(&parts, body).await? } else { None };
-        let said = Said::of(re, &place, &parts).map_err(told)?;
-        let fields = said.fields(body.as_ref()).map_err(told)?;
+        let answer = self.command(re, &place, &parts, body, visitor).await;
+        answer.map_err(|refusal| refusal.about(re, ask::room(&place)))
+    }
+
+    async fn command(
+        &self,
+        re: &'static str,
+        place: &Place<'_>,
+        parts: &Parts,
+        body: Incoming,
+        visitor: &Visitor,
+    ) -> Result<Response<Body>, Refusal> {
+        self.rates.admit(visitor.address, Instant::now()).map_err(too_fast)?;
+        let body = if Route::writes(re) { self.body_of(parts, body).await? } else { None };
+        let said = Said::of(re, place, parts)?;
+        let fields = said.fields(body.as_ref())?;
         if re == STREAM {
-            let wish = Wish::parse(&fields).map_err(told)?;
+            let wish = Wish::parse(&fields)?;
             let events = stream::open(&self.shared, wish, visitor.peer.clone()).await?;
             return Ok(stream_answer(events, parts.method == Method::HEAD));
         }
         let message_bytes_max = self.shared.config.session.message_bytes_max;
-        let request = command::Request::of(&fields, message_bytes_max).map_err(told)?;
+        let request = command::Request::of(&fields, message_bytes_max)?;
         let answer = act::act(&self.shared, &self.lanes, request).await?;
         Ok(answer.map(Either::Left))
     }

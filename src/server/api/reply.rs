@@ -5,6 +5,7 @@
 use hyper::StatusCode;
 use hyper::header::{ACCEPT, ACCEPT_ENCODING, ALLOW, CONNECTION, HeaderValue, RETRY_AFTER};
 
+use crate::model::RoomName;
 use crate::protocol::error::{Code, Problem};
 use crate::protocol::frame::Frame;
 use crate::server::admission::Limit;
@@ -41,6 +42,17 @@ impl From<Problem> for Refusal {
 }
 
 impl Refusal {
+    /// With the command that is refused, as far as it was not known where it was refused.
+    pub fn about(self, re: &'static str, room: Option<RoomName>) -> Self {
+        match self {
+            Self::Problem(problem) => {
+                let (re, room) = (problem.re.or(Some(re)), problem.room.or(room));
+                Self::Problem(Problem { re, room, ..problem })
+            }
+            other => other,
+        }
+    }
+
     pub fn answer(&self) -> Answer {
         match self {
             Self::Problem(problem) => refused(problem),
