@@ -14,6 +14,7 @@ use prometheus_client::registry::{Registry, Unit};
 pub struct Metrics {
     registry: Registry,
     pub connections: Gauge,
+    pub connections_admitted: Gauge,
     pub connections_refused: Family<Reason, Counter>,
     pub sockets_closed: Family<Code, Counter>,
     pub requests: Family<Request, Counter>,
@@ -108,6 +109,7 @@ impl Metrics {
         let mut metrics = Self {
             registry: Registry::with_prefix("verbatim"),
             connections: Gauge::default(),
+            connections_admitted: Gauge::default(),
             connections_refused: Family::default(),
             sockets_closed: Family::default(),
             requests: Family::default(),
@@ -145,6 +147,11 @@ impl Metrics {
     fn register(&mut self) {
         let m = &mut self.registry;
         m.register("connections", "WebSockets open now", self.connections.clone());
+        m.register(
+            "connections_admitted",
+            "Connections open now, those of HTTP too, as connections_max counts them",
+            self.connections_admitted.clone(),
+        );
         m.register(
             "connections_refused",
             "Connections refused, by reason",

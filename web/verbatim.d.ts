@@ -67,7 +67,10 @@ export interface Chat {
   /** The highest seq of each followed room that was told as an `event`. */
   positions(): Record<string, number>;
 
-  /** Events before or after a seq, or the newest, oldest first; 50, at most 200. Members only. */
+  /**
+   * Events before or after a seq, or the newest, oldest first; 50, at most 200, and fewer if they
+   * are long: `more` says whether to go on. Members only.
+   */
   history(room: string, page?: HistoryPage): Promise<History>;
   /** All rooms by name, from the one after `after` on; 100, at most 1000. */
   rooms(page?: { after?: string; limit?: number }): Promise<RoomList>;

@@ -11,7 +11,7 @@ use super::{Config, ConfigError, Secret};
 use crate::model::UserId;
 
 /// A command's frame without its message: keys, quotes and braces (62 bytes), two names of 128
-/// bytes and an id of 64, three times as long with every character escaped. Rounded up.
+/// bytes and an id of 64, three times as long with all beyond ASCII escaped. Rounded up.
 const ENVELOPE_BYTES: u64 = 1024;
 /// A client's JSON may write é (2 bytes) as six: `\u00e9`. No encoder in use does worse to text;
 /// control characters do grow six times, but a message of those is not worth longer frames.
@@ -85,6 +85,7 @@ impl Config {
             ("socket.queue_bytes_max", socket.queue_bytes_max as u64, 1024..=1024 * MIB),
             ("socket.read_buffer_bytes", socket.read_buffer_bytes as u64, 128..=MIB),
             ("session.message_bytes_max", session.message_bytes_max as u64, 1..=16 * MIB),
+            ("session.history_bytes_max", session.history_bytes_max as u64, 1..=1024 * MIB),
             ("session.commands_per_second", session.commands_per_second.into(), 1..=10_000_000),
             ("session.commands_burst", session.commands_burst.into(), 1..=10_000_000),
             (

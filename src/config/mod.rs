@@ -88,6 +88,7 @@ pub struct SocketConfig {
 #[serde(deny_unknown_fields)]
 pub struct SessionConfig {
     pub message_bytes_max: usize,
+    pub history_bytes_max: usize,
     pub commands_per_second: u32,
     pub commands_burst: u32,
     pub refused_per_second_max: u32,

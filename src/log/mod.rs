@@ -222,10 +222,7 @@ impl Log {
         after: Seq,
         limit: usize,
     ) -> Result<Vec<Event>, LogError> {
-        match self {
-            Self::Sqlite(log) => log.read(room, after, limit).await,
-            Self::Postgres(log) => log.read(room, after, limit).await,
-        }
+        self.read_page(room, after, limit, usize::MAX).await
     }
 
     /// As `read`, and about `bytes_max` bytes of text, but at least one event: for readers whose
@@ -243,16 +240,18 @@ impl Log {
         }
     }
 
-    /// The newest events with seq < `before` (`None`: of all), ascending, at most `limit`.
+    /// The newest events with seq < `before` (`None`: of all), ascending, as many as `read_page`
+    /// has of the oldest.
     pub async fn read_before(
         &self,
         room: &RoomName,
         before: Option<Seq>,
         limit: usize,
+        bytes_max: usize,
     ) -> Result<Vec<Event>, LogError> {
         match self {
-            Self::Sqlite(log) => log.read_before(room, before, limit).await,
-            Self::Postgres(log) => log.read_before(room, before, limit).await,
+            Self::Sqlite(log) => log.read_before(room, before, limit, bytes_max).await,
+            Self::Postgres(log) => log.read_before(room, before, limit, bytes_max).await,
         }
     }
 

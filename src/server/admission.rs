@@ -87,6 +87,7 @@ impl Admission {
             return Some(Limit::Address);
         }
         *count += 1;
+        self.metrics.connections_admitted.inc();
         None
     }
 }
@@ -98,6 +99,7 @@ impl Drop for Permit {
             return;
         }
         self.admission.open.fetch_sub(1, Ordering::Relaxed);
+        self.admission.metrics.connections_admitted.dec();
         let mut by_address =
             self.admission.by_address.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(count) = by_address.get_mut(&self.address) {

@@ -7,6 +7,7 @@
 mod admission;
 mod answer;
 pub mod api;
+mod line;
 mod origin;
 mod page;
 mod routes;
@@ -26,6 +27,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use self::admission::Admission;
 use self::api::Api;
+use self::line::Line;
 use self::page::Page;
 use self::routes::Visit;
 use crate::lane::Lanes;
@@ -103,14 +105,14 @@ impl Server {
             return;
         }
         let tasks = self.shared.tasks.clone();
-        let (shared, lanes) = (self.shared.clone(), self.lanes.clone());
-        let visit = Visit::new(shared, lanes, self.api.clone(), self.page.clone(), permit);
-        tasks.spawn_connection(serve(self.shared.clone(), stream, Arc::new(visit)));
+        let line = Line::new(stream);
+        let visit = Visit::new(&self, permit, line.peer());
+        tasks.spawn_connection(serve(self.shared.clone(), line, Arc::new(visit)));
     }
 }
 
 /// HTTP on one connection, until it ends or upgrades.
-async fn serve(shared: Arc<Shared>, stream: TcpStream, visit: Arc<Visit>) {
+async fn serve(shared: Arc<Shared>, line: Line, visit: Arc<Visit>) {
     let config = &shared.config.server;
     let service = service_fn(|request| {
         let visit = visit.clone();
@@ -124,8 +126,9 @@ async fn serve(shared: Arc<Shared>, stream: TcpStream, visit: Arc<Visit>) {
         .max_headers(HEADERS_LEN_MAX)
         .max_buf_size(config.header_bytes_max.max(HEADER_BYTES_MIN))
         .keep_alive(true)
-        .half_close(false);
-    let mut connection = pin!(http.serve_connection(TokioIo::new(stream), service).with_upgrades());
+        // A client that has sent all it wants to send is answered: its commands are carried out.
+        .half_close(true);
+    let mut connection = pin!(http.serve_connection(TokioIo::new(line), service).with_upgrades());
     let served = tokio::select! {
         served = &mut connection => served,
         // Not before the last client has left: until then a load balancer that keeps a connection

@@ -15,8 +15,9 @@ use serde::Serialize;
 use super::admission::{Limit, Permit};
 use super::answer::{Answer, Body, json, refuse, set};
 use super::api::{Api, Visitor};
+use super::line::Peer;
 use super::page::Page;
-use super::{origin, upgrade};
+use super::{Server, origin, upgrade};
 use crate::lane::Lanes;
 use crate::metrics::{Gauge, Metrics, Reason};
 use crate::mirror::Status;
@@ -38,20 +39,21 @@ pub struct Visit {
 }
 
 impl Visit {
-    pub fn new(
-        shared: Arc<Shared>,
-        lanes: Lanes,
-        api: Arc<Api>,
-        page: Arc<Page>,
-        permit: Permit,
-    ) -> Self {
-        let visitor = Visitor { address: permit.address, beyond: permit.beyond };
-        Self { shared, lanes, api, page, permit: Mutex::new(Some(permit)), visitor }
+    pub fn new(server: &Server, permit: Permit, peer: Peer) -> Self {
+        let visitor = Visitor { address: permit.address, beyond: permit.beyond, peer };
+        Self {
+            shared: server.shared.clone(),
+            lanes: server.lanes.clone(),
+            api: server.api.clone(),
+            page: server.page.clone(),
+            permit: Mutex::new(Some(permit)),
+            visitor,
+        }
     }
 
     pub async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
         if Api::owns(request.uri().path()) {
-            return self.api.answer(request, self.visitor).await;
+            return self.api.answer(request, &self.visitor).await;
         }
         self.answer_whole(request).await.map(Either::Left)
     }

@@ -16,6 +16,7 @@ use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::answer::{Answer, refuse};
+use super::line::Line;
 
 /// The only version of the protocol there is.
 const VERSION: HeaderValue = HeaderValue::from_static("13");
@@ -43,8 +44,8 @@ pub enum UpgradeRefused {
 pub enum UpgradeLost {
     #[error("the connection ended before the upgrade")]
     Http(#[from] hyper::Error),
-    #[error("the connection is not a TCP stream of this server")]
-    NotTcp,
+    #[error("the connection is not a line of this server, or not free")]
+    NotFree,
 }
 
 /// Whether the request is a proper upgrade.
@@ -100,11 +101,12 @@ pub fn refusal(refused: UpgradeRefused) -> Answer {
 
 /// The bare connection, and what the client sent behind its request. To be awaited in a task of its
 /// own, for it is ready only after the response has been written. The connection must have been
-/// served as a `TokioIo<TcpStream>`.
+/// served as a `TokioIo<Line>`.
 pub async fn stream(upgrade: OnUpgrade) -> Result<(TcpStream, Bytes), UpgradeLost> {
     let upgraded = upgrade.await?;
-    let parts = upgraded.downcast::<TokioIo<TcpStream>>().map_err(|_| UpgradeLost::NotTcp)?;
-    Ok((parts.io.into_inner(), parts.read_buf))
+    let parts = upgraded.downcast::<TokioIo<Line>>().map_err(|_| UpgradeLost::NotFree)?;
+    let stream = parts.io.into_inner().into_stream().ok_or(UpgradeLost::NotFree)?;
+    Ok((stream, parts.read_buf))
 }
 
 /// Whether a comma-separated header, perhaps given several times, names the token.

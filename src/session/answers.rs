@@ -344,28 +344,53 @@ async fn resume_room(reader: &Reader, asked: Asked, since: Seq) -> Result<Follow
 
 pub async fn history(mut reader: Reader, asked: Asked, page: Page, limit: usize) -> Reply {
     reader.begin();
-    if let Err(problem) = member(&reader, &asked).await {
-        return Reply::Problem(problem);
-    }
-    // One more than asked for says whether there is more.
-    let (log, room, len) = (&reader.shared.log, &asked.room, limit + 1);
-    let read = match page {
-        Page::Newest => reader.read(log.read_before(room, None, len)).await,
-        Page::Before(seq) => reader.read(log.read_before(room, Some(seq), len)).await,
-        Page::After(seq) => reader.read(log.read(room, seq, len)).await,
+    let last_seq = match member(&reader, &asked).await {
+        Ok(standing) => standing.last_seq,
+        Err(problem) => return Reply::Problem(problem),
     };
-    let mut events = match read {
+    let (log, room) = (&reader.shared.log, &asked.room);
+    let bytes_max = reader.shared.config.session.history_bytes_max;
+    let read = match page {
+        Page::Newest => reader.read(log.read_before(room, None, limit, bytes_max)).await,
+        Page::Before(seq) => reader.read(log.read_before(room, Some(seq), limit, bytes_max)).await,
+        Page::After(seq) => reader.read(log.read_page(room, seq, limit, bytes_max)).await,
+    };
+    let events = match read {
         Ok(events) => events,
         Err(problem) => return Reply::Problem(asked.problem(problem)),
     };
-    let more = events.len() > limit;
-    match page {
-        Page::After(_) => events.truncate(limit),
-        Page::Newest | Page::Before(_) if more => drop(events.remove(0)),
-        Page::Newest | Page::Before(_) => {}
-    }
-    let frames: Vec<_> = events.iter().map(|event| (event.seq, frame::event(event))).collect();
+    // Seqs have no holes: by where a page ends it is known whether there is more, whatever cut it.
+    let (frames, more) = match page {
+        Page::After(_) => {
+            // As of the moment of the first read: what came since may not all be in the second.
+            let known = events.iter().take_while(|event| event.seq <= last_seq);
+            let frames = encoded(known, bytes_max);
+            let more = frames.last().is_some_and(|(last, _)| *last < last_seq);
+            (frames, more)
+        }
+        Page::Newest | Page::Before(_) => {
+            let mut frames = encoded(events.iter().rev(), bytes_max);
+            frames.reverse();
+            let more = frames.first().is_some_and(|(first, _)| *first > Seq(1));
+            (frames, more)
+        }
+    };
     Reply::Frame("history", frame::history(&asked.room, &frames, more, asked.id.as_ref()))
+}
+
+/// The first of the events, as many as fit, at least one. It is their frames that are counted: they
+/// are what is held for a client that does not read, and JSON may take six bytes for one.
+fn encoded<'e>(events: impl Iterator<Item = &'e Event>, bytes_max: usize) -> Vec<(Seq, Frame)> {
+    let (mut frames, mut bytes) = (Vec::new(), 0);
+    for event in events {
+        let frame = frame::event(event);
+        bytes += frame.payload().len();
+        if bytes > bytes_max && !frames.is_empty() {
+            break;
+        }
+        frames.push((event.seq, frame));
+    }
+    frames
 }
 
 pub async fn members(mut reader: Reader, asked: Asked, after: Option<UserId>) -> Reply {

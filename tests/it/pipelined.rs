@@ -181,8 +181,7 @@ async fn answers_wait_for_a_client_that_does_not_read(world: World) {
     let queued: u64 = queued.unwrap().parse().unwrap();
     assert!(queued < 3 * 1024 * 1024, "{queued} bytes are queued: more than two pages");
     for _ in 0..PAGES {
-        let page = reader.expect(json!({"type": "history", "first": 1, "last": 101})).await;
-        assert_eq!(page["events"].as_array().unwrap().len(), 101);
+        reader.expect(json!({"type": "history", "last": 101, "more": true})).await;
     }
 }
 

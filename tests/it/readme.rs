@@ -1,4 +1,4 @@
-//! What the README shows is what the server says.
+//! What the README shows, and docs/http.md, is what the server says.
 //!
 //! A fenced block with the info string `wscat` is a session: `> ` is typed, `< ` is answered. Each
 //! block is a connection of its own, one after the other, all on the same new node. Times differ;
@@ -144,11 +144,23 @@ async fn the_sessions_in_the_readme_are_real() {
         }
         client.expect_nothing().await;
     }
+    run_all("README.md", text, node.addr).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_done_by_hand_over_http_is_real() {
+    let world = World::sqlite().await;
+    let node = world.node().await;
+    run_all("docs/http.md", include_str!("../../docs/http.md"), node.addr).await;
+}
+
+/// Each command of a text must print what stands there.
+async fn run_all(name: &str, text: &str, addr: SocketAddr) {
     let commands = commands(text);
-    assert!(commands.len() > 5, "README.md shows no use of curl");
+    assert!(commands.len() > 5, "{name} shows no use of curl");
     for (number, command, wanted) in commands {
-        let got = run(&command, node.addr, wanted.len()).await;
-        assert_eq!(got, wanted, "README.md:{number}: {command}");
+        let got = run(&command, addr, wanted.len()).await;
+        assert_eq!(got, wanted, "{name}:{number}: {command}");
     }
 }
 

@@ -86,15 +86,6 @@ impl Postgres {
         self.shared.reads.last_seqs(rooms).await
     }
 
-    pub async fn read(
-        &self,
-        room: &RoomName,
-        after: Seq,
-        limit: usize,
-    ) -> Result<Vec<Event>, LogError> {
-        self.shared.reads.read(room, after, limit).await
-    }
-
     pub async fn read_page(
         &self,
         room: &RoomName,
@@ -110,8 +101,9 @@ impl Postgres {
         room: &RoomName,
         before: Option<Seq>,
         limit: usize,
+        bytes_max: usize,
     ) -> Result<Vec<Event>, LogError> {
-        self.shared.reads.read_before(room, before, limit).await
+        self.shared.reads.read_before(room, before, limit, bytes_max).await
     }
 
     pub async fn standing(

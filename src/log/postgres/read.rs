@@ -31,7 +31,6 @@ const REAPER_RATE: Duration = Duration::from_secs(30);
 /// The queries, and where each stands in `QUERIES`.
 #[derive(Clone, Copy)]
 enum Query {
-    Read,
     ReadPage,
     ReadBefore,
     Standing,
@@ -42,19 +41,13 @@ enum Query {
     Ping,
 }
 
-const QUERIES: [&str; 9] = [
-    "select seq, type, user_id, client_id, body, at
-     from events
-     where room_id = (select id from rooms where name = $1::text) and seq > $2::bigint
-     order by seq
-     limit $3::bigint",
+const QUERIES: [&str; 8] = [
     // The running sum is taken over `limit` rows at most; the first row is there however long it
     // is.
     "select seq, type, user_id, client_id, body, at
      from (
          select e.*,
-                sum(coalesce(octet_length(e.body), 0)) over (order by e.seq)
-                - coalesce(octet_length(e.body), 0) as bytes_before,
+                row_number() over (order by e.seq) as place,
                 sum(coalesce(octet_length(e.body), 0)) over (order by e.seq) as bytes
          from (
              select seq, type, user_id, client_id, body, at
@@ -64,13 +57,24 @@ const QUERIES: [&str; 9] = [
              limit $3::bigint
          ) e
      ) page
-     where bytes_before = 0 or bytes <= $4::bigint
+     where place = 1 or bytes <= $4::bigint
      order by seq",
+    // The same from the other end: what does not fit are the oldest.
     "select seq, type, user_id, client_id, body, at
-     from events
-     where room_id = (select id from rooms where name = $1::text) and seq < $2::bigint
-     order by seq desc
-     limit $3::bigint",
+     from (
+         select e.*,
+                row_number() over (order by e.seq desc) as place,
+                sum(coalesce(octet_length(e.body), 0)) over (order by e.seq desc) as bytes
+         from (
+             select seq, type, user_id, client_id, body, at
+             from events
+             where room_id = (select id from rooms where name = $1::text) and seq < $2::bigint
+             order by seq desc
+             limit $3::bigint
+         ) e
+     ) page
+     where place = 1 or bytes <= $4::bigint
+     order by seq",
     // Up to where the member has read (`m.read`) there are as many messages as before the last
     // event that is none (`c`, which holds that number), and every event since is one: what was
     // said between two joins is not counted one by one. Nodes of version 1 did not write that
@@ -239,17 +243,6 @@ impl Reads {
         Self { pool, timeout, health }
     }
 
-    pub async fn read(
-        &self,
-        room: &RoomName,
-        after: Seq,
-        limit: usize,
-    ) -> Result<Vec<Event>, LogError> {
-        let (after, limit) = (after.to_i64(), to_limit(limit));
-        let rows = self.ask(Query::Read, &[&room.as_str(), &after, &limit]).await?;
-        rows.iter().map(|row| event(row, room)).collect()
-    }
-
     pub async fn read_page(
         &self,
         room: &RoomName,
@@ -267,10 +260,13 @@ impl Reads {
         room: &RoomName,
         before: Option<Seq>,
         limit: usize,
+        bytes_max: usize,
     ) -> Result<Vec<Event>, LogError> {
-        let (before, limit) = (before.map_or(i64::MAX, Seq::to_i64), to_limit(limit));
-        let rows = self.ask(Query::ReadBefore, &[&room.as_str(), &before, &limit]).await?;
-        rows.iter().rev().map(|row| event(row, room)).collect()
+        let (limit, bytes_max) = (to_limit(limit), to_limit(bytes_max));
+        let before = before.map_or(i64::MAX, Seq::to_i64);
+        let params: [&(dyn ToSql + Sync); 4] = [&room.as_str(), &before, &limit, &bytes_max];
+        let rows = self.ask(Query::ReadBefore, &params).await?;
+        rows.iter().map(|row| event(row, room)).collect()
     }
 
     pub async fn standing(

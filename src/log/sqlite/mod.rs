@@ -125,15 +125,6 @@ impl Sqlite {
         Appender { shared: Arc::clone(&self.shared) }
     }
 
-    pub async fn read(
-        &self,
-        room: &RoomName,
-        after: Seq,
-        limit: usize,
-    ) -> Result<Vec<Event>, LogError> {
-        self.read_page(room, after, limit, usize::MAX).await
-    }
-
     pub async fn read_page(
         &self,
         room: &RoomName,
@@ -150,9 +141,11 @@ impl Sqlite {
         room: &RoomName,
         before: Option<Seq>,
         limit: usize,
+        bytes_max: usize,
     ) -> Result<Vec<Event>, LogError> {
         let room = room.clone();
-        self.ask(move |connection| reader::read_before(connection, &room, before, limit)).await
+        self.ask(move |connection| reader::read_before(connection, &room, before, limit, bytes_max))
+            .await
     }
 
     pub async fn standing(

@@ -50,6 +50,7 @@ pub(super) fn read_before(
     room: &RoomName,
     before: Option<Seq>,
     limit: usize,
+    bytes_max: usize,
 ) -> Result<Vec<Event>, LogError> {
     let mut newest_first = events(
         connection,
@@ -61,7 +62,7 @@ pub(super) fn read_before(
         room,
         before.map_or(i64::MAX, Seq::to_i64),
         limit,
-        usize::MAX,
+        bytes_max,
     )?;
     newest_first.reverse();
     Ok(newest_first)

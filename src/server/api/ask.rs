@@ -9,6 +9,7 @@ use hyper::http::request::Parts;
 
 use super::reply::Refusal;
 use super::route::{Place, Route};
+use crate::model::RoomName;
 use crate::protocol::error::{Code, Problem};
 use crate::protocol::fields::{Fields, Key, must};
 
@@ -82,6 +83,11 @@ impl Said {
     }
 }
 
+/// The room that a path names, if it can be the name of one.
+pub fn room(place: &Place<'_>) -> Option<RoomName> {
+    RoomName::parse(&decoded(Key::Room, place.room?, false).ok()?).ok()
+}
+
 fn parse_body(body: &Bytes) -> Result<Fields<'_>, Problem> {
     let wrong = |why: String| {
         let error = format!("the body must be one JSON object, such as {{\"user_id\":\"1\"}}{why}");
@@ -97,14 +103,19 @@ fn parse_body(body: &Bytes) -> Result<Fields<'_>, Problem> {
 /// Whether the body is said to be JSON. That it must be is also what keeps foreign web pages out:
 /// a browser asks first (`OPTIONS`) before it sends such a body elsewhere.
 pub fn check_content(parts: &Parts) -> Result<(), Refusal> {
-    let value = |name| parts.headers.get(name).map(|value| value.to_str().unwrap_or("?"));
-    let coding = value("content-encoding").unwrap_or("identity");
-    if !coding.eq_ignore_ascii_case("identity") {
+    // Several lines of a header are the same as one line with commas.
+    let values = |name| {
+        let lines = parts.headers.get_all(name).iter();
+        lines.flat_map(|line| line.to_str().unwrap_or("?").split(',')).map(str::trim)
+    };
+    if !values("content-encoding").all(|coding| coding.eq_ignore_ascii_case("identity")) {
         return Err(Refusal::Coding);
     }
-    let content = value("content-type").unwrap_or_default();
-    let content = content.split(';').next().unwrap_or_default().trim();
-    if content.eq_ignore_ascii_case("application/json") { Ok(()) } else { Err(Refusal::MediaType) }
+    let mut kinds = values("content-type").map(|kind| kind.split(';').next().unwrap_or_default());
+    match (kinds.next(), kinds.next()) {
+        (Some(kind), None) if kind.trim().eq_ignore_ascii_case("application/json") => Ok(()),
+        _ => Err(Refusal::MediaType),
+    }
 }
 
 /// A header that may be there once.
@@ -178,8 +189,8 @@ mod tests {
         let (parts, ()) = request.body(()).unwrap().into_parts();
         let place = route::find(parts.uri.path()).unwrap();
         let command = place.route.command(&parts.method).unwrap();
-        let body = Bytes::copy_from_slice(body.as_bytes());
-        let body = Some(&body).filter(|_| parts.method == "POST");
+        let text = Bytes::copy_from_slice(body.as_bytes());
+        let body = Some(&text).filter(|text| parts.method == "POST" || !text.is_empty());
         Request::of(&Said::of(command, &place, &parts)?.fields(body)?, 100)
     }
 
@@ -257,6 +268,9 @@ mod tests {
             ("GET /api/rooms/%/events?user_id=1", &[], "", "room"),
             ("PUT /api/rooms/r/members/1?user_id=2", &[], "", "user_id"),
             ("PUT /api/rooms/r/members/%E2%80%AE", &[], "", "user_id"),
+            ("PUT /api/rooms/r/members/1", &[], r#"{"user_id":"2"}"#, "user_id"),
+            ("DELETE /api/rooms/r/members/1", &[], r#"{"room":"s"}"#, "room"),
+            ("DELETE /api/rooms/r/members/1", &[], r#"{"type":"join"}"#, "type"),
             ("POST /api/rooms", &[], r#"{"user_id":"1"}"#, "room"),
             ("POST /api/rooms?user_id=1", &[], r#"{"room":"r"}"#, "user_id"),
             ("POST /api/rooms/r/events", &[], r#"{"room":"s","user_id":"1"}"#, "room"),

@@ -1,7 +1,8 @@
-//! The body of a request: read whole, up to a limit and a time.
+//! The body of a request: read whole, up to a limit and a time, and not while the node stops.
 //!
 //! It does not know what a body says.
 
+use std::future::Future;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -16,8 +17,13 @@ use crate::protocol::error::{Code, Problem};
 /// closed while the client still sends is reset, and then many clients never see the answer.
 const DROPPED_BYTES_MAX: usize = 1024 * 1024;
 
-/// The whole body, or why not.
-pub async fn read(body: Incoming, config: &ApiConfig) -> Result<Bytes, Refusal> {
+/// The whole body, or why not. A node that stops waits for requests under way, and must not wait
+/// for one that may never come whole.
+pub async fn read(
+    body: Incoming,
+    config: &ApiConfig,
+    stopping: impl Future<Output = ()>,
+) -> Result<Bytes, Refusal> {
     let max = config.body_bytes_max;
     let too_large = || Problem {
         limit: Some(max as u64),
@@ -28,7 +34,13 @@ pub async fn read(body: Incoming, config: &ApiConfig) -> Result<Bytes, Refusal> 
         return Err(too_large().into());
     }
     let budget = Duration::from_millis(config.body_timeout_ms);
-    match tokio::time::timeout(budget, gather(body, max)).await {
+    let read = tokio::select! {
+        // What is there is taken.
+        biased;
+        read = tokio::time::timeout(budget, gather(body, max)) => read,
+        () = stopping => return Err(Refusal::Stopping),
+    };
+    match read {
         Ok(Ok(Some(text))) => Ok(text),
         Ok(Ok(None)) => Err(too_large().into()),
         Ok(Err(_)) => Err(Problem::new(Code::BadJson, "the body did not come whole").into()),

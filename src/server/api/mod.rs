@@ -16,6 +16,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
+use bytes::Bytes;
 use http_body_util::{Either, Full};
 use hyper::body::Incoming;
 use hyper::header::{
@@ -23,17 +24,19 @@ use hyper::header::{
     ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ALLOW, CACHE_CONTROL, CONTENT_TYPE,
     HeaderName, HeaderValue, ORIGIN, VARY,
 };
+use hyper::http::request::Parts;
 use hyper::{Method, Request, Response, StatusCode};
 
 use self::ask::Said;
 use self::rates::Rates;
 use self::reply::Refusal;
 pub use self::route::Route;
-use self::route::STREAM;
+use self::route::{Place, STREAM};
 pub use self::stream::Events;
 use self::stream::Wish;
 use super::admission::Limit;
 use super::answer::Body;
+use super::line::Peer;
 use super::{origin, routes};
 use crate::lane::Lanes;
 use crate::metrics::{self, Reason};
@@ -56,11 +59,12 @@ pub struct Api {
 }
 
 /// Whose connection a request came by.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub struct Visitor {
     pub address: IpAddr,
     /// The limit of connections that this one is beyond.
     pub beyond: Option<Limit>,
+    pub peer: Peer,
 }
 
 impl Api {
@@ -74,7 +78,7 @@ impl Api {
         path == "/api" || path.starts_with("/api/")
     }
 
-    pub async fn answer(&self, request: Request<Incoming>, visitor: Visitor) -> Response<Body> {
+    pub async fn answer(&self, request: Request<Incoming>, visitor: &Visitor) -> Response<Body> {
         let route = route::find(request.uri().path()).map_or("other", |p| p.route.template());
         let method = route::method_name(request.method());
         let origin = request.headers().get(ORIGIN).cloned();
@@ -93,7 +97,7 @@ impl Api {
         answer
     }
 
-    async fn respond(&self, request: Request<Incoming>, visitor: Visitor) -> Response<Body> {
+    async fn respond(&self, request: Request<Incoming>, visitor: &Visitor) -> Response<Body> {
         let stopping = self.shared.tasks.is_stopping().then_some(Limit::Total);
         if let Some(limit) = visitor.beyond.or(stopping) {
             return routes::refuse_full(limit).map(Either::Left);
@@ -105,7 +109,7 @@ impl Api {
     async fn carry_out(
         &self,
         request: Request<Incoming>,
-        visitor: Visitor,
+        visitor: &Visitor,
     ) -> Result<Response<Body>, Refusal> {
         let (parts, body) = request.into_parts();
         let place = route::find(parts.uri.path()).ok_or(Refusal::NotFound)?;
@@ -115,27 +119,42 @@ impl Api {
         let Some(re) = place.route.command(&parts.method) else {
             return Err(Refusal::Method(place.route.allow()));
         };
-        let told = |problem: Problem| Problem { re: problem.re.or(Some(re)), ..problem };
-        self.rates.admit(visitor.address, Instant::now()).map_err(|ms| told(too_fast(ms)))?;
-        let body = match parts.method {
-            Method::POST => {
-                let body = body::read(body, &self.shared.config.api).await;
-                ask::check_content(&parts)?;
-                Some(body?)
-            }
-            _ => None,
-        };
-        let said = Said::of(re, &place, &parts).map_err(told)?;
-        let fields = said.fields(body.as_ref()).map_err(told)?;
+        let answer = self.command(re, &place, &parts, body, visitor).await;
+        answer.map_err(|refusal| refusal.about(re, ask::room(&place)))
+    }
+
+    async fn command(
+        &self,
+        re: &'static str,
+        place: &Place<'_>,
+        parts: &Parts,
+        body: Incoming,
+        visitor: &Visitor,
+    ) -> Result<Response<Body>, Refusal> {
+        self.rates.admit(visitor.address, Instant::now()).map_err(too_fast)?;
+        let body = if Route::writes(re) { self.body_of(parts, body).await? } else { None };
+        let said = Said::of(re, place, parts)?;
+        let fields = said.fields(body.as_ref())?;
         if re == STREAM {
-            let wish = Wish::parse(&fields).map_err(told)?;
-            let events = stream::open(&self.shared, wish).await?;
+            let wish = Wish::parse(&fields)?;
+            let events = stream::open(&self.shared, wish, visitor.peer.clone()).await?;
             return Ok(stream_answer(events, parts.method == Method::HEAD));
         }
         let message_bytes_max = self.shared.config.session.message_bytes_max;
-        let request = command::Request::of(&fields, message_bytes_max).map_err(told)?;
+        let request = command::Request::of(&fields, message_bytes_max)?;
         let answer = act::act(&self.shared, &self.lanes, request).await?;
         Ok(answer.map(Either::Left))
+    }
+
+    /// The body of a write; `None`: it has none, and its path says all there is to say.
+    async fn body_of(&self, parts: &Parts, body: Incoming) -> Result<Option<Bytes>, Refusal> {
+        let stopping = self.shared.tasks.stopping();
+        let body = body::read(body, &self.shared.config.api, stopping).await;
+        if parts.method != Method::POST && body.as_ref().is_ok_and(Bytes::is_empty) {
+            return Ok(None);
+        }
+        ask::check_content(parts)?;
+        body.map(Some)
     }
 }
 

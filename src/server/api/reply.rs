@@ -5,9 +5,12 @@
 use hyper::StatusCode;
 use hyper::header::{ACCEPT, ACCEPT_ENCODING, ALLOW, CONNECTION, HeaderValue, RETRY_AFTER};
 
+use crate::model::RoomName;
 use crate::protocol::error::{Code, Problem};
 use crate::protocol::frame::Frame;
+use crate::server::admission::Limit;
 use crate::server::answer::{Answer, json_text, refuse, set};
+use crate::server::routes;
 
 /// Seconds after which it is worth asking again while the log is away.
 const RETRY_AFTER_S: u64 = 1;
@@ -24,8 +27,12 @@ pub enum Refusal {
     MediaType,
     /// The body is compressed.
     Coding,
+    /// The idempotency key was given to another kind of command the first time.
+    KeyReused { first: &'static str, re: &'static str },
     /// The body did not come in time.
     Slow,
+    /// The body did not come before the node stopped.
+    Stopping,
 }
 
 impl From<Problem> for Refusal {
@@ -35,6 +42,17 @@ impl From<Problem> for Refusal {
 }
 
 impl Refusal {
+    /// With the command that is refused, as far as it was not known where it was refused.
+    pub fn about(self, re: &'static str, room: Option<RoomName>) -> Self {
+        match self {
+            Self::Problem(problem) => {
+                let (re, room) = (problem.re.or(Some(re)), problem.room.or(room));
+                Self::Problem(Problem { re, room, ..problem })
+            }
+            other => other,
+        }
+    }
+
     pub fn answer(&self) -> Answer {
         match self {
             Self::Problem(problem) => refused(problem),
@@ -65,12 +83,19 @@ impl Refusal {
                 set(&mut answer, ACCEPT_ENCODING, "identity");
                 answer
             }
+            Self::KeyReused { first, re } => {
+                let error = format!(
+                    "this Idempotency-Key was given to a {first} before: give this {re} its own"
+                );
+                refuse(StatusCode::UNPROCESSABLE_ENTITY, "key_reused", &error)
+            }
             Self::Slow => {
                 let error = "the body did not come in time";
                 let mut answer = refuse(StatusCode::REQUEST_TIMEOUT, "request_timeout", error);
                 set(&mut answer, CONNECTION, "close");
                 answer
             }
+            Self::Stopping => routes::refuse_full(Limit::Total),
         }
     }
 }

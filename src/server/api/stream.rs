@@ -9,7 +9,8 @@
 //! ```text
 //! hyper asks ──▶ above my place? ── ring, else log ──▶ the next events
 //!                    │ nothing
-//!                    └──▶ wait: the edge moved │ a heartbeat is due │ the node stops (the end)
+//!                    └──▶ wait: the edge moved │ a heartbeat is due │ the node stops, or the
+//!                                                                     client goes: the end
 //! ```
 
 use std::convert::Infallible;
@@ -30,6 +31,7 @@ use crate::model::{RoomName, Seq, UserId};
 use crate::protocol::error::Problem;
 use crate::protocol::fields::{Fields, Key};
 use crate::protocol::frame;
+use crate::server::line::Peer;
 use crate::session::Shared;
 use crate::session::answers::{self, Asked, Outage, Reader};
 
@@ -71,9 +73,9 @@ struct Reading {
     empty_pages: u8,
     /// When the next heartbeat is due.
     due: Instant,
-    /// One for the whole stream: to register for it anew at each wait would take a lock that all
-    /// streams share.
-    stopping: Pin<Box<dyn Future<Output = ()> + Send>>,
+    /// The node stops, or the client has gone. One for the whole stream: to register anew at each
+    /// wait would take a lock that all streams share.
+    ending: Pin<Box<dyn Future<Output = ()> + Send>>,
     /// Nothing comes any more: the user has left, or the log lost what it had.
     is_over: bool,
 }
@@ -86,7 +88,7 @@ impl Wish {
 }
 
 /// Opens a stream for a member of the room, or says why not.
-pub async fn open(shared: &Arc<Shared>, wish: Wish) -> Result<Events, Problem> {
+pub async fn open(shared: &Arc<Shared>, wish: Wish, peer: Peer) -> Result<Events, Problem> {
     let Wish { room, user, after } = wish;
     let asked = Asked { re: super::route::STREAM, room, user, id: None, came: Instant::now() };
     let reader = Reader::new(shared.clone(), Outage::default());
@@ -109,7 +111,12 @@ pub async fn open(shared: &Arc<Shared>, wish: Wish) -> Result<Events, Problem> {
         page: None,
         empty_pages: 0,
         due: Instant::now(),
-        stopping: Box::pin(async move { tasks.stopping().await }),
+        ending: Box::pin(async move {
+            tokio::select! {
+                () = tasks.stopping() => {}
+                () = peer.gone() => {}
+            }
+        }),
         is_over: false,
     };
     let chunks = stream::unfold(reading, async |mut reading| {
@@ -158,7 +165,7 @@ impl Reading {
                 NextPage::Live => tokio::select! {
                     () = moved => {}
                     () = tokio::time::sleep_until(self.due.into()) => return Some(heartbeat()),
-                    () = &mut self.stopping => return None,
+                    () = &mut self.ending => return None,
                 },
                 NextPage::Log => {
                     let page =
@@ -171,7 +178,7 @@ impl Reading {
                             }
                         }
                         () = tokio::time::sleep_until(self.due.into()) => return Some(heartbeat()),
-                        () = &mut self.stopping => return None,
+                        () = &mut self.ending => return None,
                     }
                 }
             }

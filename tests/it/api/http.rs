@@ -18,7 +18,9 @@ on_both_logs!(
     a_body_in_chunks_does_as_well,
     a_client_that_asks_before_it_sends_its_body_is_answered,
     several_requests_are_answered_in_their_order,
+    a_client_that_sends_no_more_is_answered,
     a_node_that_stops_answers_what_it_took_and_refuses_the_rest,
+    a_node_that_stops_does_not_wait_for_a_body,
     requests_are_counted_by_route_method_and_status,
 );
 
@@ -117,6 +119,9 @@ async fn a_body_must_be_json_by_its_type_and_not_compressed(world: World) {
         &[("Content-Type", "application/jsonp")],
         &[("Content-Type", "application/json-patch+json")],
         &[JSON, ("Content-Encoding", "gzip")],
+        &[JSON, ("Content-Encoding", "identity, gzip")],
+        &[JSON, ("Content-Encoding", "identity"), ("Content-Encoding", "gzip")],
+        &[JSON, ("Content-Type", "text/plain")],
     ] {
         let refused = ask(&mut caller, headers, "never").await;
         assert_refused(&refused, 415, "unsupported_media_type", None);
@@ -231,6 +236,35 @@ async fn several_requests_are_answered_in_their_order(world: World) {
     http.expect_end().await;
 }
 
+/// As `nc -N` does it: what it asked for is carried out, so it must hear of it.
+async fn a_client_that_sends_no_more_is_answered(world: World) {
+    let node = world.node().await;
+    let room = json!({"user_id": "1", "room": "r"}).to_string();
+    let text = "x".repeat(16_000);
+    let body = json!({"user_id": "1", "message": text}).to_string();
+    let mut all = request(node.addr, "POST /api/rooms", &[JSON], Some(&room));
+    for _ in 0..60 {
+        all += &request(node.addr, "POST /api/rooms/r/events", &[JSON], Some(&body));
+    }
+    let page = request(node.addr, "GET /api/rooms/r/events?user_id=1&limit=200", &[], None);
+    let mut http = Http::connect(node.addr).await;
+    http.send(all + &page).await;
+    http.shut_down().await;
+    for seq in 1..=61 {
+        let said = http.read(false).await;
+        assert_eq!((said.status, &said.json()["seq"]), (201, &json!(seq)));
+    }
+    let read = http.read(false).await;
+    assert_eq!(read.json()["events"].as_array().unwrap().len(), 61);
+    http.expect_end().await;
+    // Also an answer that has to wait for its reader.
+    let mut http = Http::narrow(node.addr, 4096).await;
+    http.send(page).await;
+    http.shut_down().await;
+    assert_eq!(http.read(false).await.body, read.body);
+    http.expect_end().await;
+}
+
 async fn a_node_that_stops_answers_what_it_took_and_refuses_the_rest(world: World) {
     let node = world.node().await;
     // This one keeps HTTP alive while the node stops: a session that is not done.
@@ -263,6 +297,29 @@ async fn a_node_that_stops_answers_what_it_took_and_refuses_the_rest(world: Worl
     let mut caller = Caller::new(node.addr).await;
     let read = caller.get("/api/rooms/r/events?user_id=1").await.json();
     assert_eq!(read["events"].as_array().unwrap().len(), 1 + said, "{read}");
+}
+
+async fn a_node_that_stops_does_not_wait_for_a_body(world: World) {
+    let node = world
+        .node_with(|config| {
+            config.api.body_timeout_ms = 60_000;
+            config.server.shutdown_timeout_ms = 60_000;
+        })
+        .await;
+    let mut http = Http::connect(node.addr).await;
+    let line = "POST /api/rooms";
+    let headers = [JSON, ("Content-Length", "50"), ("Expect", "100-continue")];
+    http.send(request(node.addr, line, &headers, None)).await;
+    // It waits for the body.
+    assert_eq!(http.try_read_head().await.unwrap().status, 100);
+    http.send("{").await;
+    tokio::time::timeout(PATIENCE, node.stop()).await.expect("it waits for the body");
+    let refused = http.read(false).await;
+    spec().check(line, &refused);
+    assert_refused(&refused, 503, "full", None);
+    assert_eq!(refused.header("connection"), Some("close"));
+    assert!(refused.header("retry-after").is_some());
+    http.expect_end().await;
 }
 
 async fn requests_are_counted_by_route_method_and_status(world: World) {

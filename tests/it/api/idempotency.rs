@@ -2,12 +2,13 @@
 
 use serde_json::{Value, json};
 
-use super::Caller;
+use super::{Caller, assert_refused};
 use crate::harness::node::TestNode;
 use crate::harness::{World, on_both_logs};
 
 on_both_logs!(
     the_same_key_writes_once_and_is_answered_with_the_stored_event,
+    a_key_that_was_given_to_another_kind_of_write_is_refused,
     the_same_key_at_once_writes_once,
     a_key_is_the_id_of_the_websocket,
     a_key_belongs_to_a_user_and_a_room,
@@ -38,10 +39,38 @@ async fn the_same_key_writes_once_and_is_answered_with_the_stored_event(world: W
     let other = json!({"user_id": "1", "message": "something else"});
     let again = caller.post_once(EVENTS, "\"m\"", other).await;
     assert_eq!((said.status, again.status, &said.body), (201, 200, &again.body));
-    // The key of the room's making is used up, too: its first outcome stands.
-    let used = caller.post_once(EVENTS, "k", hi()).await;
-    assert_eq!((used.status, used.body), (200, made.body));
     assert_eq!(all(&node).await.len(), 2);
+}
+
+/// Were it answered with the first outcome, it would read as if this had been done.
+async fn a_key_that_was_given_to_another_kind_of_write_is_refused(world: World) {
+    let node = world.node().await;
+    let mut caller = Caller::new(node.addr).await;
+    let room = json!({"user_id": "1", "room": "r"});
+    assert_eq!(caller.post_once("/api/rooms", "c", room.clone()).await.status, 201);
+    assert_eq!(caller.post_once(EVENTS, "m", hi()).await.status, 201);
+    let member = "/api/rooms/r/members/1";
+    for key in ["c", "m"] {
+        let headers = [("Idempotency-Key", key)];
+        let refused = caller.ask(&format!("DELETE {member}"), &headers, None).await;
+        assert_refused(&refused, 422, "key_reused", None);
+    }
+    let headers = [("Idempotency-Key", "l")];
+    assert_eq!(caller.ask(&format!("DELETE {member}"), &headers, None).await.status, 200);
+    assert_eq!(caller.put(member).await.status, 201);
+    for (path, key, body) in [
+        (EVENTS, "c", hi()),
+        (EVENTS, "l", hi()),
+        ("/api/rooms", "m", room.clone()),
+        ("/api/rooms", "l", room),
+    ] {
+        let refused = caller.post_once(path, key, body).await;
+        assert_refused(&refused, 422, "key_reused", None);
+    }
+    // To join has no key of its own.
+    let headers = [("Idempotency-Key", "c")];
+    assert_eq!(caller.ask(&format!("PUT {member}"), &headers, None).await.status, 200);
+    assert_eq!(all(&node).await.len(), 4);
 }
 
 async fn the_same_key_at_once_writes_once(world: World) {

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use verbatim::config::Config;
 
-use super::{Caller, assert_refused};
-use crate::harness::http::Stream;
+use super::{Caller, assert_refused, spec::spec};
+use crate::harness::http::{Http, Stream, request};
 use crate::harness::{PATIENCE, World, on_both_logs};
 
 on_both_logs!(
@@ -39,8 +39,21 @@ async fn an_address_that_asks_too_fast_is_told_how_long_to_wait(world: World) {
         tokio::time::sleep(Duration::from_millis(wait)).await;
         assert_eq!(caller.post("/api/rooms", room).await.status, 201, "{n}");
     }
+    // It says of what, as far as the path does.
+    let path = "GET /api/rooms/caf%C3%A9/events?user_id=1";
+    let mut http = Http::connect(node.addr).await;
+    http.send(request(node.addr, path, &[], None).repeat(30)).await;
+    for _ in 0..30 {
+        let reply = http.read(false).await;
+        spec().check(path, &reply);
+        if reply.status == 429 {
+            refusals += 1;
+            let body = assert_refused(&reply, 429, "rate_limited", None);
+            assert_eq!((&body["re"], &body["room"]), (&json!("history"), &json!("café")));
+        }
+    }
     // A machine that is slower than the rate would never meet it: then there is nothing to see.
-    assert!(refusals > 0, "nobody was refused");
+    assert!(refusals > 1, "nobody was refused");
     // The node's health is everybody's business at any time.
     for _ in 0..20 {
         assert_eq!(crate::harness::raw::get(node.addr, "/healthz").await.0.status, 200);

@@ -2,13 +2,14 @@
 
 use serde_json::json;
 
-use super::{Caller, assert_refused};
+use super::{Caller, JSON, assert_refused};
 use crate::harness::{World, on_both_logs};
 
 on_both_logs!(
     joining_is_201_the_first_time_and_200_after,
     leaving_is_answered_with_its_event,
     nobody_joins_or_leaves_for_another,
+    a_body_may_say_once_more_who_joins_or_leaves,
     members_are_listed_in_pages_by_id,
     a_member_by_http_is_a_member_on_the_websocket,
 );
@@ -48,6 +49,11 @@ async fn leaving_is_answered_with_its_event(world: World) {
     let again = caller.ask("DELETE /api/rooms/r/members/2", &key, None).await;
     assert_eq!((left.status, again.status), (200, 200));
     assert_eq!((&left.json()["seq"], &left.body), (&json!(5), &again.body));
+    // Also for who has joined again since: it is the answer to that leave, and no new one.
+    caller.put("/api/rooms/r/members/2").await;
+    let again = caller.ask("DELETE /api/rooms/r/members/2", &key, None).await;
+    assert_eq!((again.status, &again.body), (200, &left.body));
+    assert_eq!(caller.put("/api/rooms/r/members/2").await.status, 200, "a member still");
 }
 
 async fn nobody_joins_or_leaves_for_another(world: World) {
@@ -60,10 +66,49 @@ async fn nobody_joins_or_leaves_for_another(world: World) {
         let refused = caller.ask(line, &[], None).await;
         assert_refused(&refused, 400, "bad_request", Some("user_id"));
     }
+    for (method, body, field) in [
+        ("PUT", json!({"user_id": "2"}), "user_id"),
+        ("DELETE", json!({"user_id": 2}), "user_id"),
+        ("DELETE", json!({"room": "s"}), "room"),
+        ("DELETE", json!({"type": "join"}), "type"),
+        ("PUT", json!({"type": "leave"}), "type"),
+    ] {
+        let line = format!("{method} /api/rooms/r/members/1");
+        let refused = caller.ask(&line, &[JSON], Some(&body.to_string())).await;
+        assert_refused(&refused, 400, "bad_request", Some(field));
+    }
     let refused = caller.put("/api/rooms/r/members/%20").await;
     assert_refused(&refused, 400, "bad_request", Some("user_id"));
     let refused = caller.put("/api/rooms/r/members/").await;
     assert_refused(&refused, 400, "bad_request", Some("user_id"));
+}
+
+/// None is needed; one that is there is a body as any other.
+async fn a_body_may_say_once_more_who_joins_or_leaves(world: World) {
+    let node = world.node().await;
+    let mut caller = Caller::new(node.addr).await;
+    caller.create().await;
+    let frame = |kind| json!({"type": kind, "user_id": 2, "room": "r", "id": "c"}).to_string();
+    for (line, kind, status) in [
+        ("PUT /api/rooms/r/members/2", "join", 201),
+        ("DELETE /api/rooms/r/members/2", "leave", 200),
+    ] {
+        for (headers, body, status, code) in [
+            (&[][..], Some("{}"), 415, "unsupported_media_type"),
+            (&[JSON], Some("[]"), 400, "bad_json"),
+            (&[JSON], Some(&*" ".repeat(70_000)), 413, "too_large"),
+        ] {
+            let refused = caller.ask(line, headers, body).await;
+            assert_refused(&refused, status, code, None);
+        }
+        // The refusals have written nothing.
+        let done = caller.ask(line, &[JSON], Some(&frame(kind))).await;
+        assert_eq!((done.status, done.json()["user_id"].as_str()), (status, Some("2")), "{line}");
+    }
+    for body in ["", "{}"] {
+        let joined = caller.ask("PUT /api/rooms/r/members/3", &[JSON], Some(body)).await;
+        assert!([200, 201].contains(&joined.status), "{joined:?}");
+    }
 }
 
 async fn members_are_listed_in_pages_by_id(world: World) {

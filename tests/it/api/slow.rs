@@ -1,15 +1,22 @@
 //! A stream that is not read costs its place and the page on its way, delays nobody, and misses
-//! nothing when it is read again. The server is the real program, so that its memory is its own.
+//! nothing when it is read again; an answer that is not read costs that answer. The server is the
+//! real program, so that its memory is its own.
 
 use std::time::{Duration, Instant};
 
+use serde_json::json;
+
 use super::{Caller, opening};
-use crate::harness::http::Stream;
+use crate::harness::Client;
+use crate::harness::http::{Http, Stream, request};
 use crate::harness::process::Process;
 use crate::harness::raw::get;
 use crate::harness::{PATIENCE, World, on_both_logs};
 
-on_both_logs!(a_stream_that_is_not_read_keeps_memory_bounded_and_loses_nothing);
+on_both_logs!(
+    a_stream_that_is_not_read_keeps_memory_bounded_and_loses_nothing,
+    pages_of_history_that_are_not_read_keep_memory_bounded,
+);
 
 const MESSAGE_BYTES: usize = 16 * 1024;
 /// 13 MB, for each of the streams that are not read.
@@ -74,4 +81,38 @@ async fn a_stream_that_is_not_read_keeps_memory_bounded_and_loses_nothing(world:
     }
     let (_, metrics) = get(process.addr, "/metrics").await;
     assert!(metrics.contains("verbatim_catch_ups_total{source=\"log\"}"), "nobody read the log");
+}
+
+/// What there is to read is the longest that JSON makes of messages: 12 MB in 200 events.
+async fn pages_of_history_that_are_not_read_keep_memory_bounded(world: World) {
+    const READERS: u64 = 15;
+    let process = Process::start(world.environment()).await;
+    let mut writer = Client::greeted(process.addr).await;
+    writer.send(json!({"type": "create", "user_id": "1", "room": "r"})).await;
+    writer.expect(json!({"type": "ack"})).await;
+    let text = "\u{1}".repeat(10_000);
+    for _ in 0..200 {
+        let message = json!({"type": "message", "user_id": "1", "room": "r", "message": text});
+        writer.send(message).await;
+        writer.expect(json!({"type": "ack"})).await;
+    }
+    #[cfg(target_os = "linux")]
+    let before = process.resident_bytes();
+    let mut readers = Vec::new();
+    for _ in 0..READERS {
+        let mut reader = Http::narrow(process.addr, RECEIVE_BYTES).await;
+        let line = "GET /api/rooms/r/events?user_id=1&limit=200";
+        reader.send(request(process.addr, line, &[], None)).await;
+        readers.push((reader.try_read_head().await.unwrap(), reader));
+    }
+    #[cfg(target_os = "linux")]
+    {
+        // A page each, and what it took to make the last ones.
+        let grown = process.resident_bytes().saturating_sub(before) / 1024 / 1024;
+        assert!(grown < READERS + 15, "it has grown by {grown} MiB");
+    }
+    for (head, mut reader) in readers {
+        let page = reader.try_read_body(head).await.unwrap().json();
+        assert_eq!((&page["last"], &page["more"]), (&json!(201), &json!(true)));
+    }
 }

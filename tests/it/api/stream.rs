@@ -17,6 +17,7 @@ on_both_logs!(
     leaving_and_joining_again_in_the_past_ends_nothing,
     a_silent_stream_has_heartbeats,
     a_stream_ends_in_order_when_the_node_stops_and_goes_on_with_the_next,
+    a_stream_ends_when_its_client_goes_or_sends_no_more,
     a_long_past_comes_in_pages_while_more_is_said,
     many_streams_and_sockets_hear_the_same,
     what_is_wrong_with_a_stream_is_told_before_it_begins,
@@ -191,6 +192,22 @@ async fn a_stream_ends_in_order_when_the_node_stops_and_goes_on_with_the_next(wo
     }
 }
 
+/// It has no end of its own, and in a silent room nothing else would tell.
+async fn a_stream_ends_when_its_client_goes_or_sends_no_more(world: World) {
+    let node = world.node_with(|config| config.socket.heartbeat_ms = 3_600_000).await;
+    Caller::new(node.addr).await.create().await;
+    let (mut finished, _) = follow(node.addr, "", &[]).await;
+    let (gone, _) = follow(node.addr, "", &[]).await;
+    let (_open, _) = follow(node.addr, "", &[]).await;
+    finished.shut_down().await;
+    finished.expect_end().await;
+    drop(gone);
+    let deadline = Instant::now() + PATIENCE;
+    while !get(node.addr, "/metrics").await.1.contains("\nverbatim_streams 1\n") {
+        assert!(Instant::now() < deadline, "the streams are still counted");
+    }
+}
+
 async fn a_long_past_comes_in_pages_while_more_is_said(world: World) {
     let change = |config: &mut verbatim::config::Config| {
         (config.hub.ring_len_max, config.hub.page_len) = (16, 50);
@@ -266,7 +283,7 @@ async fn what_is_wrong_with_a_stream_is_told_before_it_begins(world: World) {
     ] {
         let refused = caller.get(&format!("/api/rooms/r/stream{query}")).await;
         let body = assert_refused(&refused, 400, "bad_request", Some(field));
-        assert_eq!(body["re"], "stream");
+        assert_eq!((&body["re"], &body["room"]), (&json!("stream"), &json!("r")));
     }
     for id in ["x", "-1", "1.5", "\u{e9}"] {
         let headers = [("Last-Event-ID", id)];
@@ -274,7 +291,7 @@ async fn what_is_wrong_with_a_stream_is_told_before_it_begins(world: World) {
         assert_refused(&refused, 400, "bad_request", Some("after"));
     }
     let refused = caller.get("/api/rooms/%20/stream?user_id=1").await;
-    assert_refused(&refused, 400, "bad_request", Some("room"));
+    assert_eq!(assert_refused(&refused, 400, "bad_request", Some("room")).get("room"), None);
 }
 
 /// A stream is no follower, and its room must not be let go under it.

@@ -58,6 +58,13 @@ impl Reply {
     }
 }
 
+/// A connection with a receive buffer of that size.
+async fn narrow(addr: SocketAddr, receive_bytes: u32) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(receive_bytes).unwrap();
+    socket.connect(addr).await.unwrap()
+}
+
 /// The head of a request; `headers` are more lines of it.
 fn request_head(addr: SocketAddr, line: &str, headers: &[(&str, &str)]) -> String {
     let mut head = format!("{line} HTTP/1.1\r\nHost: {addr}\r\n");
@@ -86,6 +93,11 @@ impl Http {
         Self { raw: Raw::connect(addr).await, addr }
     }
 
+    /// With a receive buffer of that size.
+    pub async fn narrow(addr: SocketAddr, receive_bytes: u32) -> Self {
+        Self { raw: Raw::over(narrow(addr, receive_bytes).await), addr }
+    }
+
     pub async fn ask(&mut self, line: &str, headers: &[(&str, &str)], body: Option<&str>) -> Reply {
         self.send(request(self.addr, line, headers, body)).await;
         self.read(line.starts_with("HEAD ")).await
@@ -107,6 +119,11 @@ impl Http {
         let _ = self.raw.try_send(bytes).await;
     }
 
+    /// Sends no more, and goes on reading.
+    pub async fn shut_down(&mut self) {
+        self.raw.shut_down().await;
+    }
+
     /// The next answer.
     pub async fn read(&mut self, is_head: bool) -> Reply {
         self.try_read(is_head).await.expect("no whole answer")
@@ -114,16 +131,25 @@ impl Http {
 
     /// The next answer, if it is a whole one: `None` for one that comes in chunks, or breaks off.
     pub async fn try_read(&mut self, is_head: bool) -> Option<Reply> {
-        let mut reply = Reply::of(&self.raw.try_read_head().await?);
-        if reply.header("transfer-encoding").is_some() {
-            return None;
+        let reply = self.try_read_head().await?;
+        match reply.header("transfer-encoding") {
+            Some(_) => None,
+            None if is_head => Some(reply),
+            None => self.try_read_body(reply).await,
         }
-        let len = reply.header("content-length").map_or(0, |len| len.parse().unwrap());
-        if !is_head {
-            let body = self.raw.try_read_exactly(len).await?;
-            reply.body = String::from_utf8(body).expect("not UTF-8");
-        }
-        Some(reply)
+    }
+
+    /// The next answer without its body.
+    pub async fn try_read_head(&mut self) -> Option<Reply> {
+        Some(Reply::of(&self.raw.try_read_head().await?))
+    }
+
+    /// That answer with its body.
+    pub async fn try_read_body(&mut self, mut head: Reply) -> Option<Reply> {
+        let len = head.header("content-length").map_or(0, |len| len.parse().unwrap());
+        let body = self.raw.try_read_exactly(len).await?;
+        head.body = String::from_utf8(body).expect("not UTF-8");
+        Some(head)
     }
 
     /// The next answer; of one that comes in chunks the head.
@@ -149,9 +175,7 @@ impl Stream {
 
     /// With a receive buffer of that size.
     pub async fn narrow(addr: SocketAddr, path: &str, receive_bytes: u32) -> Self {
-        let socket = TcpSocket::new_v4().unwrap();
-        socket.set_recv_buffer_size(receive_bytes).unwrap();
-        Self::over(socket.connect(addr).await.unwrap(), path, &[]).await
+        Self::over(narrow(addr, receive_bytes).await, path, &[]).await
     }
 
     async fn over(stream: TcpStream, path: &str, headers: &[(&str, &str)]) -> Self {
@@ -164,6 +188,11 @@ impl Stream {
             head.body = String::from_utf8(raw.read_exactly(len).await).unwrap();
         }
         Self { raw, head, text: String::new(), is_over: false }
+    }
+
+    /// Sends no more, and goes on reading.
+    pub async fn shut_down(&mut self) {
+        self.raw.shut_down().await;
     }
 
     /// The next block; `None` at the end in order, with the last chunk of HTTP.

@@ -68,6 +68,11 @@ impl Raw {
         timeout(PATIENCE, write).await.expect("the server takes nothing")
     }
 
+    /// Sends no more, and goes on reading (`nc -N`).
+    pub async fn shut_down(&mut self) {
+        self.stream.shutdown().await.unwrap();
+    }
+
     pub async fn read_head(&mut self) -> Head {
         self.try_read_head().await.expect("no head")
     }

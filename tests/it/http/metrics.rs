@@ -1,18 +1,25 @@
 //! `/metrics`: a strict reading of its format, the names that are promised, and what they count.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
 
 use serde_json::json;
 
 use super::{header, upgrade};
+use crate::harness::http::Http;
 use crate::harness::node::TestNode;
 use crate::harness::raw::get;
-use crate::harness::{World, on_both_logs};
+use crate::harness::{PATIENCE, World, on_both_logs};
 
-on_both_logs!(metrics_pass_a_strict_reader_and_have_the_promised_names, metrics_count_what_happens);
+on_both_logs!(
+    metrics_pass_a_strict_reader_and_have_the_promised_names,
+    metrics_count_what_happens,
+    connections_of_http_are_counted_beside_websockets,
+);
 
 /// Every label there may be. None is for a room or a user, so the series do not grow with use.
-const LABELS: [&str; 7] = ["type", "result", "reason", "code", "source", "kind", "le"];
+const LABELS: [&str; 10] =
+    ["type", "result", "reason", "code", "source", "kind", "route", "method", "status", "le"];
 
 struct Family {
     kind: String,
@@ -145,6 +152,7 @@ async fn metrics_pass_a_strict_reader_and_have_the_promised_names(world: World) 
     let names: BTreeSet<_> = families.keys().map(String::as_str).collect();
     for (name, kind) in [
         ("verbatim_connections", "gauge"),
+        ("verbatim_connections_admitted", "gauge"),
         ("verbatim_connections_refused", "counter"),
         ("verbatim_sockets_closed", "counter"),
         ("verbatim_follows", "gauge"),
@@ -203,4 +211,29 @@ async fn metrics_count_what_happens(world: World) {
     assert!(sample("verbatim_follows") >= 1.0);
     assert!(sample("verbatim_deliveries_total") >= 1.0);
     assert!(sample("verbatim_commit_duration_seconds_sum") > 0.0);
+}
+
+/// The limit counts both, so whoever watches it must see both.
+async fn connections_of_http_are_counted_beside_websockets(world: World) {
+    let node = world.node_with(|config| config.server.connections_max = 3).await;
+    let mut http = Http::connect(node.addr).await;
+    let mut counts = async || {
+        let families = read(&http.ask("GET /metrics", &[], None).await.body);
+        ["verbatim_connections", "verbatim_connections_admitted"]
+            .map(|name| families[name].samples[name])
+    };
+    assert_eq!(counts().await, [0.0, 1.0]);
+    let mut idle = Http::connect(node.addr).await;
+    assert_eq!(idle.ask("GET /healthz", &[], None).await.status, 200);
+    let _client = node.client().await;
+    assert_eq!(counts().await, [1.0, 3.0]);
+    // Those beyond the limit are not among them.
+    let mut refused = Http::connect(node.addr).await;
+    assert_eq!(refused.ask("GET /api/rooms", &[], None).await.status, 503);
+    assert_eq!(counts().await, [1.0, 3.0]);
+    drop(idle);
+    let deadline = Instant::now() + PATIENCE;
+    while counts().await != [1.0, 2.0] {
+        assert!(Instant::now() < deadline, "the connection is still counted");
+    }
 }

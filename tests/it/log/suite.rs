@@ -51,6 +51,7 @@ pub async fn suite(log: &Log) {
     an_id_is_committed_once_for_ever(log).await;
     leaving_and_joining_within_one_batch_counts_members_right(log).await;
     pages_meet_without_hole_or_overlap(log).await;
+    a_page_ends_where_its_bytes_end(log).await;
     lists_are_in_byte_order_and_paged(log).await;
     every_text_reads_back_as_it_was_written(log).await;
     a_room_that_is_not_there_is_nowhere(log).await;
@@ -183,13 +184,53 @@ async fn pages_meet_without_hole_or_overlap(log: &Log) {
 
             let mut before: Vec<u64> = all.iter().copied().filter(|n| *n < edge).collect();
             before.drain(..before.len().saturating_sub(limit));
-            let page = log.read_before(&room("pages"), Some(Seq(edge)), limit).await.unwrap();
-            assert_eq!(seqs(&page), before, "before {edge}, limit {limit}");
+            let edge = Some(Seq(edge));
+            let page = log.read_before(&room("pages"), edge, limit, usize::MAX).await.unwrap();
+            assert_eq!(seqs(&page), before, "before {edge:?}, limit {limit}");
         }
     }
-    assert_eq!(seqs(&log.read_before(&room("pages"), None, 2).await.unwrap()), [8, 9]);
+    let newest = log.read_before(&room("pages"), None, 2, usize::MAX).await.unwrap();
+    assert_eq!(seqs(&newest), [8, 9]);
     let all_above = log.read(&room("pages"), Seq(u64::MAX), usize::MAX).await.unwrap();
     assert_eq!(all_above, []);
+}
+
+/// From either end; but an event that is longer than a page is one.
+async fn a_page_ends_where_its_bytes_end(log: &Log) {
+    let lens = [0, 0, 3, 4, 20, 1, 9, 10, 2, 0, 2, 11];
+    let mut batch = vec![create("bytes", "1"), join("bytes", "2")];
+    batch.extend(lens[2..].iter().map(|len| match len {
+        0 => join("bytes", "3"),
+        // Bytes, not characters.
+        2 => say("bytes", "1", "", "é"),
+        len => say("bytes", "1", "", &"x".repeat(*len)),
+    }));
+    log.appender().append(&batch).await.unwrap();
+    let fits = |seqs: &mut dyn Iterator<Item = u64>, limit: usize, bytes_max: usize| {
+        let (mut page, mut bytes) = (Vec::new(), 0);
+        for seq in seqs.take(limit) {
+            bytes += lens[seq as usize - 1];
+            if bytes > bytes_max && !page.is_empty() {
+                break;
+            }
+            page.push(seq);
+        }
+        page
+    };
+    let last = lens.len() as u64;
+    for edge in 0..=last {
+        for (limit, bytes_max) in [(99, 0), (99, 3), (99, 12), (3, 12), (99, 30), (5, 30), (7, 99)]
+        {
+            let page = log.read_page(&room("bytes"), Seq(edge), limit, bytes_max).await.unwrap();
+            let oldest = fits(&mut (edge + 1..=last), limit, bytes_max);
+            assert_eq!(seqs(&page), oldest, "after {edge}, limit {limit}, {bytes_max} bytes");
+            let page = log.read_before(&room("bytes"), Some(Seq(edge)), limit, bytes_max).await;
+            let mut newest = fits(&mut (1..edge).rev(), limit, bytes_max);
+            newest.reverse();
+            let page = seqs(&page.unwrap());
+            assert_eq!(page, newest, "before {edge}, limit {limit}, {bytes_max} bytes");
+        }
+    }
 }
 
 async fn lists_are_in_byte_order_and_paged(log: &Log) {
@@ -252,7 +293,7 @@ async fn every_text_reads_back_as_it_was_written(log: &Log) {
 async fn a_room_that_is_not_there_is_nowhere(log: &Log) {
     let missing = room("missing");
     assert_eq!(log.read(&missing, Seq(0), 10).await.unwrap(), []);
-    assert_eq!(log.read_before(&missing, None, 10).await.unwrap(), []);
+    assert_eq!(log.read_before(&missing, None, 10, 10).await.unwrap(), []);
     assert_eq!(log.standing(&missing, &user("1")).await.unwrap(), None);
     assert_eq!(log.last_seq(&missing).await.unwrap(), None);
     assert_eq!(log.members(&missing, None, 10).await.unwrap(), []);

@@ -12,6 +12,7 @@ on_both_logs!(
     without_a_place_history_is_the_newest_fifty,
     before_is_the_newest_below_and_after_the_oldest_above,
     history_can_be_walked_in_both_directions,
+    a_page_ends_where_its_bytes_end_and_says_that_there_is_more,
     an_empty_page_has_neither_first_nor_last,
     history_is_for_members_only,
     an_event_is_the_same_bytes_for_everyone_in_replay_and_in_history,
@@ -110,6 +111,32 @@ async fn history_can_be_walked_in_both_directions(world: World) {
             }
         }
         assert_eq!(back, forth, "pages of {limit}");
+    }
+}
+
+/// The page that a client does not read is held for it, so it must not be as long as messages are.
+async fn a_page_ends_where_its_bytes_end_and_says_that_there_is_more(world: World) {
+    let node = world.node_with(|config| config.session.history_bytes_max = 20_000).await;
+    let mut client = node.client().await;
+    create(&mut client, "1", "r").await;
+    // In JSON they are six times as long: three are a page, and the long one is more than a page.
+    for len in [1000, 1000, 1000, 4000, 1000, 1, 1, 1, 1000, 1000, 1000, 1000] {
+        client.send(message("1", "r", &"\u{1}".repeat(len))).await;
+        client.expect(json!({"type": "ack"})).await;
+    }
+    for (place, seqs, more) in [
+        (json!({}), vec![11, 12, 13], true),
+        (json!({"before": 11}), vec![6, 7, 8, 9, 10], true),
+        (json!({"before": 11, "limit": 2}), vec![9, 10], true),
+        (json!({"before": 6}), vec![5], true),
+        (json!({"before": 5}), vec![1, 2, 3, 4], false),
+        (json!({"after": 0}), vec![1, 2, 3, 4], true),
+        (json!({"after": 4}), vec![5], true),
+        (json!({"after": 5}), vec![6, 7, 8, 9, 10, 11], true),
+        (json!({"after": 5, "limit": 2}), vec![6, 7], true),
+        (json!({"after": 11}), vec![12, 13], false),
+    ] {
+        assert_eq!(page(&mut client, "r", place.clone()).await, (seqs, more), "{place}");
     }
 }
 
