@@ -239,11 +239,11 @@ mod tests {
         }
         let (user, until) = (UserId::stored("1"), Instant::now() + Duration::from_secs(3600));
         let mut stored = std::pin::pin!(marks.stored(&user, until));
-        // One of them is locked, the first time.
-        for again in [&[mark(1, 1, 1)][..], &[], &[], &[]] {
+        // One of the first is locked, and takes another write.
+        for busy in [1, 0, 0, 0] {
             assert!(futures_util::poll!(stored.as_mut()).is_pending());
-            marks.take(BATCH_LEN);
-            marks.put_back(again);
+            let taken = marks.take(BATCH_LEN);
+            marks.put_back(&taken[..busy]);
         }
         stored.await;
     }
