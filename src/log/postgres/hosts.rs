@@ -124,8 +124,9 @@ impl One {
         let mut failed = ConnectError::nowhere();
         for (index, address) in addresses.iter().enumerate() {
             let share = share(until, addresses.len() - index);
-            let connect = async { Ok(connect(self.alone(common.clone(), *address)).await?) };
-            match within(share, connect).await {
+            // Boxed: it is long, and would stand in every future that may come to connect.
+            let connect = Box::pin(connect(self.alone(common.clone(), *address)));
+            match within(share, async { Ok(connect.await?) }).await {
                 Ok(connected) => return Ok(connected),
                 Err(error) => failed = error,
             }
