@@ -3,7 +3,6 @@
 //! anything.
 
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
 
 use redis::AsyncTypedCommands;
 
@@ -72,19 +71,15 @@ async fn a_redis_that_is_killed_and_comes_back_empty_costs_no_word() {
     stage.end().await;
 }
 
-/// For longer than a time-out and its second try, and then for long.
+/// Longer than a time-out and its second try, several times over.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redis_that_hangs_costs_no_word() {
     let stage = Stage::set(300).await;
-    for at_least in [Duration::ZERO, Duration::from_secs(10)] {
+    for _ in 0..2 {
         stage.crowd.answered(300).await;
         stage.redis.pause();
-        let paused = Instant::now();
         stage.mirrors_are("away").await;
         stage.crowd.answered(600).await;
-        while paused.elapsed() < at_least {
-            stage.crowd.answered(100).await;
-        }
         stage.redis.resume();
         stage.mirrors_are("ok").await;
     }
