@@ -44,8 +44,8 @@ fn seqs(events: &[Event]) -> Vec<u64> {
     events.iter().map(|event| event.seq.0).collect()
 }
 
-/// Everything below, on one log. Boxed: in a debug build all of it together is more than the stack of
-/// a test's thread.
+/// Everything below, on one log. Boxed: in a debug build all of it together is more than the
+/// stack of a test's thread.
 pub async fn suite(log: &Log) {
     Box::pin(every_kind_of_event_takes_the_next_seq_and_reads_back_equal(log)).await;
     Box::pin(a_refused_write_costs_its_neighbours_nothing(log)).await;
