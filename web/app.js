@@ -6,7 +6,6 @@
  * do what one expects.
  */
 
-import { connect } from './verbatim.js';
 import { Composer } from './composer.js';
 import { find, say, soon } from './dom.js';
 import { People } from './people.js';
@@ -15,61 +14,18 @@ import { HUES } from './row.js';
 import { Sidebar } from './sidebar.js';
 import { read, storage } from './storage.js';
 import { Timeline } from './timeline.js';
+import { rename, start } from './welcome.js';
 import { count, errorText, hue, initials, number, typing } from './words.js';
 
-const NAME_KEY = 'verbatim-page:name';
 const PEOPLE_KEY = 'verbatim-page:people';
 /** How often the list of rooms is asked for while somebody looks at it. */
 const REFRESH_PAUSE_MS = 30_000;
 /** A break that is over sooner than this is not worth a word. */
 const BANNER_PAUSE_MS = 1500;
-/** A connection that takes longer than this is said to be on its way. */
-const WELCOME_PAUSE_MS = 400;
 /** How long a message about something that went wrong stays. */
 const TOAST_MS = 6000;
 /** From here on the list of people has room beside the conversation. (The same in style.css.) */
 const WIDE = matchMedia('(min-width: 1100px)');
-
-/** Asks for a name, and says what was wrong with the last one. */
-function welcome(error = '') {
-  find('welcome').hidden = false;
-  find('welcome-form').inert = false;
-  say(find('name-error'), error);
-  say(find('welcome-status'), '');
-  const field = find('name');
-  field.setAttribute('aria-invalid', String(error !== ''));
-  field.focus();
-  field.select();
-}
-
-/** Connects under that name. Whether it will do the server says, and then the page begins. */
-function enter(name) {
-  const url = new URL('ws', document.baseURI);
-  url.protocol = url.protocol.replace('http', 'ws');
-  const chat = connect(url.href, { user: name, storage });
-  find('welcome-form').inert = true;
-  const showStatus = setTimeout(() => {
-    find('welcome').hidden = false;
-    say(find('welcome-status'), 'Connecting…');
-  }, WELCOME_PAUSE_MS);
-  const stop = chat.on('state', ({ state, error }) => {
-    if (state !== 'open' && state !== 'closed') return;
-    stop();
-    clearTimeout(showStatus);
-    if (state === 'closed') return welcome(errorText(error));
-    storage.setItem(NAME_KEY, name);
-    find('welcome').hidden = true;
-    find('app').hidden = false;
-    return new Page(chat);
-  });
-}
-
-find('welcome-form').onsubmit = (event) => {
-  event.preventDefault();
-  const name = find('name').value.trim().normalize('NFC');
-  if (name === '') welcome('Please type the name under which you want to speak.');
-  else enter(name);
-};
 
 class Page {
   #chat;
@@ -317,11 +273,7 @@ class Page {
     find('help').onclick = ask('help-dialog');
     find('help-close').onclick = () => find('help-dialog').close();
     find('skip').onclick = () => this.#composer.focus();
-    find('rename').onclick = () => {
-      // Another name is another page, from its beginning.
-      storage.removeItem(NAME_KEY);
-      location.reload();
-    };
+    find('rename').onclick = rename;
     const togglePeople = () => {
       this.#wantsPeople = !this.#wantsPeople;
       storage.setItem(PEOPLE_KEY, this.#wantsPeople ? 'open' : 'closed');
@@ -370,6 +322,4 @@ function decode(text) {
   }
 }
 
-const known = storage.getItem(NAME_KEY);
-if (known) enter(known);
-else welcome();
+start((chat) => new Page(chat));

@@ -24,9 +24,11 @@ const SVG: &str = "image/svg+xml";
 const TEXT: &str = "text/plain; charset=utf-8";
 
 /// No list of a folder: what is not named here is not served.
-const FILES: [File; 19] = [
+const FILES: [File; 22] = [
     ("/", include_bytes!("../../web/index.html"), HTML),
     ("/style.css", include_bytes!("../../web/style.css"), CSS),
+    ("/frame.css", include_bytes!("../../web/frame.css"), CSS),
+    ("/conversation.css", include_bytes!("../../web/conversation.css"), CSS),
     ("/icon.svg", include_bytes!("../../web/icon.svg"), SVG),
     ("/app.js", include_bytes!("../../web/app.js"), SCRIPT),
     ("/composer.js", include_bytes!("../../web/composer.js"), SCRIPT),
@@ -38,6 +40,7 @@ const FILES: [File; 19] = [
     ("/sidebar.js", include_bytes!("../../web/sidebar.js"), SCRIPT),
     ("/storage.js", include_bytes!("../../web/storage.js"), SCRIPT),
     ("/timeline.js", include_bytes!("../../web/timeline.js"), SCRIPT),
+    ("/welcome.js", include_bytes!("../../web/welcome.js"), SCRIPT),
     ("/words.js", include_bytes!("../../web/words.js"), SCRIPT),
     ("/verbatim.js", include_bytes!("../../web/verbatim.js"), SCRIPT),
     ("/verbatim/failure.js", include_bytes!("../../web/verbatim/failure.js"), SCRIPT),

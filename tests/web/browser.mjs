@@ -107,6 +107,12 @@ export function shown(page) {
   return page.locator('#events .text').allTextContents();
 }
 
+/** The seqs of the rows in the document. */
+export function seqs(page) {
+  return page.locator('#events').evaluate((events) => (
+    [...events.children].map((row) => ({ seq: Number(row.dataset.seq) }))));
+}
+
 export function pending(page) {
   return page.locator('#pending .text').allTextContents();
 }

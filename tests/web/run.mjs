@@ -3,4 +3,7 @@
 import './client.test.mjs';
 import './breaks.test.mjs';
 import './page.test.mjs';
+import './rooms.test.mjs';
+import './reading.test.mjs';
+import './offline.test.mjs';
 import './looks.test.mjs';

@@ -1,0 +1,94 @@
+// The page in a browser when the server is away, dies or refuses, and when nothing can be kept.
+import assert from 'node:assert/strict';
+import { create, join, pending, profile, seqs, shown, until, visit, write } from './browser.mjs';
+import {
+  Door, assertWhole, client, kill, logOf, nodes, roomName, start, texts, told, check,
+} from './cluster.mjs';
+
+check('a node dies under an open page: nothing is missing and nothing twice', async () => {
+  const { n1, n2 } = await nodes();
+  const room = roomName();
+  const door = await Door.to(n2);
+  const bob = client(n1, 'bob');
+  await bob.create(room);
+  const ada = await visit(await profile(), door.address, { name: 'ada' });
+  await join(ada, room);
+  for (let number = 0; number < 20; number += 1) {
+    if (number === 7) {
+      door.leadTo(n1);
+      await kill('n2');
+    }
+    if (number % 4 === 0) await write(ada, `ada ${number}`);
+    await bob.send(room, `bob ${number}`);
+  }
+  await until(() => pending(ada), []);
+  await bob.send(room, 'end');
+  const log = await logOf(n1, room, 'bob');
+  assert.equal(texts(log).at(-1), 'end');
+  await until(() => shown(ada), texts(log));
+  assertWhole(await seqs(ada));
+  assert.equal(texts(log).filter((text) => text.startsWith('ada')).length, 5);
+  await until(() => ada.locator('#status-text').textContent(), 'Connected to n1');
+  await start('n2');
+});
+
+check('what is written offline waits, outlives the page, and goes out once', async () => {
+  const { n1, n3 } = await nodes();
+  const room = roomName();
+  const door = await Door.to(n1);
+  const bob = client(n3, 'bob');
+  await bob.create(room);
+  await bob.join(room);
+  const context = await profile();
+  const ada = await visit(context, door.address, { name: 'ada' });
+  await join(ada, room);
+  door.shut();
+  await until(() => ada.locator('#status-text').textContent(), 'Offline');
+  await write(ada, 'in the tunnel');
+  await write(ada, 'still dark');
+  await until(() => pending(ada), ['in the tunnel', 'still dark']);
+  assert.equal(await ada.locator('#pending .note').first().textContent(), 'Waiting to be sent');
+  await ada.getByText('You are offline.').waitFor();
+  await ada.close();
+  door.unlock();
+  const again = await visit(context, door.address, { room });
+  await until(() => shown(again), ['in the tunnel', 'still dark']);
+  await until(() => pending(again), []);
+  await write(again, 'light');
+  await until(() => shown(again), ['in the tunnel', 'still dark', 'light']);
+  await told(bob, room, Math.max(...(await seqs(again)).map(({ seq }) => seq)));
+  assert.deepEqual(texts(bob.events), ['in the tunnel', 'still dark', 'light']);
+});
+
+check('a message that the server refuses stays where its writer sees it', async () => {
+  const { n1 } = await nodes();
+  const room = roomName();
+  const door = await Door.to(n1);
+  const bob = client(n1, 'bob');
+  await bob.create(room);
+  const ada = await visit(await profile(), door.address, { name: 'ada' });
+  await join(ada, room);
+  door.shut();
+  await until(() => ada.locator('#status-text').textContent(), 'Offline');
+  await write(ada, 'too late');
+  await client(n1, 'ada').leave(room);
+  door.unlock();
+  await ada.getByRole('button', { name: 'Join this room' }).click();
+  await ada.getByText('Not sent. You are not in this room. Join it first.').waitFor();
+  await ada.getByRole('button', { name: 'Try again' }).click();
+  await until(() => shown(ada), ['too late']);
+  await until(() => pending(ada), []);
+});
+
+check('without a storage the page works as long as it is open', async () => {
+  const { n1 } = await nodes();
+  const context = await profile();
+  await context.addInitScript(() => {
+    Object.defineProperty(window, 'localStorage', { get() { throw new DOMException('no'); } });
+  });
+  const page = await visit(context, n1, { name: 'ada' });
+  const room = roomName();
+  await create(page, room);
+  await write(page, 'kept by the server');
+  await until(() => shown(page), ['kept by the server']);
+});

@@ -1,0 +1,121 @@
+// Reading in a browser: far back, what is new, and what others do meanwhile.
+import assert from 'node:assert/strict';
+import { create, join, profile, seqs, shown, until, visit, write } from './browser.mjs';
+import { assertWhole, client, fill, nodes, roomName, check } from './cluster.mjs';
+
+check('a history of 2,000 messages scrolls, and the document stays small', async () => {
+  const { n1 } = await nodes();
+  const room = roomName('long');
+  await fill(n1, room, 2000);
+  const page = await visit(await profile(), n1, { name: 'reader' });
+  await join(page, room);
+  // It was made, there were 2,000 messages, and the reader came.
+  const last = 2002;
+  await until(() => page.locator('#position').textContent(), 'n1 · № 2,002');
+  const seen = new Set();
+  const timeline = page.locator('#timeline');
+  let rows = 0;
+  for (let steps = 0; !seen.has(1); steps += 1) {
+    assert.ok(steps < 400, `after ${steps} steps only ${seen.size} were seen`);
+    const there = await timeline.evaluate((scroller) => {
+      const { top, bottom } = scroller.getBoundingClientRect();
+      const visible = [...scroller.querySelectorAll('.row')].filter((row) => {
+        const box = row.getBoundingClientRect();
+        return box.bottom > top && box.top < bottom;
+      });
+      scroller.scrollTop -= scroller.clientHeight - 100;
+      return {
+        seqs: visible.map((row) => Number(row.dataset.seq)),
+        rows: scroller.querySelectorAll('.row').length,
+      };
+    });
+    for (const seq of there.seqs) seen.add(seq);
+    rows = Math.max(rows, there.rows);
+    // A frame, in which the page draws what it has fetched.
+    await page.evaluate(() => new Promise((resolve) => { requestAnimationFrame(resolve); }));
+  }
+  // Nothing was jumped over on the way up, and it was never all in the document.
+  const all = Array.from({ length: last }, (_, place) => place + 1);
+  const missed = all.filter((seq) => !seen.has(seq));
+  assert.deepEqual(missed, []);
+  assert.ok(rows <= 600, `${rows} rows`);
+  await page.getByText(`The beginning of ${room}`).waitFor();
+  assertWhole(await seqs(page));
+  await page.getByRole('button', { name: /To the latest/ }).click();
+  await until(async () => (await seqs(page)).at(-1)?.seq, last);
+  await write(page, 'I have read it all.');
+  await until(async () => (await shown(page)).at(-1), 'I have read it all.');
+});
+
+check('what is unread is the same on every device', async () => {
+  const { n1, n2 } = await nodes();
+  const room = roomName();
+  const bob = client(n2, 'bob');
+  await bob.create(room);
+  const desk = await visit(await profile(), n1, { name: 'emmy' });
+  await join(desk, room);
+  await create(desk, roomName('elsewhere'));
+  for (const text of ['one', 'two', 'three']) await bob.send(room, text);
+  // A device that has never heard of the room.
+  const phone = await visit(await profile({ width: 390, height: 844 }), n2, { name: 'emmy' });
+  const badge = (page) => page.locator(`[data-room="${room}"] .badge`);
+  for (const page of [desk, phone]) await until(() => badge(page).textContent(), '3');
+  await phone.locator(`[data-room="${room}"]`).click();
+  await until(() => shown(phone), ['one', 'two', 'three']);
+  await badge(desk).waitFor({ state: 'detached' });
+  // One's own message is not news, even if the page is gone before it could say so.
+  await write(phone, 'four');
+  await until(async () => (await shown(phone)).at(-1), 'four');
+  await phone.goto(`http://${n2}/`);
+  await phone.reload();
+  await phone.locator(`[data-room="${room}"]`).waitFor();
+  await badge(desk).waitFor({ state: 'detached' });
+  assert.equal(await badge(phone).count(), 0);
+});
+
+check('somebody who reads further up is not pushed on', async () => {
+  const { n1 } = await nodes();
+  const room = roomName();
+  await fill(n1, room, 60);
+  const bob = client(n1, 'bob');
+  await bob.join(room);
+  const dora = await visit(await profile(), n1, { name: 'dora' });
+  await join(dora, room);
+  await until(async () => (await shown(dora)).length, 60);
+  const timeline = dora.locator('#timeline');
+  await timeline.evaluate((scroller) => { scroller.scrollTop = 300; });
+  await until(() => dora.getByRole('button', { name: 'To the latest ↓' }).count(), 1);
+  const top = await timeline.evaluate((scroller) => scroller.scrollTop);
+  await bob.send(room, 'news');
+  await bob.send(room, 'more news');
+  await dora.getByRole('button', { name: '2 new messages ↓' }).waitFor();
+  assert.equal(await timeline.evaluate((scroller) => scroller.scrollTop), top);
+  await dora.keyboard.press('Escape');
+  await until(() => dora.locator('#latest').isHidden(), true);
+  assert.equal(await dora.locator('.badge').count(), 0);
+});
+
+check('a window that is full does not move under its reader', async () => {
+  const { n1 } = await nodes();
+  const room = roomName();
+  await fill(n1, room, 700);
+  const bob = client(n1, 'bob');
+  await bob.join(room);
+  const dora = await visit(await profile(), n1, { name: 'dora' });
+  await join(dora, room);
+  const timeline = dora.locator('#timeline');
+  for (let rows = 0; rows < 600;) {
+    await timeline.evaluate((scroller) => { scroller.scrollTop = 0; });
+    const before = rows;
+    await until(async () => (await seqs(dora)).length > before, true);
+    rows = (await seqs(dora)).length;
+  }
+  const window = await seqs(dora);
+  for (const text of ['one', 'two', 'three']) await bob.send(room, text);
+  const latest = dora.getByRole('button', { name: '3 new messages ↓' });
+  await latest.waitFor();
+  assert.deepEqual(await seqs(dora), window);
+  await latest.click();
+  await until(async () => (await shown(dora)).slice(-3), ['one', 'two', 'three']);
+  assertWhole(await seqs(dora));
+});

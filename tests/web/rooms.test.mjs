@@ -1,0 +1,77 @@
+// Rooms in a browser: found, made, joined and left.
+import assert from 'node:assert/strict';
+import { enter, join, profile, shown, until, visit } from './browser.mjs';
+import { client, nodes, roomName, check } from './cluster.mjs';
+
+check('names that cannot be are refused in words for a person', async () => {
+  const { n1 } = await nodes();
+  const page = await visit(await profile(), n1);
+  await page.getByRole('button', { name: 'Start talking' }).click();
+  await page.getByText('Please type the name under which you want to speak.').waitFor();
+  const field = page.getByLabel('Your name', { exact: true });
+  for (const [name, words] of [
+    ['ada\u202eb', 'The name holds characters that nobody can see.'],
+    ['a\u200bb', 'The name holds characters that nobody can see.'],
+    ['n'.repeat(129), 'The name is too long.'],
+  ]) {
+    await field.fill(name);
+    await page.keyboard.press('Enter');
+    await page.getByText(words).waitFor();
+    assert.equal(await field.getAttribute('aria-invalid'), 'true');
+  }
+  await enter(page, 'ada');
+  await page.getByLabel('Find or create a room').fill('ro\u202eom');
+  await page.getByRole('button', { name: /Create/ }).click();
+  await page.getByText("The room's name holds characters that nobody can see.").waitFor();
+});
+
+check('a room is left and joined again', async () => {
+  const { n1 } = await nodes();
+  const room = roomName();
+  const bob = client(n1, 'bob');
+  await bob.create(room);
+  await bob.send(room, 'welcome');
+  const ada = await visit(await profile(), n1, { name: 'ada' });
+  await join(ada, room);
+  await until(() => shown(ada), ['welcome']);
+  await ada.getByRole('button', { name: 'Leave' }).click();
+  await ada.getByRole('dialog', { name: `Leave ${room}?` }).waitFor();
+  await ada.getByRole('button', { name: 'Stay' }).click();
+  await ada.getByRole('button', { name: 'Leave' }).click();
+  await ada.getByRole('dialog').getByRole('button', { name: 'Leave' }).click();
+  await ada.getByRole('button', { name: 'Join this room' }).waitFor();
+  await bob.send(room, 'while you were out');
+  await ada.getByRole('button', { name: 'Join this room' }).click();
+  await until(() => shown(ada), ['welcome', 'while you were out']);
+  const facts = await ada.locator('.fact').allTextContents();
+  assert.deepEqual(facts.map((fact) => fact.replace(/ \d.*/, '')), [
+    'bob made this room', 'ada joined', 'ada left', 'ada joined',
+  ]);
+  // A member is told when the room was left somewhere else.
+  const elsewhere = client(n1, 'ada');
+  await elsewhere.leave(room);
+  await ada.getByRole('button', { name: 'Join this room' }).waitFor();
+});
+
+check('rooms are found among many', async () => {
+  const { n1 } = await nodes();
+  const maker = client(n1, 'maker');
+  const names = Array.from({ length: 300 }, (_, place) => `many-${String(place).padStart(3, '0')}`);
+  await Promise.all(names.map((name) => maker.create(name)));
+  const page = await visit(await profile(), n1, { name: 'seeker' });
+  await page.getByText(/and \d+ more: search/).waitFor();
+  await page.getByLabel('Find or create a room').fill('MANY-29');
+  const found = page.locator('.room-item');
+  await until(() => found.locator('bdi').allTextContents(), names.slice(290));
+  assert.equal(await page.locator('.room-item.news').count(), 0);
+  await page.keyboard.press('ArrowDown');
+  await page.keyboard.press('ArrowDown');
+  await page.keyboard.press('Enter');
+  await page.getByRole('heading', { name: 'many-291' }).waitFor();
+  assert.equal(await page.locator('#outside-facts').textContent(), '1 member · 1 entry');
+  // The search is over, and the room is in the address, so the way back is the browser's own.
+  assert.equal(await page.getByLabel('Find or create a room').inputValue(), '');
+  assert.equal(new URL(page.url()).hash, '#many-291');
+  await page.goBack();
+  await page.getByRole('heading', { name: 'Choose a room' }).waitFor();
+});
