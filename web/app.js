@@ -6,6 +6,7 @@
  * do what one expects.
  */
 
+import { addressOf, roomAt } from './address.js';
 import { Composer } from './composer.js';
 import { find, say, soon } from './dom.js';
 import { People } from './people.js';
@@ -114,14 +115,15 @@ class Page {
 
   /** Goes to the room by its address; `#follow` then shows it. */
   open(name) {
-    const hash = `#${encodeURIComponent(name)}`;
-    if (location.hash === hash) this.#follow();
-    else location.hash = hash;
+    const address = addressOf(name);
+    if (location.hash === address) this.#follow();
+    else location.hash = address;
   }
 
   /** Shows the room that the address names. */
   async #follow() {
-    const name = decode(location.hash.slice(1));
+    const name = roomAt(location.hash);
+    if (name !== '') history.replaceState(history.state, '', addressOf(name));
     find('app').dataset.view = name === '' ? 'list' : 'room';
     if (name === '') {
       this.#rooms.close();
@@ -310,15 +312,6 @@ class Page {
       this.#timeline.toLatest();
       this.#composer.focus();
     }
-  }
-}
-
-/** The address may have been typed by hand. */
-function decode(text) {
-  try {
-    return decodeURIComponent(text).normalize('NFC');
-  } catch {
-    return text;
   }
 }
 

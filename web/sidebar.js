@@ -1,5 +1,6 @@
 /** The list of rooms: the user's own with what is unread, the others, and the search in both. */
 
+import { addressOf } from './address.js';
 import { fill, find, make, say, soon } from './dom.js';
 import { badge, count, number } from './words.js';
 
@@ -144,7 +145,7 @@ export class Sidebar {
     const figure = make('span', { 'aria-hidden': 'true' });
     const words = make('span', { class: 'unseen' });
     const link = make('a', {
-      href: `#${encodeURIComponent(name)}`,
+      href: addressOf(name),
       class: 'room-item',
       'data-room': name,
       onclick: (event) => {

@@ -24,12 +24,13 @@ const SVG: &str = "image/svg+xml";
 const TEXT: &str = "text/plain; charset=utf-8";
 
 /// No list of a folder: what is not named here is not served.
-const FILES: [File; 22] = [
+const FILES: [File; 23] = [
     ("/", include_bytes!("../../web/index.html"), HTML),
     ("/style.css", include_bytes!("../../web/style.css"), CSS),
     ("/frame.css", include_bytes!("../../web/frame.css"), CSS),
     ("/conversation.css", include_bytes!("../../web/conversation.css"), CSS),
     ("/icon.svg", include_bytes!("../../web/icon.svg"), SVG),
+    ("/address.js", include_bytes!("../../web/address.js"), SCRIPT),
     ("/app.js", include_bytes!("../../web/app.js"), SCRIPT),
     ("/composer.js", include_bytes!("../../web/composer.js"), SCRIPT),
     ("/dom.js", include_bytes!("../../web/dom.js"), SCRIPT),

@@ -72,7 +72,7 @@ export async function visit(context, address, { name, room } = {}) {
       console.error(`violates ${violatedDirective}: ${blockedURI}`);
     });
   });
-  await page.goto(`http://${address}/${room ? `#${encodeURIComponent(room)}` : ''}`);
+  await page.goto(`http://${address}/${room ? `#/${encodeURIComponent(room)}` : ''}`);
   if (name) await enter(page, name);
   return page;
 }

@@ -1,6 +1,6 @@
 // Rooms in a browser: found, made, joined and left.
 import assert from 'node:assert/strict';
-import { enter, join, profile, shown, until, visit } from './browser.mjs';
+import { enter, join, profile, shown, until, visit, write } from './browser.mjs';
 import { client, nodes, roomName, check } from './cluster.mjs';
 
 check('names that cannot be are refused in words for a person', async () => {
@@ -71,7 +71,31 @@ check('rooms are found among many', async () => {
   assert.equal(await page.locator('#outside-facts').textContent(), '1 member · 1 entry');
   // The search is over, and the room is in the address, so the way back is the browser's own.
   assert.equal(await page.getByLabel('Find or create a room').inputValue(), '');
-  assert.equal(new URL(page.url()).hash, '#many-291');
+  assert.equal(new URL(page.url()).hash, '#/many-291');
   await page.goBack();
   await page.getByRole('heading', { name: 'Choose a room' }).waitFor();
+});
+
+check('a room may have the name of a part of the page', async () => {
+  const { n1 } = await nodes();
+  const maker = client(n1, 'maker');
+  // More than fit, so that there would be somewhere to scroll to.
+  const names = Array.from({ length: 60 }, (_, place) => `filler-${place}`);
+  await Promise.all([...names, 'help', 'message'].map((name) => maker.create(name)));
+  const page = await visit(await profile(), n1, { name: 'ada' });
+  for (const name of ['help', 'message']) {
+    await join(page, name);
+    await write(page, 'Is this the right place?');
+    await until(async () => (await shown(page)).at(-1), 'Is this the right place?');
+  }
+  const heights = () => page.evaluate(() => {
+    const { scrollTop, scrollHeight, clientHeight } = document.documentElement;
+    return [scrollTop, document.body.scrollTop, scrollHeight - clientHeight];
+  });
+  assert.deepEqual(await heights(), [0, 0, 0]);
+  // An address of the older form leads to the room, too, and nowhere else.
+  await page.goto(`http://${n1}/#help`);
+  await page.getByRole('heading', { name: 'help' }).waitFor();
+  await until(() => new URL(page.url()).hash, '#/help');
+  assert.deepEqual(await heights(), [0, 0, 0]);
 });
