@@ -15,15 +15,13 @@
  */
 
 import { ChatError, RETRY_CODES, closed, failure } from './verbatim/failure.js';
+import { newId } from './verbatim/id.js';
 import { Line } from './verbatim/line.js';
 import { Outbox } from './verbatim/outbox.js';
+import { Questions } from './verbatim/questions.js';
 
-export { ChatError };
+export { ChatError, newId };
 
-/** How long a question may stay open. A message waits for ever: it is said or it is not. */
-const ANSWER_TIMEOUT_MS = 15_000;
-/** Questions that wait for their answers. More are refused with the code `full`. */
-const ASKED_LEN_MAX = 1000;
 /** Others take somebody as typing for 6 s, and a server passes on one in 3 s. */
 const TYPING_PAUSE_MS = 3000;
 /** Rooms in one `resume`: far below the longest frame, whatever their names. */
@@ -39,9 +37,8 @@ export function connect(url, options) {
 class Chat {
   #line;
   #outbox;
+  #questions;
   #listeners = new Map();
-  /** Questions without an answer, by id. They are asked again on the next connection. */
-  #asked = new Map();
   /** Followed rooms: the place of each, see `#follow`. */
   #rooms = new Map();
   /** The rooms of each `resume` that is not `resumed` yet, by its id. */
@@ -67,6 +64,7 @@ class Chat {
       line: this.#line,
       emit: (type, event) => this.#emit(type, event),
     });
+    this.#questions = new Questions(this.#line, (frame) => this.#write(frame));
     this.#line.open();
   }
 
@@ -77,27 +75,27 @@ class Chat {
   }
 
   join(room, { since, last } = {}) {
-    return this.#ask({ type: 'join', room, since, last });
+    return this.#questions.ask({ type: 'join', room, since, last });
   }
 
   leave(room) {
-    return this.#ask({ type: 'leave', room });
+    return this.#questions.ask({ type: 'leave', room });
   }
 
   create(room) {
-    return this.#ask({ type: 'create', room });
+    return this.#questions.ask({ type: 'create', room });
   }
 
   history(room, { before, after, limit } = {}) {
-    return this.#ask({ type: 'history', room, before, after, limit });
+    return this.#questions.ask({ type: 'history', room, before, after, limit });
   }
 
   rooms({ after, limit } = {}) {
-    return this.#ask({ type: 'rooms', after, limit });
+    return this.#questions.ask({ type: 'rooms', after, limit });
   }
 
   members(room, { after } = {}) {
-    return this.#ask({ type: 'members', room, after });
+    return this.#questions.ask({ type: 'members', room, after });
   }
 
   send(room, message, { id = newId() } = {}) {
@@ -154,22 +152,13 @@ class Chat {
   #onBreak() {
     this.#resumes.clear();
     this.#outbox.rewind();
-    for (const [id, { isSign, resolve, timer }] of this.#asked) {
-      if (!isSign) continue;
-      this.#asked.delete(id);
-      clearTimeout(timer);
-      resolve(undefined);
-    }
+    this.#questions.onBreak();
   }
 
   #end(error) {
     if (this.state === 'closed') return;
     this.#line.close();
-    for (const { reject, timer } of this.#asked.values()) {
-      clearTimeout(timer);
-      reject(error);
-    }
-    this.#asked.clear();
+    this.#questions.close(error);
     this.#outbox.close();
     this.#become('closed', { error });
   }
@@ -196,13 +185,13 @@ class Chat {
       case 'joined': return this.#onJoined(frame);
       case 'resumed': return this.#onResumed(frame);
       case 'reset': return this.#onReset(frame);
-      case 'ack': return this.#outbox.onStored(frame.id, frame) || this.#onAnswer(frame);
+      case 'ack': return this.#outbox.onStored(frame.id, frame) || this.#questions.onAnswer(frame);
       case 'error': return this.#onError(frame);
       case 'goodbye': case 'pong': return undefined;
       default:
         // What has a seq and a time is of the log, whatever its type will be one day.
         if (frame.seq && frame.at) return this.#onEvent(frame);
-        return this.#onAnswer(frame) || this.#emit(frame.type, frame);
+        return this.#questions.onAnswer(frame) || this.#emit(frame.type, frame);
     }
   }
 
@@ -212,7 +201,7 @@ class Chat {
     this.#become('resuming');
     // Also without a room: the server says whether it takes the user's name.
     this.#resume([...this.#rooms.keys()]);
-    for (const { frame } of this.#asked.values()) this.#write(frame);
+    this.#questions.repeat();
     this.#outbox.limits = limits;
     this.#outbox.flush();
   }
@@ -221,50 +210,18 @@ class Chat {
     this.#line.write({ user_id: this.user, ...frame });
   }
 
-  // Questions and answers.
-
-  #ask(command, isSign = false) {
-    return new Promise((resolve, reject) => {
-      if (this.state === 'closed') return reject(closed());
-      if (this.#asked.size >= ASKED_LEN_MAX) return reject(failure('full', 'too much waits'));
-      const id = newId();
-      const timer = setTimeout(() => {
-        this.#asked.delete(id);
-        reject(failure('timeout', 'no answer came in time'));
-      }, ANSWER_TIMEOUT_MS);
-      const frame = { ...command, id };
-      this.#asked.set(id, { frame, resolve, reject, timer, isSign });
-      return this.#write(frame);
-    });
-  }
-
   /** A sign of life: now or not at all, and not to a server that does not know of such. */
   #sign(command) {
     if (!this.#line.isOpen || this.#unknown.has(command.type)) return Promise.resolve();
-    return this.#ask(command, true).catch((error) => {
+    return this.#questions.ask(command, true).catch((error) => {
       if (error.code === 'unknown_type') this.#unknown.add(command.type);
     });
-  }
-
-  /** Whether it was the answer to a question. */
-  #onAnswer(frame) {
-    const asked = this.#asked.get(frame.id);
-    if (!asked) return false;
-    if (frame.code === 'rate_limited') {
-      this.#line.later(frame.retry_after_ms, () => this.#write(asked.frame));
-      return true;
-    }
-    this.#asked.delete(frame.id);
-    clearTimeout(asked.timer);
-    if (frame.type === 'error') asked.reject(new ChatError(frame));
-    else asked.resolve(frame);
-    return true;
   }
 
   #onError(frame) {
     const names = this.#resumes.get(frame.id);
     if (names) return this.#onNotResumed(names, frame);
-    return this.#outbox.onError(frame) || this.#onAnswer(frame)
+    return this.#outbox.onError(frame) || this.#questions.onAnswer(frame)
       || this.#emit('error', new ChatError(frame));
   }
 
@@ -311,7 +268,7 @@ class Chat {
 
   #onJoined(frame) {
     const { room: name, last_seq } = frame;
-    const asked = this.#asked.get(frame.id)?.frame;
+    const asked = this.#questions.commandOf(frame.id);
     if (asked && !this.#rooms.has(name)) {
       // Where a `join` without `since` begins, the first event tells. Should the connection break
       // before it, the next one begins where nothing can be missed: the user's own `join`, if it
@@ -322,7 +279,7 @@ class Chat {
     const room = this.#rooms.get(name);
     if (room) room.memberAt = last_seq;
     this.#emit('joined', frame);
-    this.#onAnswer(frame);
+    this.#questions.onAnswer(frame);
   }
 
   #onReset({ room: name, last_seq }) {
@@ -372,14 +329,4 @@ class Chat {
       room.isMending = false;
     }
   }
-}
-
-/**
- * An id for a command: unique, not secret. (`crypto.randomUUID` is missing in pages that came by
- * plain HTTP.)
- */
-export function newId() {
-  const words = globalThis.crypto?.getRandomValues(new Uint32Array(4))
-    ?? Array.from({ length: 4 }, () => Math.floor(Math.random() * 2 ** 32));
-  return Array.from(words, (word) => word.toString(16).padStart(8, '0')).join('');
 }

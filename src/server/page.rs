@@ -24,7 +24,7 @@ const SVG: &str = "image/svg+xml";
 const TEXT: &str = "text/plain; charset=utf-8";
 
 /// No list of a folder: what is not named here is not served.
-const FILES: [File; 23] = [
+const FILES: [File; 25] = [
     ("/", include_bytes!("../../web/index.html"), HTML),
     ("/style.css", include_bytes!("../../web/style.css"), CSS),
     ("/frame.css", include_bytes!("../../web/frame.css"), CSS),
@@ -45,8 +45,10 @@ const FILES: [File; 23] = [
     ("/words.js", include_bytes!("../../web/words.js"), SCRIPT),
     ("/verbatim.js", include_bytes!("../../web/verbatim.js"), SCRIPT),
     ("/verbatim/failure.js", include_bytes!("../../web/verbatim/failure.js"), SCRIPT),
+    ("/verbatim/id.js", include_bytes!("../../web/verbatim/id.js"), SCRIPT),
     ("/verbatim/line.js", include_bytes!("../../web/verbatim/line.js"), SCRIPT),
     ("/verbatim/outbox.js", include_bytes!("../../web/verbatim/outbox.js"), SCRIPT),
+    ("/verbatim/questions.js", include_bytes!("../../web/verbatim/questions.js"), SCRIPT),
     ("/verbatim.d.ts", include_bytes!("../../web/verbatim.d.ts"), TEXT),
 ];
 
