@@ -64,7 +64,7 @@ export interface Chat {
    * earlier time. Each is told as `joined`, or as `left` if the user is no member any more.
    */
   resume(positions: Record<string, number>): void;
-  /** The highest seq of each followed room that was told as an `event`. */
+  /** The highest seq of each followed room that was told as an `event`. It has no prototype. */
   positions(): Record<string, number>;
 
   /** Events before or after a seq, or the newest, oldest first; 50, at most 200. Members only. */

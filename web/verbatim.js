@@ -116,7 +116,9 @@ class Chat {
   }
 
   positions() {
-    return Object.fromEntries([...this.#rooms].map(([name, room]) => [name, room.position]));
+    const positions = [...this.#rooms].map(([name, room]) => [name, room.position]);
+    // No prototype: a room that is called `constructor` is followed if it is, and not always.
+    return { __proto__: null, ...Object.fromEntries(positions) };
   }
 
   who(room) {

@@ -1,6 +1,8 @@
 // Rooms in a browser: found, made, joined and left.
 import assert from 'node:assert/strict';
-import { enter, join, profile, shown, until, visit, write } from './browser.mjs';
+import {
+  create, enter, join, pending, profile, shown, until, visit, write,
+} from './browser.mjs';
 import { client, nodes, roomName, check } from './cluster.mjs';
 
 check('names that cannot be are refused in words for a person', async () => {
@@ -98,4 +100,33 @@ check('a room may have the name of a part of the page', async () => {
   await page.getByRole('heading', { name: 'help' }).waitFor();
   await until(() => new URL(page.url()).hash, '#/help');
   assert.deepEqual(await heights(), [0, 0, 0]);
+});
+
+check('a room may have the name of a part of every object', async () => {
+  const { n1, n2 } = await nodes();
+  const names = ['constructor', 'toString', '__proto__'];
+  const bob = client(n2, 'bob');
+  for (const name of names) await bob.create(name);
+  const context = await profile();
+  const ada = await visit(context, n1, { name: 'ada' });
+  for (const name of names) await join(ada, name);
+  // In none of them is the page there when something is said: it is counted all the same.
+  await create(ada, roomName('elsewhere'));
+  for (const name of names) await bob.send(name, 'Did you get this?');
+  for (const name of names) {
+    await until(() => ada.locator(`[data-room="${name}"] .badge`).textContent(), '1');
+  }
+  // A new page follows them again, and is told what happens from then on.
+  await ada.reload();
+  for (const name of names) {
+    const link = ada.locator(`[data-room="${name}"]`);
+    await until(() => link.locator('.badge').textContent(), '1');
+    await bob.send(name, 'And this?');
+    await until(() => link.locator('.badge').textContent(), '2');
+    await link.click();
+    await until(() => shown(ada), ['Did you get this?', 'And this?']);
+    await write(ada, 'Every word.');
+    await until(() => pending(ada), []);
+    await until(() => shown(ada), ['Did you get this?', 'And this?', 'Every word.']);
+  }
 });
