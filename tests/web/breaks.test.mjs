@@ -1,21 +1,9 @@
 // The client in Node: what it promises when connections break and nodes die.
 import assert from 'node:assert/strict';
 import {
-  Door, assertWhole, client, isOpen, kill, logOf, next, nodes, roomName, start, stop, texts, told,
-  check,
+  Door, assertWhole, client, isOpen, kill, logOf, next, nodes, roomName, start, stop, storage,
+  texts, told, check,
 } from './cluster.mjs';
-
-/** As much of a browser's storage as the client uses. */
-function storage() {
-  const kept = new Map();
-  return {
-    get length() { return kept.size; },
-    key: (place) => [...kept.keys()][place] ?? null,
-    getItem: (key) => kept.get(key) ?? null,
-    setItem: (key, value) => kept.set(key, value),
-    removeItem: (key) => kept.delete(key),
-  };
-}
 
 check('a node is killed under talkers: every word is told once and in order', async () => {
   const { n2, n3 } = await nodes();

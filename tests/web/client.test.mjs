@@ -5,7 +5,7 @@ import { before } from 'node:test';
 import WebSocket from 'ws';
 import { connect, newId } from '../../web/verbatim.js';
 import {
-  assertWhole, client, isOpen, next, nodes, roomName, texts, told, within,
+  assertWhole, client, isOpen, next, nodes, roomName, storage, texts, told, within,
   check,
 } from './cluster.mjs';
 
@@ -118,6 +118,30 @@ check('the same id is one message', async () => {
   assert.deepEqual(await Promise.all(twice), [2, 2]);
   assert.equal(await ada.send(room, 'once', { id }), 2);
   assert.equal((await sent).seq, 2);
+});
+
+check('an id that cannot be is refused at once, and is in nobody\'s way', async () => {
+  const room = roomName();
+  const kept = storage();
+  // What another program left there is not taken for a message.
+  const prefix = `verbatim:${JSON.stringify(['ada', `ws://${n1}/ws`])}:`;
+  const message = { room, message: 'x', at: 1, order: 1 };
+  const wrong = { [`${'x'.repeat(65)}`]: message, 'é': message, a: { room }, b: null, c: 1 };
+  for (const [id, value] of Object.entries(wrong)) {
+    kept.setItem(prefix + id, JSON.stringify(value));
+  }
+  const ada = client(n1, 'ada', { storage: kept });
+  assert.deepEqual(ada.waiting(), []);
+  await ada.create(room);
+  const refusal = { code: 'bad_request', field: 'id' };
+  for (const id of ['', 'é', 'line\n', 'x'.repeat(65), 7]) {
+    await assert.rejects(ada.send(room, 'lost?', { id }), refusal);
+  }
+  // Nor does the promise of one message hold for another.
+  const first = ada.send(room, 'one', { id: 'same' });
+  await assert.rejects(ada.send(room, 'two', { id: 'same' }), refusal);
+  assert.equal(await first, 2);
+  assert.equal(await within('the next one', ada.send(room, 'three', { id: ' ~'.repeat(32) })), 3);
 });
 
 check('a hole is mended and a repetition is dropped', async () => {

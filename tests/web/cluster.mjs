@@ -166,6 +166,18 @@ export async function fill(address, room, count) {
   socket.close();
 }
 
+/** As much of a browser's storage as the client uses. */
+export function storage() {
+  const kept = new Map();
+  return {
+    get length() { return kept.size; },
+    key: (place) => [...kept.keys()][place] ?? null,
+    getItem: (key) => kept.get(key) ?? null,
+    setItem: (key, value) => kept.set(key, value),
+    removeItem: (key) => kept.delete(key),
+  };
+}
+
 let rooms = 0;
 
 /** A name that no other test has. */

@@ -7,6 +7,7 @@
  */
 
 import { ChatError, RETRY_CODES, closed, failure } from './failure.js';
+import { isId } from './id.js';
 
 /** Messages that wait. More are refused with the code `full`. */
 const LEN_MAX = 1000;
@@ -46,7 +47,11 @@ export class Outbox {
 
   send(id, room, message, promise) {
     const waiting = this.#entries.get(id);
-    if (waiting) {
+    if (!isId(id)) {
+      promise.reject(wrongId('must be 1 to 64 characters of printable ASCII'));
+    } else if (waiting && (waiting.room !== room || waiting.message !== message)) {
+      promise.reject(wrongId('is that of another message that waits'));
+    } else if (waiting) {
       waiting.promises.push(promise);
     } else if (this.#entries.size >= LEN_MAX) {
       promise.reject(failure('full', 'too many messages wait to be sent'));
@@ -161,12 +166,21 @@ export class Outbox {
     }
   }
 
-  /** Nothing, if somebody else has written there. */
+  /** Nothing, if somebody else has written there: it would be in the way of what is behind it. */
   #load(key) {
     try {
-      return { id: key.slice(this.#prefix.length), ...JSON.parse(this.#storage.getItem(key)) };
+      const id = key.slice(this.#prefix.length);
+      const { room, message, at, order } = JSON.parse(this.#storage.getItem(key));
+      const isWhole = typeof room === 'string' && typeof message === 'string'
+        && Number.isFinite(at) && Number.isFinite(order);
+      return isId(id) && isWhole ? { id, room, message, at, order } : undefined;
     } catch {
       return undefined;
     }
   }
+}
+
+/** Said at once: the server's refusal could not name a message whose id it does not take. */
+function wrongId(why) {
+  return new ChatError({ code: 'bad_request', status: 400, field: 'id', error: `id ${why}` });
 }
