@@ -287,7 +287,7 @@ class Page {
       find('people-toggle').focus();
     };
     window.onhashchange = () => this.#follow();
-    window.ononline = () => this.#chat.wake();
+    window.ononline = window.onoffline = () => this.#chat.wake();
     window.onpagehide = () => this.#rooms.tellRead();
     document.onvisibilitychange = () => !document.hidden && (this.#chat.wake(), this.#refresh());
     document.onkeydown = (event) => this.#onKey(event);

@@ -85,7 +85,10 @@ export interface Chat {
   /** Moves the user's mark of what they have read. */
   read(room: string, seq: number): Promise<unknown>;
 
-  /** Something changed (the network is back, the laptop was opened): looks at once. */
+  /**
+   * Something changed (the network is back or gone, the laptop was opened): looks at once whether
+   * the connection is there. While messages wait for their answers the client does so itself.
+   */
   wake(): void;
   /** Ends it. What waits in the storage goes out with the next `connect`. */
   close(): void;

@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import {
   Door, assertWhole, client, isOpen, kill, logOf, next, nodes, roomName, start, stop, storage,
-  texts, told, check,
+  tampered, texts, told, check,
 } from './cluster.mjs';
 
 check('a node is killed under talkers: every word is told once and in order', async () => {
@@ -162,4 +162,25 @@ check('a room that was joined a moment before the break loses nothing', async ()
   await told(ada, room, last);
   assertWhole(ada.events);
   assert.deepEqual(texts(ada.events), ['while you were away']);
+});
+
+check('a dead connection is noticed by who sends, and by who looks', async () => {
+  const { n1, n3 } = await nodes();
+  const room = roomName();
+  const door = await Door.to(n1);
+  // By itself it would be noticed after two minutes.
+  const into = (frame) => [frame.type === 'hello' ? { ...frame, heartbeat_ms: 60_000 } : frame];
+  const chats = ['ada', 'bob'].map((user) => (
+    client(door.address, user, { WebSocket: tampered({ into }) })));
+  const [ada, bob] = chats;
+  await ada.create(room);
+  await isOpen(bob);
+  door.leadTo(n3);
+  door.swallow();
+  const waiting = chats.map((chat) => next(chat, 'state', ({ state }) => state === 'waiting'));
+  const sent = ada.send(room, 'is anybody there?');
+  // However often one looks, the first look counts.
+  const look = setInterval(() => bob.wake(), 1000);
+  await Promise.all(waiting).finally(() => clearInterval(look));
+  assert.equal(await sent, 2);
 });

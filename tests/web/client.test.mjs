@@ -2,31 +2,15 @@
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import { before } from 'node:test';
-import WebSocket from 'ws';
 import { connect, newId } from '../../web/verbatim.js';
 import {
-  assertWhole, client, isOpen, next, nodes, roomName, storage, texts, told, within,
-  check,
+  assertWhole, client, isOpen, next, nodes, roomName, storage, tampered, texts, told,
+  within, check,
 } from './cluster.mjs';
 
 let n1;
 let n2;
 before(async () => ({ n1, n2 } = await nodes()));
-
-/** A WebSocket whose traffic is tampered with: `out` and `into` return the frames that pass. */
-function tampered({ out = (frame) => [frame], into = (frame) => [frame] }) {
-  return class extends WebSocket {
-    send(text) {
-      for (const frame of out(JSON.parse(text), this)) super.send(JSON.stringify(frame));
-    }
-
-    set onmessage(listener) {
-      super.onmessage = ({ data }) => {
-        for (const frame of into(JSON.parse(data))) listener({ data: JSON.stringify(frame) });
-      };
-    }
-  };
-}
 
 check('a room is made, joined, talked in and left', async () => {
   const room = roomName();

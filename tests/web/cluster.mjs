@@ -166,6 +166,21 @@ export async function fill(address, room, count) {
   socket.close();
 }
 
+/** A WebSocket whose traffic is tampered with: `out` and `into` return the frames that pass. */
+export function tampered({ out = (frame) => [frame], into = (frame) => [frame] }) {
+  return class extends WebSocket {
+    send(text) {
+      for (const frame of out(JSON.parse(text), this)) super.send(JSON.stringify(frame));
+    }
+
+    set onmessage(listener) {
+      super.onmessage = ({ data }) => {
+        for (const frame of into(JSON.parse(data))) listener({ data: JSON.stringify(frame) });
+      };
+    }
+  };
+}
+
 /** As much of a browser's storage as the client uses. */
 export function storage() {
   const kept = new Map();

@@ -11,6 +11,8 @@ import { isId } from './id.js';
 
 /** Messages that wait. More are refused with the code `full`. */
 const LEN_MAX = 1000;
+/** The server answers a message long before. If it does not, the line is looked at. */
+const DOUBT_PAUSE_MS = 5000;
 
 export class Outbox {
   #storage;
@@ -21,6 +23,7 @@ export class Outbox {
   #entries = new Map();
   #byRoom = new Map();
   #order = 0;
+  #doubtTimer;
   /** What the server takes, told by its `hello`. */
   limits;
 
@@ -72,6 +75,7 @@ export class Outbox {
   /** The line broke: what was under way is sent again, with the same id. */
   rewind() {
     for (const entry of this.#entries.values()) entry.isSent = false;
+    this.#doubt();
   }
 
   /** Whether it was a message that waited. Its event and its `ack` say the same. */
@@ -80,6 +84,7 @@ export class Outbox {
     if (!entry) return false;
     for (const { resolve } of entry.promises) resolve(seq);
     this.#emit('sent', { id, room: entry.room, seq, duplicate });
+    this.#doubt();
     this.#flush(entry.room);
     return true;
   }
@@ -100,6 +105,7 @@ export class Outbox {
     }
     this.#entries.clear();
     this.#byRoom.clear();
+    this.#doubt();
   }
 
   /** One message of a room at a time, so that a refusal changes no order. */
@@ -116,6 +122,22 @@ export class Outbox {
     }
     entry.isSent = true;
     this.#line.write(frame);
+    this.#doubtTimer ?? this.#doubt();
+  }
+
+  /**
+   * A network that is gone says nothing. While messages are on their way and none is answered, the
+   * line is tested from time to time, and ends if it is dead.
+   */
+  #doubt() {
+    clearTimeout(this.#doubtTimer);
+    this.#doubtTimer = undefined;
+    const isWaiting = [...this.#byRoom.values()].some(([first]) => first.isSent);
+    if (!isWaiting) return;
+    this.#doubtTimer = setTimeout(() => {
+      this.#line.wake();
+      this.#doubt();
+    }, DOUBT_PAUSE_MS);
   }
 
   /** It may even have been stored. The id makes it one message in any case. */
