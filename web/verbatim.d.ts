@@ -57,7 +57,7 @@ export interface Chat {
    * printable ASCII, by default a new one. Another that waits may not have the same.
    */
   send(room: string, message: string, options?: { id?: string }): Promise<number>;
-  /** Messages that are not known to be stored, oldest first, also those of an earlier page. */
+  /** Messages that are not known to be stored, oldest first, also those of other pages. */
   waiting(): Waiting[];
 
   /**
@@ -131,7 +131,15 @@ export interface LogEvent {
   client_id?: string;
 }
 
-export interface Waiting { id: string; room: string; message: string; at: number }
+export interface Waiting {
+  id: string;
+  room: string;
+  message: string;
+  /** When it was sent, in milliseconds since 1970. */
+  at: number;
+  /** It is in the storage. Else it ends with the page: there is no storage, or no room in it. */
+  kept: boolean;
+}
 export interface Ack { re: string; room: string; seq: number; at: string; duplicate?: true }
 export interface Joined {
   room: string; user_id: string; last_seq: number; members: number; read?: number; unread?: number;

@@ -200,6 +200,7 @@ class Chat {
   #onHello({ node, server, limits }) {
     Object.assign(this, { node, server, limits });
     this.#unknown.clear();
+    this.#outbox.recall();
     this.#become('resuming');
     // Also without a room: the server says whether it takes the user's name.
     this.#resume([...this.#rooms.keys()]);

@@ -1,5 +1,6 @@
 // The client in Node: what it promises when connections break and nodes die.
 import assert from 'node:assert/strict';
+import WebSocket from 'ws';
 import {
   Door, assertWhole, client, isOpen, kill, logOf, next, nodes, roomName, start, stop, storage,
   tampered, texts, told, check,
@@ -83,6 +84,60 @@ check('what is sent offline waits, even without its page, and goes out once', as
   await told(bob, room, end);
   assert.deepEqual(texts(bob.events), ['1', '2', '3', 'end']);
   assert.equal(kept.length, 0);
+});
+
+check('what a page leaves behind is sent by another that is open', async () => {
+  const { n1 } = await nodes();
+  const room = roomName();
+  const [doorA, doorB] = [await Door.to(n1), await Door.to(n1)];
+  const kept = storage();
+  const by = (door) => class extends WebSocket {
+    constructor() { super(`ws://${door.address}/ws`); }
+  };
+  const page = (door) => client('one.address.for.all.nodes', 'ada', {
+    storage: kept, WebSocket: by(door),
+  });
+  const [a, b] = [page(doorA), page(doorB)];
+  await b.create(room);
+  await b.join(room);
+  await isOpen(a);
+  doorA.shut();
+  await next(a, 'state', ({ state }) => state === 'waiting');
+  a.send(room, 'written by a').catch(() => {});
+  a.close();
+  assert.deepEqual(b.waiting(), []);
+  // The connection of the other ends as well, for a moment.
+  doorB.shut();
+  await next(b, 'state', ({ state }) => state === 'waiting');
+  const own = b.send(room, 'written by b');
+  doorB.unlock();
+  await told(b, room, await own);
+  assert.deepEqual(texts(b.events), ['written by a', 'written by b']);
+  assert.equal(kept.length, 0);
+});
+
+check('a storage that fails costs no message, and the application is told', async () => {
+  const { n1 } = await nodes();
+  const room = roomName();
+  const fail = () => { throw new Error('full'); };
+  const full = () => Object.assign(storage(), { setItem: fail, removeItem: fail });
+  const closed = { get length() { return fail(); }, key: fail, getItem: fail };
+  Object.assign(closed, { setItem: fail, removeItem: fail });
+  const storages = [undefined, full(), closed];
+  const door = await Door.to(n1);
+  const chats = storages.map((kept) => client(door.address, 'ada', { storage: kept }));
+  const [first] = chats;
+  await first.create(room);
+  door.shut();
+  await next(first, 'state', ({ state }) => state === 'waiting');
+  const sent = chats.map((chat, place) => chat.send(room, `${place}`));
+  for (const chat of chats) assert.deepEqual(chat.waiting().map(({ kept }) => kept), [false]);
+  door.unlock();
+  assert.deepEqual((await Promise.all(sent)).sort(), [2, 3, 4]);
+  const well = client(n1, 'ada', { storage: storage() });
+  const saved = well.send(room, 'kept');
+  assert.deepEqual(well.waiting().map(({ kept }) => kept), [true]);
+  await saved;
 });
 
 check('another user of the same storage has an outbox of their own', async () => {

@@ -31,15 +31,22 @@ export class Outbox {
     [this.#storage, this.#user, this.#line, this.#emit] = [storage, user, line, emit];
     // Quoted, so that no name can be the beginning of another's key.
     this.#prefix = `verbatim:${JSON.stringify([user, url])}:`;
-    const keys = Array.from({ length: storage?.length ?? 0 }, (_, place) => storage.key(place));
-    const own = keys.filter((key) => key.startsWith(this.#prefix));
-    const kept = own.map((key) => this.#load(key)).filter(Boolean);
-    for (const entry of kept.sort((a, b) => a.order - b.order)) this.#put(entry);
+    this.recall();
   }
 
   list() {
-    return [...this.#entries.values()]
-      .map(({ id, room, message, at }) => ({ id, room, message, at }));
+    return [...this.#entries.values()].sort((a, b) => a.order - b.order)
+      .map(({ id, room, message, at, kept }) => ({ id, room, message, at, kept }));
+  }
+
+  /**
+   * Takes over what waits in the storage: of an earlier page, or of another that was closed with
+   * something unsent. If the other is there still, both send it, and the id makes it one message.
+   */
+  recall() {
+    const news = this.#keys().filter((key) => !this.#entries.has(key.slice(this.#prefix.length)));
+    const entries = news.map((key) => this.#load(key)).filter(Boolean);
+    for (const entry of entries.sort((a, b) => a.order - b.order)) this.#put(entry);
   }
 
   /** Whether the message of that id waits, and is one to that room (if a room is given). */
@@ -61,8 +68,8 @@ export class Outbox {
     } else {
       const at = Date.now();
       const order = Math.max(this.#order + 1, at);
-      this.#put({ id, room, message, at, order }, promise);
-      this.#save(id, { room, message, at, order });
+      const kept = this.#save(id, { room, message, at, order });
+      this.#put({ id, room, message, at, order, kept }, promise);
       this.#flush(room);
     }
   }
@@ -160,11 +167,12 @@ export class Outbox {
 
   #put(message, promise) {
     const entry = { ...message, isSent: false, attempts: 0, promises: promise ? [promise] : [] };
-    this.#order = entry.order;
+    this.#order = Math.max(this.#order, entry.order);
     this.#entries.set(entry.id, entry);
     const queue = this.#byRoom.get(entry.room) ?? [];
     this.#byRoom.set(entry.room, queue);
     queue.push(entry);
+    queue.sort((a, b) => a.order - b.order);
   }
 
   #remove(id) {
@@ -175,16 +183,38 @@ export class Outbox {
     // It is the first one, mostly: only that one is sent.
     queue.splice(queue.indexOf(entry), 1);
     if (queue.length === 0) this.#byRoom.delete(entry.room);
-    this.#storage?.removeItem(this.#prefix + id);
+    this.#forget(id);
     return entry;
+  }
+
+  // The storage. It may be full, or taken away at any time: then there is none.
+
+  #keys() {
+    try {
+      const storage = this.#storage;
+      const keys = Array.from({ length: storage?.length ?? 0 }, (_, place) => storage.key(place));
+      return keys.filter((key) => key?.startsWith(this.#prefix));
+    } catch {
+      return [];
+    }
   }
 
   /** A key for each message, so that pages which share a storage do not undo each other's. */
   #save(id, message) {
     try {
       this.#storage?.setItem(this.#prefix + id, JSON.stringify(message));
+      return Boolean(this.#storage);
     } catch {
-      // The storage is full. The message goes out all the same, if this page lives so long.
+      // The message goes out all the same, if this page lives so long.
+      return false;
+    }
+  }
+
+  #forget(id) {
+    try {
+      this.#storage?.removeItem(this.#prefix + id);
+    } catch {
+      // The next page sends it again, with the same id.
     }
   }
 
@@ -195,7 +225,7 @@ export class Outbox {
       const { room, message, at, order } = JSON.parse(this.#storage.getItem(key));
       const isWhole = typeof room === 'string' && typeof message === 'string'
         && Number.isFinite(at) && Number.isFinite(order);
-      return isId(id) && isWhole ? { id, room, message, at, order } : undefined;
+      return isId(id) && isWhole ? { id, room, message, at, order, kept: true } : undefined;
     } catch {
       return undefined;
     }
