@@ -41,7 +41,7 @@ class Chat {
   #listeners = new Map();
   /** Followed rooms: the place of each, see `#follow`. */
   #rooms = new Map();
-  /** The rooms of each `resume` that is not `resumed` yet, by its id. */
+  /** Each `resume` that is not `resumed` yet, by its id: its rooms, and how often it was tried. */
   #resumes = new Map();
   /** Signs of life that this server does not know. */
   #unknown = new Set();
@@ -222,8 +222,8 @@ class Chat {
   }
 
   #onError(frame) {
-    const names = this.#resumes.get(frame.id);
-    if (names) return this.#onNotResumed(names, frame);
+    const asked = this.#resumes.get(frame.id);
+    if (asked) return this.#onNotResumed(asked, frame);
     return this.#outbox.onError(frame) || this.#questions.onAnswer(frame)
       || this.#emit('error', new ChatError(frame));
   }
@@ -238,32 +238,43 @@ class Chat {
     this.#rooms.set(name, { position, isFresh, memberAt: Infinity, highest: 0, isMending: false });
   }
 
-  #resume(names) {
+  #resume(names, attempts = 0) {
     for (let from = 0; from === 0 || from < names.length; from += RESUME_LEN_MAX) {
       const some = names.slice(from, from + RESUME_LEN_MAX).filter((name) => this.#rooms.has(name));
       const rooms = Object.fromEntries(some.map((name) => [name, this.#rooms.get(name).position]));
       const id = newId();
-      this.#resumes.set(id, some);
+      this.#resumes.set(id, { names: some, attempts });
       this.#write({ type: 'resume', rooms, id });
     }
   }
 
   /** The whole `resume` was refused, or one room of it. */
-  #onNotResumed(names, frame) {
-    const { id, room, code, retry_after_ms } = frame;
-    if (room === undefined) this.#resumes.delete(id);
-    if (RETRY_CODES.has(code)) {
-      const again = room === undefined ? names : [room];
-      this.#line.later(retry_after_ms ?? this.#line.backoff(0), () => this.#resume(again));
-    } else if (room === undefined) this.#end(new ChatError(frame));
-    else {
-      this.#rooms.delete(room);
-      this.#emit('left', { room, error: new ChatError(frame) });
+  #onNotResumed({ names, attempts }, frame) {
+    const { id, room, code, field, retry_after_ms } = frame;
+    const isWhole = room === undefined;
+    // The one refusal that no room is to blame for, nor the moment.
+    if (isWhole && field === 'user_id') return this.#end(new ChatError(frame));
+    const some = isWhole ? names : [room];
+    if (isWhole) this.#resumes.delete(id);
+    if (isWhole && names.length > 1 && !RETRY_CODES.has(code)) {
+      // One of them spoils it for the others. Alone, each gets an answer of its own.
+      for (const name of names) this.#resume([name]);
+    } else if (RETRY_CODES.has(code) || code === 'internal' || some.length === 0) {
+      const pause = retry_after_ms ?? this.#line.backoff(attempts);
+      this.#line.later(pause, () => this.#resume(some, attempts + 1));
+    } else if (this.#rooms.delete(some[0])) {
+      this.#emit('left', { room: some[0], error: new ChatError(frame) });
+      this.#settle();
     }
+    return undefined;
   }
 
   #onResumed({ id }) {
     this.#resumes.delete(id);
+    this.#settle();
+  }
+
+  #settle() {
     if (this.#resumes.size > 0 || this.state !== 'resuming') return;
     this.#line.settle();
     this.#become('open');

@@ -211,6 +211,39 @@ check('resume of a room that one is not in says so', async () => {
   assert.deepEqual({ ...bob.positions() }, {});
 });
 
+check('a room that cannot be resumed is no end for the others', async () => {
+  const room = roomName();
+  const impossible = 'no\u200broom';
+  const ada = client(n1, 'ada');
+  await ada.create(room);
+  const left = next(ada, 'left');
+  ada.resume({ [impossible]: 0, [room]: 0 });
+  const refused = await left;
+  assert.deepEqual([refused.room, refused.error.code], [impossible, 'bad_request']);
+  await told(ada, room, 1);
+  assert.equal(await ada.send(room, 'still here'), 2);
+  assert.equal(ada.state, 'open');
+});
+
+check('what goes wrong in the server while resuming passes', async () => {
+  const room = roomName();
+  const bob = client(n1, 'bob');
+  await bob.create(room);
+  let failures = 3;
+  const fail = (frame, socket) => {
+    if (frame.type !== 'resume' || failures === 0) return [frame];
+    failures -= 1;
+    const error = { type: 'error', code: 'internal', error: 'oh', re: 'resume', id: frame.id };
+    setImmediate(() => socket.emit('message', Buffer.from(JSON.stringify(error)), false));
+    return [];
+  };
+  const chat = client(n2, 'bob', { WebSocket: tampered({ out: fail }) });
+  chat.resume({ [room]: 0 });
+  await isOpen(chat);
+  await told(chat, room, 1);
+  assert.equal(failures, 0);
+});
+
 check('history goes either way, page by page', async () => {
   const room = roomName();
   const ada = client(n1, 'ada');
