@@ -130,8 +130,8 @@ class Chat {
   }
 
   typing(room) {
-    const now = Date.now();
-    if (now - (this.#typed.get(room) ?? 0) < TYPING_PAUSE_MS) return Promise.resolve();
+    const now = performance.now();
+    if (now - (this.#typed.get(room) ?? -Infinity) < TYPING_PAUSE_MS) return Promise.resolve();
     this.#typed.set(room, now);
     return this.#sign({ type: 'typing', room });
   }
@@ -171,7 +171,8 @@ class Chat {
   }
 
   #emit(type, event) {
-    for (const listener of this.#listeners.get(type) ?? []) {
+    // A copy: who begins to listen now is told from the next one on.
+    for (const listener of [...this.#listeners.get(type) ?? []]) {
       try {
         listener(event);
       } catch (error) {
@@ -334,7 +335,8 @@ class Chat {
       while (this.#rooms.get(name) === room && room.position < room.highest) {
         const { events } = await this.history(name, { after: room.position, limit: PAGE_LEN });
         if (events.length === 0) break;
-        for (const event of events) this.#onEvent(event);
+        // A listener may close the chat at any of them.
+        for (const event of events) if (this.state !== 'closed') this.#onEvent(event);
       }
     } catch {
       // The next connection begins with a `resume` from before the hole.

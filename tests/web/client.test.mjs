@@ -272,6 +272,29 @@ check('a listener that fails costs nobody an event, and is not hidden', async ()
   assert.deepEqual(heard, [1]);
 });
 
+check('who begins to listen is told from then on, and who closes is told no more', async () => {
+  const room = roomName();
+  const talker = client(n1, 'talker');
+  await talker.create(room);
+  for (let number = 1; number <= 5; number += 1) await talker.send(room, `${number}`);
+  // All but the last are lost on the way, and mended.
+  const into = (frame) => (frame.type === 'message' && frame.message !== '5' ? [] : [frame]);
+  const chat = client(n2, 'listener', { WebSocket: tampered({ into }) });
+  await isOpen(chat);
+  let late = 0;
+  const stop = chat.on('joined', () => {
+    stop();
+    chat.on('joined', () => { late += 1; });
+  });
+  chat.on('event', ({ message }) => message === '2' && chat.close());
+  const closed = next(chat, 'state', ({ state }) => state === 'closed');
+  await chat.join(room, { since: 0 });
+  await closed;
+  await new Promise((resolve) => { setImmediate(resolve); });
+  assert.deepEqual(texts(chat.events), ['1', '2']);
+  assert.equal(late, 0);
+});
+
 check('signs of life that a server does not know are asked for once', async () => {
   let asked = 0;
   const out = (frame) => {
