@@ -31,7 +31,7 @@ const PAGE_LEN = 200;
 
 /** Connects, and connects again whenever the connection ends, until `close()`. */
 export function connect(url, options) {
-  return new Chat(String(url), options);
+  return new Chat(url.href ?? url, options);
 }
 
 class Chat {

@@ -338,3 +338,15 @@ check('the types name what the client has', async () => {
   const signs = ['who', 'presence', 'typing', 'read'];
   assert.deepEqual(declared('Events'), [...new Set([...emitted, ...signs])].sort());
 });
+
+check('the types need no types of a browser, for Node has none', () => {
+  const types = readFileSync(new URL('../../web/verbatim.d.ts', import.meta.url), 'utf8');
+  const code = types.replace(/\/\*[\s\S]*?\*\//g, '');
+  const own = [...code.matchAll(/(?:interface|type|class) (\w+)/g)].map(([, word]) => word);
+  const ofLanguage = ['Error', 'Events', 'Promise', 'Record', 'T'];
+  // A type stands behind one of these, and so begins with a capital.
+  const used = [...code.matchAll(/[:|<=(&] ?([A-Z]\w*)/g)].map(([, word]) => word);
+  assert.ok(used.length > 20);
+  assert.deepEqual(used.filter((word) => ![...own, ...ofLanguage].includes(word)), []);
+  assert.match(code, /class ChatError extends Error \{\s+constructor\(frame: /);
+});
