@@ -83,6 +83,7 @@ class Page {
     find('status').dataset.state = state;
     this.#banner(state, retry_ms, error);
     this.#drawHead();
+    this.#timeline.draw();
     if (state === 'open') this.#refresh();
   }
 

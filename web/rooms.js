@@ -68,6 +68,10 @@ export class Rooms {
     return { own, others: all.filter((room) => !room.isJoined) };
   }
 
+  get isOpen() {
+    return this.#chat.state === 'open';
+  }
+
   get unread() {
     return this.lists().own.reduce((sum, room) => sum + room.unread, 0);
   }

@@ -5,9 +5,10 @@
  * keeps what the reader looks at where it is.
  */
 
-import { find, say, soon } from './dom.js';
-import { eventRow, pendingRow } from './row.js';
-import { count, errorText } from './words.js';
+import { fill, find, say, soon } from './dom.js';
+import { LATE_MS, linesOfEvents, linesOfPending } from './lines.js';
+import { rowOf } from './row.js';
+import { atMidnight, count } from './words.js';
 
 /** So close to the end counts as there: a line, or what rounding makes of it. */
 const END_PX = 48;
@@ -27,6 +28,12 @@ export class Timeline {
   #top = find('timeline-top');
   #latest = find('latest');
   #room = null;
+  /** The element of each line, by its key, and the look that it has. */
+  #rows = new Map();
+  /** The window that was drawn: its first and last seq. */
+  #first = 0;
+  #last = 0;
+  #lateTimer;
   /** The reader is at the end, and is kept there. */
   #isAtEnd = true;
   #isFetching = false;
@@ -42,7 +49,13 @@ export class Timeline {
     // The composer grows, the keyboard comes up, the window is turned: the end stays the end.
     new ResizeObserver(() => this.#isAtEnd && this.#toEnd()).observe(scroller);
     for (const type of ['focus', 'blur']) window.addEventListener(type, () => this.#watch());
-    document.addEventListener('visibilitychange', () => this.#watch());
+    document.addEventListener('visibilitychange', () => {
+      this.#watch();
+      this.draw();
+    });
+    // A long message is shown in full: now the end may be out of sight.
+    this.#events.addEventListener('click', () => this.#onScroll());
+    atMidnight(this.draw);
   }
 
   /** Shows another room, at its end or where the unread begin. */
@@ -51,8 +64,8 @@ export class Timeline {
     this.#isAtEnd = true;
     this.#isToNew = room.newFrom > 0;
     this.#scroller.setAttribute('aria-label', `Messages in ${room.name}`);
-    this.#events.replaceChildren();
-    this.#pending.replaceChildren();
+    this.#rows.clear();
+    [this.#first, this.#last] = [0, 0];
     this.draw();
   }
 
@@ -75,82 +88,46 @@ export class Timeline {
     const room = this.#room;
     if (!room || room !== this.#rooms.active) return;
     // Old lines that come in above, or all of another room, are no news to be read out.
-    const first = room.events[0]?.seq;
-    const isNews = this.#last >= first && this.#first > 0 && this.#first <= first;
+    const [first, last] = [room.events[0]?.seq ?? 0, room.last];
+    const isNews = this.#first > 0 && this.#first <= first && this.#last >= first;
+    [this.#first, this.#last] = [first, last];
     this.#scroller.setAttribute('aria-busy', String(!isNews));
     const anchor = this.#isAtEnd ? null : this.#anchor();
-    this.#drawEvents(room);
-    this.#drawPending(room);
+    this.#drawLines(room);
     say(this.#top, topText(room));
     if (this.#isAtEnd) this.#isToNew ? this.#toNew() : this.#toEnd();
-    else if (anchor?.row.isConnected) {
-      this.#scroller.scrollTop += anchor.row.getBoundingClientRect().top - anchor.top;
-    }
+    else this.#restore(anchor);
     requestAnimationFrame(() => this.#scroller.setAttribute('aria-busy', 'false'));
     this.#after();
   }
 
-  get #first() {
-    return Number(this.#events.firstElementChild?.dataset.seq ?? 0);
+  /** Makes what is missing and remakes what looks otherwise; the rest is not touched. */
+  #drawLines(room) {
+    const events = linesOfEvents(room.events, room.newFrom);
+    const { isOpen } = this.#rooms;
+    const before = { last: room.isLive ? room.events.at(-1) : undefined, user: this.#user, isOpen };
+    const pending = linesOfPending(room.pending, before);
+    const rows = new Map([...events, ...pending].map((line) => [line.key, this.#row(room, line)]));
+    this.#rows = rows;
+    const elements = (lines) => lines.map(({ key }) => rows.get(key).element);
+    fill(this.#events, elements(events));
+    fill(this.#pending, elements(pending));
+    const next = pending.find(({ isLate, error }) => !isLate && !error);
+    clearTimeout(this.#lateTimer);
+    if (next) this.#lateTimer = setTimeout(this.draw, LATE_MS);
   }
 
-  get #last() {
-    return Number(this.#events.lastElementChild?.dataset.seq ?? 0);
-  }
-
-  /** Rows that are out of the window go; those that are missing at either end are made. */
-  #drawEvents(room) {
-    const { events } = room;
-    const container = this.#events;
-    const [first, last] = [events[0]?.seq ?? 0, events.at(-1)?.seq ?? 0];
-    const isElsewhere = events.length === 0 || this.#last < first || this.#first > last;
-    if (isElsewhere) container.replaceChildren();
-    while (container.firstElementChild && this.#first < first) container.firstElementChild.remove();
-    while (container.lastElementChild && this.#last > last) container.lastElementChild.remove();
-    if (events.length === 0) return;
-    const row = (place) => eventRow(events[place], events[place - 1], room.newFrom);
-    const isEmpty = !container.firstElementChild;
-    const from = isEmpty ? 0 : this.#last + 1 - first;
-    const added = events.slice(from).map((_, place) => row(from + place));
-    if (!isEmpty) {
-      // The first row was made as the first of all; now it may follow another.
-      const older = this.#first - first;
-      container.firstElementChild.replaceWith(row(older));
-      container.prepend(...events.slice(0, older).map((_, place) => row(place)));
-    }
-    container.append(...added);
-    this.#drawNew(room);
-  }
-
-  /** The line "New" has moved, or its work is done. */
-  #drawNew(room) {
-    const shown = this.#events.querySelector('.divider.new')?.parentElement;
-    if (Number(shown?.dataset.seq ?? 0) === room.newFrom) return;
-    for (const seq of [Number(shown?.dataset.seq), room.newFrom]) {
-      const place = room.events.findIndex((event) => event.seq === seq);
-      if (place < 0) continue;
-      this.#events.children[place].replaceWith(
-        eventRow(room.events[place], room.events[place - 1], room.newFrom),
-      );
-    }
-  }
-
-  #drawPending(room) {
-    const shown = new Map([...this.#pending.children].map((row) => [row.dataset.id, row]));
-    const rows = room.pending.map((message) => {
-      const old = shown.get(message.id);
-      if (old && ('failed' in old.dataset) === Boolean(message.error)) return old;
-      return pendingRow(message, this.#user, {
-        words: errorText,
-        onResend: () => this.#rooms.resend(room, message.id),
-        onDiscard: () => this.#rooms.discard(room, message.id),
-      });
+  #row(room, line) {
+    const old = this.#rows.get(line.key);
+    if (old?.look === line.look) return old;
+    const element = rowOf(line, {
+      onResend: (id) => this.#rooms.resend(room, id),
+      onDiscard: (id) => this.#rooms.discard(room, id),
     });
-    const isSame = rows.length === shown.size && rows.every((row) => row.isConnected);
-    if (!isSame) this.#pending.replaceChildren(...rows);
+    return { look: line.look, element };
   }
 
-  /** The first row that is in sight, and where. */
+  /** The first line in sight of those that are of the log: its seq, and where it stands. */
   #anchor() {
     const top = this.#scroller.getBoundingClientRect().top;
     const rows = this.#events.children;
@@ -160,9 +137,16 @@ export class Timeline {
       if (rows[middle].getBoundingClientRect().bottom > top) high = middle;
       else low = middle + 1;
     }
-    // A row further down: the very first one is made anew when others come before it.
-    const row = rows[Math.min(low + 1, rows.length - 1)];
-    return row && { row, top: row.getBoundingClientRect().top };
+    while (rows[low] && !rows[low].dataset.seq) low += 1;
+    const row = rows[low];
+    return row && { seq: Number(row.dataset.seq), top: row.getBoundingClientRect().top };
+  }
+
+  /** Brings that line back to where it stood. Its element may be another by now. */
+  #restore(anchor) {
+    const row = anchor && [...this.#events.children].find(({ dataset: { seq, last } }) => (
+      seq <= anchor.seq && anchor.seq <= last));
+    if (row) this.#scroller.scrollTop += row.getBoundingClientRect().top - anchor.top;
   }
 
   /** Once after a room was opened: to where the unread begin, should that be out of sight. */

@@ -27,8 +27,14 @@ export function dayOf(at, now = new Date()) {
   return (day.getFullYear() === now.getFullYear() ? weekday : withYear).format(day);
 }
 
-export function isSameDay(one, other) {
-  return new Date(one).toDateString() === new Date(other).toDateString();
+/** Calls `act` whenever a day begins. While the machine sleeps no timer runs: then a bit later. */
+export function atMidnight(act) {
+  const midnight = new Date();
+  midnight.setHours(24, 0, 0, 0);
+  setTimeout(() => {
+    act();
+    atMidnight(act);
+  }, midnight - Date.now() + 50);
 }
 
 export function count(number, one, many = `${one}s`) {

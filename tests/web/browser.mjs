@@ -107,10 +107,11 @@ export function shown(page) {
   return page.locator('#events .text').allTextContents();
 }
 
-/** The seqs of the rows in the document. */
+/** The seqs of the lines in the document. Many who come or go are one line. */
 export function seqs(page) {
   return page.locator('#events').evaluate((events) => (
-    [...events.children].map((row) => ({ seq: Number(row.dataset.seq) }))));
+    [...events.querySelectorAll('[data-seq]')].flatMap(({ dataset: { seq, last } }) => (
+      Array.from({ length: last - seq + 1 }, (_, place) => ({ seq: Number(seq) + place }))))));
 }
 
 export function pending(page) {

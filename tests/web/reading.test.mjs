@@ -119,3 +119,21 @@ check('a window that is full does not move under its reader', async () => {
   await until(async () => (await shown(dora)).slice(-3), ['one', 'two', 'three']);
   assertWhole(await seqs(dora));
 });
+
+check('a long message is shown in full, and nothing takes its reader away', async () => {
+  const { n1 } = await nodes();
+  const room = roomName();
+  const bob = client(n1, 'bob');
+  await bob.create(room);
+  await bob.send(room, Array.from({ length: 120 }, (_, place) => `line ${place}`).join('\n'));
+  const dora = await visit(await profile(), n1, { name: 'dora' });
+  await join(dora, room);
+  await dora.getByRole('button', { name: /Show all/ }).click();
+  const timeline = dora.locator('#timeline');
+  const top = await timeline.evaluate((scroller) => scroller.scrollTop);
+  // Who works with the keyboard is still there, too.
+  assert.equal(await dora.evaluate(() => document.activeElement.className), 'text');
+  await bob.send(room, 'news');
+  await dora.getByRole('button', { name: '1 new message ↓' }).waitFor();
+  assert.equal(await timeline.evaluate((scroller) => scroller.scrollTop), top);
+});
