@@ -9,11 +9,12 @@
 import { addressOf, roomAt } from './address.js';
 import { Composer } from './composer.js';
 import { find, say, soon } from './dom.js';
+import { Memory } from './memory.js';
 import { People } from './people.js';
 import { Rooms } from './rooms.js';
 import { HUES } from './row.js';
 import { Sidebar } from './sidebar.js';
-import { read, storage } from './storage.js';
+import { read, write } from './storage.js';
 import { Timeline } from './timeline.js';
 import { rename, start } from './welcome.js';
 import { count, errorText, hue, initials, number, typing } from './words.js';
@@ -43,12 +44,8 @@ class Page {
 
   constructor(chat) {
     this.#chat = chat;
-    const key = `verbatim-page:rooms:${chat.user}`;
-    const memory = {
-      load: () => read(key),
-      save: (rooms) => storage.setItem(key, JSON.stringify(rooms)),
-    };
-    this.#rooms = new Rooms(chat, memory, (what, room) => this.#onChange(what, room));
+    const onChange = (what, room) => this.#onChange(what, room);
+    this.#rooms = new Rooms(chat, new Memory(chat.user), onChange);
     this.#sidebar = new Sidebar(this.#rooms, {
       open: (name) => this.open(name),
       create: (name) => this.#create(name),
@@ -177,7 +174,7 @@ class Page {
     const bytes = new TextEncoder().encode(text).length;
     if (bytes > limit) return errorText({ code: 'too_large', limit });
     if (text.includes('\0')) return 'This holds a character that cannot be sent (NUL).';
-    this.#rooms.send(room, text);
+    this.#rooms.outgoing.send(room, text);
     this.#timeline.toLatest();
     return undefined;
   }
@@ -201,7 +198,7 @@ class Page {
   }
 
   #show(room) {
-    this.#wantsPeople = WIDE.matches && storage.getItem(PEOPLE_KEY) !== 'closed';
+    this.#wantsPeople = WIDE.matches && read(PEOPLE_KEY) !== 'closed';
     this.#head();
     this.#timeline.show(room);
     this.#composer.show(room.name);
@@ -279,7 +276,7 @@ class Page {
     find('rename').onclick = rename;
     const togglePeople = () => {
       this.#wantsPeople = !this.#wantsPeople;
-      storage.setItem(PEOPLE_KEY, this.#wantsPeople ? 'open' : 'closed');
+      write(PEOPLE_KEY, this.#wantsPeople ? 'open' : 'closed');
       this.#drawPeople();
     };
     find('people-toggle').onclick = togglePeople;

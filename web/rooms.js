@@ -5,8 +5,8 @@
  * It touches no document. Whoever shows a room looks here and is told when to look again.
  */
 
+import { Outgoing } from './outgoing.js';
 import { Room, isNews } from './room.js';
-import { newId } from './verbatim.js';
 
 /** Events of the open room that are kept, and so are in the document. Others are read again. */
 const WINDOW_LEN_MAX = 600;
@@ -34,21 +34,18 @@ export class Rooms {
   /** Whether the list is longer than what is kept of it. */
   hasMore = false;
 
-  /** `memory` keeps the marks of reading; `onChange(what, room)` is called after each change. */
+  /** `memory` is what is left of earlier visits; `onChange(what, room)` is called at changes. */
   constructor(chat, memory, onChange) {
     [this.#chat, this.#memory, this.#onChange] = [chat, memory, onChange];
-    for (const [name, readSeq] of Object.entries(memory.load() ?? {})) {
+    for (const [name, readSeq] of memory.marks()) {
       Object.assign(this.get(name), { isJoined: true, readSeq, countedTo: readSeq });
     }
-    for (const { id, room, message, at } of chat.waiting()) {
-      this.get(room).pending.push({ id, text: message, at });
-    }
+    const get = (name) => this.get(name);
+    this.outgoing = new Outgoing(chat, get, memory, (room) => onChange('room', room));
     chat.on('event', (event) => this.#onEvent(event));
     chat.on('joined', (joined) => this.#onJoined(joined));
     chat.on('left', ({ room }) => this.#onLeft(room));
     chat.on('reset', ({ room }) => this.#onReset(room));
-    chat.on('sent', ({ id, room, seq }) => this.#onSent(id, room, seq));
-    chat.on('refused', ({ id, room, error }) => this.#onRefused(id, room, error));
     chat.on('who', (who) => this.#onWho(who));
     chat.on('presence', (presence) => this.#onPresence(presence));
     chat.on('typing', (typing) => this.#onTyping(typing));
@@ -184,27 +181,6 @@ export class Rooms {
     await this.older(room);
   }
 
-  send(room, text) {
-    const id = newId();
-    room.pending.push({ id, text, at: Date.now() });
-    // Its end, good or bad, comes as `sent` or `refused`: it may be another page that waits for it.
-    this.#chat.send(room.name, text, { id }).catch(() => {});
-    this.#onChange('room', room);
-  }
-
-  /** Once more, as a new message: the server has refused the old one for good. */
-  resend(room, id) {
-    const failed = this.discard(room, id);
-    if (failed) this.send(room, failed.text);
-  }
-
-  discard(room, id) {
-    const place = room.pending.findIndex((message) => message.id === id);
-    const [message] = place < 0 ? [] : room.pending.splice(place, 1);
-    this.#onChange('room', room);
-    return message;
-  }
-
   /** The user sees the end of the open room (or no longer does). */
   watch(isWatching) {
     const room = this.active;
@@ -248,7 +224,7 @@ export class Rooms {
     const room = this.get(event.room);
     room.lastSeq = Math.max(room.lastSeq, event.seq);
     room.typing.delete(event.user_id);
-    room.pending = room.pending.filter(({ id }) => id !== event.client_id);
+    if (event.user_id === this.#chat.user) this.outgoing.onEvent(room, event);
     this.#append(room, event);
     this.#count(room, event);
     this.#onChange('room', room);
@@ -314,21 +290,6 @@ export class Rooms {
     if (room === this.active) this.older(room).catch(() => {});
   }
 
-  #onSent(id, name, seq) {
-    const room = this.get(name);
-    // Of a room that is followed the event itself is about to come, and takes its place.
-    if ((this.#chat.positions()[name] ?? seq) < seq) return;
-    room.pending = room.pending.filter((message) => message.id !== id);
-    this.#onChange('room', room);
-  }
-
-  #onRefused(id, name, error) {
-    const room = this.get(name);
-    const message = room.pending.find((other) => other.id === id);
-    if (message) message.error = error;
-    this.#onChange('room', room);
-  }
-
   /** Who is there now. On this connection `presence` tells the differences from then on. */
   async #ask(room) {
     const who = await this.#chat.who(room.name);
@@ -388,7 +349,7 @@ export class Rooms {
 
   #remember() {
     const own = this.lists().own.map((room) => [room.name, room.readSeq]);
-    this.#memory.save(Object.fromEntries(own));
+    this.#memory.keepMarks(own);
   }
 }
 

@@ -121,8 +121,8 @@ export class Timeline {
     const old = this.#rows.get(line.key);
     if (old?.look === line.look) return old;
     const element = rowOf(line, {
-      onResend: (id) => this.#rooms.resend(room, id),
-      onDiscard: (id) => this.#rooms.discard(room, id),
+      onResend: (id) => this.#rooms.outgoing.resend(room, id),
+      onDiscard: (id) => this.#rooms.outgoing.discard(room, id),
     });
     return { look: line.look, element };
   }

@@ -2,7 +2,7 @@
 
 import { connect } from './verbatim.js';
 import { find, say } from './dom.js';
-import { storage } from './storage.js';
+import { read, remove, storage, write } from './storage.js';
 import { errorText } from './words.js';
 
 const NAME_KEY = 'verbatim-page:name';
@@ -17,14 +17,14 @@ export function start(onOpen) {
     if (name === '') welcome('Please type the name under which you want to speak.');
     else enter(name, onOpen);
   };
-  const known = storage.getItem(NAME_KEY);
+  const known = read(NAME_KEY);
   if (known) enter(known, onOpen);
   else welcome();
 }
 
 /** Another name is another page, from its beginning. */
 export function rename() {
-  storage.removeItem(NAME_KEY);
+  remove(NAME_KEY);
   location.reload();
 }
 
@@ -55,7 +55,7 @@ function enter(name, onOpen) {
     stop();
     clearTimeout(showStatus);
     if (state === 'closed') return welcome(errorText(error));
-    storage.setItem(NAME_KEY, name);
+    write(NAME_KEY, name);
     find('welcome').hidden = true;
     find('app').hidden = false;
     return onOpen(chat);

@@ -24,7 +24,7 @@ const SVG: &str = "image/svg+xml";
 const TEXT: &str = "text/plain; charset=utf-8";
 
 /// No list of a folder: what is not named here is not served.
-const FILES: [File; 26] = [
+const FILES: [File; 28] = [
     ("/", include_bytes!("../../web/index.html"), HTML),
     ("/style.css", include_bytes!("../../web/style.css"), CSS),
     ("/frame.css", include_bytes!("../../web/frame.css"), CSS),
@@ -35,6 +35,8 @@ const FILES: [File; 26] = [
     ("/composer.js", include_bytes!("../../web/composer.js"), SCRIPT),
     ("/dom.js", include_bytes!("../../web/dom.js"), SCRIPT),
     ("/lines.js", include_bytes!("../../web/lines.js"), SCRIPT),
+    ("/memory.js", include_bytes!("../../web/memory.js"), SCRIPT),
+    ("/outgoing.js", include_bytes!("../../web/outgoing.js"), SCRIPT),
     ("/people.js", include_bytes!("../../web/people.js"), SCRIPT),
     ("/room.js", include_bytes!("../../web/room.js"), SCRIPT),
     ("/rooms.js", include_bytes!("../../web/rooms.js"), SCRIPT),

@@ -74,10 +74,64 @@ check('a message that the server refuses stays where its writer sees it', async 
   await client(n1, 'ada').leave(room);
   door.unlock();
   await ada.getByRole('button', { name: 'Join this room' }).click();
-  await ada.getByText('Not sent. You are not in this room. Join it first.').waitFor();
+  const refusal = ada.getByText('Not sent. You are not in this room. Join it first.');
+  await refusal.waitFor();
+  // It is its writer's, until they have decided about it.
+  await ada.reload();
+  await refusal.waitFor();
   await ada.getByRole('button', { name: 'Try again' }).click();
   await until(() => shown(ada), ['too late']);
   await until(() => pending(ada), []);
+  await ada.reload();
+  await until(() => shown(ada), ['too late']);
+  assert.deepEqual(await pending(ada), []);
+});
+
+check('what is written when the chat is over is not lost, and can be discarded', async () => {
+  const { n1 } = await nodes();
+  const room = roomName();
+  const context = await profile();
+  let end;
+  await context.routeWebSocket(/\/ws$/, (socket) => {
+    socket.connectToServer();
+    end = () => socket.close({ code: 1008, reason: 'too many refused frames' });
+  });
+  const ada = await visit(context, n1, { name: 'ada' });
+  await create(ada, room);
+  await end();
+  await until(() => ada.locator('#status-text').textContent(), 'Disconnected');
+  await write(ada, 'into the void');
+  await write(ada, 'and more');
+  const refusals = ada.getByText('Not sent. The connection was closed.');
+  await until(() => refusals.count(), 2);
+  await ada.reload();
+  await until(() => refusals.count(), 2);
+  await ada.getByRole('button', { name: 'Discard' }).first().click();
+  await until(() => refusals.count(), 1);
+  await ada.getByRole('button', { name: 'Try again' }).click();
+  await until(() => shown(ada), ['and more']);
+  await until(() => pending(ada), []);
+});
+
+check('a storage that is full is said to be, and stops nothing else', async () => {
+  const { n1 } = await nodes();
+  const room = roomName();
+  const door = await Door.to(n1);
+  const context = await profile();
+  await context.addInitScript(() => {
+    Storage.prototype.setItem = () => { throw new DOMException('full', 'QuotaExceededError'); };
+  });
+  const ada = await visit(context, door.address, { name: 'ada' });
+  await create(ada, room);
+  await write(ada, 'with a connection');
+  await until(() => shown(ada), ['with a connection']);
+  await ada.locator('#people-toggle').click();
+  door.shut();
+  await until(() => ada.locator('#status-text').textContent(), 'Offline');
+  await write(ada, 'without');
+  await ada.getByText('Waiting to be sent. It cannot be kept here').waitFor();
+  door.unlock();
+  await until(() => shown(ada), ['with a connection', 'without']);
 });
 
 check('without a storage the page works as long as it is open', async () => {
