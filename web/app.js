@@ -106,6 +106,7 @@ class Page {
     if (document.hidden || this.#chat.state !== 'open') return;
     // If it fails, the next time will do.
     this.#rooms.refresh().catch(() => {});
+    this.#rooms.prepare();
     this.#people.refresh();
   }
 
@@ -119,7 +120,7 @@ class Page {
   }
 
   /** Shows the room that the address names. */
-  async #follow() {
+  #follow() {
     const name = roomAt(location.hash);
     if (name !== '') history.replaceState(history.state, '', addressOf(name));
     find('app').dataset.view = name === '' ? 'list' : 'room';
@@ -129,11 +130,7 @@ class Page {
       return;
     }
     this.#sidebar.clear();
-    try {
-      await this.#rooms.open(name);
-    } catch (error) {
-      this.#toast(errorText(error));
-    }
+    this.#rooms.open(name);
   }
 
   async #create(name) {
@@ -152,7 +149,6 @@ class Page {
     try {
       if (room.isMissing) return await this.#create(room.name);
       await this.#rooms.join(room.name);
-      this.#composer.focus();
     } catch (error) {
       this.#toast(errorText(error));
     }
@@ -216,24 +212,37 @@ class Page {
   #head() {
     const room = this.#rooms.active;
     const isInside = Boolean(room?.isJoined);
+    // The button that was pressed goes away, and the focus with it.
+    const wasPressed = find('outside').contains(document.activeElement);
     find('nothing').hidden = Boolean(room);
     find('conversation').hidden = !isInside;
-    find('outside').hidden = !room || room.isJoined !== false;
+    find('outside').hidden = !room || isInside;
+    if (isInside && wasPressed) this.#composer.focus();
     const { unread } = this.#rooms;
     document.title = `${unread > 0 ? `(${unread}) ` : ''}${room ? `${room.name} · ` : ''}Verbatim`;
     this.#drawPeople();
     if (!room) return;
-    const facts = [count(room.members, 'member')];
     const { onlineCount } = room;
-    const online = onlineCount === undefined ? [] : [`${number(onlineCount)} online`];
+    const online = onlineCount === undefined ? '' : ` · ${number(onlineCount)} online`;
     say(find('room-name'), room.name);
-    say(find('room-facts'), [...facts, ...online].join(' · '));
+    say(find('room-facts'), `${count(room.members, 'member')}${online}`);
     say(find('position'), `${this.#chat.node ?? '–'} · № ${number(room.lastSeq)}`);
     say(find('outside-name'), room.name);
-    facts.push(count(room.lastSeq, 'entry', 'entries'));
-    const { isMissing } = room;
-    say(find('outside-facts'), isMissing ? 'There is no such room yet.' : facts.join(' · '));
-    say(find('join'), isMissing ? 'Create this room' : 'Join this room');
+    say(find('outside-facts'), this.#outsideText(room));
+    say(find('join'), room.isMissing ? 'Create this room' : 'Join this room');
+    find('join').hidden = room.isJoined !== false || Boolean(room.error);
+  }
+
+  /** Why the room is not shown; or what it is, to somebody who is not in it. */
+  #outsideText({ isJoined, isMissing, error, members, lastSeq }) {
+    if (error) return errorText(error);
+    if (isMissing) return 'There is no such room yet.';
+    if (isJoined === undefined) {
+      const isAway = this.#chat.state !== 'open';
+      return isAway ? 'The room is shown when there is a connection.' : 'Loading…';
+    }
+    if (lastSeq === 0) return 'You are not in this room.';
+    return `${count(members, 'member')} · ${count(lastSeq, 'entry', 'entries')}`;
   }
 
   /** Somebody who has stopped without a word is forgotten after a while. */
@@ -241,7 +250,7 @@ class Page {
     clearTimeout(this.#typingTimer);
     const room = this.#rooms.active;
     if (!room) return;
-    const now = Date.now();
+    const now = performance.now();
     const users = [...room.typing].filter(([, until]) => until > now).map(([user]) => user);
     say(find('typing'), typing(users));
     if (users.length > 0) this.#typingTimer = setTimeout(() => this.#drawTyping(), 1000);
@@ -286,7 +295,7 @@ class Page {
     };
     window.onhashchange = () => this.#follow();
     window.ononline = window.onoffline = () => this.#chat.wake();
-    window.onpagehide = () => this.#rooms.tellRead();
+    window.onpagehide = () => this.#rooms.flush();
     document.onvisibilitychange = () => !document.hidden && (this.#chat.wake(), this.#refresh());
     document.onkeydown = (event) => this.#onKey(event);
   }

@@ -2,7 +2,7 @@
 
 import { find, make } from './dom.js';
 import { avatar } from './row.js';
-import { count } from './words.js';
+import { collate, count } from './words.js';
 
 /** People in the document. A room of more says how many more there are. */
 const SHOWN_LEN_MAX = 300;
@@ -52,10 +52,9 @@ export class People {
   draw() {
     if (!this.isOpen || !this.#room) return;
     const { online, members: total } = this.#room;
-    const collator = new Intl.Collator(undefined, { numeric: true });
     const isHere = ({ user_id }) => online?.has(user_id) ?? false;
     const all = [...this.#members].sort((a, b) => isHere(b) - isHere(a)
-      || collator.compare(a.user_id, b.user_id));
+      || collate(a.user_id, b.user_id));
     const shown = all.slice(0, SHOWN_LEN_MAX);
     const here = shown.filter(isHere);
     const rest = this.#hasMore || all.length > shown.length ? total - shown.length : 0;

@@ -37,7 +37,10 @@ export class Timeline {
   /** The reader is at the end, and is kept there. */
   #isAtEnd = true;
   #isFetching = false;
+  /** The room was opened, and it is not decided yet where in it one begins. */
   #isToNew = false;
+  /** The reader wants to be at the end of the room, and may have to wait for a page. */
+  #isToLatest = false;
   #pageVisible = () => document.visibilityState === 'visible' && document.hasFocus();
   draw = soon(() => this.#draw());
 
@@ -58,21 +61,18 @@ export class Timeline {
     atMidnight(this.draw);
   }
 
-  /** Shows another room, at its end or where the unread begin. */
+  /** Shows another room, at its end or where the unread begin, as soon as it is ready. */
   show(room) {
     this.#room = room;
-    this.#isAtEnd = true;
-    this.#isToNew = room.newFrom > 0;
+    [this.#isAtEnd, this.#isToNew, this.#isToLatest] = [true, true, false];
     this.#scroller.setAttribute('aria-label', `Messages in ${room.name}`);
     this.#rows.clear();
     [this.#first, this.#last] = [0, 0];
     this.draw();
   }
 
-  async toLatest() {
-    this.#isAtEnd = true;
-    await this.#fetch(() => this.#rooms.latest(this.#room));
-    this.#toEnd();
+  toLatest() {
+    [this.#isAtEnd, this.#isToNew, this.#isToLatest] = [true, false, true];
     this.draw();
   }
 
@@ -94,16 +94,17 @@ export class Timeline {
     this.#scroller.setAttribute('aria-busy', String(!isNews));
     const anchor = this.#isAtEnd ? null : this.#anchor();
     this.#drawLines(room);
-    say(this.#top, topText(room));
-    if (this.#isAtEnd) this.#isToNew ? this.#toNew() : this.#toEnd();
+    say(this.#top, this.#topText(room));
+    if (this.#isAtEnd) this.#toEnd();
     else this.#restore(anchor);
+    if (room.isReady && this.#isToNew) this.#toNew();
     requestAnimationFrame(() => this.#scroller.setAttribute('aria-busy', 'false'));
     this.#after();
   }
 
   /** Makes what is missing and remakes what looks otherwise; the rest is not touched. */
   #drawLines(room) {
-    const events = linesOfEvents(room.events, room.newFrom);
+    const events = room.isReady ? linesOfEvents(room.events, room.newFrom) : [];
     const { isOpen } = this.#rooms;
     const before = { last: room.isLive ? room.events.at(-1) : undefined, user: this.#user, isOpen };
     const pending = linesOfPending(room.pending, before);
@@ -151,12 +152,13 @@ export class Timeline {
 
   /** Once after a room was opened: to where the unread begin, should that be out of sight. */
   #toNew() {
-    this.#toEnd();
+    this.#isToNew = false;
     const line = this.#events.querySelector('.divider.new');
     if (!line) return;
-    this.#isToNew = false;
     const above = this.#scroller.getBoundingClientRect().top - line.getBoundingClientRect().top;
-    if (above > 0) this.#scroller.scrollTop -= above + NEW_PX;
+    if (above <= 0) return;
+    this.#scroller.scrollTop -= above + NEW_PX;
+    this.#measure();
   }
 
   #toEnd() {
@@ -164,29 +166,44 @@ export class Timeline {
   }
 
   #onScroll() {
-    const { scrollTop, scrollHeight, clientHeight } = this.#scroller;
-    this.#isAtEnd = scrollHeight - scrollTop - clientHeight < END_PX;
+    this.#measure();
     this.#after();
   }
 
-  /** Fetches what is about to be reached, and says what is out of sight. */
+  #measure() {
+    this.#isAtEnd = this.#below < END_PX;
+  }
+
+  get #below() {
+    const { scrollTop, scrollHeight, clientHeight } = this.#scroller;
+    return scrollHeight - scrollTop - clientHeight;
+  }
+
+  /** Fetches what is wanted or about to be reached, and says what is out of sight. */
   #after() {
     const room = this.#room;
-    const { scrollTop, scrollHeight, clientHeight } = this.#scroller;
-    const below = scrollHeight - scrollTop - clientHeight;
-    if (room.isJoined && scrollTop < FETCH_PX && room.hasOlder) {
-      this.#fetch(() => this.#rooms.older(room));
-    } else if (room.isJoined && below < FETCH_PX && !room.isLive) {
-      this.#fetch(() => this.#rooms.newer(room));
-    }
+    if (room?.isReady) this.#fetchNext(room);
     this.#watch();
-    this.#latest.hidden = this.isAtEnd;
-    const news = room.unread > 0 ? `${count(room.unread, 'new message')} ↓` : 'To the latest ↓';
-    say(this.#latest, news);
+    this.#latest.hidden = !room?.isReady || this.isAtEnd;
+    const unread = room?.unread ?? 0;
+    say(this.#latest, unread > 0 ? `${count(unread, 'new message')} ↓` : 'To the latest ↓');
+  }
+
+  #fetchNext(room) {
+    const { pages } = this.#rooms;
+    if (room.isLive) this.#isToLatest = false;
+    if (this.#isToLatest) {
+      // Whatever page comes, the reader is to be at the end of the last one.
+      this.#isAtEnd = true;
+      this.#fetch(() => pages.latest(room));
+    } else if (this.#scroller.scrollTop < FETCH_PX && room.hasOlder) {
+      this.#fetch(() => pages.older(room));
+    } else if (this.#below < FETCH_PX && !room.isLive) this.#fetch(() => pages.newer(room));
   }
 
   #watch() {
-    this.#rooms.watch(this.isAtEnd && this.#pageVisible());
+    const isPresent = this.#pageVisible();
+    this.#rooms.watch(this.isAtEnd && isPresent, isPresent);
   }
 
   async #fetch(load) {
@@ -202,9 +219,12 @@ export class Timeline {
       this.draw();
     }
   }
-}
 
-function topText(room) {
-  if (room.hasOlder) return room.events.length > 0 ? 'Loading…' : '';
-  return room.events.length > 0 ? `The beginning of ${room.name}` : '';
+  #topText(room) {
+    const isEmpty = room.events.length === 0 || !room.isReady;
+    const isAway = isEmpty && !this.#rooms.isOpen;
+    if (isAway) return 'What was said here is shown when there is a connection.';
+    if (isEmpty || room.hasOlder) return 'Loading…';
+    return `The beginning of ${room.name}`;
+  }
 }

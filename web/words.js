@@ -8,6 +8,9 @@ const weekday = new Intl.DateTimeFormat(undefined, {
 const withYear = new Intl.DateTimeFormat(undefined, { dateStyle: 'long' });
 const numbers = new Intl.NumberFormat();
 
+/** The order of names: 2 comes before 10. */
+export const collate = new Intl.Collator(undefined, { numeric: true }).compare;
+
 export function timeOf(at) {
   return clock.format(new Date(at));
 }

@@ -24,7 +24,7 @@ const SVG: &str = "image/svg+xml";
 const TEXT: &str = "text/plain; charset=utf-8";
 
 /// No list of a folder: what is not named here is not served.
-const FILES: [File; 28] = [
+const FILES: [File; 31] = [
     ("/", include_bytes!("../../web/index.html"), HTML),
     ("/style.css", include_bytes!("../../web/style.css"), CSS),
     ("/frame.css", include_bytes!("../../web/frame.css"), CSS),
@@ -35,13 +35,16 @@ const FILES: [File; 28] = [
     ("/composer.js", include_bytes!("../../web/composer.js"), SCRIPT),
     ("/dom.js", include_bytes!("../../web/dom.js"), SCRIPT),
     ("/lines.js", include_bytes!("../../web/lines.js"), SCRIPT),
+    ("/marks.js", include_bytes!("../../web/marks.js"), SCRIPT),
     ("/memory.js", include_bytes!("../../web/memory.js"), SCRIPT),
     ("/outgoing.js", include_bytes!("../../web/outgoing.js"), SCRIPT),
+    ("/pages.js", include_bytes!("../../web/pages.js"), SCRIPT),
     ("/people.js", include_bytes!("../../web/people.js"), SCRIPT),
     ("/room.js", include_bytes!("../../web/room.js"), SCRIPT),
     ("/rooms.js", include_bytes!("../../web/rooms.js"), SCRIPT),
     ("/row.js", include_bytes!("../../web/row.js"), SCRIPT),
     ("/sidebar.js", include_bytes!("../../web/sidebar.js"), SCRIPT),
+    ("/signs.js", include_bytes!("../../web/signs.js"), SCRIPT),
     ("/storage.js", include_bytes!("../../web/storage.js"), SCRIPT),
     ("/timeline.js", include_bytes!("../../web/timeline.js"), SCRIPT),
     ("/welcome.js", include_bytes!("../../web/welcome.js"), SCRIPT),

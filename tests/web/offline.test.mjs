@@ -134,6 +134,30 @@ check('a storage that is full is said to be, and stops nothing else', async () =
   await until(() => shown(ada), ['with a connection', 'without']);
 });
 
+check('a room that is opened without a connection says so, and is shown later', async () => {
+  const { n1 } = await nodes();
+  const [room, own] = [roomName('theirs'), roomName('own')];
+  const door = await Door.to(n1);
+  await client(n1, 'bob').create(room);
+  const ada = await visit(await profile(), door.address, { name: 'ada' });
+  const link = ada.locator(`[data-room="${room}"]`);
+  await link.waitFor();
+  // Meanwhile the user comes into it on another device.
+  await client(n1, 'ada').create(own);
+  door.shut();
+  await until(() => ada.locator('#status-text').textContent(), 'Offline');
+  await link.click();
+  await ada.getByRole('heading', { name: room }).waitFor();
+  await ada.getByText('The room is shown when there is a connection.').waitFor();
+  assert.equal(await ada.getByRole('button', { name: 'Join this room' }).isVisible(), false);
+  await ada.evaluate((name) => { location.hash = `#/${name}`; }, own);
+  await ada.getByRole('heading', { name: own }).waitFor();
+  door.unlock();
+  await ada.getByRole('log', { name: `Messages in ${own}` }).waitFor();
+  await link.click();
+  await ada.getByRole('button', { name: 'Join this room' }).waitFor();
+});
+
 check('without a storage the page works as long as it is open', async () => {
   const { n1 } = await nodes();
   const context = await profile();

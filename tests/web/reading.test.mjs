@@ -1,7 +1,7 @@
 // Reading in a browser: far back, what is new, and what others do meanwhile.
 import assert from 'node:assert/strict';
 import { create, join, profile, seqs, shown, until, visit, write } from './browser.mjs';
-import { assertWhole, client, fill, nodes, roomName, check } from './cluster.mjs';
+import { Door, assertWhole, client, fill, nodes, roomName, check } from './cluster.mjs';
 
 check('a history of 2,000 messages scrolls, and the document stays small', async () => {
   const { n1 } = await nodes();
@@ -92,7 +92,7 @@ check('somebody who reads further up is not pushed on', async () => {
   assert.equal(await timeline.evaluate((scroller) => scroller.scrollTop), top);
   await dora.keyboard.press('Escape');
   await until(() => dora.locator('#latest').isHidden(), true);
-  assert.equal(await dora.locator('.badge').count(), 0);
+  await until(() => dora.locator('.badge').count(), 0);
 });
 
 check('a window that is full does not move under its reader', async () => {
@@ -136,4 +136,112 @@ check('a long message is shown in full, and nothing takes its reader away', asyn
   await bob.send(room, 'news');
   await dora.getByRole('button', { name: '1 new message ↓' }).waitFor();
   assert.equal(await timeline.evaluate((scroller) => scroller.scrollTop), top);
+});
+
+/** Where the line "New" is, and what stands behind it. */
+async function news(page) {
+  return page.evaluate(() => {
+    const line = document.querySelector('.divider.new');
+    if (!line) return null;
+    const { top } = document.getElementById('timeline').getBoundingClientRect();
+    const isInSight = line.getBoundingClientRect().top >= top;
+    return [isInSight, line.nextElementSibling.querySelector('.text').textContent];
+  });
+}
+
+check('a room opens where its unread begin, however many they are', async () => {
+  const { n1 } = await nodes();
+  const [room, far] = [roomName('near'), roomName('far')];
+  const bob = client(n1, 'bob');
+  for (const name of [room, far]) {
+    await bob.create(name);
+    await bob.send(name, 'known');
+  }
+  const dora = await visit(await profile(), n1, { name: 'dora' });
+  for (const name of [room, far]) {
+    await join(dora, name);
+    await until(() => shown(dora), ['known']);
+  }
+  await create(dora, roomName('elsewhere'));
+  const badge = (name) => dora.locator(`[data-room="${name}"] .badge`);
+  // More than a screen, and more than the page keeps of a room that is not open.
+  const sizes = { [room]: 60, [far]: 250 };
+  for (const [name, size] of Object.entries(sizes)) {
+    await Promise.all(Array.from({ length: size }, (_, place) => bob.send(name, `new ${place}`)));
+    await until(() => badge(name).textContent(), size > 99 ? '99+' : String(size));
+  }
+  for (const [name, size] of Object.entries(sizes)) {
+    await dora.locator(`[data-room="${name}"]`).click();
+    await until(() => news(dora), [true, 'new 0']);
+    // It is not read by that, nor does the line go away when something comes.
+    await dora.getByRole('button', { name: `${size} new messages ↓` }).waitFor();
+    await bob.send(name, 'and one more');
+    await dora.getByRole('button', { name: `${size + 1} new messages ↓` }).waitFor();
+    assert.deepEqual(await news(dora), [true, 'new 0']);
+    assertWhole(await seqs(dora));
+    await dora.getByRole('button', { name: /new messages ↓/ }).click();
+    await until(async () => (await shown(dora)).at(-1), 'and one more');
+    await until(() => badge(name).count(), 0);
+  }
+});
+
+check('what is new is marked after a reload, and after a break that nobody watched', async () => {
+  const { n1 } = await nodes();
+  const room = roomName();
+  const door = await Door.to(n1);
+  const bob = client(n1, 'bob');
+  await bob.create(room);
+  const dora = await visit(await profile(), door.address, { name: 'dora' });
+  await join(dora, room);
+  await bob.send(room, 'seen');
+  await until(() => shown(dora), ['seen']);
+  await until(() => dora.locator('#latest').isHidden(), true);
+  // Time to say that it was read: what has been said by then is not new.
+  const read = new Promise((resolve) => { bob.on('read', resolve); });
+  await bob.join(room);
+  await read;
+  const blur = () => dora.evaluate(() => {
+    document.hasFocus = () => false;
+    dispatchEvent(new Event('blur'));
+  });
+  await blur();
+  door.shut();
+  await until(() => dora.locator('#status-text').textContent(), 'Offline');
+  await bob.send(room, 'missed');
+  door.unlock();
+  await until(() => shown(dora), ['seen', 'missed']);
+  assert.deepEqual(await news(dora), [true, 'missed']);
+  // The page is loaded again before anybody has looked.
+  await dora.reload();
+  await until(() => shown(dora), ['seen', 'missed']);
+  await until(() => news(dora), [true, 'missed']);
+});
+
+check('to the latest is to the latest, also while something else is fetched', async () => {
+  const { n1 } = await nodes();
+  const room = roomName();
+  await fill(n1, room, 1500);
+  const door = await Door.to(n1, { delay_ms: 100 });
+  const dora = await visit(await profile(), door.address, { name: 'dora' });
+  await join(dora, room);
+  const toTheTop = () => dora.locator('#timeline').evaluate((scroller) => {
+    scroller.scrollTop = 0;
+  });
+  // So far up that the end is out of the window, with more to come above.
+  await until(async () => (await toTheTop(), (await seqs(dora)).at(-1).seq < 1502), true);
+  await dora.evaluate(() => {
+    window.asked = [];
+    const { send } = WebSocket.prototype;
+    WebSocket.prototype.send = function note(text) {
+      send.call(this, text);
+      if (!text.includes('"history"')) return;
+      window.asked.push(JSON.parse(text));
+      // The wish comes when a page of older ones is on its way.
+      if (window.asked.length === 1) document.getElementById('latest').click();
+    };
+  });
+  await until(async () => (await toTheTop(), dora.evaluate(() => window.asked.length > 0)), true);
+  await until(async () => (await seqs(dora)).at(-1).seq, 1502);
+  await until(() => dora.locator('#latest').isHidden(), true);
+  assert.equal((await dora.evaluate(() => window.asked)).length, 2);
 });

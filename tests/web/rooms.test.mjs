@@ -78,6 +78,36 @@ check('rooms are found among many', async () => {
   await page.getByRole('heading', { name: 'Choose a room' }).waitFor();
 });
 
+check('who joins with the keyboard can write at once', async () => {
+  const { n1 } = await nodes();
+  const room = roomName();
+  await client(n1, 'bob').create(room);
+  const ada = await visit(await profile(), n1, { name: 'ada', room });
+  await ada.getByRole('button', { name: 'Join this room' }).focus();
+  await ada.keyboard.press('Enter');
+  await until(() => ada.evaluate(() => document.activeElement.id), 'message');
+});
+
+check('a room that is clicked twice is asked for once', async () => {
+  const { n1 } = await nodes();
+  // It is the first in the list.
+  const room = roomName('0');
+  await client(n1, 'bob').create(room);
+  const ada = await visit(await profile(), n1, { name: 'ada' });
+  await ada.evaluate(() => {
+    window.sent = [];
+    const { send } = WebSocket.prototype;
+    WebSocket.prototype.send = function note(text) {
+      window.sent.push(JSON.parse(text).type);
+      return send.call(this, text);
+    };
+  });
+  await ada.locator(`[data-room="${room}"]`).dblclick();
+  await ada.getByRole('button', { name: 'Join this room' }).waitFor();
+  const sent = await ada.evaluate(() => window.sent.filter((type) => type !== 'ping'));
+  assert.deepEqual(sent, ['history']);
+});
+
 check('a room may have the name of a part of the page', async () => {
   const { n1 } = await nodes();
   const maker = client(n1, 'maker');
