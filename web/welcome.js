@@ -6,8 +6,13 @@ import { read, remove, storage, write } from './storage.js';
 import { errorText } from './words.js';
 
 const NAME_KEY = 'verbatim-page:name';
+/** The name before, which may be wanted again. */
+const LAST_NAME_KEY = 'verbatim-page:last-name';
 /** A connection that takes longer than this is said to be on its way. */
 const WELCOME_PAUSE_MS = 400;
+/** The page came, but no connection: then something between the two may be in the way. */
+const UNREACHED = 'No connection yet; it is tried again and again. If that goes on, the server is '
+  + 'away, or something on the way to it (a proxy, a filter) does not let WebSockets through.';
 
 /** Connects under the name that is known, or asks for one; `onOpen(chat)` is called once. */
 export function start(onOpen) {
@@ -18,20 +23,21 @@ export function start(onOpen) {
     else enter(name, onOpen);
   };
   const known = read(NAME_KEY);
-  if (known) enter(known, onOpen);
-  else welcome();
+  if (known) return enter(known, onOpen);
+  find('name').value = read(LAST_NAME_KEY) ?? '';
+  return welcome();
 }
 
 /** Another name is another page, from its beginning. */
 export function rename() {
+  write(LAST_NAME_KEY, read(NAME_KEY));
   remove(NAME_KEY);
   location.reload();
 }
 
 /** Asks for a name, and says what was wrong with the last one. */
 function welcome(error = '') {
-  find('welcome').hidden = false;
-  find('welcome-form').inert = false;
+  show(false);
   say(find('name-error'), error);
   say(find('welcome-status'), '');
   const field = find('name');
@@ -40,18 +46,32 @@ function welcome(error = '') {
   field.select();
 }
 
+function show(isBusy) {
+  find('welcome').hidden = false;
+  find('welcome-form').inert = isBusy;
+}
+
 /** Connects under that name. Whether it will do the server says, and then the page begins. */
 function enter(name, onOpen) {
-  const url = new URL('ws', document.baseURI);
-  url.protocol = url.protocol.replace('http', 'ws');
-  const chat = connect(url.href, { user: name, storage });
+  find('name').value = name;
   find('welcome-form').inert = true;
+  let chat;
+  try {
+    chat = connect(url(), { user: name, storage });
+  } catch (error) {
+    return welcome(`This browser cannot connect: ${error.message}.`);
+  }
   const showStatus = setTimeout(() => {
-    find('welcome').hidden = false;
+    show(true);
     say(find('welcome-status'), 'Connecting…');
   }, WELCOME_PAUSE_MS);
   const stop = chat.on('state', ({ state, error }) => {
-    if (state !== 'open' && state !== 'closed') return;
+    if (state === 'waiting') {
+      clearTimeout(showStatus);
+      show(true);
+      return say(find('welcome-status'), UNREACHED);
+    }
+    if (state !== 'open' && state !== 'closed') return undefined;
     stop();
     clearTimeout(showStatus);
     if (state === 'closed') return welcome(errorText(error));
@@ -60,4 +80,11 @@ function enter(name, onOpen) {
     find('app').hidden = false;
     return onOpen(chat);
   });
+  return undefined;
+}
+
+function url() {
+  const there = new URL('ws', document.baseURI);
+  there.protocol = there.protocol.replace('http', 'ws');
+  return there;
 }

@@ -62,11 +62,17 @@ export function typing(users) {
   return 'Several people are typing…';
 }
 
-/** One or two letters to stand for a name. */
+/** One or two letters to stand for a name. What looks like one letter is one. */
 export function initials(name) {
   const words = name.split(/[\s._-]+/u).filter(Boolean);
-  const letters = words.slice(0, 2).map((word) => [...word][0]);
+  const letters = (words.length > 0 ? words : [name]).slice(0, 2).map(firstLetter);
   return letters.join('').toLocaleUpperCase();
+}
+
+function firstLetter(word) {
+  if (!Intl.Segmenter) return [...word][0];
+  const [first] = new Intl.Segmenter().segment(word);
+  return first.segment;
 }
 
 /** One of so many colours, always the same for a name (FNV-1a). */

@@ -136,7 +136,7 @@ check('a storage that is full is said to be, and stops nothing else', async () =
 
 check('a room that is opened without a connection says so, and is shown later', async () => {
   const { n1 } = await nodes();
-  const [room, own] = [roomName('theirs'), roomName('own')];
+  const [room, own] = [roomName('0-theirs'), roomName('own')];
   const door = await Door.to(n1);
   await client(n1, 'bob').create(room);
   const ada = await visit(await profile(), door.address, { name: 'ada' });
@@ -169,4 +169,20 @@ check('without a storage the page works as long as it is open', async () => {
   await create(page, room);
   await write(page, 'kept by the server');
   await until(() => shown(page), ['kept by the server']);
+});
+
+check('a page that finds no connection says so, and what may be the matter', async () => {
+  const { n1 } = await nodes();
+  const context = await profile();
+  let isBlocked = true;
+  await context.routeWebSocket(/\/ws$/, (socket) => {
+    if (isBlocked) socket.close({ code: 4000 });
+    else socket.connectToServer();
+  });
+  const ada = await visit(context, n1);
+  await ada.getByLabel('Your name', { exact: true }).fill('ada');
+  await ada.keyboard.press('Enter');
+  await ada.getByText('does not let WebSockets through').waitFor();
+  isBlocked = false;
+  await ada.locator('#app').waitFor();
 });
