@@ -17,6 +17,8 @@ const KEPT_LEN_MAX = 100;
 /** Rooms in the list. Beyond it they are found by searching. */
 const LIST_LEN_MAX = 2000;
 const LIST_PAGE_LEN = 1000;
+/** Rooms that a search finds beyond the list. */
+const SEARCH_LEN_MAX = 200;
 
 export class Rooms {
   #chat;
@@ -28,12 +30,12 @@ export class Rooms {
   #sorted;
   /** Those who wait for the server's word on a room, by its name. */
   #waiting = new Map();
+  /** All rooms that there are were gone through once. */
+  #isListed = false;
   /** The open room, if any. */
   active = null;
   /** Whether the user sees the end of the open room. */
   isWatching = false;
-  /** Whether the list is longer than what is kept of it. */
-  hasMore = false;
 
   /** `memory` is what is left of earlier visits; `onChange(what, room)` is called at changes. */
   constructor(chat, memory, onChange) {
@@ -82,26 +84,28 @@ export class Rooms {
     return this.#own.reduce((sum, room) => sum + room.unread, 0);
   }
 
-  /** Asks for the list, and follows the user's rooms that are not followed yet. */
+  /**
+   * Asks for the list, and follows the user's rooms that are not followed yet. The first time it
+   * goes through all rooms that there are: the user may be in any of them.
+   */
   async refresh() {
+    const lenMax = this.#isListed ? LIST_LEN_MAX : Infinity;
     let [after, more, count] = [undefined, true, 0];
-    while (more && count < LIST_LEN_MAX) {
+    while (more && count < lenMax) {
       const page = await this.#chat.rooms({ after, limit: LIST_PAGE_LEN });
-      this.#take(page.rooms);
+      const isListed = count < LIST_LEN_MAX;
+      this.#take(page.rooms.filter(({ unread }) => isListed || unread !== undefined));
+      this.#followOwn();
       [after, more, count] = [page.rooms.at(-1)?.room, page.more, count + page.rooms.length];
     }
-    this.hasMore = more;
-    const followed = this.#chat.positions();
-    const news = this.#own.filter((room) => followed[room.name] === undefined);
-    const starts = news.map((room) => [room.name, startOf(room)]);
-    if (starts.length > 0) this.#chat.resume(Object.fromEntries(starts));
+    this.#isListed = true;
     this.#onChange('list');
   }
 
-  /** Rooms beyond the list whose names begin with that text, or stand close behind it. */
+  /** Rooms that are new, or beyond the list, and have that name or one that begins so. */
   async search(text) {
-    const { rooms } = await this.#chat.rooms({ after: text.slice(0, -1) || undefined, limit: 200 });
-    this.#take(rooms);
+    const names = [...new Set([text, text.toLocaleLowerCase()])];
+    await Promise.all(names.flatMap((name) => [this.#look(name), this.#lookBehind(name)]));
     this.#onChange('list');
   }
 
@@ -202,6 +206,28 @@ export class Rooms {
     const counted = new Promise((resolve) => { this.#waiting.set(room.name, resolve); });
     this.#chat.resume({ [room.name]: room.last });
     return counted;
+  }
+
+  #followOwn() {
+    const followed = this.#chat.positions();
+    const news = this.#own.filter((room) => followed[room.name] === undefined);
+    const starts = news.map((room) => [room.name, startOf(room)]);
+    if (starts.length > 0) this.#chat.resume(Object.fromEntries(starts));
+  }
+
+  /** Whether there is a room of that name: who is not in it is told that, or that there is none. */
+  async #look(name) {
+    try {
+      await this.#chat.history(name, { limit: 1 });
+    } catch (error) {
+      if (error.code === 'not_member') this.get(name);
+    }
+  }
+
+  /** In the order of names those that begin with one stand right behind it. */
+  async #lookBehind(name) {
+    const { rooms } = await this.#chat.rooms({ after: name, limit: SEARCH_LEN_MAX });
+    this.#take(rooms.filter(({ room }) => room.startsWith(name)));
   }
 
   #onUnknown(room, error) {

@@ -32,7 +32,7 @@ export class Sidebar {
     this.#input.onkeydown = (event) => this.#onKey(event);
     find('search-form').onsubmit = (event) => {
       event.preventDefault();
-      this.#list.querySelector('a, button')?.click();
+      this.#go();
     };
     this.#list.onkeydown = (event) => this.#onKey(event);
     this.draw();
@@ -62,11 +62,19 @@ export class Sidebar {
   #onInput() {
     this.draw();
     clearTimeout(this.#searchTimer);
-    if (!this.#rooms.hasMore || this.#text === '') return;
+    if (this.#text === '') return;
     this.#searchTimer = setTimeout(() => {
       // What cannot be found now is not found; the connection's state is shown elsewhere.
       this.#rooms.search(this.#text).catch(() => {});
     }, SEARCH_PAUSE_MS);
+  }
+
+  /** To the room of that very name, or to the first that is found, or to make it. */
+  #go() {
+    const text = this.#text;
+    if (text === '') return;
+    const items = [...this.#list.querySelectorAll('a, button')];
+    (items.find(({ dataset }) => dataset.room === text) ?? items[0])?.click();
   }
 
   /** Up and down go through the field and the rooms; Esc empties the field. */
@@ -126,17 +134,13 @@ export class Sidebar {
     const hasNews = Boolean(isJoined) && unread > 0;
     const isActive = room === this.#rooms.active;
     link.classList.toggle('news', hasNews);
-    figure.className = hasNews ? 'badge' : 'members';
+    figure.className = hasNews ? 'badge' : '';
     if (isActive) link.setAttribute('aria-current', 'page');
     else link.removeAttribute('aria-current');
-    link.title = `${count(members, 'member')}, ${count(lastSeq, 'entry', 'entries')}`;
-    if (hasNews) {
-      say(figure, badge(unread));
-      say(words, `, ${unread} unread`);
-    } else {
-      say(figure, isJoined ? '' : String(members));
-      say(words, isJoined ? '' : `, ${count(members, 'member')}`);
-    }
+    const entries = count(lastSeq, 'entry', 'entries');
+    link.title = lastSeq > 0 ? `${count(members, 'member')}, ${entries}` : '';
+    say(figure, hasNews ? badge(unread) : '');
+    say(words, hasNews ? `, ${unread} unread` : '');
     return item.row;
   }
 

@@ -90,11 +90,11 @@ check('who joins with the keyboard can write at once', async () => {
 
 check('a room that is clicked twice is asked for once', async () => {
   const { n1 } = await nodes();
-  // It is the first in the list.
+  // It is the first in the list of somebody who is in no room.
   const room = roomName('0');
   await client(n1, 'bob').create(room);
-  const ada = await visit(await profile(), n1, { name: 'ada' });
-  await ada.evaluate(() => {
+  const novice = await visit(await profile(), n1, { name: 'novice' });
+  await novice.evaluate(() => {
     window.sent = [];
     const { send } = WebSocket.prototype;
     WebSocket.prototype.send = function note(text) {
@@ -102,10 +102,26 @@ check('a room that is clicked twice is asked for once', async () => {
       return send.call(this, text);
     };
   });
-  await ada.locator(`[data-room="${room}"]`).dblclick();
-  await ada.getByRole('button', { name: 'Join this room' }).waitFor();
-  const sent = await ada.evaluate(() => window.sent.filter((type) => type !== 'ping'));
+  await novice.locator(`[data-room="${room}"]`).dblclick();
+  await novice.getByRole('button', { name: 'Join this room' }).waitFor();
+  const sent = await novice.evaluate(() => window.sent.filter((type) => type !== 'ping'));
   assert.deepEqual(sent, ['history']);
+});
+
+check('Enter in the search goes to the room of that name, and nowhere without one', async () => {
+  const { n1 } = await nodes();
+  const name = roomName('exact');
+  const ada = await visit(await profile(), n1, { name: 'ada' });
+  await create(ada, `a-${name}`);
+  await client(n1, 'bob').create(name);
+  const search = ada.getByLabel('Find or create a room');
+  await search.fill('');
+  await search.press('Enter');
+  assert.equal(await ada.locator('#room-name').textContent(), `a-${name}`);
+  await search.fill(name);
+  await ada.locator(`[data-room="${name}"]`).waitFor();
+  await search.press('Enter');
+  await ada.locator('#outside').getByRole('heading', { name }).waitFor();
 });
 
 check('a room may have the name of a part of the page', async () => {
@@ -159,4 +175,28 @@ check('a room may have the name of a part of every object', async () => {
     await until(() => pending(ada), []);
     await until(() => shown(ada), ['Did you get this?', 'And this?', 'Every word.']);
   }
+});
+
+check('of thousands of rooms one finds those that one is in, and any other', async () => {
+  const { n1 } = await nodes();
+  const maker = client(n1, 'maker');
+  const name = (place) => `zz-${String(place).padStart(4, '0')}`;
+  for (let from = 0; from < 2400; from += 800) {
+    const some = Array.from({ length: 800 }, (_, place) => maker.create(name(from + place)));
+    await Promise.all(some);
+  }
+  // By their names they are the very last.
+  const [own, other] = ['🙂 own', '🙂 other'];
+  await maker.create(own);
+  await maker.create(other);
+  await client(n1, 'ada').join(own);
+  const ada = await visit(await profile(), n1, { name: 'ada' });
+  await ada.locator(`[data-room="${own}"]`).waitFor();
+  const search = ada.getByLabel('Find or create a room');
+  for (const [text, found] of [['🙂', other], ['🙂 other', other], ['zz-2399', 'zz-2399']]) {
+    await search.fill(text);
+    await ada.locator(`[data-room="${found}"]`).waitFor();
+  }
+  await search.press('Enter');
+  await ada.getByRole('heading', { name: 'zz-2399' }).waitFor();
 });
