@@ -24,7 +24,7 @@ const SVG: &str = "image/svg+xml";
 const TEXT: &str = "text/plain; charset=utf-8";
 
 /// No list of a folder: what is not named here is not served.
-const FILES: [File; 31] = [
+const FILES: [File; 34] = [
     ("/", include_bytes!("../../web/index.html"), HTML),
     ("/style.css", include_bytes!("../../web/style.css"), CSS),
     ("/frame.css", include_bytes!("../../web/frame.css"), CSS),
@@ -34,6 +34,7 @@ const FILES: [File; 31] = [
     ("/app.js", include_bytes!("../../web/app.js"), SCRIPT),
     ("/composer.js", include_bytes!("../../web/composer.js"), SCRIPT),
     ("/dom.js", include_bytes!("../../web/dom.js"), SCRIPT),
+    ("/head.js", include_bytes!("../../web/head.js"), SCRIPT),
     ("/lines.js", include_bytes!("../../web/lines.js"), SCRIPT),
     ("/marks.js", include_bytes!("../../web/marks.js"), SCRIPT),
     ("/memory.js", include_bytes!("../../web/memory.js"), SCRIPT),
@@ -45,8 +46,10 @@ const FILES: [File; 31] = [
     ("/row.js", include_bytes!("../../web/row.js"), SCRIPT),
     ("/sidebar.js", include_bytes!("../../web/sidebar.js"), SCRIPT),
     ("/signs.js", include_bytes!("../../web/signs.js"), SCRIPT),
+    ("/status.js", include_bytes!("../../web/status.js"), SCRIPT),
     ("/storage.js", include_bytes!("../../web/storage.js"), SCRIPT),
     ("/timeline.js", include_bytes!("../../web/timeline.js"), SCRIPT),
+    ("/toast.js", include_bytes!("../../web/toast.js"), SCRIPT),
     ("/welcome.js", include_bytes!("../../web/welcome.js"), SCRIPT),
     ("/words.js", include_bytes!("../../web/words.js"), SCRIPT),
     ("/verbatim.js", include_bytes!("../../web/verbatim.js"), SCRIPT),

@@ -48,7 +48,7 @@ check('what is written offline waits, outlives the page, and goes out once', asy
   await write(ada, 'still dark');
   await until(() => pending(ada), ['in the tunnel', 'still dark']);
   assert.equal(await ada.locator('#pending .note').first().textContent(), 'Waiting to be sent');
-  await ada.getByText('You are offline.').waitFor();
+  await ada.getByText('The server cannot be reached.').waitFor();
   await ada.close();
   door.unlock();
   const again = await visit(context, door.address, { room });
@@ -169,6 +169,43 @@ check('without a storage the page works as long as it is open', async () => {
   await create(page, room);
   await write(page, 'kept by the server');
   await until(() => shown(page), ['kept by the server']);
+});
+
+check('the state of the connection is told as it is, wherever one looks', async () => {
+  const { n1 } = await nodes();
+  const door = await Door.to(n1);
+  const context = await profile({ width: 390, height: 844 });
+  const ada = await visit(context, door.address, { name: 'ada' });
+  door.shut();
+  // In the list, too, for there is nothing else to see on a telephone.
+  const banner = ada.locator('#banner');
+  await ada.getByText('The server cannot be reached.').waitFor();
+  const pauses = new Set();
+  await until(async () => {
+    const pause = /Next try in (\d+) s\./.exec(await banner.textContent())?.[1];
+    if (pause) pauses.add(Number(pause));
+    return pauses.size >= 3;
+  }, true);
+  const retry = ada.getByRole('button', { name: 'Try now' });
+  await context.setOffline(true);
+  await ada.getByText('You are offline.').waitFor();
+  await context.setOffline(false);
+  await ada.getByText('The server cannot be reached.').waitFor();
+  // Who asks for it once more does not have to wait, and is not asked to ask meanwhile.
+  await ada.evaluate(() => {
+    window.states = new Set();
+    const look = () => {
+      const { state } = document.getElementById('status').dataset;
+      window.states.add(`${state} ${!document.getElementById('retry').hidden}`);
+      requestAnimationFrame(look);
+    };
+    look();
+  });
+  door.unlock();
+  await retry.click();
+  await until(() => banner.isHidden(), true);
+  const states = await ada.evaluate(() => [...window.states]);
+  assert.deepEqual(states.filter((state) => state.endsWith('true')), ['waiting true']);
 });
 
 check('a page that finds no connection says so, and what may be the matter', async () => {

@@ -78,6 +78,33 @@ check('rooms are found among many', async () => {
   await page.getByRole('heading', { name: 'Choose a room' }).waitFor();
 });
 
+check('it is the room that was asked about which is left', async () => {
+  const { n1 } = await nodes();
+  const [one, two] = [roomName(), roomName()];
+  const ada = await visit(await profile(), n1, { name: 'ada' });
+  await create(ada, one);
+  await create(ada, two);
+  const ask = async () => {
+    await ada.getByRole('button', { name: 'Leave' }).click();
+    await ada.getByRole('dialog', { name: `Leave ${two}?` }).waitFor();
+  };
+  // While it is asked, the keys lead nowhere else; and who goes elsewhere is not asked any more.
+  await ask();
+  for (const key of ['Alt+ArrowUp', 'Control+k', '?']) await ada.keyboard.press(key);
+  assert.equal(await ada.locator('#room-name').textContent(), two);
+  await ada.goBack();
+  await ada.getByRole('heading', { name: one }).waitFor();
+  assert.equal(await ada.getByRole('dialog').count(), 0);
+  await ada.goForward();
+  await ada.getByRole('heading', { name: two }).waitFor();
+  await ask();
+  await ada.evaluate((name) => document.querySelector(`[data-room="${name}"]`).click(), one);
+  await ada.getByRole('heading', { name: one }).waitFor();
+  await ada.evaluate(() => document.getElementById('leave-yes').click());
+  await until(() => client(n1, 'ada').rooms({ limit: 1000 }).then(({ rooms }) => (
+    rooms.filter(({ room }) => [one, two].includes(room)).map(({ members }) => members))), [1, 0]);
+});
+
 check('who joins with the keyboard can write at once', async () => {
   const { n1 } = await nodes();
   const room = roomName();
@@ -122,6 +149,27 @@ check('Enter in the search goes to the room of that name, and nowhere without on
   await ada.locator(`[data-room="${name}"]`).waitFor();
   await search.press('Enter');
   await ada.locator('#outside').getByRole('heading', { name }).waitFor();
+});
+
+check('on a telephone the way back does not grow longer', async () => {
+  const { n1 } = await nodes();
+  const room = roomName();
+  const ada = await visit(await profile({ width: 390, height: 844 }), n1, { name: 'ada' });
+  await create(ada, room);
+  const back = ada.getByRole('button', { name: 'Back to the rooms' });
+  const length = await ada.evaluate(() => history.length);
+  for (let times = 0; times < 3; times += 1) {
+    await back.click();
+    await ada.locator(`[data-room="${room}"]`).click();
+    await ada.getByRole('log', { name: `Messages in ${room}` }).waitFor();
+  }
+  assert.equal(await ada.evaluate(() => history.length), length);
+  // Who came by an address has no list behind them, and gets there all the same.
+  const guest = await visit(ada.context(), n1, { room });
+  await guest.getByRole('log', { name: `Messages in ${room}` }).waitFor();
+  await guest.getByRole('button', { name: 'Back to the rooms' }).click();
+  await guest.locator(`[data-room="${room}"]`).waitFor();
+  assert.equal(new URL(guest.url()).hash, '');
 });
 
 check('a room may have the name of a part of the page', async () => {
