@@ -1,7 +1,9 @@
 /** The element of a line of the conversation. What lines there are says lines.js. */
 
 import { make } from './dom.js';
-import { count, errorText, exactTimeOf, hue, initials, number, timeOf } from './words.js';
+import {
+  count, errorText, exactTimeOf, hue, initials, number, shortTimeOf, timeOf,
+} from './words.js';
 
 /** Colours of names in frame.css. */
 export const HUES = 8;
@@ -82,7 +84,7 @@ function names(users) {
 function message({ user_id, message: text, at, seq }, isGrouped) {
   const article = make('article', { class: `message${isGrouped ? ' grouped' : ''}` });
   const time = make('time', { datetime: new Date(at).toISOString(), title: place(at, seq) },
-    timeOf(at));
+    isGrouped ? shortTimeOf(at) : timeOf(at));
   if (isGrouped) {
     // Who speaks is seen by the name above; who cannot see is told each time.
     article.append(make('span', { class: 'unseen' }, `${user_id}: `), time);

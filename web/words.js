@@ -1,6 +1,6 @@
 /** What the page says: times, counts, and errors in words for a person. It touches no document. */
 
-const clock = new Intl.DateTimeFormat(undefined, { hour: '2-digit', minute: '2-digit' });
+const clock = new Intl.DateTimeFormat(undefined, { timeStyle: 'short' });
 const full = new Intl.DateTimeFormat(undefined, { dateStyle: 'full', timeStyle: 'medium' });
 const weekday = new Intl.DateTimeFormat(undefined, {
   weekday: 'long', day: 'numeric', month: 'long',
@@ -13,6 +13,12 @@ export const collate = new Intl.Collator(undefined, { numeric: true }).compare;
 
 export function timeOf(at) {
   return clock.format(new Date(at));
+}
+
+/** Where there is little room: without "PM", which the time above has. */
+export function shortTimeOf(at) {
+  const parts = clock.formatToParts(new Date(at)).filter(({ type }) => type !== 'dayPeriod');
+  return parts.map(({ value }) => value).join('').trim();
 }
 
 /** Date and time to the second, for those who want to know exactly. */

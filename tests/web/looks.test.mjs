@@ -272,3 +272,41 @@ check('Today is Yesterday after midnight', async () => {
   await page.clock.fastForward('24:00:00');
   await until(() => page.locator('.divider.day').allTextContents(), ['Yesterday']);
 });
+
+check('on the smallest telephone everything has its place, on glass as well', async () => {
+  const { n1 } = await nodes();
+  const room = roomName('a room with a name that is longer than the screen is wide');
+  const small = { width: 320, height: 640, hasTouch: true, isMobile: true, locale: 'en-US' };
+  const page = await visit(await profile(small), n1, { name: 'ada' });
+  await create(page, room);
+  const bob = client(n1, 'bob');
+  await bob.join(room);
+  await bob.send(room, 'one');
+  await bob.send(room, 'two');
+  await until(() => shown(page), ['one', 'two']);
+  await page.evaluate(async () => {
+    const { toast } = await import('./toast.js');
+    toast('The server cannot store anything at the moment. Please try again.');
+  });
+  const found = await page.evaluate(() => {
+    const style = (selector) => getComputedStyle(document.querySelector(selector));
+    const box = (selector) => document.querySelector(selector).getBoundingClientRect();
+    return {
+      // One line, whatever it says.
+      facts: box('#room-facts').height < 20,
+      placeholder: style('#message').textOverflow,
+      toast: box('#toast').width > 280,
+      // Nothing can be pointed at, so the time is there without; and beside the text, not in it.
+      time: style('.grouped > time').opacity,
+      isBeside: box('.grouped > time').right <= box('.grouped .text').left,
+      // Whatever stands in the middle stands in the same middle.
+      left: box('#composer').left === box('#events').left,
+      page: document.documentElement.scrollWidth,
+    };
+  });
+  assert.match(await page.locator('.grouped > time').textContent(), /^\d?\d:\d\d$/);
+  assert.deepEqual(found, {
+    facts: true, placeholder: 'ellipsis', toast: true, time: '1', isBeside: true, left: true,
+    page: 320,
+  });
+});
