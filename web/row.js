@@ -1,15 +1,13 @@
 /** The element of a line of the conversation. What lines there are says lines.js. */
 
 import { make } from './dom.js';
+import { textOf } from './text.js';
 import {
   count, errorText, exactTimeOf, hue, initials, number, shortTimeOf, timeOf,
 } from './words.js';
 
 /** Colours of names in frame.css. */
 export const HUES = 8;
-/** Beyond it a message is shown in part, until asked for. */
-const SHOWN_CHARS_MAX = 1500;
-const SHOWN_LINES_MAX = 18;
 /** Names in a line of many who came or went, and in what is shown of the others at a glance. */
 const NAMED_LEN_MAX = 3;
 const OTHERS_LEN_MAX = 50;
@@ -92,26 +90,8 @@ function message({ user_id, message: text, at, seq }, isGrouped) {
     const name = make('bdi', { class: `name hue-${hue(user_id, HUES)}` }, user_id);
     article.append(avatar(user_id), make('header', {}, name, time));
   }
-  article.append(...body(text));
+  article.append(...textOf(text));
   return article;
-}
-
-/** The text as it was typed. Its direction is its own, and reaches nothing around it. */
-function body(text) {
-  const paragraph = make('p', { class: 'text', dir: 'auto' }, text);
-  const lines = text.split('\n').length;
-  if (text.length <= SHOWN_CHARS_MAX && lines <= SHOWN_LINES_MAX) return [paragraph];
-  paragraph.classList.add('cut');
-  const more = make('button', { type: 'button', class: 'link more' },
-    `Show all ${number(text.length)} characters`);
-  more.addEventListener('click', () => {
-    paragraph.classList.remove('cut');
-    // Who works with the keyboard goes on from the text, not from the top of the page.
-    paragraph.tabIndex = -1;
-    paragraph.focus({ preventScroll: true });
-    more.remove();
-  });
-  return [paragraph, more];
 }
 
 function place(at, seq) {

@@ -24,7 +24,7 @@ const SVG: &str = "image/svg+xml";
 const TEXT: &str = "text/plain; charset=utf-8";
 
 /// No list of a folder: what is not named here is not served.
-const FILES: [File; 34] = [
+const FILES: [File; 35] = [
     ("/", include_bytes!("../../web/index.html"), HTML),
     ("/style.css", include_bytes!("../../web/style.css"), CSS),
     ("/frame.css", include_bytes!("../../web/frame.css"), CSS),
@@ -48,6 +48,7 @@ const FILES: [File; 34] = [
     ("/signs.js", include_bytes!("../../web/signs.js"), SCRIPT),
     ("/status.js", include_bytes!("../../web/status.js"), SCRIPT),
     ("/storage.js", include_bytes!("../../web/storage.js"), SCRIPT),
+    ("/text.js", include_bytes!("../../web/text.js"), SCRIPT),
     ("/timeline.js", include_bytes!("../../web/timeline.js"), SCRIPT),
     ("/toast.js", include_bytes!("../../web/toast.js"), SCRIPT),
     ("/welcome.js", include_bytes!("../../web/welcome.js"), SCRIPT),

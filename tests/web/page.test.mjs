@@ -47,6 +47,8 @@ check('text is shown as it was typed, whatever it is', async () => {
     '<script>document.title = "owned"</script>',
     '<img src=x onerror="document.title = \'owned\'"><b>bold</b>&amp;',
     'javascript:alert(1) https://example.org/?a=1&b=2 [link](https://example.org)',
+    'See HTTP://EXAMPLE.org/a_(b), (https://example.org/\u202egro.elpmaxe) https://bücher.example!',
+    'https://bank.example@evil.example/ http://[ http:// ftp://x.example data:text/html,x //x.org',
     '\u202egnp.exe\u202c \u2066isolated\u2069 \u200bzero\u200b',
     'שלום, and then English',
     '👩‍👩‍👧‍👦 👍🏽 🇺🇳 e\u0301 ẹ̶̛ ﷽',
@@ -62,7 +64,18 @@ check('text is shown as it was typed, whatever it is', async () => {
   await join(cleo, room);
   await until(() => shown(cleo), hostile);
   assert.equal(await cleo.title(), `${room} · Verbatim`);
-  assert.equal(await cleo.locator('#events :is(script, img, b, a)').count(), 0);
+  assert.equal(await cleo.locator('#events :is(script, img, b)').count(), 0);
+  // Addresses of the web become links, and nothing else does. What is seen is where they lead.
+  const links = await cleo.locator('#events a').evaluateAll((all) => (
+    all.map(({ textContent, href, rel, target }) => [textContent, href, rel, target])));
+  const away = ['noopener noreferrer', '_blank'];
+  assert.deepEqual(links, [
+    ['https://example.org/?a=1&b=2', 'https://example.org/?a=1&b=2', ...away],
+    ['https://example.org', 'https://example.org/', ...away],
+    ['HTTP://EXAMPLE.org/a_(b)', 'http://example.org/a_(b)', ...away],
+    ['https://example.org/', 'https://example.org/', ...away],
+    ['https://bücher.example', 'https://xn--bcher-kva.example/', ...away],
+  ]);
   // Nothing sticks out of a narrow screen, and what overrides direction stays in its own line.
   const timeline = cleo.locator('#timeline');
   assert.equal(await timeline.evaluate((it) => it.scrollWidth - it.clientWidth), 0);
@@ -74,11 +87,11 @@ check('text is shown as it was typed, whatever it is', async () => {
   assert.equal(await cleo.locator('.text.cut').count(), 1);
 
   // And the same the other way: what is typed is what is sent.
-  for (const text of hostile.slice(0, 7)) {
+  for (const text of hostile.slice(0, 9)) {
     await cleo.locator('#message').fill(text);
     await cleo.getByRole('button', { name: 'Send' }).click();
   }
-  await until(() => shown(cleo), [...hostile, ...hostile.slice(0, 7)]);
+  await until(() => shown(cleo), [...hostile, ...hostile.slice(0, 9)]);
   await cleo.locator('#message').fill('é'.repeat(8193));
   await cleo.getByRole('button', { name: 'Send' }).click();
   await cleo.getByText('This is longer than one message can be (16,384 bytes).').waitFor();
