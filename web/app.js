@@ -108,7 +108,8 @@ class Page {
       return;
     }
     // It may have come in another form.
-    history.replaceState(history.state, '', addressOf(name));
+    const address = addressOf(name);
+    if (location.hash !== address) history.replaceState(history.state, '', address);
     this.#sidebar.clear();
     this.#rooms.open(name);
   }

@@ -74,7 +74,7 @@ export class Room {
     this.hasOlder = true;
   }
 
-  /** Whether the window has the event behind that seq, or has nothing to do with it. */
+  /** Whether nothing is missing between that seq and the window. */
   reaches(seq) {
     return this.events.length > 0 && this.events[0].seq <= seq + 1;
   }

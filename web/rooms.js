@@ -14,6 +14,8 @@ import { collate } from './words.js';
 
 /** Events of each room that is not open. */
 const KEPT_LEN_MAX = 100;
+/** Pages in which the first of the unread is looked for. Their events fit into the window. */
+const SEEK_PAGES_MAX = 5;
 /** Rooms in the list. Beyond it they are found by searching. */
 const LIST_LEN_MAX = 2000;
 const LIST_PAGE_LEN = 1000;
@@ -114,7 +116,6 @@ export class Rooms {
     this.close();
     const room = this.get(name);
     this.active = room;
-    room.error = undefined;
     this.#onChange('open', room);
     return this.prepare();
   }
@@ -181,11 +182,12 @@ export class Rooms {
    * the window, the window is moved there.
    */
   async #prepare(room) {
+    room.error = undefined;
     try {
       if (room.events.length === 0) await this.pages.latest(room);
       if (!room.isCounted) await this.#follow(room);
       const isFar = room.unread > 0 && !room.reaches(room.readSeq);
-      if (isFar && this.isOpen) await this.pages.from(room, room.readSeq);
+      if (isFar && this.isOpen) await this.#seekUnread(room);
       this.#beReady(room);
       this.#markNew(room);
     } catch (error) {
@@ -194,6 +196,16 @@ export class Rooms {
       this.#onChange('room', room);
       this.#onChange('list');
     }
+  }
+
+  /** If nothing but coming and going stands behind what was read, the end is as good a place. */
+  async #seekUnread(room) {
+    const isFound = () => room.firstUnread(this.#chat.user) > 0;
+    await this.pages.from(room, room.readSeq);
+    for (let pages = 1; pages < SEEK_PAGES_MAX && !room.isLive && !isFound(); pages += 1) {
+      await this.pages.newer(room);
+    }
+    if (!isFound()) await this.pages.latest(room);
   }
 
   #beReady(room) {

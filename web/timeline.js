@@ -8,7 +8,7 @@
 import { fill, find, say, soon } from './dom.js';
 import { LATE_MS, linesOfEvents, linesOfPending } from './lines.js';
 import { rowOf } from './row.js';
-import { atMidnight, count } from './words.js';
+import { atMidnight, count, errorText } from './words.js';
 
 /** So close to the end counts as there: a line, or what rounding makes of it. */
 const END_PX = 48;
@@ -73,6 +73,7 @@ export class Timeline {
 
   toLatest() {
     [this.#isAtEnd, this.#isToNew, this.#isToLatest] = [true, false, true];
+    this.#toEnd();
     this.draw();
   }
 
@@ -167,6 +168,8 @@ export class Timeline {
 
   #onScroll() {
     this.#measure();
+    // Who turns back has another wish.
+    if (!this.#isAtEnd) this.#isToLatest = false;
     this.#after();
   }
 
@@ -222,6 +225,7 @@ export class Timeline {
 
   #topText(room) {
     const isEmpty = room.events.length === 0 || !room.isReady;
+    if (isEmpty && room.error) return errorText(room.error);
     const isAway = isEmpty && !this.#rooms.isOpen;
     if (isAway) return 'What was said here is shown when there is a connection.';
     if (isEmpty || room.hasOlder) return 'Loading…';

@@ -135,9 +135,3 @@ export async function until(look, wanted, limit_ms = PATIENCE_MS) {
 export async function picture(page, name) {
   await page.screenshot({ path: path.join(ARTEFACTS, `${name}.png`) });
 }
-
-/** What the test expects to be said on the console is no complaint. */
-export function forgive(pattern) {
-  const rest = complaints.filter((complaint) => !pattern.test(complaint));
-  complaints.splice(0, complaints.length, ...rest);
-}

@@ -151,21 +151,26 @@ async function news(page) {
 
 check('a room opens where its unread begin, however many they are', async () => {
   const { n1 } = await nodes();
-  const [room, far] = [roomName('near'), roomName('far')];
+  const [room, far, busy] = [roomName('near'), roomName('far'), roomName('busy')];
+  const all = [room, far, busy];
   const bob = client(n1, 'bob');
-  for (const name of [room, far]) {
+  for (const name of all) {
     await bob.create(name);
     await bob.send(name, 'known');
   }
   const dora = await visit(await profile(), n1, { name: 'dora' });
-  for (const name of [room, far]) {
+  for (const name of all) {
     await join(dora, name);
     await until(() => shown(dora), ['known']);
   }
   await create(dora, roomName('elsewhere'));
   const badge = (name) => dora.locator(`[data-room="${name}"] .badge`);
   // More than a screen, and more than the page keeps of a room that is not open.
-  const sizes = { [room]: 60, [far]: 250 };
+  const sizes = { [room]: 60, [far]: 250, [busy]: 70 };
+  // There are more who come before the first message than are in a page.
+  const come = Array.from({ length: 150 }, (_, place) => (
+    fetch(`http://${n1}/api/rooms/${busy}/members/guest-${place}`, { method: 'PUT' })));
+  await Promise.all(come);
   for (const [name, size] of Object.entries(sizes)) {
     await Promise.all(Array.from({ length: size }, (_, place) => bob.send(name, `new ${place}`)));
     await until(() => badge(name).textContent(), size > 99 ? '99+' : String(size));
