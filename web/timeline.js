@@ -157,8 +157,8 @@ export class Timeline {
     const line = this.#events.querySelector('.divider.new');
     if (!line) return;
     const above = this.#scroller.getBoundingClientRect().top - line.getBoundingClientRect().top;
-    if (above <= 0) return;
-    this.#scroller.scrollTop -= above + NEW_PX;
+    if (above > 0) this.#scroller.scrollTop -= above + NEW_PX;
+    this.#isAtEnd = false;
     this.#measure();
   }
 
@@ -167,14 +167,16 @@ export class Timeline {
   }
 
   #onScroll() {
+    if (!this.#room) return;
     this.#measure();
     // Who turns back has another wish.
     if (!this.#isAtEnd) this.#isToLatest = false;
     this.#after();
   }
 
+  /** At the end of a window that ends before the room nobody is kept: there is more to read. */
   #measure() {
-    this.#isAtEnd = this.#below < END_PX;
+    this.#isAtEnd = this.#below < END_PX && (this.#isAtEnd || this.#room.isLive);
   }
 
   get #below() {
