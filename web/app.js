@@ -1,101 +1,50 @@
 /**
- * The page: puts the parts together, and shows what belongs to all of them: who speaks, which room
- * is open, how the connection is.
+ * The page: puts the parts together, and says which room is open and what the keys do.
  *
  * The address after the # is the open room, so a reload, a link and the browser's own back button
  * do what one expects.
  */
 
-import { connect } from './verbatim.js';
+import { addressOf, roomAt } from './address.js';
 import { Composer } from './composer.js';
 import { find, say, soon } from './dom.js';
+import { Head } from './head.js';
+import { Memory } from './memory.js';
 import { People } from './people.js';
 import { Rooms } from './rooms.js';
 import { HUES } from './row.js';
 import { Sidebar } from './sidebar.js';
-import { read, storage } from './storage.js';
+import { Status } from './status.js';
 import { Timeline } from './timeline.js';
-import { count, errorText, hue, initials, number, typing } from './words.js';
+import { toast } from './toast.js';
+import { rename, start } from './welcome.js';
+import { errorText, hue, initials } from './words.js';
 
-const NAME_KEY = 'verbatim-page:name';
-const PEOPLE_KEY = 'verbatim-page:people';
 /** How often the list of rooms is asked for while somebody looks at it. */
 const REFRESH_PAUSE_MS = 30_000;
-/** A break that is over sooner than this is not worth a word. */
-const BANNER_PAUSE_MS = 1500;
-/** A connection that takes longer than this is said to be on its way. */
-const WELCOME_PAUSE_MS = 400;
-/** How long a message about something that went wrong stays. */
-const TOAST_MS = 6000;
-/** From here on the list of people has room beside the conversation. (The same in style.css.) */
-const WIDE = matchMedia('(min-width: 1100px)');
-
-/** Asks for a name, and says what was wrong with the last one. */
-function welcome(error = '') {
-  find('welcome').hidden = false;
-  find('welcome-form').inert = false;
-  say(find('name-error'), error);
-  say(find('welcome-status'), '');
-  const field = find('name');
-  field.setAttribute('aria-invalid', String(error !== ''));
-  field.focus();
-  field.select();
-}
-
-/** Connects under that name. Whether it will do the server says, and then the page begins. */
-function enter(name) {
-  const url = new URL('ws', document.baseURI);
-  url.protocol = url.protocol.replace('http', 'ws');
-  const chat = connect(url.href, { user: name, storage });
-  find('welcome-form').inert = true;
-  const showStatus = setTimeout(() => {
-    find('welcome').hidden = false;
-    say(find('welcome-status'), 'Connecting…');
-  }, WELCOME_PAUSE_MS);
-  const stop = chat.on('state', ({ state, error }) => {
-    if (state !== 'open' && state !== 'closed') return;
-    stop();
-    clearTimeout(showStatus);
-    if (state === 'closed') return welcome(errorText(error));
-    storage.setItem(NAME_KEY, name);
-    find('welcome').hidden = true;
-    find('app').hidden = false;
-    return new Page(chat);
-  });
-}
-
-find('welcome-form').onsubmit = (event) => {
-  event.preventDefault();
-  const name = find('name').value.trim().normalize('NFC');
-  if (name === '') welcome('Please type the name under which you want to speak.');
-  else enter(name);
-};
 
 class Page {
   #chat;
   #rooms;
   #sidebar;
+  #head;
   #timeline;
   #composer;
   #people;
   #refreshTimer;
-  #bannerTimer;
-  #typingTimer;
-  #wantsPeople = false;
-  #drawHead = soon(() => this.#head());
+  /** The room that is asked about in the dialog, whatever is open by the time of the answer. */
+  #leaving;
+  #drawFrame = soon(() => this.#frame());
 
   constructor(chat) {
     this.#chat = chat;
-    const key = `verbatim-page:rooms:${chat.user}`;
-    const memory = {
-      load: () => read(key),
-      save: (rooms) => storage.setItem(key, JSON.stringify(rooms)),
-    };
-    this.#rooms = new Rooms(chat, memory, (what, room) => this.#onChange(what, room));
+    const onChange = (what, room) => this.#onChange(what, room);
+    this.#rooms = new Rooms(chat, new Memory(chat.user), onChange);
     this.#sidebar = new Sidebar(this.#rooms, {
       open: (name) => this.open(name),
       create: (name) => this.#create(name),
     });
+    this.#head = new Head(chat, this.#rooms);
     this.#timeline = new Timeline(this.#rooms, chat.user);
     this.#people = new People(chat);
     this.#composer = new Composer({
@@ -103,46 +52,22 @@ class Page {
       onTyping: () => chat.typing(this.#rooms.active.name),
       onScroll: (pages) => this.#timeline.scrollBy(pages),
     });
+    new Status(chat).show({ state: 'open' });
     chat.on('state', (state) => this.#onState(state));
     this.#listen();
     say(find('me-name'), chat.user);
     say(find('me-avatar'), initials(chat.user));
     find('me-avatar').className = `avatar hue-${hue(chat.user, HUES)}`;
-    this.#onState({ state: 'open' });
+    this.#refresh();
     this.#follow();
   }
 
   // The connection.
 
-  #onState({ state, error, retry_ms }) {
-    const words = {
-      connecting: 'Connecting…',
-      resuming: 'Catching up…',
-      open: `Connected to ${this.#chat.node}`,
-      waiting: 'Offline',
-      closed: 'Disconnected',
-    };
-    say(find('status-text'), words[state]);
-    find('status').dataset.state = state;
-    this.#banner(state, retry_ms, error);
-    this.#drawHead();
+  #onState({ state }) {
+    this.#drawFrame();
+    this.#timeline.draw();
     if (state === 'open') this.#refresh();
-  }
-
-  #banner(state, retry_ms, error) {
-    const banner = find('banner');
-    clearTimeout(this.#bannerTimer);
-    if (state === 'open') {
-      banner.hidden = true;
-      return;
-    }
-    this.#bannerTimer = setTimeout(() => { banner.hidden = false; }, BANNER_PAUSE_MS);
-    const seconds = Math.round(retry_ms / 1000);
-    const pause = retry_ms > BANNER_PAUSE_MS ? ` Next try in ${seconds} s.` : '';
-    find('retry').hidden = state === 'closed';
-    if (state === 'closed') say(find('banner-text'), `${errorText(error)} Please reload the page.`);
-    if (state !== 'waiting') return;
-    say(find('banner-text'), `You are offline. What you write is kept, and sent once.${pause}`);
   }
 
   #refresh() {
@@ -151,33 +76,42 @@ class Page {
     if (document.hidden || this.#chat.state !== 'open') return;
     // If it fails, the next time will do.
     this.#rooms.refresh().catch(() => {});
+    this.#rooms.prepare();
     this.#people.refresh();
   }
 
   // Rooms.
 
-  /** Goes to the room by its address; `#follow` then shows it. */
+  /** Goes to the room by its address. */
   open(name) {
-    const hash = `#${encodeURIComponent(name)}`;
-    if (location.hash === hash) this.#follow();
-    else location.hash = hash;
+    const address = addressOf(name);
+    const isFromList = find('app').dataset.view === 'list';
+    if (location.hash !== address) history.pushState({ isFromList }, '', address);
+    this.#follow();
+  }
+
+  /** Back to the list: there may be a way that leads there, and it is not made longer. */
+  #close() {
+    if (history.state?.isFromList) return history.back();
+    history.replaceState(null, '', location.pathname + location.search);
+    return this.#follow();
   }
 
   /** Shows the room that the address names. */
-  async #follow() {
-    const name = decode(location.hash.slice(1));
+  #follow() {
+    for (const dialog of document.querySelectorAll('dialog[open]')) dialog.close();
+    const name = roomAt(location.hash);
     find('app').dataset.view = name === '' ? 'list' : 'room';
     if (name === '') {
       this.#rooms.close();
       this.#onChange('list');
       return;
     }
+    // It may have come in another form.
+    const address = addressOf(name);
+    if (location.hash !== address) history.replaceState(history.state, '', address);
     this.#sidebar.clear();
-    try {
-      await this.#rooms.open(name);
-    } catch (error) {
-      this.#toast(errorText(error));
-    }
+    this.#rooms.open(name);
   }
 
   async #create(name) {
@@ -187,27 +121,32 @@ class Page {
       this.open(name);
     } catch (error) {
       if (error.code === 'room_exists') this.open(name);
-      else this.#toast(errorText(error));
+      else toast(errorText(error));
     }
   }
 
   async #join() {
     const room = this.#rooms.active;
     try {
-      if (room.isMissing) return await this.#create(room.name);
-      await this.#rooms.join(room.name);
-      this.#composer.focus();
+      if (room.isMissing) await this.#create(room.name);
+      else await this.#rooms.join(room.name);
     } catch (error) {
-      this.#toast(errorText(error));
+      toast(errorText(error));
     }
+  }
+
+  #askToLeave() {
+    this.#leaving = this.#rooms.active.name;
+    say(find('leave-title'), `Leave ${this.#leaving}?`);
+    find('leave-dialog').showModal();
   }
 
   async #leave() {
     find('leave-dialog').close();
     try {
-      await this.#rooms.leave(this.#rooms.active.name);
+      await this.#rooms.leave(this.#leaving);
     } catch (error) {
-      this.#toast(errorText(error));
+      toast(errorText(error));
     }
   }
 
@@ -218,7 +157,7 @@ class Page {
     const bytes = new TextEncoder().encode(text).length;
     if (bytes > limit) return errorText({ code: 'too_large', limit });
     if (text.includes('\0')) return 'This holds a character that cannot be sent (NUL).';
-    this.#rooms.send(room, text);
+    this.#rooms.outgoing.send(room, text);
     this.#timeline.toLatest();
     return undefined;
   }
@@ -228,132 +167,74 @@ class Page {
   #onChange(what, room) {
     if (what === 'list') {
       this.#sidebar.draw();
-      return this.#drawHead();
+      return this.#drawFrame();
     }
     if (what === 'open') this.#show(room);
     if (room !== this.#rooms.active) return undefined;
-    if (what === 'typing') return this.#drawTyping();
+    if (what === 'typing') return this.#head.drawTyping();
     if (what === 'people') this.#people.draw();
     else {
       this.#timeline.draw();
-      this.#drawTyping();
+      this.#head.drawTyping();
     }
-    return this.#drawHead();
+    return this.#drawFrame();
   }
 
   #show(room) {
-    this.#wantsPeople = WIDE.matches && storage.getItem(PEOPLE_KEY) !== 'closed';
-    this.#head();
+    this.#people.begin();
+    this.#frame();
     this.#timeline.show(room);
     this.#composer.show(room.name);
-    this.#drawTyping();
+    this.#head.drawTyping();
     this.#sidebar.draw();
     if (room.isJoined) this.#composer.focus();
   }
 
-  #drawPeople() {
+  #frame() {
     const room = this.#rooms.active;
-    this.#people.show(this.#wantsPeople && room?.isJoined ? room : null);
-    find('people-toggle').setAttribute('aria-expanded', String(this.#wantsPeople));
-  }
-
-  #head() {
-    const room = this.#rooms.active;
-    const isInside = Boolean(room?.isJoined);
-    find('nothing').hidden = Boolean(room);
-    find('conversation').hidden = !isInside;
-    find('outside').hidden = !room || room.isJoined !== false;
-    const { unread } = this.#rooms;
-    document.title = `${unread > 0 ? `(${unread}) ` : ''}${room ? `${room.name} · ` : ''}Verbatim`;
-    this.#drawPeople();
-    if (!room) return;
-    const facts = [count(room.members, 'member')];
-    const { onlineCount } = room;
-    const online = onlineCount === undefined ? [] : [`${number(onlineCount)} online`];
-    say(find('room-name'), room.name);
-    say(find('room-facts'), [...facts, ...online].join(' · '));
-    say(find('position'), `${this.#chat.node ?? '–'} · № ${number(room.lastSeq)}`);
-    say(find('outside-name'), room.name);
-    facts.push(count(room.lastSeq, 'entry', 'entries'));
-    const { isMissing } = room;
-    say(find('outside-facts'), isMissing ? 'There is no such room yet.' : facts.join(' · '));
-    say(find('join'), isMissing ? 'Create this room' : 'Join this room');
-  }
-
-  /** Somebody who has stopped without a word is forgotten after a while. */
-  #drawTyping() {
-    clearTimeout(this.#typingTimer);
-    const room = this.#rooms.active;
-    if (!room) return;
-    const now = Date.now();
-    const users = [...room.typing].filter(([, until]) => until > now).map(([user]) => user);
-    say(find('typing'), typing(users));
-    if (users.length > 0) this.#typingTimer = setTimeout(() => this.#drawTyping(), 1000);
-  }
-
-  #toast(text) {
-    const toast = find('toast');
-    say(toast, text);
-    toast.classList.add('shown');
-    setTimeout(() => {
-      toast.classList.remove('shown');
-      say(toast, '');
-    }, TOAST_MS);
+    // The button that was pressed may go away, and the focus with it.
+    const wasOutside = find('outside').contains(document.activeElement);
+    this.#head.draw();
+    this.#people.show(room?.isJoined ? room : null);
+    if (wasOutside && room?.isJoined) this.#composer.focus();
   }
 
   // Keys and buttons.
 
   #listen() {
-    const ask = (id) => () => find(id).showModal();
-    find('back').onclick = find('outside-back').onclick = () => { location.hash = ''; };
-    find('retry').onclick = () => this.#chat.wake();
-    find('join').onclick = () => this.#join();
-    find('leave').onclick = () => {
-      say(find('leave-title'), `Leave ${this.#rooms.active.name}?`);
-      ask('leave-dialog')();
-    };
-    find('leave-yes').onclick = () => this.#leave();
-    find('leave-no').onclick = () => find('leave-dialog').close();
-    find('help').onclick = ask('help-dialog');
-    find('help-close').onclick = () => find('help-dialog').close();
-    find('skip').onclick = () => this.#composer.focus();
-    find('rename').onclick = () => {
-      // Another name is another page, from its beginning.
-      storage.removeItem(NAME_KEY);
-      location.reload();
-    };
-    const togglePeople = () => {
-      this.#wantsPeople = !this.#wantsPeople;
-      storage.setItem(PEOPLE_KEY, this.#wantsPeople ? 'open' : 'closed');
-      this.#drawPeople();
-    };
-    find('people-toggle').onclick = togglePeople;
-    find('people-close').onclick = () => {
-      togglePeople();
-      find('people-toggle').focus();
-    };
+    const on = (id, act) => { find(id).onclick = act; };
+    on('back', () => this.#close());
+    on('outside-back', () => this.#close());
+    on('join', () => this.#join());
+    on('leave', () => this.#askToLeave());
+    on('leave-yes', () => this.#leave());
+    on('leave-no', () => find('leave-dialog').close());
+    on('help', () => find('help-dialog').showModal());
+    on('help-close', () => find('help-dialog').close());
+    on('skip', () => this.#composer.focus());
+    on('rename', rename);
     window.onhashchange = () => this.#follow();
-    window.ononline = () => this.#chat.wake();
-    window.onpagehide = () => this.#rooms.tellRead();
+    window.onpagehide = () => this.#rooms.flush();
     document.onvisibilitychange = () => !document.hidden && (this.#chat.wake(), this.#refresh());
     document.onkeydown = (event) => this.#onKey(event);
   }
 
   #onKey(event) {
+    // What is asked is answered first. (The browser closes it at Esc.)
+    if (document.querySelector('dialog[open]')) return;
     const isTyping = event.target.matches?.('input, textarea');
-    const isOpen = document.querySelector('dialog[open]');
     if ((event.ctrlKey || event.metaKey) && event.key === 'k') this.#sidebar.focus();
     else if (event.altKey && (event.key === 'ArrowUp' || event.key === 'ArrowDown')) {
       const name = this.#sidebar.neighbour(event.key === 'ArrowUp' ? -1 : 1);
       if (name !== undefined) this.open(name);
-    } else if (event.key === '?' && !isTyping && !isOpen) find('help-dialog').showModal();
-    else if (event.key === 'Escape' && !isOpen) this.#onEscape();
+    } else if (event.key === '?' && !isTyping) find('help-dialog').showModal();
+    else if (event.key === 'Escape') this.#onEscape();
     else return;
     event.preventDefault();
   }
 
   #onEscape() {
-    if (this.#people.isOpen && !WIDE.matches) find('people-close').click();
+    if (this.#people.isOver) this.#people.close();
     else if (this.#rooms.active?.isJoined) {
       this.#timeline.toLatest();
       this.#composer.focus();
@@ -361,15 +242,4 @@ class Page {
   }
 }
 
-/** The address may have been typed by hand. */
-function decode(text) {
-  try {
-    return decodeURIComponent(text).normalize('NFC');
-  } catch {
-    return text;
-  }
-}
-
-const known = storage.getItem(NAME_KEY);
-if (known) enter(known);
-else welcome();
+start((chat) => new Page(chat));

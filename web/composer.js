@@ -28,9 +28,10 @@ export class Composer {
         event.preventDefault();
         onScroll(event.key === 'PageUp' ? -1 : 1);
       }
-      // While a word is being composed (Japanese, Chinese), Enter ends the word.
-      const isEnter = event.key === 'Enter' && !event.shiftKey && !event.isComposing;
-      if (!isEnter || isTouch()) return;
+      // While a word is being composed (Japanese, Chinese), Enter ends the word. Safari says first
+      // that the word has ended, and by 229 that the key was part of it.
+      const isComposing = event.isComposing || event.keyCode === 229;
+      if (event.key !== 'Enter' || event.shiftKey || isComposing || isTouch()) return;
       event.preventDefault();
       this.#send();
     };

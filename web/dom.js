@@ -22,15 +22,18 @@ export function say(element, text) {
 }
 
 /**
- * Makes the children these, and touches none that is in its place already: a button that is taken
- * out between the press of a mouse button and its release does not hear the click.
+ * Makes the children these, and touches none that stays: a button that is taken out between the
+ * press of a mouse button and its release does not hear the click, and what is put in anew is read
+ * out anew.
  */
 export function fill(parent, children) {
-  children.forEach((child, place) => {
-    const there = parent.childNodes[place] ?? null;
-    if (there !== child) parent.insertBefore(child, there);
-  });
-  while (parent.childNodes.length > children.length) parent.lastChild.remove();
+  const wanted = new Set(children);
+  for (const child of [...parent.childNodes]) if (!wanted.has(child)) child.remove();
+  let there = parent.firstChild;
+  for (const child of children) {
+    if (child === there) there = there.nextSibling;
+    else parent.insertBefore(child, there);
+  }
 }
 
 /** In the background no frame is drawn, and what is due is done after this long. */

@@ -7,6 +7,12 @@ export class Room {
     this.isJoined = undefined;
     /** There is no such room; somebody came by an address. */
     this.isMissing = false;
+    /** Why it cannot be shown, if there is a reason other than these. */
+    this.error = undefined;
+    /** It is open, and all that is needed to show it is here. */
+    this.isReady = false;
+    /** What makes it so, while that is under way. */
+    this.preparing = undefined;
     this.members = 0;
     /** The seq as of which the server counted them. */
     this.membersAt = 0;
@@ -15,10 +21,13 @@ export class Room {
     this.events = [];
     /** Whether there is something before the first event. */
     this.hasOlder = true;
-    this.isLoading = false;
-    /** Messages of the user that are not in the log yet: `{ id, text, at, error }`. */
+    /** The page of history that is on its way. */
+    this.loading = undefined;
+    /** Messages of the user that are not in the log: `{ id, text, at, error, isKept }`. */
     this.pending = [];
     this.unread = 0;
+    /** The server has said how many are unread, and up to where they were read. */
+    this.isCounted = false;
     /** Up to where the unread were counted, by the server or here. */
     this.countedTo = 0;
     this.readSeq = 0;
@@ -28,7 +37,7 @@ export class Room {
     this.online = undefined;
     /** How many they are; undefined: the server does not tell. */
     this.onlineCount = undefined;
-    /** Until when each user is taken as typing. */
+    /** Until when each user is taken as typing, by `performance.now()`. */
     this.typing = new Map();
   }
 
@@ -49,6 +58,15 @@ export class Room {
     this.shorten(lenMax);
   }
 
+  /** Another window. If the old one goes on where it ends, that is kept. */
+  replace(events, hasOlder, lenMax) {
+    const next = (events.at(-1)?.seq ?? 0) + 1;
+    const place = this.events.findIndex(({ seq }) => seq === next);
+    const rest = place < 0 ? [] : this.events.slice(place);
+    this.events = [...events, ...rest].slice(0, lenMax);
+    this.hasOlder = hasOlder;
+  }
+
   /** The oldest leave. */
   shorten(lenMax) {
     if (this.events.length <= lenMax) return;
@@ -56,10 +74,19 @@ export class Room {
     this.hasOlder = true;
   }
 
-  /** The seq of the first unread message, as far as it is in the window; 0: there is none. */
+  /** Whether nothing is missing between that seq and the window. */
+  reaches(seq) {
+    return this.events.length > 0 && this.events[0].seq <= seq + 1;
+  }
+
+  /** What is new to the user above that seq, as far as it is in the window. */
+  newsAbove(seq, user) {
+    return this.events.filter((event) => event.seq > seq && isNews(event, user));
+  }
+
+  /** The seq of the first unread message; 0: there is none, or it is before the window. */
   firstUnread(user) {
-    const news = this.events.filter((event) => isNews(event, user));
-    return news.at(-this.unread)?.seq ?? news[0]?.seq ?? 0;
+    return this.reaches(this.readSeq) ? this.newsAbove(this.readSeq, user)[0]?.seq ?? 0 : 0;
   }
 }
 

@@ -1,119 +1,131 @@
 /**
  * What the page knows of the rooms: which there are, which are the user's, a window of the events
- * of each, what waits to be sent, what was read.
+ * of each, and what was read.
  *
  * It touches no document. Whoever shows a room looks here and is told when to look again.
  */
 
+import { Marks } from './marks.js';
+import { Outgoing } from './outgoing.js';
+import { PAGE_LEN, Pages, WINDOW_LEN_MAX } from './pages.js';
 import { Room, isNews } from './room.js';
-import { newId } from './verbatim.js';
+import { Signs } from './signs.js';
+import { collate } from './words.js';
 
-/** Events of the open room that are kept, and so are in the document. Others are read again. */
-const WINDOW_LEN_MAX = 600;
-/** Events of each other room. */
+/** Events of each room that is not open. */
 const KEPT_LEN_MAX = 100;
-/** Events in a page of history. */
-const PAGE_LEN = 100;
+/** Pages in which the first of the unread is looked for. Their events fit into the window. */
+const SEEK_PAGES_MAX = 5;
 /** Rooms in the list. Beyond it they are found by searching. */
 const LIST_LEN_MAX = 2000;
 const LIST_PAGE_LEN = 1000;
-/** Between two marks of reading that are told to the server. */
-const READ_PAUSE_MS = 1000;
+/** Rooms that a search finds beyond the list. */
+const SEARCH_LEN_MAX = 200;
 
 export class Rooms {
   #chat;
-  #memory;
+  #marks;
+  #signs;
   #onChange;
   #all = new Map();
-  #reads = new Map();
-  #readTimer;
+  /** All by name, until another comes: it is asked for at every draw. */
+  #sorted;
+  /** Those who wait for the server's word on a room, by its name. */
+  #waiting = new Map();
+  /** All rooms that there are were gone through once. */
+  #isListed = false;
   /** The open room, if any. */
   active = null;
   /** Whether the user sees the end of the open room. */
   isWatching = false;
-  /** Whether the list is longer than what is kept of it. */
-  hasMore = false;
 
-  /** `memory` keeps the marks of reading; `onChange(what, room)` is called after each change. */
+  /** `memory` is what is left of earlier visits; `onChange(what, room)` is called at changes. */
   constructor(chat, memory, onChange) {
-    [this.#chat, this.#memory, this.#onChange] = [chat, memory, onChange];
-    for (const [name, readSeq] of Object.entries(memory.load() ?? {})) {
+    [this.#chat, this.#onChange] = [chat, onChange];
+    for (const [name, readSeq] of memory.marks()) {
       Object.assign(this.get(name), { isJoined: true, readSeq, countedTo: readSeq });
     }
-    for (const { id, room, message, at } of chat.waiting()) {
-      this.get(room).pending.push({ id, text: message, at });
-    }
+    const get = (name) => this.get(name);
+    this.pages = new Pages(chat, (room) => this.#onPage(room));
+    this.outgoing = new Outgoing(chat, get, memory, (room) => onChange('room', room));
+    this.#signs = new Signs(chat, get, onChange);
+    this.#marks = new Marks(chat, () => {
+      memory.keepMarks(this.#own.map(({ name, readSeq }) => [name, readSeq]));
+    });
     chat.on('event', (event) => this.#onEvent(event));
     chat.on('joined', (joined) => this.#onJoined(joined));
-    chat.on('left', ({ room }) => this.#onLeft(room));
+    chat.on('left', ({ room, error }) => this.#onLeft(room, error));
     chat.on('reset', ({ room }) => this.#onReset(room));
-    chat.on('sent', ({ id, room, seq }) => this.#onSent(id, room, seq));
-    chat.on('refused', ({ id, room, error }) => this.#onRefused(id, room, error));
-    chat.on('who', (who) => this.#onWho(who));
-    chat.on('presence', (presence) => this.#onPresence(presence));
-    chat.on('typing', (typing) => this.#onTyping(typing));
     chat.on('read', ({ room, user_id, seq }) => user_id === chat.user && this.#onRead(room, seq));
   }
 
   get(name) {
-    if (!this.#all.has(name)) this.#all.set(name, new Room(name));
+    if (!this.#all.has(name)) {
+      this.#all.set(name, new Room(name));
+      this.#sorted = undefined;
+    }
     return this.#all.get(name);
+  }
+
+  get #own() {
+    return [...this.#all.values()].filter((room) => room.isJoined);
   }
 
   /** The user's rooms, and the others, each by name. */
   lists() {
-    const compare = new Intl.Collator(undefined, { numeric: true }).compare;
-    const all = [...this.#all.values()].sort((a, b) => compare(a.name, b.name));
-    const own = all.filter((room) => room.isJoined);
-    return { own, others: all.filter((room) => !room.isJoined) };
+    this.#sorted ??= [...this.#all.values()].sort((a, b) => collate(a.name, b.name));
+    const own = this.#sorted.filter((room) => room.isJoined);
+    return { own, others: this.#sorted.filter((room) => !room.isJoined) };
+  }
+
+  get isOpen() {
+    return this.#chat.state === 'open';
   }
 
   get unread() {
-    return this.lists().own.reduce((sum, room) => sum + room.unread, 0);
+    return this.#own.reduce((sum, room) => sum + room.unread, 0);
   }
 
-  /** Asks for the list, and follows the user's rooms that are not followed yet. */
+  /**
+   * Asks for the list, and follows the user's rooms that are not followed yet. The first time it
+   * goes through all rooms that there are: the user may be in any of them.
+   */
   async refresh() {
+    const lenMax = this.#isListed ? LIST_LEN_MAX : Infinity;
     let [after, more, count] = [undefined, true, 0];
-    while (more && count < LIST_LEN_MAX) {
+    while (more && count < lenMax) {
       const page = await this.#chat.rooms({ after, limit: LIST_PAGE_LEN });
-      this.#take(page.rooms);
+      const isListed = count < LIST_LEN_MAX;
+      this.#take(page.rooms.filter(({ unread }) => isListed || unread !== undefined));
+      this.#followOwn();
       [after, more, count] = [page.rooms.at(-1)?.room, page.more, count + page.rooms.length];
     }
-    this.hasMore = more;
-    const followed = this.#chat.positions();
-    const news = this.lists().own.filter((room) => followed[room.name] === undefined);
-    this.#chat.resume(Object.fromEntries(news.map((room) => [room.name, startOf(room)])));
+    this.#isListed = true;
     this.#onChange('list');
   }
 
-  /** Rooms beyond the list whose names begin with that text, or stand close behind it. */
+  /** Rooms that are new, or beyond the list, and have that name or one that begins so. */
   async search(text) {
-    const { rooms } = await this.#chat.rooms({ after: text.slice(0, -1) || undefined, limit: 200 });
-    this.#take(rooms);
+    const names = [...new Set([text, text.toLocaleLowerCase()])];
+    await Promise.all(names.flatMap((name) => [this.#look(name), this.#lookBehind(name)]));
     this.#onChange('list');
   }
 
-  /** Shows a room. Whether the user is a member may only turn out by asking for its events. */
-  async open(name) {
+  /** Shows a room as soon as all that is needed for it is here. */
+  open(name) {
     this.close();
     const room = this.get(name);
     this.active = room;
-    room.newFrom = room.unread > 0 ? room.firstUnread(this.#chat.user) : 0;
     this.#onChange('open', room);
-    try {
-      if (room.isJoined === undefined || room.events.length < PAGE_LEN) await this.older(room);
-      if (room.isJoined === undefined) this.#found(room);
-      await this.#ask(room);
-    } catch (error) {
-      room.isJoined ||= false;
-      room.isMissing = error.code === 'room_not_found';
-      if (room.isMissing) this.#all.delete(name);
-      else if (error.code !== 'not_member') throw error;
-    } finally {
-      this.#onChange('room', room);
-      this.#onChange('list');
-    }
+    return this.prepare();
+  }
+
+  /** Gets what the open room lacks. To be called again when that could not be had. */
+  prepare() {
+    const room = this.active;
+    if (!room || room.isReady) return undefined;
+    room.preparing ??= this.#prepare(room).finally(() => { room.preparing = undefined; });
+    return room.preparing;
   }
 
   close() {
@@ -121,6 +133,7 @@ export class Rooms {
     if (!room) return;
     this.active = null;
     this.isWatching = false;
+    Object.assign(room, { isReady: false, newFrom: 0, error: undefined });
     // It may come back at any time, and begins at its end then.
     if (room.isLive) room.events.splice(0, room.events.length - KEPT_LEN_MAX);
     else room.events = [];
@@ -135,10 +148,10 @@ export class Rooms {
   async join(name) {
     const room = this.get(name);
     const { members, last_seq } = await this.#chat.join(name, { last: PAGE_LEN });
-    const read = { readSeq: last_seq, countedTo: last_seq, unread: 0 };
-    Object.assign(room, { isJoined: true, members, ...read });
-    this.#chat.read(name, last_seq);
-    this.#remember();
+    const read = { readSeq: last_seq, countedTo: last_seq, unread: 0, isCounted: true };
+    Object.assign(room, { isJoined: true, isMissing: false, members, ...read });
+    this.#beReady(room);
+    this.#marks.set(room);
     this.#onChange('list');
     this.#onChange('room', room);
   }
@@ -148,76 +161,93 @@ export class Rooms {
     this.#onLeft(name);
   }
 
-  /** What was said before the window. */
-  async older(room) {
-    if (room.isLoading || !room.hasOlder) return;
-    const before = room.events[0]?.seq;
-    await this.#load(room, { before }, ({ events, more }) => {
-      if (room.events[0]?.seq !== before) return;
-      room.events.unshift(...events);
-      room.hasOlder = more;
-      room.lastSeq = Math.max(room.lastSeq, room.last);
-      room.events.length = Math.min(room.events.length, WINDOW_LEN_MAX);
-    });
-  }
-
-  /** What was said after the window, until it is live again. */
-  async newer(room) {
-    const after = room.last;
-    if (room.isLoading || room.isLive) return;
-    await this.#load(room, { after }, ({ events }) => {
-      if (room.last !== after) return;
-      room.events.push(...events);
-      room.lastSeq = Math.max(room.lastSeq, room.last);
-      room.shorten(WINDOW_LEN_MAX);
-    });
-  }
-
-  /** Back to the end of the room, wherever the window is. */
-  async latest(room) {
-    if (room.isLive) return;
-    Object.assign(room, { events: [], hasOlder: true });
-    await this.older(room);
-  }
-
-  send(room, text) {
-    const id = newId();
-    room.pending.push({ id, text, at: Date.now() });
-    // Its end, good or bad, comes as `sent` or `refused`: it may be another page that waits for it.
-    this.#chat.send(room.name, text, { id }).catch(() => {});
-    this.#onChange('room', room);
-  }
-
-  /** Once more, as a new message: the server has refused the old one for good. */
-  resend(room, id) {
-    const failed = this.discard(room, id);
-    if (failed) this.send(room, failed.text);
-  }
-
-  discard(room, id) {
-    const place = room.pending.findIndex((message) => message.id === id);
-    const [message] = place < 0 ? [] : room.pending.splice(place, 1);
-    this.#onChange('room', room);
-    return message;
-  }
-
-  /** The user sees the end of the open room (or no longer does). */
-  watch(isWatching) {
+  /** The user sees the end of the open room, or no longer does; or is not even there. */
+  watch(isWatching, isPresent) {
     const room = this.active;
     // The line "New" has done its work when the user goes away, not when they look.
-    if (this.isWatching && !isWatching && room?.unread === 0) room.newFrom = 0;
-    this.isWatching = isWatching;
-    if (isWatching && room?.isLive) this.#markRead(room);
+    if (!isPresent && room?.unread === 0) room.newFrom = 0;
+    this.isWatching = isWatching && Boolean(room?.isReady);
+    if (this.isWatching && room.isLive) this.#markRead(room);
   }
 
-  async #load(room, where, take) {
-    room.isLoading = true;
+  /** Nothing that is to be told or kept waits any longer: the page may end. */
+  flush() {
+    this.#marks.flush();
+  }
+
+  /**
+   * Where the room is shown depends on what is read, and only the server knows that: it may have
+   * been read somewhere else. So first its end is fetched, which also says whether the user is a
+   * member; then the room is followed, and `joined` says the rest. If what is unread begins before
+   * the window, the window is moved there.
+   */
+  async #prepare(room) {
+    room.error = undefined;
     try {
-      take(await this.#chat.history(room.name, { ...where, limit: PAGE_LEN }));
+      if (room.events.length === 0) await this.pages.latest(room);
+      if (!room.isCounted) await this.#follow(room);
+      const isFar = room.unread > 0 && !room.reaches(room.readSeq);
+      if (isFar && this.isOpen) await this.#seekUnread(room);
+      this.#beReady(room);
+      this.#markNew(room);
+    } catch (error) {
+      this.#onUnknown(room, error);
     } finally {
-      room.isLoading = false;
+      this.#onChange('room', room);
+      this.#onChange('list');
     }
-    this.#onChange('room', room);
+  }
+
+  /** If nothing but coming and going stands behind what was read, the end is as good a place. */
+  async #seekUnread(room) {
+    const isFound = () => room.firstUnread(this.#chat.user) > 0;
+    await this.pages.from(room, room.readSeq);
+    for (let pages = 1; pages < SEEK_PAGES_MAX && !room.isLive && !isFound(); pages += 1) {
+      await this.pages.newer(room);
+    }
+    if (!isFound()) await this.pages.latest(room);
+  }
+
+  #beReady(room) {
+    room.isReady = room === this.active && room.isJoined;
+    if (room.isReady) this.#signs.ask(room);
+  }
+
+  /** Resolves when the server has said what is read, or that the user is no member. */
+  #follow(room) {
+    const counted = new Promise((resolve) => { this.#waiting.set(room.name, resolve); });
+    this.#chat.resume({ [room.name]: room.last });
+    return counted;
+  }
+
+  #followOwn() {
+    const followed = this.#chat.positions();
+    const news = this.#own.filter((room) => followed[room.name] === undefined);
+    const starts = news.map((room) => [room.name, startOf(room)]);
+    if (starts.length > 0) this.#chat.resume(Object.fromEntries(starts));
+  }
+
+  /** Whether there is a room of that name: who is not in it is told that, or that there is none. */
+  async #look(name) {
+    try {
+      await this.#chat.history(name, { limit: 1 });
+    } catch (error) {
+      if (error.code === 'not_member') this.get(name);
+    }
+  }
+
+  /** In the order of names those that begin with one stand right behind it. */
+  async #lookBehind(name) {
+    const { rooms } = await this.#chat.rooms({ after: name, limit: SEARCH_LEN_MAX });
+    this.#take(rooms.filter(({ room }) => room.startsWith(name)));
+  }
+
+  #onUnknown(room, error) {
+    room.isMissing = error.code === 'room_not_found';
+    if (room.isMissing && this.#all.delete(room.name)) this.#sorted = undefined;
+    if (room.isMissing || error.code === 'not_member') room.isJoined = false;
+    // Time will tell, or the next connection.
+    else if (error.code !== 'timeout' && error.code !== 'closed') room.error = error;
   }
 
   #take(rooms) {
@@ -226,25 +256,23 @@ export class Rooms {
       const room = this.get(name);
       // Of a room that is followed the events tell better.
       if (followed[name] !== undefined) continue;
-      Object.assign(room, { members, lastSeq: last_seq });
+      Object.assign(room, { members, lastSeq: Math.max(room.last, last_seq) });
       if (unread === undefined) continue;
       room.isJoined = true;
       this.#takeUnread(room, { last_seq, read, unread });
     }
   }
 
-  /** The room turned out to be the user's: from now on it is followed. */
-  #found(room) {
-    Object.assign(room, { isJoined: true, readSeq: room.lastSeq, countedTo: room.lastSeq });
-    this.#chat.resume({ [room.name]: room.last });
-    this.#remember();
+  #onPage(room) {
+    this.#markNew(room);
+    this.#onChange('room', room);
   }
 
   #onEvent(event) {
     const room = this.get(event.room);
     room.lastSeq = Math.max(room.lastSeq, event.seq);
     room.typing.delete(event.user_id);
-    room.pending = room.pending.filter(({ id }) => id !== event.client_id);
+    if (event.user_id === this.#chat.user) this.outgoing.onEvent(room, event);
     this.#append(room, event);
     this.#count(room, event);
     this.#onChange('room', room);
@@ -258,10 +286,8 @@ export class Rooms {
     const isNew = isNews({ type, user_id }, this.#chat.user) && seq > room.countedTo;
     room.countedTo = Math.max(room.countedTo, seq);
     if (room === this.active && this.isWatching && room.isLive) return this.#markRead(room);
-    if (!isNew) return undefined;
-    room.unread += 1;
-    room.newFrom ||= room === this.active ? seq : 0;
-    return this.#onChange('list');
+    if (isNew) this.#setUnread(room, room.unread + 1);
+    return this.#markNew(room);
   }
 
   #append(room, event) {
@@ -272,86 +298,68 @@ export class Rooms {
     room.append(event, isActive ? WINDOW_LEN_MAX : KEPT_LEN_MAX);
   }
 
-  #onJoined({ room: name, last_seq, members, read, unread }) {
+  #onJoined({ room: name, last_seq, members, read = last_seq, unread = 0 }) {
     const room = this.get(name);
     Object.assign(room, { isJoined: true, members, membersAt: last_seq });
     room.lastSeq = Math.max(room.lastSeq, last_seq);
-    if (unread !== undefined) this.#takeUnread(room, { last_seq, read, unread });
+    this.#takeUnread(room, { last_seq, read, unread });
+    this.#resolve(name);
     this.#onChange('list');
     this.#onChange('room', room);
-    if (room === this.active) this.#ask(room);
+    if (room === this.active && room.isReady) this.#signs.ask(room);
   }
 
   /** The server counted up to `last_seq`: what is replayed up to there is counted already. */
   #takeUnread(room, { last_seq, read, unread }) {
-    room.countedTo = last_seq;
+    Object.assign(room, { countedTo: last_seq, isCounted: true });
     if (room.readSeq > read) {
       // It was read here, and the server has not heard of it: the page was closed too soon.
-      room.unread = room.readSeq >= last_seq ? 0 : unread;
+      this.#setUnread(room, room.readSeq >= last_seq ? 0 : unread);
       this.#chat.read(room.name, Math.min(room.readSeq, last_seq));
-    } else Object.assign(room, { unread, readSeq: read });
+    } else {
+      room.readSeq = read;
+      this.#setUnread(room, unread);
+    }
+    this.#markNew(room);
+    this.#marks.touch();
   }
 
-  #onLeft(name) {
+  #setUnread(room, unread) {
+    // All that was new before is read: from now on the line "New" stands above what comes.
+    if (room.unread === 0 && unread > 0) room.newFrom = 0;
+    if (room.unread !== unread) this.#onChange('list');
+    room.unread = unread;
+  }
+
+  /** What comes while the user sees it is not marked as new. */
+  #markNew(room) {
+    if (!room.isReady || this.isWatching || room.unread === 0) return;
+    room.newFrom ||= room.firstUnread(this.#chat.user);
+  }
+
+  #onLeft(name, error) {
     const room = this.get(name);
-    const none = { events: [], hasOlder: true, unread: 0 };
-    Object.assign(room, { online: undefined, onlineCount: undefined });
-    Object.assign(room, { isJoined: false, ...none });
-    this.#remember();
+    const unknown = { isReady: false, isCounted: false, online: undefined, onlineCount: undefined };
+    Object.assign(room, { events: [], hasOlder: true, unread: 0, newFrom: 0, ...unknown });
+    room.isJoined = false;
+    if (error) this.#onUnknown(room, error);
+    this.#resolve(name);
+    this.#marks.touch();
     this.#onChange('list');
     this.#onChange('room', room);
+  }
+
+  #resolve(name) {
+    this.#waiting.get(name)?.();
+    this.#waiting.delete(name);
   }
 
   /** The server's log is an older one than was shown. */
   #onReset(name) {
     const room = this.get(name);
-    const none = { lastSeq: 0, unread: 0, readSeq: 0, countedTo: 0 };
+    const none = { lastSeq: 0, unread: 0, readSeq: 0, countedTo: 0, newFrom: 0 };
     Object.assign(room, { events: [], hasOlder: true, ...none });
-    if (room === this.active) this.older(room).catch(() => {});
-  }
-
-  #onSent(id, name, seq) {
-    const room = this.get(name);
-    // Of a room that is followed the event itself is about to come, and takes its place.
-    if ((this.#chat.positions()[name] ?? seq) < seq) return;
-    room.pending = room.pending.filter((message) => message.id !== id);
-    this.#onChange('room', room);
-  }
-
-  #onRefused(id, name, error) {
-    const room = this.get(name);
-    const message = room.pending.find((other) => other.id === id);
-    if (message) message.error = error;
-    this.#onChange('room', room);
-  }
-
-  /** Who is there now. On this connection `presence` tells the differences from then on. */
-  async #ask(room) {
-    const who = await this.#chat.who(room.name);
-    if (who) this.#onWho(who);
-  }
-
-  #onWho({ room: name, online, count }) {
-    const room = this.get(name);
-    [room.online, room.onlineCount] = [online && new Set(online), count];
-    this.#onChange('people', room);
-  }
-
-  #onPresence({ room: name, online, offline = [], count }) {
-    const room = this.get(name);
-    room.onlineCount = count;
-    // In a crowd the server only counts.
-    if (online === undefined) room.online = undefined;
-    for (const user of online ?? []) room.online?.add(user);
-    for (const user of offline) room.online?.delete(user);
-    this.#onChange('people', room);
-  }
-
-  #onTyping({ room: name, user_id, expires_ms }) {
-    if (user_id === this.#chat.user) return;
-    const room = this.get(name);
-    room.typing.set(user_id, Date.now() + expires_ms);
-    this.#onChange('typing', room);
+    if (room === this.active) this.pages.older(room).catch(() => {});
   }
 
   /** The user has read it somewhere else. */
@@ -359,32 +367,18 @@ export class Rooms {
     const room = this.get(name);
     if (seq <= room.readSeq) return;
     room.readSeq = seq;
-    const unread = room.events.filter((event) => event.seq > seq && isNews(event, this.#chat.user));
-    room.unread = Math.min(room.unread, unread.length);
-    this.#onChange('list');
+    if (seq >= room.lastSeq) this.#setUnread(room, 0);
+    else if (room.isLive && room.reaches(seq)) {
+      this.#setUnread(room, room.newsAbove(seq, this.#chat.user).length);
+    }
   }
 
   #markRead(room) {
     const { unread, readSeq, lastSeq } = room;
     if (lastSeq <= readSeq && unread === 0) return;
-    Object.assign(room, { readSeq: lastSeq, unread: 0 });
-    this.#remember();
-    if (unread > 0) this.#onChange('list');
-    this.#reads.set(room.name, room.readSeq);
-    this.#readTimer ??= setTimeout(() => this.tellRead(), READ_PAUSE_MS);
-  }
-
-  /** Tells the server what was read, all at once. */
-  tellRead() {
-    clearTimeout(this.#readTimer);
-    this.#readTimer = undefined;
-    for (const [name, seq] of this.#reads) this.#chat.read(name, seq);
-    this.#reads.clear();
-  }
-
-  #remember() {
-    const own = this.lists().own.map((room) => [room.name, room.readSeq]);
-    this.#memory.save(Object.fromEntries(own));
+    room.readSeq = lastSeq;
+    this.#setUnread(room, 0);
+    this.#marks.set(room);
   }
 }
 

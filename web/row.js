@@ -1,52 +1,53 @@
-/** A line of the conversation: a message, somebody's coming or going, or what waits to be sent. */
+/** The element of a line of the conversation. What lines there are says lines.js. */
 
 import { make } from './dom.js';
-import { dayOf, exactTimeOf, hue, initials, isSameDay, number, timeOf } from './words.js';
+import { textOf } from './text.js';
+import {
+  count, errorText, exactTimeOf, hue, initials, number, shortTimeOf, timeOf,
+} from './words.js';
 
-/** Colours of names in style.css. */
+/** Colours of names in frame.css. */
 export const HUES = 8;
-/** Messages of one person within this time stand together under one name. */
-const GROUP_MS = 5 * 60_000;
-/** Beyond it a message is shown in part, until asked for. */
-const SHOWN_CHARS_MAX = 1500;
-const SHOWN_LINES_MAX = 18;
+/** Names in a line of many who came or went, and in what is shown of the others at a glance. */
+const NAMED_LEN_MAX = 3;
+const OTHERS_LEN_MAX = 50;
 
 export function avatar(user) {
   const text = initials(user);
   return make('span', { class: `avatar hue-${hue(user, HUES)}`, 'aria-hidden': 'true' }, text);
 }
 
-/** The row of an event; what it looks like depends on the one before it. */
-export function eventRow(event, before, newFrom) {
-  const row = make('div', { class: 'row', 'data-seq': event.seq });
-  const isNewDay = !before || !isSameDay(before.at, event.at);
-  if (isNewDay) row.append(divider('day', dayOf(event.at)));
-  const isFirstNew = event.seq === newFrom;
-  if (isFirstNew) row.append(divider('new', 'New'));
-  if (event.type !== 'message') {
-    row.append(fact(event));
-    return row;
+/** `onResend(id)` and `onDiscard(id)` are for messages that were not taken. */
+export function rowOf(line, { onResend, onDiscard }) {
+  switch (line.kind) {
+    case 'day': return divider('day', line.text);
+    case 'new': return divider('new', 'New');
+    case 'fact': return fact(line);
+    case 'message': return placed(message(line.event, line.isGrouped), line);
+    default: return pending(line, () => onResend(line.id), () => onDiscard(line.id));
   }
-  const isGrouped = !isNewDay && !isFirstNew && before.type === 'message'
-    && before.user_id === event.user_id && new Date(event.at) - new Date(before.at) < GROUP_MS;
-  row.append(message(event, isGrouped));
+}
+
+function placed(row, { first, last }) {
+  row.classList.add('row');
+  Object.assign(row.dataset, { seq: first, last });
   return row;
 }
 
-/** The row of a message of the user that is not in the log yet. */
-export function pendingRow({ id, text, error }, user, { words, onResend, onDiscard }) {
-  const own = message({ user_id: user, message: text }, true);
-  own.classList.add(error ? 'failed' : 'waiting');
-  const why = error ? `Not sent. ${words(error)} ` : 'Waiting to be sent';
-  const note = make('p', { class: 'note' }, why);
+/** A message of the user that is not in the log yet. On its way it looks as if it were. */
+function pending({ event, error, isGrouped, isLate, isKept }, onResend, onDiscard) {
+  const own = message(event, isGrouped);
   if (error) {
-    note.append(
-      make('button', { type: 'button', class: 'link', onclick: onResend }, 'Try again'),
-      make('button', { type: 'button', class: 'link', onclick: onDiscard }, 'Discard'),
-    );
+    own.classList.add('failed');
+    own.append(make('p', { class: 'note', role: 'alert' }, `Not sent. ${errorText(error)} `,
+      make('button', { type: 'button', class: 'link', onclick: onResend }, 'Try again'), ' ',
+      make('button', { type: 'button', class: 'link', onclick: onDiscard }, 'Discard')));
+  } else if (isLate) {
+    own.classList.add('waiting');
+    const advice = isKept === false ? '. It cannot be kept here, so leave the page open' : '';
+    own.append(make('p', { class: 'note' }, `Waiting to be sent${advice}`));
   }
-  own.append(note);
-  return make('div', { class: 'row', 'data-id': id, 'data-failed': Boolean(error) }, own);
+  return own;
 }
 
 function divider(kind, text) {
@@ -54,43 +55,45 @@ function divider(kind, text) {
     make('span', {}, text));
 }
 
-function fact({ type, user_id, at, seq }) {
-  const did = { create: 'made this room', join: 'joined', leave: 'left' }[type] ?? type;
-  const name = make('bdi', {}, user_id);
+function fact(line) {
+  const { at, seq } = line.events.at(-1);
+  const did = { create: 'made this room', join: 'joined', leave: 'left' }[line.type] ?? line.type;
   const time = make('time', { datetime: at, title: place(at, seq) }, timeOf(at));
-  return make('p', { class: 'fact' }, name, ` ${did} `, time);
+  const users = line.events.map((event) => event.user_id);
+  return placed(make('p', { class: 'fact' }, ...names(users), ` ${did} `, time), line);
+}
+
+/** “a”, “a and b”, “a, b and c”, “a, b and 5 others”. */
+function names(users) {
+  const named = users.slice(0, users.length > NAMED_LEN_MAX ? NAMED_LEN_MAX - 1 : NAMED_LEN_MAX);
+  const parts = named.map((user) => make('bdi', {}, user));
+  const others = users.slice(named.length);
+  if (others.length > 0) {
+    const more = others.length > OTHERS_LEN_MAX ? ['…'] : [];
+    const title = [...others.slice(0, OTHERS_LEN_MAX), ...more].join(', ');
+    parts.push(make('span', { title }, count(others.length, 'other')));
+  }
+  return parts.flatMap((part, at) => {
+    if (at === 0) return [part];
+    return [at === parts.length - 1 ? ' and ' : ', ', part];
+  });
 }
 
 function message({ user_id, message: text, at, seq }, isGrouped) {
   const article = make('article', { class: `message${isGrouped ? ' grouped' : ''}` });
-  const time = at && make('time', { datetime: at, title: place(at, seq) }, timeOf(at));
+  const time = make('time', { datetime: new Date(at).toISOString(), title: place(at, seq) },
+    isGrouped ? shortTimeOf(at) : timeOf(at));
   if (isGrouped) {
     // Who speaks is seen by the name above; who cannot see is told each time.
-    article.append(make('span', { class: 'unseen' }, `${user_id}: `));
-    if (time) article.append(time);
+    article.append(make('span', { class: 'unseen' }, `${user_id}: `), time);
   } else {
     const name = make('bdi', { class: `name hue-${hue(user_id, HUES)}` }, user_id);
     article.append(avatar(user_id), make('header', {}, name, time));
   }
-  article.append(...body(text));
+  article.append(...textOf(text));
   return article;
 }
 
-/** The text as it was typed. Its direction is its own, and reaches nothing around it. */
-function body(text) {
-  const paragraph = make('p', { class: 'text', dir: 'auto' }, text);
-  const lines = text.split('\n').length;
-  if (text.length <= SHOWN_CHARS_MAX && lines <= SHOWN_LINES_MAX) return [paragraph];
-  paragraph.classList.add('cut');
-  const more = make('button', { type: 'button', class: 'link more' },
-    `Show all ${number(text.length)} characters`);
-  more.addEventListener('click', () => {
-    paragraph.classList.remove('cut');
-    more.remove();
-  });
-  return [paragraph, more];
-}
-
 function place(at, seq) {
-  return `${exactTimeOf(at)} · № ${number(seq)}`;
+  return seq === undefined ? exactTimeOf(at) : `${exactTimeOf(at)} · № ${number(seq)}`;
 }

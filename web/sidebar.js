@@ -1,5 +1,6 @@
 /** The list of rooms: the user's own with what is unread, the others, and the search in both. */
 
+import { addressOf } from './address.js';
 import { fill, find, make, say, soon } from './dom.js';
 import { badge, count, number } from './words.js';
 
@@ -31,7 +32,7 @@ export class Sidebar {
     this.#input.onkeydown = (event) => this.#onKey(event);
     find('search-form').onsubmit = (event) => {
       event.preventDefault();
-      this.#list.querySelector('a, button')?.click();
+      this.#go();
     };
     this.#list.onkeydown = (event) => this.#onKey(event);
     this.draw();
@@ -61,11 +62,19 @@ export class Sidebar {
   #onInput() {
     this.draw();
     clearTimeout(this.#searchTimer);
-    if (!this.#rooms.hasMore || this.#text === '') return;
+    if (this.#text === '') return;
     this.#searchTimer = setTimeout(() => {
       // What cannot be found now is not found; the connection's state is shown elsewhere.
       this.#rooms.search(this.#text).catch(() => {});
     }, SEARCH_PAUSE_MS);
+  }
+
+  /** To the room of that very name, or to the first that is found, or to make it. */
+  #go() {
+    const text = this.#text;
+    if (text === '') return;
+    const items = [...this.#list.querySelectorAll('a, button')];
+    (items.find(({ dataset }) => dataset.room === text) ?? items[0])?.click();
   }
 
   /** Up and down go through the field and the rooms; Esc empties the field. */
@@ -125,17 +134,13 @@ export class Sidebar {
     const hasNews = Boolean(isJoined) && unread > 0;
     const isActive = room === this.#rooms.active;
     link.classList.toggle('news', hasNews);
-    figure.className = hasNews ? 'badge' : 'members';
+    figure.className = hasNews ? 'badge' : '';
     if (isActive) link.setAttribute('aria-current', 'page');
     else link.removeAttribute('aria-current');
-    link.title = `${count(members, 'member')}, ${count(lastSeq, 'entry', 'entries')}`;
-    if (hasNews) {
-      say(figure, badge(unread));
-      say(words, `, ${unread} unread`);
-    } else {
-      say(figure, isJoined ? '' : String(members));
-      say(words, isJoined ? '' : `, ${count(members, 'member')}`);
-    }
+    const entries = count(lastSeq, 'entry', 'entries');
+    link.title = lastSeq > 0 ? `${count(members, 'member')}, ${entries}` : '';
+    say(figure, hasNews ? badge(unread) : '');
+    say(words, hasNews ? `, ${unread} unread` : '');
     return item.row;
   }
 
@@ -144,7 +149,7 @@ export class Sidebar {
     const figure = make('span', { 'aria-hidden': 'true' });
     const words = make('span', { class: 'unseen' });
     const link = make('a', {
-      href: `#${encodeURIComponent(name)}`,
+      href: addressOf(name),
       class: 'room-item',
       'data-room': name,
       onclick: (event) => {

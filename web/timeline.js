@@ -5,9 +5,10 @@
  * keeps what the reader looks at where it is.
  */
 
-import { find, say, soon } from './dom.js';
-import { eventRow, pendingRow } from './row.js';
-import { count, errorText } from './words.js';
+import { fill, find, say, soon } from './dom.js';
+import { LATE_MS, linesOfEvents, linesOfPending } from './lines.js';
+import { rowOf } from './row.js';
+import { atMidnight, count, errorText } from './words.js';
 
 /** So close to the end counts as there: a line, or what rounding makes of it. */
 const END_PX = 48;
@@ -27,10 +28,19 @@ export class Timeline {
   #top = find('timeline-top');
   #latest = find('latest');
   #room = null;
+  /** The element of each line, by its key, and the look that it has. */
+  #rows = new Map();
+  /** The window that was drawn: its first and last seq. */
+  #first = 0;
+  #last = 0;
+  #lateTimer;
   /** The reader is at the end, and is kept there. */
   #isAtEnd = true;
   #isFetching = false;
+  /** The room was opened, and it is not decided yet where in it one begins. */
   #isToNew = false;
+  /** The reader wants to be at the end of the room, and may have to wait for a page. */
+  #isToLatest = false;
   #pageVisible = () => document.visibilityState === 'visible' && document.hasFocus();
   draw = soon(() => this.#draw());
 
@@ -42,23 +52,27 @@ export class Timeline {
     // The composer grows, the keyboard comes up, the window is turned: the end stays the end.
     new ResizeObserver(() => this.#isAtEnd && this.#toEnd()).observe(scroller);
     for (const type of ['focus', 'blur']) window.addEventListener(type, () => this.#watch());
-    document.addEventListener('visibilitychange', () => this.#watch());
+    document.addEventListener('visibilitychange', () => {
+      this.#watch();
+      this.draw();
+    });
+    // A long message is shown in full: now the end may be out of sight.
+    this.#events.addEventListener('click', () => this.#onScroll());
+    atMidnight(this.draw);
   }
 
-  /** Shows another room, at its end or where the unread begin. */
+  /** Shows another room, at its end or where the unread begin, as soon as it is ready. */
   show(room) {
     this.#room = room;
-    this.#isAtEnd = true;
-    this.#isToNew = room.newFrom > 0;
+    [this.#isAtEnd, this.#isToNew, this.#isToLatest] = [true, true, false];
     this.#scroller.setAttribute('aria-label', `Messages in ${room.name}`);
-    this.#events.replaceChildren();
-    this.#pending.replaceChildren();
+    this.#rows.clear();
+    [this.#first, this.#last] = [0, 0];
     this.draw();
   }
 
-  async toLatest() {
-    this.#isAtEnd = true;
-    await this.#fetch(() => this.#rooms.latest(this.#room));
+  toLatest() {
+    [this.#isAtEnd, this.#isToNew, this.#isToLatest] = [true, false, true];
     this.#toEnd();
     this.draw();
   }
@@ -75,82 +89,47 @@ export class Timeline {
     const room = this.#room;
     if (!room || room !== this.#rooms.active) return;
     // Old lines that come in above, or all of another room, are no news to be read out.
-    const first = room.events[0]?.seq;
-    const isNews = this.#last >= first && this.#first > 0 && this.#first <= first;
+    const [first, last] = [room.events[0]?.seq ?? 0, room.last];
+    const isNews = this.#first > 0 && this.#first <= first && this.#last >= first;
+    [this.#first, this.#last] = [first, last];
     this.#scroller.setAttribute('aria-busy', String(!isNews));
     const anchor = this.#isAtEnd ? null : this.#anchor();
-    this.#drawEvents(room);
-    this.#drawPending(room);
-    say(this.#top, topText(room));
-    if (this.#isAtEnd) this.#isToNew ? this.#toNew() : this.#toEnd();
-    else if (anchor?.row.isConnected) {
-      this.#scroller.scrollTop += anchor.row.getBoundingClientRect().top - anchor.top;
-    }
+    this.#drawLines(room);
+    say(this.#top, this.#topText(room));
+    if (this.#isAtEnd) this.#toEnd();
+    else this.#restore(anchor);
+    if (room.isReady && this.#isToNew) this.#toNew();
     requestAnimationFrame(() => this.#scroller.setAttribute('aria-busy', 'false'));
     this.#after();
   }
 
-  get #first() {
-    return Number(this.#events.firstElementChild?.dataset.seq ?? 0);
+  /** Makes what is missing and remakes what looks otherwise; the rest is not touched. */
+  #drawLines(room) {
+    const events = room.isReady ? linesOfEvents(room.events, room.newFrom) : [];
+    const { isOpen } = this.#rooms;
+    const before = { last: room.isLive ? room.events.at(-1) : undefined, user: this.#user, isOpen };
+    const pending = linesOfPending(room.pending, before);
+    const rows = new Map([...events, ...pending].map((line) => [line.key, this.#row(room, line)]));
+    this.#rows = rows;
+    const elements = (lines) => lines.map(({ key }) => rows.get(key).element);
+    fill(this.#events, elements(events));
+    fill(this.#pending, elements(pending));
+    const next = pending.find(({ isLate, error }) => !isLate && !error);
+    clearTimeout(this.#lateTimer);
+    if (next) this.#lateTimer = setTimeout(this.draw, LATE_MS);
   }
 
-  get #last() {
-    return Number(this.#events.lastElementChild?.dataset.seq ?? 0);
-  }
-
-  /** Rows that are out of the window go; those that are missing at either end are made. */
-  #drawEvents(room) {
-    const { events } = room;
-    const container = this.#events;
-    const [first, last] = [events[0]?.seq ?? 0, events.at(-1)?.seq ?? 0];
-    const isElsewhere = events.length === 0 || this.#last < first || this.#first > last;
-    if (isElsewhere) container.replaceChildren();
-    while (container.firstElementChild && this.#first < first) container.firstElementChild.remove();
-    while (container.lastElementChild && this.#last > last) container.lastElementChild.remove();
-    if (events.length === 0) return;
-    const row = (place) => eventRow(events[place], events[place - 1], room.newFrom);
-    const isEmpty = !container.firstElementChild;
-    const from = isEmpty ? 0 : this.#last + 1 - first;
-    const added = events.slice(from).map((_, place) => row(from + place));
-    if (!isEmpty) {
-      // The first row was made as the first of all; now it may follow another.
-      const older = this.#first - first;
-      container.firstElementChild.replaceWith(row(older));
-      container.prepend(...events.slice(0, older).map((_, place) => row(place)));
-    }
-    container.append(...added);
-    this.#drawNew(room);
-  }
-
-  /** The line "New" has moved, or its work is done. */
-  #drawNew(room) {
-    const shown = this.#events.querySelector('.divider.new')?.parentElement;
-    if (Number(shown?.dataset.seq ?? 0) === room.newFrom) return;
-    for (const seq of [Number(shown?.dataset.seq), room.newFrom]) {
-      const place = room.events.findIndex((event) => event.seq === seq);
-      if (place < 0) continue;
-      this.#events.children[place].replaceWith(
-        eventRow(room.events[place], room.events[place - 1], room.newFrom),
-      );
-    }
-  }
-
-  #drawPending(room) {
-    const shown = new Map([...this.#pending.children].map((row) => [row.dataset.id, row]));
-    const rows = room.pending.map((message) => {
-      const old = shown.get(message.id);
-      if (old && ('failed' in old.dataset) === Boolean(message.error)) return old;
-      return pendingRow(message, this.#user, {
-        words: errorText,
-        onResend: () => this.#rooms.resend(room, message.id),
-        onDiscard: () => this.#rooms.discard(room, message.id),
-      });
+  #row(room, line) {
+    const old = this.#rows.get(line.key);
+    if (old?.look === line.look) return old;
+    const element = rowOf(line, {
+      onResend: (id) => this.#rooms.outgoing.resend(room, id),
+      onDiscard: (id) => this.#rooms.outgoing.discard(room, id),
     });
-    const isSame = rows.length === shown.size && rows.every((row) => row.isConnected);
-    if (!isSame) this.#pending.replaceChildren(...rows);
+    return { look: line.look, element };
   }
 
-  /** The first row that is in sight, and where. */
+  /** The first line in sight of those that are of the log: its seq, and where it stands. */
   #anchor() {
     const top = this.#scroller.getBoundingClientRect().top;
     const rows = this.#events.children;
@@ -160,19 +139,27 @@ export class Timeline {
       if (rows[middle].getBoundingClientRect().bottom > top) high = middle;
       else low = middle + 1;
     }
-    // A row further down: the very first one is made anew when others come before it.
-    const row = rows[Math.min(low + 1, rows.length - 1)];
-    return row && { row, top: row.getBoundingClientRect().top };
+    while (rows[low] && !rows[low].dataset.seq) low += 1;
+    const row = rows[low];
+    return row && { seq: Number(row.dataset.seq), top: row.getBoundingClientRect().top };
+  }
+
+  /** Brings that line back to where it stood. Its element may be another by now. */
+  #restore(anchor) {
+    const row = anchor && [...this.#events.children].find(({ dataset: { seq, last } }) => (
+      seq <= anchor.seq && anchor.seq <= last));
+    if (row) this.#scroller.scrollTop += row.getBoundingClientRect().top - anchor.top;
   }
 
   /** Once after a room was opened: to where the unread begin, should that be out of sight. */
   #toNew() {
-    this.#toEnd();
+    this.#isToNew = false;
     const line = this.#events.querySelector('.divider.new');
     if (!line) return;
-    this.#isToNew = false;
     const above = this.#scroller.getBoundingClientRect().top - line.getBoundingClientRect().top;
     if (above > 0) this.#scroller.scrollTop -= above + NEW_PX;
+    this.#isAtEnd = false;
+    this.#measure();
   }
 
   #toEnd() {
@@ -180,29 +167,48 @@ export class Timeline {
   }
 
   #onScroll() {
-    const { scrollTop, scrollHeight, clientHeight } = this.#scroller;
-    this.#isAtEnd = scrollHeight - scrollTop - clientHeight < END_PX;
+    if (!this.#room) return;
+    this.#measure();
+    // Who turns back has another wish.
+    if (!this.#isAtEnd) this.#isToLatest = false;
     this.#after();
   }
 
-  /** Fetches what is about to be reached, and says what is out of sight. */
+  /** At the end of a window that ends before the room nobody is kept: there is more to read. */
+  #measure() {
+    this.#isAtEnd = this.#below < END_PX && (this.#isAtEnd || this.#room.isLive);
+  }
+
+  get #below() {
+    const { scrollTop, scrollHeight, clientHeight } = this.#scroller;
+    return scrollHeight - scrollTop - clientHeight;
+  }
+
+  /** Fetches what is wanted or about to be reached, and says what is out of sight. */
   #after() {
     const room = this.#room;
-    const { scrollTop, scrollHeight, clientHeight } = this.#scroller;
-    const below = scrollHeight - scrollTop - clientHeight;
-    if (room.isJoined && scrollTop < FETCH_PX && room.hasOlder) {
-      this.#fetch(() => this.#rooms.older(room));
-    } else if (room.isJoined && below < FETCH_PX && !room.isLive) {
-      this.#fetch(() => this.#rooms.newer(room));
-    }
+    if (room?.isReady) this.#fetchNext(room);
     this.#watch();
-    this.#latest.hidden = this.isAtEnd;
-    const news = room.unread > 0 ? `${count(room.unread, 'new message')} ↓` : 'To the latest ↓';
-    say(this.#latest, news);
+    this.#latest.hidden = !room?.isReady || this.isAtEnd;
+    const unread = room?.unread ?? 0;
+    say(this.#latest, unread > 0 ? `${count(unread, 'new message')} ↓` : 'To the latest ↓');
+  }
+
+  #fetchNext(room) {
+    const { pages } = this.#rooms;
+    if (room.isLive) this.#isToLatest = false;
+    if (this.#isToLatest) {
+      // Whatever page comes, the reader is to be at the end of the last one.
+      this.#isAtEnd = true;
+      this.#fetch(() => pages.latest(room));
+    } else if (this.#scroller.scrollTop < FETCH_PX && room.hasOlder) {
+      this.#fetch(() => pages.older(room));
+    } else if (this.#below < FETCH_PX && !room.isLive) this.#fetch(() => pages.newer(room));
   }
 
   #watch() {
-    this.#rooms.watch(this.isAtEnd && this.#pageVisible());
+    const isPresent = this.#pageVisible();
+    this.#rooms.watch(this.isAtEnd && isPresent, isPresent);
   }
 
   async #fetch(load) {
@@ -218,9 +224,13 @@ export class Timeline {
       this.draw();
     }
   }
-}
 
-function topText(room) {
-  if (room.hasOlder) return room.events.length > 0 ? 'Loading…' : '';
-  return room.events.length > 0 ? `The beginning of ${room.name}` : '';
+  #topText(room) {
+    const isEmpty = room.events.length === 0 || !room.isReady;
+    if (isEmpty && room.error) return errorText(room.error);
+    const isAway = isEmpty && !this.#rooms.isOpen;
+    if (isAway) return 'What was said here is shown when there is a connection.';
+    if (isEmpty || room.hasOlder) return 'Loading…';
+    return `The beginning of ${room.name}`;
+  }
 }

@@ -1,7 +1,7 @@
 /** Types of verbatim.js, Verbatim's client for browsers and for Node. */
 
 /** Connects, and connects again whenever the connection ends, until `close()`. */
-export function connect(url: string | URL, options: Options): Chat;
+export function connect(url: string | { readonly href: string }, options: Options): Chat;
 
 export interface Options {
   /** Who speaks. 1 to 128 bytes; anything invisible in it is refused, with `state` `closed`. */
@@ -10,11 +10,20 @@ export interface Options {
    * Where messages wait that are not stored yet, so that they outlive the page: `localStorage`, or
    * anything like it. Several pages may share one. Without it they wait in memory.
    */
-  storage?: Pick<Storage, 'length' | 'key' | 'getItem' | 'setItem' | 'removeItem'>;
+  storage?: Store | undefined;
   /** For Node before 22, which has none: `WebSocket` of the package `ws`. */
-  WebSocket?: new (url: string) => any;
+  WebSocket?: (new (url: string) => any) | undefined;
   /** Before a reconnect: the longest first pause, which doubles up to the second number. */
-  backoff_ms?: [first: number, most: number];
+  backoff_ms?: readonly [first: number, most: number] | undefined;
+}
+
+/** What the client uses of a `Storage`. Named here, so that Node needs no types of browsers. */
+export interface Store {
+  readonly length: number;
+  key(place: number): string | null;
+  getItem(key: string): string | null;
+  setItem(key: string, value: string): void;
+  removeItem(key: string): void;
 }
 
 /**
@@ -44,7 +53,7 @@ export interface Chat {
    * `since` everything above that seq first; with `last` so many events first. A room stays
    * followed through all breaks, until the user leaves it.
    */
-  join(room: string, from?: { since?: number; last?: number }): Promise<Joined>;
+  join(room: string, from?: From): Promise<Joined>;
   /** Ends the membership. Closing the connection does not. */
   leave(room: string): Promise<Ack>;
   /** Makes a room, with the user as its owner. It is not followed before it is joined. */
@@ -53,10 +62,11 @@ export interface Chat {
   /**
    * Resolves with the seq once the message is stored: exactly once, in the order of the calls for
    * each room, however many connections that takes. Rejects if the server refuses it for good
-   * (`not_member`, `too_large`, …). `id` is what makes it one message; by default a new one.
+   * (`not_member`, `too_large`, …). `id` is what makes it one message: 1 to 64 characters of
+   * printable ASCII, by default a new one. Another that waits may not have the same.
    */
-  send(room: string, message: string, options?: { id?: string }): Promise<number>;
-  /** Messages that are not known to be stored, oldest first, also those of an earlier page. */
+  send(room: string, message: string, options?: { id?: string | undefined }): Promise<number>;
+  /** Messages that are not known to be stored, oldest first, also those of other pages. */
   waiting(): Waiting[];
 
   /**
@@ -64,7 +74,7 @@ export interface Chat {
    * earlier time. Each is told as `joined`, or as `left` if the user is no member any more.
    */
   resume(positions: Record<string, number>): void;
-  /** The highest seq of each followed room that was told as an `event`. */
+  /** The highest seq of each followed room that was told as an `event`. It has no prototype. */
   positions(): Record<string, number>;
 
   /**
@@ -73,9 +83,9 @@ export interface Chat {
    */
   history(room: string, page?: HistoryPage): Promise<History>;
   /** All rooms by name, from the one after `after` on; 100, at most 1000. */
-  rooms(page?: { after?: string; limit?: number }): Promise<RoomList>;
+  rooms(page?: { after?: string | undefined; limit?: number | undefined }): Promise<RoomList>;
   /** The room's members by id, 1000 at a time. Members only. */
-  members(room: string, page?: { after?: string }): Promise<MemberList>;
+  members(room: string, page?: { after?: string | undefined }): Promise<MemberList>;
 
   /**
    * Who is online in a room, and `presence` from then on, as long as this connection lasts: to be
@@ -87,7 +97,10 @@ export interface Chat {
   /** Moves the user's mark of what they have read. */
   read(room: string, seq: number): Promise<unknown>;
 
-  /** Something changed (the network is back, the laptop was opened): looks at once. */
+  /**
+   * Something changed (the network is back or gone, the laptop was opened): looks at once whether
+   * the connection is there. While messages wait for their answers the client does so itself.
+   */
   wake(): void;
   /** Ends it. What waits in the storage goes out with the next `connect`. */
   close(): void;
@@ -130,12 +143,25 @@ export interface LogEvent {
   client_id?: string;
 }
 
-export interface Waiting { id: string; room: string; message: string; at: number }
+export interface Waiting {
+  id: string;
+  room: string;
+  message: string;
+  /** When it was sent, in milliseconds since 1970. */
+  at: number;
+  /** It is in the storage. Else it ends with the page: there is no storage, or no room in it. */
+  kept: boolean;
+}
 export interface Ack { re: string; room: string; seq: number; at: string; duplicate?: true }
 export interface Joined {
   room: string; user_id: string; last_seq: number; members: number; read?: number; unread?: number;
 }
-export interface HistoryPage { before?: number; after?: number; limit?: number }
+export interface From { since?: number | undefined; last?: number | undefined }
+export interface HistoryPage {
+  before?: number | undefined;
+  after?: number | undefined;
+  limit?: number | undefined;
+}
 export interface History {
   room: string; events: LogEvent[]; first?: number; last?: number; more: boolean;
 }
@@ -154,12 +180,23 @@ export interface Who { room: string; online?: string[]; count: number }
  * `full` (more than 1000 wait).
  */
 export class ChatError extends Error {
+  /** From the fields of an `error` frame; `error` becomes the `message`. */
+  constructor(frame: Refusal & { error: string });
   readonly code: string;
-  readonly status?: number;
-  readonly field?: string;
-  readonly limit?: number;
-  readonly retry_after_ms?: number;
-  readonly room?: string;
+  readonly status: number | undefined;
+  readonly field: string | undefined;
+  readonly limit: number | undefined;
+  readonly retry_after_ms: number | undefined;
+  readonly room: string | undefined;
+}
+
+export interface Refusal {
+  code: string;
+  status?: number | undefined;
+  field?: string | undefined;
+  limit?: number | undefined;
+  retry_after_ms?: number | undefined;
+  room?: string | undefined;
 }
 
 /** An id as `send` makes it, for those who want to know it before. */

@@ -15,15 +15,13 @@
  */
 
 import { ChatError, RETRY_CODES, closed, failure } from './verbatim/failure.js';
+import { newId } from './verbatim/id.js';
 import { Line } from './verbatim/line.js';
 import { Outbox } from './verbatim/outbox.js';
+import { Questions } from './verbatim/questions.js';
 
-export { ChatError };
+export { ChatError, newId };
 
-/** How long a question may stay open. A message waits for ever: it is said or it is not. */
-const ANSWER_TIMEOUT_MS = 15_000;
-/** Questions that wait for their answers. More are refused with the code `full`. */
-const ASKED_LEN_MAX = 1000;
 /** Others take somebody as typing for 6 s, and a server passes on one in 3 s. */
 const TYPING_PAUSE_MS = 3000;
 /** Rooms in one `resume`: far below the longest frame, whatever their names. */
@@ -33,18 +31,17 @@ const PAGE_LEN = 200;
 
 /** Connects, and connects again whenever the connection ends, until `close()`. */
 export function connect(url, options) {
-  return new Chat(String(url), options);
+  return new Chat(url.href ?? url, options);
 }
 
 class Chat {
   #line;
   #outbox;
+  #questions;
   #listeners = new Map();
-  /** Questions without an answer, by id. They are asked again on the next connection. */
-  #asked = new Map();
   /** Followed rooms: the place of each, see `#follow`. */
   #rooms = new Map();
-  /** The rooms of each `resume` that is not `resumed` yet, by its id. */
+  /** Each `resume` that is not `resumed` yet, by its id: its rooms, and how often it was tried. */
   #resumes = new Map();
   /** Signs of life that this server does not know. */
   #unknown = new Set();
@@ -67,6 +64,7 @@ class Chat {
       line: this.#line,
       emit: (type, event) => this.#emit(type, event),
     });
+    this.#questions = new Questions(this.#line, (frame) => this.#write(frame));
     this.#line.open();
   }
 
@@ -77,27 +75,27 @@ class Chat {
   }
 
   join(room, { since, last } = {}) {
-    return this.#ask({ type: 'join', room, since, last });
+    return this.#questions.ask({ type: 'join', room, since, last });
   }
 
   leave(room) {
-    return this.#ask({ type: 'leave', room });
+    return this.#questions.ask({ type: 'leave', room });
   }
 
   create(room) {
-    return this.#ask({ type: 'create', room });
+    return this.#questions.ask({ type: 'create', room });
   }
 
   history(room, { before, after, limit } = {}) {
-    return this.#ask({ type: 'history', room, before, after, limit });
+    return this.#questions.ask({ type: 'history', room, before, after, limit });
   }
 
   rooms({ after, limit } = {}) {
-    return this.#ask({ type: 'rooms', after, limit });
+    return this.#questions.ask({ type: 'rooms', after, limit });
   }
 
   members(room, { after } = {}) {
-    return this.#ask({ type: 'members', room, after });
+    return this.#questions.ask({ type: 'members', room, after });
   }
 
   send(room, message, { id = newId() } = {}) {
@@ -118,7 +116,9 @@ class Chat {
   }
 
   positions() {
-    return Object.fromEntries([...this.#rooms].map(([name, room]) => [name, room.position]));
+    const positions = [...this.#rooms].map(([name, room]) => [name, room.position]);
+    // No prototype: a room that is called `constructor` is followed if it is, and not always.
+    return { __proto__: null, ...Object.fromEntries(positions) };
   }
 
   who(room) {
@@ -130,8 +130,8 @@ class Chat {
   }
 
   typing(room) {
-    const now = Date.now();
-    if (now - (this.#typed.get(room) ?? 0) < TYPING_PAUSE_MS) return Promise.resolve();
+    const now = performance.now();
+    if (now - (this.#typed.get(room) ?? -Infinity) < TYPING_PAUSE_MS) return Promise.resolve();
     this.#typed.set(room, now);
     return this.#sign({ type: 'typing', room });
   }
@@ -154,22 +154,13 @@ class Chat {
   #onBreak() {
     this.#resumes.clear();
     this.#outbox.rewind();
-    for (const [id, { isSign, resolve, timer }] of this.#asked) {
-      if (!isSign) continue;
-      this.#asked.delete(id);
-      clearTimeout(timer);
-      resolve(undefined);
-    }
+    this.#questions.onBreak();
   }
 
   #end(error) {
     if (this.state === 'closed') return;
     this.#line.close();
-    for (const { reject, timer } of this.#asked.values()) {
-      clearTimeout(timer);
-      reject(error);
-    }
-    this.#asked.clear();
+    this.#questions.close(error);
     this.#outbox.close();
     this.#become('closed', { error });
   }
@@ -180,7 +171,8 @@ class Chat {
   }
 
   #emit(type, event) {
-    for (const listener of this.#listeners.get(type) ?? []) {
+    // A copy: who begins to listen now is told from the next one on.
+    for (const listener of [...this.#listeners.get(type) ?? []]) {
       try {
         listener(event);
       } catch (error) {
@@ -196,23 +188,24 @@ class Chat {
       case 'joined': return this.#onJoined(frame);
       case 'resumed': return this.#onResumed(frame);
       case 'reset': return this.#onReset(frame);
-      case 'ack': return this.#outbox.onStored(frame.id, frame) || this.#onAnswer(frame);
+      case 'ack': return this.#outbox.onStored(frame.id, frame) || this.#questions.onAnswer(frame);
       case 'error': return this.#onError(frame);
       case 'goodbye': case 'pong': return undefined;
       default:
         // What has a seq and a time is of the log, whatever its type will be one day.
         if (frame.seq && frame.at) return this.#onEvent(frame);
-        return this.#onAnswer(frame) || this.#emit(frame.type, frame);
+        return this.#questions.onAnswer(frame) || this.#emit(frame.type, frame);
     }
   }
 
   #onHello({ node, server, limits }) {
     Object.assign(this, { node, server, limits });
     this.#unknown.clear();
+    this.#outbox.recall();
     this.#become('resuming');
     // Also without a room: the server says whether it takes the user's name.
     this.#resume([...this.#rooms.keys()]);
-    for (const { frame } of this.#asked.values()) this.#write(frame);
+    this.#questions.repeat();
     this.#outbox.limits = limits;
     this.#outbox.flush();
   }
@@ -221,50 +214,18 @@ class Chat {
     this.#line.write({ user_id: this.user, ...frame });
   }
 
-  // Questions and answers.
-
-  #ask(command, isSign = false) {
-    return new Promise((resolve, reject) => {
-      if (this.state === 'closed') return reject(closed());
-      if (this.#asked.size >= ASKED_LEN_MAX) return reject(failure('full', 'too much waits'));
-      const id = newId();
-      const timer = setTimeout(() => {
-        this.#asked.delete(id);
-        reject(failure('timeout', 'no answer came in time'));
-      }, ANSWER_TIMEOUT_MS);
-      const frame = { ...command, id };
-      this.#asked.set(id, { frame, resolve, reject, timer, isSign });
-      return this.#write(frame);
-    });
-  }
-
   /** A sign of life: now or not at all, and not to a server that does not know of such. */
   #sign(command) {
     if (!this.#line.isOpen || this.#unknown.has(command.type)) return Promise.resolve();
-    return this.#ask(command, true).catch((error) => {
+    return this.#questions.ask(command, true).catch((error) => {
       if (error.code === 'unknown_type') this.#unknown.add(command.type);
     });
   }
 
-  /** Whether it was the answer to a question. */
-  #onAnswer(frame) {
-    const asked = this.#asked.get(frame.id);
-    if (!asked) return false;
-    if (frame.code === 'rate_limited') {
-      this.#line.later(frame.retry_after_ms, () => this.#write(asked.frame));
-      return true;
-    }
-    this.#asked.delete(frame.id);
-    clearTimeout(asked.timer);
-    if (frame.type === 'error') asked.reject(new ChatError(frame));
-    else asked.resolve(frame);
-    return true;
-  }
-
   #onError(frame) {
-    const names = this.#resumes.get(frame.id);
-    if (names) return this.#onNotResumed(names, frame);
-    return this.#outbox.onError(frame) || this.#onAnswer(frame)
+    const asked = this.#resumes.get(frame.id);
+    if (asked) return this.#onNotResumed(asked, frame);
+    return this.#outbox.onError(frame) || this.#questions.onAnswer(frame)
       || this.#emit('error', new ChatError(frame));
   }
 
@@ -278,32 +239,43 @@ class Chat {
     this.#rooms.set(name, { position, isFresh, memberAt: Infinity, highest: 0, isMending: false });
   }
 
-  #resume(names) {
+  #resume(names, attempts = 0) {
     for (let from = 0; from === 0 || from < names.length; from += RESUME_LEN_MAX) {
       const some = names.slice(from, from + RESUME_LEN_MAX).filter((name) => this.#rooms.has(name));
       const rooms = Object.fromEntries(some.map((name) => [name, this.#rooms.get(name).position]));
       const id = newId();
-      this.#resumes.set(id, some);
+      this.#resumes.set(id, { names: some, attempts });
       this.#write({ type: 'resume', rooms, id });
     }
   }
 
   /** The whole `resume` was refused, or one room of it. */
-  #onNotResumed(names, frame) {
-    const { id, room, code, retry_after_ms } = frame;
-    if (room === undefined) this.#resumes.delete(id);
-    if (RETRY_CODES.has(code)) {
-      const again = room === undefined ? names : [room];
-      this.#line.later(retry_after_ms ?? this.#line.backoff(0), () => this.#resume(again));
-    } else if (room === undefined) this.#end(new ChatError(frame));
-    else {
-      this.#rooms.delete(room);
-      this.#emit('left', { room, error: new ChatError(frame) });
+  #onNotResumed({ names, attempts }, frame) {
+    const { id, room, code, field, retry_after_ms } = frame;
+    const isWhole = room === undefined;
+    // The one refusal that no room is to blame for, nor the moment.
+    if (isWhole && field === 'user_id') return this.#end(new ChatError(frame));
+    const some = isWhole ? names : [room];
+    if (isWhole) this.#resumes.delete(id);
+    if (isWhole && names.length > 1 && !RETRY_CODES.has(code)) {
+      // One of them spoils it for the others. Alone, each gets an answer of its own.
+      for (const name of names) this.#resume([name]);
+    } else if (RETRY_CODES.has(code) || code === 'internal' || some.length === 0) {
+      const pause = retry_after_ms ?? this.#line.backoff(attempts);
+      this.#line.later(pause, () => this.#resume(some, attempts + 1));
+    } else if (this.#rooms.delete(some[0])) {
+      this.#emit('left', { room: some[0], error: new ChatError(frame) });
+      this.#settle();
     }
+    return undefined;
   }
 
   #onResumed({ id }) {
     this.#resumes.delete(id);
+    this.#settle();
+  }
+
+  #settle() {
     if (this.#resumes.size > 0 || this.state !== 'resuming') return;
     this.#line.settle();
     this.#become('open');
@@ -311,7 +283,7 @@ class Chat {
 
   #onJoined(frame) {
     const { room: name, last_seq } = frame;
-    const asked = this.#asked.get(frame.id)?.frame;
+    const asked = this.#questions.commandOf(frame.id);
     if (asked && !this.#rooms.has(name)) {
       // Where a `join` without `since` begins, the first event tells. Should the connection break
       // before it, the next one begins where nothing can be missed: the user's own `join`, if it
@@ -322,7 +294,7 @@ class Chat {
     const room = this.#rooms.get(name);
     if (room) room.memberAt = last_seq;
     this.#emit('joined', frame);
-    this.#onAnswer(frame);
+    this.#questions.onAnswer(frame);
   }
 
   #onReset({ room: name, last_seq }) {
@@ -363,7 +335,8 @@ class Chat {
       while (this.#rooms.get(name) === room && room.position < room.highest) {
         const { events } = await this.history(name, { after: room.position, limit: PAGE_LEN });
         if (events.length === 0) break;
-        for (const event of events) this.#onEvent(event);
+        // A listener may close the chat at any of them.
+        for (const event of events) if (this.state !== 'closed') this.#onEvent(event);
       }
     } catch {
       // The next connection begins with a `resume` from before the hole.
@@ -372,14 +345,4 @@ class Chat {
       room.isMending = false;
     }
   }
-}
-
-/**
- * An id for a command: unique, not secret. (`crypto.randomUUID` is missing in pages that came by
- * plain HTTP.)
- */
-export function newId() {
-  const words = globalThis.crypto?.getRandomValues(new Uint32Array(4))
-    ?? Array.from({ length: 4 }, () => Math.floor(Math.random() * 2 ** 32));
-  return Array.from(words, (word) => word.toString(16).padStart(8, '0')).join('');
 }

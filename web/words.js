@@ -1,6 +1,6 @@
 /** What the page says: times, counts, and errors in words for a person. It touches no document. */
 
-const clock = new Intl.DateTimeFormat(undefined, { hour: '2-digit', minute: '2-digit' });
+const clock = new Intl.DateTimeFormat(undefined, { timeStyle: 'short' });
 const full = new Intl.DateTimeFormat(undefined, { dateStyle: 'full', timeStyle: 'medium' });
 const weekday = new Intl.DateTimeFormat(undefined, {
   weekday: 'long', day: 'numeric', month: 'long',
@@ -8,8 +8,17 @@ const weekday = new Intl.DateTimeFormat(undefined, {
 const withYear = new Intl.DateTimeFormat(undefined, { dateStyle: 'long' });
 const numbers = new Intl.NumberFormat();
 
+/** The order of names: 2 comes before 10. */
+export const collate = new Intl.Collator(undefined, { numeric: true }).compare;
+
 export function timeOf(at) {
   return clock.format(new Date(at));
+}
+
+/** Where there is little room: without "PM", which the time above has. */
+export function shortTimeOf(at) {
+  const parts = clock.formatToParts(new Date(at)).filter(({ type }) => type !== 'dayPeriod');
+  return parts.map(({ value }) => value).join('').trim();
 }
 
 /** Date and time to the second, for those who want to know exactly. */
@@ -27,8 +36,14 @@ export function dayOf(at, now = new Date()) {
   return (day.getFullYear() === now.getFullYear() ? weekday : withYear).format(day);
 }
 
-export function isSameDay(one, other) {
-  return new Date(one).toDateString() === new Date(other).toDateString();
+/** Calls `act` whenever a day begins. While the machine sleeps no timer runs: then a bit later. */
+export function atMidnight(act) {
+  const midnight = new Date();
+  midnight.setHours(24, 0, 0, 0);
+  setTimeout(() => {
+    act();
+    atMidnight(act);
+  }, midnight - Date.now() + 50);
 }
 
 export function count(number, one, many = `${one}s`) {
@@ -53,11 +68,17 @@ export function typing(users) {
   return 'Several people are typing…';
 }
 
-/** One or two letters to stand for a name. */
+/** One or two letters to stand for a name. What looks like one letter is one. */
 export function initials(name) {
   const words = name.split(/[\s._-]+/u).filter(Boolean);
-  const letters = words.slice(0, 2).map((word) => [...word][0]);
+  const letters = (words.length > 0 ? words : [name]).slice(0, 2).map(firstLetter);
   return letters.join('').toLocaleUpperCase();
+}
+
+function firstLetter(word) {
+  if (!Intl.Segmenter) return [...word][0];
+  const [first] = new Intl.Segmenter().segment(word);
+  return first.segment;
 }
 
 /** One of so many colours, always the same for a name (FNV-1a). */

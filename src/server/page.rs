@@ -24,25 +24,41 @@ const SVG: &str = "image/svg+xml";
 const TEXT: &str = "text/plain; charset=utf-8";
 
 /// No list of a folder: what is not named here is not served.
-const FILES: [File; 19] = [
+const FILES: [File; 35] = [
     ("/", include_bytes!("../../web/index.html"), HTML),
     ("/style.css", include_bytes!("../../web/style.css"), CSS),
+    ("/frame.css", include_bytes!("../../web/frame.css"), CSS),
+    ("/conversation.css", include_bytes!("../../web/conversation.css"), CSS),
     ("/icon.svg", include_bytes!("../../web/icon.svg"), SVG),
+    ("/address.js", include_bytes!("../../web/address.js"), SCRIPT),
     ("/app.js", include_bytes!("../../web/app.js"), SCRIPT),
     ("/composer.js", include_bytes!("../../web/composer.js"), SCRIPT),
     ("/dom.js", include_bytes!("../../web/dom.js"), SCRIPT),
+    ("/head.js", include_bytes!("../../web/head.js"), SCRIPT),
+    ("/lines.js", include_bytes!("../../web/lines.js"), SCRIPT),
+    ("/marks.js", include_bytes!("../../web/marks.js"), SCRIPT),
+    ("/memory.js", include_bytes!("../../web/memory.js"), SCRIPT),
+    ("/outgoing.js", include_bytes!("../../web/outgoing.js"), SCRIPT),
+    ("/pages.js", include_bytes!("../../web/pages.js"), SCRIPT),
     ("/people.js", include_bytes!("../../web/people.js"), SCRIPT),
     ("/room.js", include_bytes!("../../web/room.js"), SCRIPT),
     ("/rooms.js", include_bytes!("../../web/rooms.js"), SCRIPT),
     ("/row.js", include_bytes!("../../web/row.js"), SCRIPT),
     ("/sidebar.js", include_bytes!("../../web/sidebar.js"), SCRIPT),
+    ("/signs.js", include_bytes!("../../web/signs.js"), SCRIPT),
+    ("/status.js", include_bytes!("../../web/status.js"), SCRIPT),
     ("/storage.js", include_bytes!("../../web/storage.js"), SCRIPT),
+    ("/text.js", include_bytes!("../../web/text.js"), SCRIPT),
     ("/timeline.js", include_bytes!("../../web/timeline.js"), SCRIPT),
+    ("/toast.js", include_bytes!("../../web/toast.js"), SCRIPT),
+    ("/welcome.js", include_bytes!("../../web/welcome.js"), SCRIPT),
     ("/words.js", include_bytes!("../../web/words.js"), SCRIPT),
     ("/verbatim.js", include_bytes!("../../web/verbatim.js"), SCRIPT),
     ("/verbatim/failure.js", include_bytes!("../../web/verbatim/failure.js"), SCRIPT),
+    ("/verbatim/id.js", include_bytes!("../../web/verbatim/id.js"), SCRIPT),
     ("/verbatim/line.js", include_bytes!("../../web/verbatim/line.js"), SCRIPT),
     ("/verbatim/outbox.js", include_bytes!("../../web/verbatim/outbox.js"), SCRIPT),
+    ("/verbatim/questions.js", include_bytes!("../../web/verbatim/questions.js"), SCRIPT),
     ("/verbatim.d.ts", include_bytes!("../../web/verbatim.d.ts"), TEXT),
 ];
 

@@ -1,21 +1,10 @@
 // The client in Node: what it promises when connections break and nodes die.
 import assert from 'node:assert/strict';
+import WebSocket from 'ws';
 import {
-  Door, assertWhole, client, isOpen, kill, logOf, next, nodes, roomName, start, stop, texts, told,
-  check,
+  Door, assertWhole, client, isOpen, kill, logOf, next, nodes, roomName, start, stop, storage,
+  tampered, texts, told, check,
 } from './cluster.mjs';
-
-/** As much of a browser's storage as the client uses. */
-function storage() {
-  const kept = new Map();
-  return {
-    get length() { return kept.size; },
-    key: (place) => [...kept.keys()][place] ?? null,
-    getItem: (key) => kept.get(key) ?? null,
-    setItem: (key, value) => kept.set(key, value),
-    removeItem: (key) => kept.delete(key),
-  };
-}
 
 check('a node is killed under talkers: every word is told once and in order', async () => {
   const { n2, n3 } = await nodes();
@@ -97,6 +86,61 @@ check('what is sent offline waits, even without its page, and goes out once', as
   assert.equal(kept.length, 0);
 });
 
+check('what a page leaves behind is sent by another that is open', async () => {
+  const { n1 } = await nodes();
+  const room = roomName();
+  const [doorA, doorB] = [await Door.to(n1), await Door.to(n1)];
+  const kept = storage();
+  const by = (door) => class extends WebSocket {
+    constructor() { super(`ws://${door.address}/ws`); }
+  };
+  const page = (door) => client('one.address.for.all.nodes', 'ada', {
+    storage: kept, WebSocket: by(door),
+  });
+  const [a, b] = [page(doorA), page(doorB)];
+  await b.create(room);
+  await b.join(room);
+  await isOpen(a);
+  doorA.shut();
+  await next(a, 'state', ({ state }) => state === 'waiting');
+  a.send(room, 'written by a').catch(() => {});
+  a.close();
+  assert.deepEqual(b.waiting(), []);
+  // The connection of the other ends as well, for a moment.
+  doorB.shut();
+  await next(b, 'state', ({ state }) => state === 'waiting');
+  const all = next(b, 'sent', () => b.waiting().length === 0);
+  const own = b.send(room, 'written by b');
+  doorB.unlock();
+  await told(b, room, Math.max((await all).seq, await own));
+  assert.deepEqual(texts(b.events).sort(), ['written by a', 'written by b']);
+  assert.equal(kept.length, 0);
+});
+
+check('a storage that fails costs no message, and the application is told', async () => {
+  const { n1 } = await nodes();
+  const room = roomName();
+  const fail = () => { throw new Error('full'); };
+  const full = () => Object.assign(storage(), { setItem: fail, removeItem: fail });
+  const closed = { get length() { return fail(); }, key: fail, getItem: fail };
+  Object.assign(closed, { setItem: fail, removeItem: fail });
+  const storages = [undefined, full(), closed];
+  const door = await Door.to(n1);
+  const chats = storages.map((kept) => client(door.address, 'ada', { storage: kept }));
+  const [first] = chats;
+  await first.create(room);
+  door.shut();
+  await next(first, 'state', ({ state }) => state === 'waiting');
+  const sent = chats.map((chat, place) => chat.send(room, `${place}`));
+  for (const chat of chats) assert.deepEqual(chat.waiting().map(({ kept }) => kept), [false]);
+  door.unlock();
+  assert.deepEqual((await Promise.all(sent)).sort(), [2, 3, 4]);
+  const well = client(n1, 'ada', { storage: storage() });
+  const saved = well.send(room, 'kept');
+  assert.deepEqual(well.waiting().map(({ kept }) => kept), [true]);
+  await saved;
+});
+
 check('another user of the same storage has an outbox of their own', async () => {
   const { n1 } = await nodes();
   const kept = storage();
@@ -174,4 +218,25 @@ check('a room that was joined a moment before the break loses nothing', async ()
   await told(ada, room, last);
   assertWhole(ada.events);
   assert.deepEqual(texts(ada.events), ['while you were away']);
+});
+
+check('a dead connection is noticed by who sends, and by who looks', async () => {
+  const { n1, n3 } = await nodes();
+  const room = roomName();
+  const door = await Door.to(n1);
+  // By itself it would be noticed after two minutes.
+  const into = (frame) => [frame.type === 'hello' ? { ...frame, heartbeat_ms: 60_000 } : frame];
+  const chats = ['ada', 'bob'].map((user) => (
+    client(door.address, user, { WebSocket: tampered({ into }) })));
+  const [ada, bob] = chats;
+  await ada.create(room);
+  await isOpen(bob);
+  door.leadTo(n3);
+  door.swallow();
+  const waiting = chats.map((chat) => next(chat, 'state', ({ state }) => state === 'waiting'));
+  const sent = ada.send(room, 'is anybody there?');
+  // However often one looks, the first look counts.
+  const look = setInterval(() => bob.wake(), 1000);
+  await Promise.all(waiting).finally(() => clearInterval(look));
+  assert.equal(await sent, 2);
 });

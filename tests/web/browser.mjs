@@ -72,7 +72,7 @@ export async function visit(context, address, { name, room } = {}) {
       console.error(`violates ${violatedDirective}: ${blockedURI}`);
     });
   });
-  await page.goto(`http://${address}/${room ? `#${encodeURIComponent(room)}` : ''}`);
+  await page.goto(`http://${address}/${room ? `#/${encodeURIComponent(room)}` : ''}`);
   if (name) await enter(page, name);
   return page;
 }
@@ -107,6 +107,13 @@ export function shown(page) {
   return page.locator('#events .text').allTextContents();
 }
 
+/** The seqs of the lines in the document. Many who come or go are one line. */
+export function seqs(page) {
+  return page.locator('#events').evaluate((events) => (
+    [...events.querySelectorAll('[data-seq]')].flatMap(({ dataset: { seq, last } }) => (
+      Array.from({ length: last - seq + 1 }, (_, place) => ({ seq: Number(seq) + place }))))));
+}
+
 export function pending(page) {
   return page.locator('#pending .text').allTextContents();
 }
@@ -127,10 +134,4 @@ export async function until(look, wanted, limit_ms = PATIENCE_MS) {
 
 export async function picture(page, name) {
   await page.screenshot({ path: path.join(ARTEFACTS, `${name}.png`) });
-}
-
-/** What the test expects to be said on the console is no complaint. */
-export function forgive(pattern) {
-  const rest = complaints.filter((complaint) => !pattern.test(complaint));
-  complaints.splice(0, complaints.length, ...rest);
 }

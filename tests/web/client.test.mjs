@@ -2,31 +2,15 @@
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import { before } from 'node:test';
-import WebSocket from 'ws';
 import { connect, newId } from '../../web/verbatim.js';
 import {
-  assertWhole, client, isOpen, next, nodes, roomName, texts, told, within,
-  check,
+  assertWhole, client, isOpen, next, nodes, roomName, storage, tampered, texts, told,
+  within, check,
 } from './cluster.mjs';
 
 let n1;
 let n2;
 before(async () => ({ n1, n2 } = await nodes()));
-
-/** A WebSocket whose traffic is tampered with: `out` and `into` return the frames that pass. */
-function tampered({ out = (frame) => [frame], into = (frame) => [frame] }) {
-  return class extends WebSocket {
-    send(text) {
-      for (const frame of out(JSON.parse(text), this)) super.send(JSON.stringify(frame));
-    }
-
-    set onmessage(listener) {
-      super.onmessage = ({ data }) => {
-        for (const frame of into(JSON.parse(data))) listener({ data: JSON.stringify(frame) });
-      };
-    }
-  };
-}
 
 check('a room is made, joined, talked in and left', async () => {
   const room = roomName();
@@ -43,7 +27,7 @@ check('a room is made, joined, talked in and left', async () => {
   const left = next(ada, 'left');
   assert.equal((await ada.leave(room)).seq, 3);
   assert.deepEqual(await left, { room });
-  assert.deepEqual(ada.positions(), {});
+  assert.deepEqual({ ...ada.positions() }, {});
   const page = await ada.rooms({ limit: 1000 });
   assert.deepEqual(page.rooms.find((found) => found.room === room)?.members, 0);
 });
@@ -120,6 +104,30 @@ check('the same id is one message', async () => {
   assert.equal((await sent).seq, 2);
 });
 
+check('an id that cannot be is refused at once, and is in nobody\'s way', async () => {
+  const room = roomName();
+  const kept = storage();
+  // What another program left there is not taken for a message.
+  const prefix = `verbatim:${JSON.stringify(['ada', `ws://${n1}/ws`])}:`;
+  const message = { room, message: 'x', at: 1, order: 1 };
+  const wrong = { [`${'x'.repeat(65)}`]: message, 'é': message, a: { room }, b: null, c: 1 };
+  for (const [id, value] of Object.entries(wrong)) {
+    kept.setItem(prefix + id, JSON.stringify(value));
+  }
+  const ada = client(n1, 'ada', { storage: kept });
+  assert.deepEqual(ada.waiting(), []);
+  await ada.create(room);
+  const refusal = { code: 'bad_request', field: 'id' };
+  for (const id of ['', 'é', 'line\n', 'x'.repeat(65), 7]) {
+    await assert.rejects(ada.send(room, 'lost?', { id }), refusal);
+  }
+  // Nor does the promise of one message hold for another.
+  const first = ada.send(room, 'one', { id: 'same' });
+  await assert.rejects(ada.send(room, 'two', { id: 'same' }), refusal);
+  assert.equal(await first, 2);
+  assert.equal(await within('the next one', ada.send(room, 'three', { id: ' ~'.repeat(32) })), 3);
+});
+
 check('a hole is mended and a repetition is dropped', async () => {
   const room = roomName();
   const talker = client(n1, 'talker');
@@ -188,7 +196,7 @@ check('a position above the log is reset', async () => {
   assert.deepEqual(await reset, { room, last_seq: 1 });
   await ada.send(room, 'after');
   await told(ada, room, 2);
-  assert.deepEqual(ada.positions(), { [room]: 2 });
+  assert.deepEqual({ ...ada.positions() }, { [room]: 2 });
 });
 
 check('resume of a room that one is not in says so', async () => {
@@ -200,7 +208,40 @@ check('resume of a room that one is not in says so', async () => {
   bob.resume({ [room]: 0 });
   const { error } = await left;
   assert.equal(error.code, 'not_member');
-  assert.deepEqual(bob.positions(), {});
+  assert.deepEqual({ ...bob.positions() }, {});
+});
+
+check('a room that cannot be resumed is no end for the others', async () => {
+  const room = roomName();
+  const impossible = 'no\u200broom';
+  const ada = client(n1, 'ada');
+  await ada.create(room);
+  const left = next(ada, 'left');
+  ada.resume({ [impossible]: 0, [room]: 0 });
+  const refused = await left;
+  assert.deepEqual([refused.room, refused.error.code], [impossible, 'bad_request']);
+  await told(ada, room, 1);
+  assert.equal(await ada.send(room, 'still here'), 2);
+  assert.equal(ada.state, 'open');
+});
+
+check('what goes wrong in the server while resuming passes', async () => {
+  const room = roomName();
+  const bob = client(n1, 'bob');
+  await bob.create(room);
+  let failures = 3;
+  const fail = (frame, socket) => {
+    if (frame.type !== 'resume' || failures === 0) return [frame];
+    failures -= 1;
+    const error = { type: 'error', code: 'internal', error: 'oh', re: 'resume', id: frame.id };
+    setImmediate(() => socket.emit('message', Buffer.from(JSON.stringify(error)), false));
+    return [];
+  };
+  const chat = client(n2, 'bob', { WebSocket: tampered({ out: fail }) });
+  chat.resume({ [room]: 0 });
+  await isOpen(chat);
+  await told(chat, room, 1);
+  assert.equal(failures, 0);
 });
 
 check('history goes either way, page by page', async () => {
@@ -229,6 +270,29 @@ check('a listener that fails costs nobody an event, and is not hidden', async ()
   assert.equal((await within('the error', thrown)).message, 'of the application');
   for (const listener of listeners) process.on('uncaughtException', listener);
   assert.deepEqual(heard, [1]);
+});
+
+check('who begins to listen is told from then on, and who closes is told no more', async () => {
+  const room = roomName();
+  const talker = client(n1, 'talker');
+  await talker.create(room);
+  for (let number = 1; number <= 5; number += 1) await talker.send(room, `${number}`);
+  // All but the last are lost on the way, and mended.
+  const into = (frame) => (frame.type === 'message' && frame.message !== '5' ? [] : [frame]);
+  const chat = client(n2, 'listener', { WebSocket: tampered({ into }) });
+  await isOpen(chat);
+  let late = 0;
+  const stop = chat.on('joined', () => {
+    stop();
+    chat.on('joined', () => { late += 1; });
+  });
+  chat.on('event', ({ message }) => message === '2' && chat.close());
+  const closed = next(chat, 'state', ({ state }) => state === 'closed');
+  await chat.join(room, { since: 0 });
+  await closed;
+  await new Promise((resolve) => { setImmediate(resolve); });
+  assert.deepEqual(texts(chat.events), ['1', '2']);
+  assert.equal(late, 0);
 });
 
 check('signs of life that a server does not know are asked for once', async () => {
@@ -273,4 +337,16 @@ check('the types name what the client has', async () => {
   const emitted = [...source.matchAll(/#emit\('(\w+)'/g)].map(([, word]) => word);
   const signs = ['who', 'presence', 'typing', 'read'];
   assert.deepEqual(declared('Events'), [...new Set([...emitted, ...signs])].sort());
+});
+
+check('the types need no types of a browser, for Node has none', () => {
+  const types = readFileSync(new URL('../../web/verbatim.d.ts', import.meta.url), 'utf8');
+  const code = types.replace(/\/\*[\s\S]*?\*\//g, '');
+  const own = [...code.matchAll(/(?:interface|type|class) (\w+)/g)].map(([, word]) => word);
+  const ofLanguage = ['Error', 'Events', 'Promise', 'Record', 'T'];
+  // A type stands behind one of these, and so begins with a capital.
+  const used = [...code.matchAll(/[:|<=(&] ?([A-Z]\w*)/g)].map(([, word]) => word);
+  assert.ok(used.length > 20);
+  assert.deepEqual(used.filter((word) => ![...own, ...ofLanguage].includes(word)), []);
+  assert.match(code, /class ChatError extends Error \{\s+constructor\(frame: /);
 });

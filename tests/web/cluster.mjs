@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict';
 import net from 'node:net';
 import { createInterface } from 'node:readline';
+import { Transform } from 'node:stream';
 import test, { after } from 'node:test';
 import WebSocket from 'ws';
 import { connect } from '../../web/verbatim.js';
@@ -51,9 +52,12 @@ export class Door {
   #swallowed = new Set();
   #target;
   #isShut = false;
+  #delay_ms;
 
-  static async to(address) {
+  /** `delay_ms`: so long everything is on its way. */
+  static async to(address, { delay_ms = 0 } = {}) {
     const door = new Door();
+    door.#delay_ms = delay_ms;
     door.leadTo(address);
     await new Promise((resolve) => { door.#server.listen(0, '127.0.0.1', resolve); });
     door.address = `127.0.0.1:${door.#server.address().port}`;
@@ -98,7 +102,7 @@ export class Door {
     for (const [one, other] of [pair, [node, client]]) {
       one.setNoDelay(true);
       // The end of one side is passed on below, or not at all.
-      one.pipe(other, { end: false });
+      one.pipe(delay(this.#delay_ms)).pipe(other, { end: false });
       one.on('error', () => {});
       one.on('close', () => {
         if (one === node && this.#swallowed.has(pair)) return;
@@ -108,6 +112,16 @@ export class Door {
     }
     return undefined;
   }
+}
+
+/** What comes goes on so much later, in its order. */
+function delay(delay_ms) {
+  return new Transform({
+    transform(chunk, _, done) {
+      setTimeout(() => this.push(chunk), delay_ms);
+      done();
+    },
+  });
 }
 
 /** A client that is closed at the end at the latest, and keeps the events that it was told. */
@@ -164,6 +178,33 @@ export async function fill(address, room, count) {
     socket.onmessage = ({ data }) => JSON.parse(data).id === 'end' && resolve();
   }));
   socket.close();
+}
+
+/** A WebSocket whose traffic is tampered with: `out` and `into` return the frames that pass. */
+export function tampered({ out = (frame) => [frame], into = (frame) => [frame] }) {
+  return class extends WebSocket {
+    send(text) {
+      for (const frame of out(JSON.parse(text), this)) super.send(JSON.stringify(frame));
+    }
+
+    set onmessage(listener) {
+      super.onmessage = ({ data }) => {
+        for (const frame of into(JSON.parse(data))) listener({ data: JSON.stringify(frame) });
+      };
+    }
+  };
+}
+
+/** As much of a browser's storage as the client uses. */
+export function storage() {
+  const kept = new Map();
+  return {
+    get length() { return kept.size; },
+    key: (place) => [...kept.keys()][place] ?? null,
+    getItem: (key) => kept.get(key) ?? null,
+    setItem: (key, value) => kept.set(key, value),
+    removeItem: (key) => kept.delete(key),
+  };
 }
 
 let rooms = 0;

@@ -4,8 +4,10 @@ import assert from 'node:assert/strict';
 import { createRequire } from 'node:module';
 import { readFileSync } from 'node:fs';
 import { before } from 'node:test';
-import { create, join, picture, profile, shown, until, visit, write } from './browser.mjs';
-import { client, nodes, roomName, check } from './cluster.mjs';
+import {
+  create, enter, join, pending, picture, profile, seqs, shown, until, visit, write,
+} from './browser.mjs';
+import { Door, assertWhole, client, nodes, roomName, check } from './cluster.mjs';
 
 const axe = readFileSync(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8');
 const ROOM = 'general';
@@ -172,4 +174,139 @@ check('a screen reader is told what is new, and by whom', async () => {
     assert.equal(await page.getByRole(role).count(), 1, role);
   }
   assert.equal(await page.getByRole('status').first().textContent(), 'Connected to n1');
+});
+
+check('what stands there is not remade, and so not read out, when something comes', async () => {
+  const { n1 } = await nodes();
+  const room = roomName();
+  const bob = client(n1, 'bob');
+  await bob.create(room);
+  await bob.send(room, 'one');
+  const page = await visit(await profile(), n1, { name: 'ada' });
+  await join(page, room);
+  await until(() => shown(page), ['one']);
+  await until(() => page.locator('#timeline').getAttribute('aria-busy'), 'false');
+  await page.evaluate(() => {
+    window.made = [];
+    const texts = (nodes) => [...nodes].map((node) => node.textContent);
+    new MutationObserver((changes) => {
+      for (const { addedNodes } of changes) window.made.push(...texts(addedNodes));
+    }).observe(document.getElementById('events'), { childList: true, subtree: true });
+  });
+  for (const text of ['two', 'three', 'four']) await bob.send(room, text);
+  await until(() => shown(page), ['one', 'two', 'three', 'four']);
+  const made = await page.evaluate(() => window.made);
+  const words = made.map((text) => text.replace(/^.*\d\d:\d\d/, ''));
+  assert.deepEqual(words, ['two', 'three', 'four']);
+  // What waits to be sent is nobody's news; that it was refused is.
+  assert.equal(await page.locator('#pending').getAttribute('aria-live'), 'off');
+});
+
+check('what is sent looks from the first moment on as it will when it is there', async () => {
+  const { n1 } = await nodes();
+  const room = roomName();
+  // On a network on which an answer takes its time.
+  const door = await Door.to(n1, { delay_ms: 60 });
+  const page = await visit(await profile(), door.address, { name: 'ada' });
+  await create(page, room);
+  const bob = client(n1, 'bob');
+  await bob.join(room);
+  await page.evaluate(() => {
+    window.looks = new Map();
+    const look = () => {
+      const last = [...document.querySelectorAll('.message')].at(-1);
+      if (last) {
+        const { top, height } = last.getBoundingClientRect();
+        const text = last.querySelector('.text');
+        const looks = window.looks.get(text.textContent) ?? new Set();
+        looks.add([top, height, getComputedStyle(text).color].join());
+        window.looks.set(text.textContent, looks);
+      }
+      requestAnimationFrame(look);
+    };
+    look();
+  });
+  const said = ['with a name', 'without', 'of another', 'with a name again', 'without again'];
+  for (const [place, text] of said.entries()) {
+    if (place === 2) await bob.send(room, text);
+    else await write(page, text);
+    await until(() => shown(page), said.slice(0, place + 1));
+    await until(() => pending(page), []);
+  }
+  const looks = await page.evaluate(() => [...window.looks].map(([text, all]) => [text, all.size]));
+  assert.deepEqual(looks, said.map((text) => [text, 1]));
+});
+
+check('many who come one after the other are one line', async () => {
+  const { n1 } = await nodes();
+  const room = roomName();
+  const page = await visit(await profile(), n1, { name: 'ada' });
+  await create(page, room);
+  const facts = async () => (await page.locator('.fact').allTextContents())
+    .map((fact) => fact.replace(/ \d\d:.*/, ''));
+  const guests = ['bob', 'cleo', 'dora', 'emmy'].map((user) => client(n1, user));
+  const lines = ['bob', 'bob and cleo', 'bob, cleo and dora', 'bob, cleo and 2 others'];
+  for (const [place, guest] of guests.entries()) {
+    await guest.join(room);
+    await until(facts, ['ada made this room', `${lines[place]} joined`]);
+  }
+  await guests[0].send(room, 'Hello!');
+  await guests[1].leave(room);
+  await guests[2].leave(room);
+  await guests[1].join(room);
+  await until(async () => (await facts()).slice(-2), ['cleo and dora left', 'cleo joined']);
+  // All of them are there, in order.
+  assertWhole(await seqs(page));
+  assert.equal((await seqs(page)).length, 9);
+});
+
+check('Today is Yesterday after midnight', async () => {
+  const { n1 } = await nodes();
+  const room = roomName();
+  const page = await (await profile()).newPage();
+  await page.clock.install();
+  await page.goto(`http://${n1}/`);
+  await enter(page, 'ada');
+  await create(page, room);
+  await until(() => page.locator('.divider.day').allTextContents(), ['Today']);
+  await page.clock.fastForward('24:00:00');
+  await until(() => page.locator('.divider.day').allTextContents(), ['Yesterday']);
+});
+
+check('on the smallest telephone everything has its place, on glass as well', async () => {
+  const { n1 } = await nodes();
+  const room = roomName('a room with a name that is longer than the screen is wide');
+  const small = { width: 320, height: 640, hasTouch: true, isMobile: true, locale: 'en-US' };
+  const page = await visit(await profile(small), n1, { name: 'ada' });
+  await create(page, room);
+  const bob = client(n1, 'bob');
+  await bob.join(room);
+  await bob.send(room, 'one');
+  await bob.send(room, 'two');
+  await until(() => shown(page), ['one', 'two']);
+  await page.evaluate(async () => {
+    const { toast } = await import('./toast.js');
+    toast('The server cannot store anything at the moment. Please try again.');
+  });
+  const found = await page.evaluate(() => {
+    const style = (selector) => getComputedStyle(document.querySelector(selector));
+    const box = (selector) => document.querySelector(selector).getBoundingClientRect();
+    return {
+      // One line, whatever it says.
+      facts: box('#room-facts').height < 20,
+      placeholder: style('#message').textOverflow,
+      toast: box('#toast').width > 280,
+      // Nothing can be pointed at, so the time is there without; and beside the text, not in it.
+      time: style('.grouped > time').opacity,
+      isBeside: box('.grouped > time').right <= box('.grouped .text').left,
+      // Whatever stands in the middle stands in the same middle.
+      left: box('#composer').left === box('#events').left,
+      page: document.documentElement.scrollWidth,
+    };
+  });
+  assert.match(await page.locator('.grouped > time').textContent(), /^\d?\d:\d\d$/);
+  assert.deepEqual(found, {
+    facts: true, placeholder: 'ellipsis', toast: true, time: '1', isBeside: true, left: true,
+    page: 320,
+  });
 });

@@ -25,6 +25,8 @@ export class Line {
   #attempts = 0;
   /** Something came since the last look. */
   #heard = false;
+  /** It is being seen whether the connection lives: a second look would only put off the first. */
+  #isTested = false;
   /** What the last `goodbye` asked for. */
   #pause_ms;
   /** The server reads: it said `hello`, and no `goodbye` yet. */
@@ -59,12 +61,17 @@ export class Line {
     this.#attempts = 0;
   }
 
-  /** Something changed (the network is back, the laptop was opened): see at once. */
+  /** Something changed (the network is back or gone, the laptop was opened): see at once. */
   wake() {
-    if (this.isOpen) {
-      this.#ask();
-      this.#after(WAKE_TIMEOUT_MS, () => (this.#heard ? this.#beat() : this.cut()));
-    } else if (!this.#socket) this.open();
+    if (!this.#socket) return this.open();
+    if (!this.isOpen || this.#isTested) return undefined;
+    this.#isTested = true;
+    this.#ask();
+    return this.#after(WAKE_TIMEOUT_MS, () => {
+      this.#isTested = false;
+      if (this.#heard) this.#beat();
+      else this.cut();
+    });
   }
 
   /** The connection is over, whether it says so or has just gone silent. */
@@ -83,7 +90,7 @@ export class Line {
   close() {
     clearTimeout(this.#timer);
     const socket = this.#socket;
-    [this.#socket, this.isOpen] = [null, false];
+    [this.#socket, this.isOpen, this.#isTested] = [null, false, false];
     socket?.close();
     this.#owner.onBreak();
   }

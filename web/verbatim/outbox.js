@@ -7,9 +7,12 @@
  */
 
 import { ChatError, RETRY_CODES, closed, failure } from './failure.js';
+import { isId } from './id.js';
 
 /** Messages that wait. More are refused with the code `full`. */
 const LEN_MAX = 1000;
+/** The server answers a message long before. If it does not, the line is looked at. */
+const DOUBT_PAUSE_MS = 5000;
 
 export class Outbox {
   #storage;
@@ -20,6 +23,7 @@ export class Outbox {
   #entries = new Map();
   #byRoom = new Map();
   #order = 0;
+  #doubtTimer;
   /** What the server takes, told by its `hello`. */
   limits;
 
@@ -27,15 +31,22 @@ export class Outbox {
     [this.#storage, this.#user, this.#line, this.#emit] = [storage, user, line, emit];
     // Quoted, so that no name can be the beginning of another's key.
     this.#prefix = `verbatim:${JSON.stringify([user, url])}:`;
-    const keys = Array.from({ length: storage?.length ?? 0 }, (_, place) => storage.key(place));
-    const own = keys.filter((key) => key.startsWith(this.#prefix));
-    const kept = own.map((key) => this.#load(key)).filter(Boolean);
-    for (const entry of kept.sort((a, b) => a.order - b.order)) this.#put(entry);
+    this.recall();
   }
 
   list() {
-    return [...this.#entries.values()]
-      .map(({ id, room, message, at }) => ({ id, room, message, at }));
+    return [...this.#entries.values()].sort((a, b) => a.order - b.order)
+      .map(({ id, room, message, at, kept }) => ({ id, room, message, at, kept }));
+  }
+
+  /**
+   * Takes over what waits in the storage: of an earlier page, or of another that was closed with
+   * something unsent. If the other is there still, both send it, and the id makes it one message.
+   */
+  recall() {
+    const news = this.#keys().filter((key) => !this.#entries.has(key.slice(this.#prefix.length)));
+    const entries = news.map((key) => this.#load(key)).filter(Boolean);
+    for (const entry of entries.sort((a, b) => a.order - b.order)) this.#put(entry);
   }
 
   /** Whether the message of that id waits, and is one to that room (if a room is given). */
@@ -46,15 +57,19 @@ export class Outbox {
 
   send(id, room, message, promise) {
     const waiting = this.#entries.get(id);
-    if (waiting) {
+    if (!isId(id)) {
+      promise.reject(wrongId('must be 1 to 64 characters of printable ASCII'));
+    } else if (waiting && (waiting.room !== room || waiting.message !== message)) {
+      promise.reject(wrongId('is that of another message that waits'));
+    } else if (waiting) {
       waiting.promises.push(promise);
     } else if (this.#entries.size >= LEN_MAX) {
       promise.reject(failure('full', 'too many messages wait to be sent'));
     } else {
       const at = Date.now();
       const order = Math.max(this.#order + 1, at);
-      this.#put({ id, room, message, at, order }, promise);
-      this.#save(id, { room, message, at, order });
+      const kept = this.#save(id, { room, message, at, order });
+      this.#put({ id, room, message, at, order, kept }, promise);
       this.#flush(room);
     }
   }
@@ -67,6 +82,7 @@ export class Outbox {
   /** The line broke: what was under way is sent again, with the same id. */
   rewind() {
     for (const entry of this.#entries.values()) entry.isSent = false;
+    this.#doubt();
   }
 
   /** Whether it was a message that waited. Its event and its `ack` say the same. */
@@ -75,6 +91,7 @@ export class Outbox {
     if (!entry) return false;
     for (const { resolve } of entry.promises) resolve(seq);
     this.#emit('sent', { id, room: entry.room, seq, duplicate });
+    this.#doubt();
     this.#flush(entry.room);
     return true;
   }
@@ -95,6 +112,7 @@ export class Outbox {
     }
     this.#entries.clear();
     this.#byRoom.clear();
+    this.#doubt();
   }
 
   /** One message of a room at a time, so that a refusal changes no order. */
@@ -111,6 +129,22 @@ export class Outbox {
     }
     entry.isSent = true;
     this.#line.write(frame);
+    this.#doubtTimer ?? this.#doubt();
+  }
+
+  /**
+   * A network that is gone says nothing. While messages are on their way and none is answered, the
+   * line is tested from time to time, and ends if it is dead.
+   */
+  #doubt() {
+    clearTimeout(this.#doubtTimer);
+    this.#doubtTimer = undefined;
+    const isWaiting = [...this.#byRoom.values()].some(([first]) => first.isSent);
+    if (!isWaiting) return;
+    this.#doubtTimer = setTimeout(() => {
+      this.#line.wake();
+      this.#doubt();
+    }, DOUBT_PAUSE_MS);
   }
 
   /** It may even have been stored. The id makes it one message in any case. */
@@ -133,11 +167,12 @@ export class Outbox {
 
   #put(message, promise) {
     const entry = { ...message, isSent: false, attempts: 0, promises: promise ? [promise] : [] };
-    this.#order = entry.order;
+    this.#order = Math.max(this.#order, entry.order);
     this.#entries.set(entry.id, entry);
     const queue = this.#byRoom.get(entry.room) ?? [];
     this.#byRoom.set(entry.room, queue);
     queue.push(entry);
+    queue.sort((a, b) => a.order - b.order);
   }
 
   #remove(id) {
@@ -148,25 +183,56 @@ export class Outbox {
     // It is the first one, mostly: only that one is sent.
     queue.splice(queue.indexOf(entry), 1);
     if (queue.length === 0) this.#byRoom.delete(entry.room);
-    this.#storage?.removeItem(this.#prefix + id);
+    this.#forget(id);
     return entry;
+  }
+
+  // The storage. It may be full, or taken away at any time: then there is none.
+
+  #keys() {
+    try {
+      const storage = this.#storage;
+      const keys = Array.from({ length: storage?.length ?? 0 }, (_, place) => storage.key(place));
+      return keys.filter((key) => key?.startsWith(this.#prefix));
+    } catch {
+      return [];
+    }
   }
 
   /** A key for each message, so that pages which share a storage do not undo each other's. */
   #save(id, message) {
     try {
       this.#storage?.setItem(this.#prefix + id, JSON.stringify(message));
+      return Boolean(this.#storage);
     } catch {
-      // The storage is full. The message goes out all the same, if this page lives so long.
+      // The message goes out all the same, if this page lives so long.
+      return false;
     }
   }
 
-  /** Nothing, if somebody else has written there. */
+  #forget(id) {
+    try {
+      this.#storage?.removeItem(this.#prefix + id);
+    } catch {
+      // The next page sends it again, with the same id.
+    }
+  }
+
+  /** Nothing, if somebody else has written there: it would be in the way of what is behind it. */
   #load(key) {
     try {
-      return { id: key.slice(this.#prefix.length), ...JSON.parse(this.#storage.getItem(key)) };
+      const id = key.slice(this.#prefix.length);
+      const { room, message, at, order } = JSON.parse(this.#storage.getItem(key));
+      const isWhole = typeof room === 'string' && typeof message === 'string'
+        && Number.isFinite(at) && Number.isFinite(order);
+      return isId(id) && isWhole ? { id, room, message, at, order, kept: true } : undefined;
     } catch {
       return undefined;
     }
   }
+}
+
+/** Said at once: the server's refusal could not name a message whose id it does not take. */
+function wrongId(why) {
+  return new ChatError({ code: 'bad_request', status: 400, field: 'id', error: `id ${why}` });
 }
