@@ -18,6 +18,8 @@ check('names that cannot be are refused in words for a person', async () => {
   ]) {
     await field.fill(name);
     await page.keyboard.press('Enter');
+    // Two say the same, so that it is there is no answer yet.
+    await page.locator('#welcome-form:not([inert])').waitFor();
     await page.getByText(words).waitFor();
     assert.equal(await field.getAttribute('aria-invalid'), 'true');
   }
