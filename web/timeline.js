@@ -78,7 +78,7 @@ export class Timeline {
   }
 
   get isAtEnd() {
-    return this.#isAtEnd && (this.#room?.isLive ?? true);
+    return this.#isAtEnd && this.#isLive;
   }
 
   scrollBy(pages) {
@@ -89,7 +89,7 @@ export class Timeline {
     const room = this.#room;
     if (!room || room !== this.#rooms.active) return;
     // Old lines that come in above, or all of another room, are no news to be read out.
-    const [first, last] = [room.events[0]?.seq ?? 0, room.last];
+    const [first, last] = room.isReady ? [room.events[0]?.seq ?? 0, room.last] : [0, 0];
     const isNews = this.#first > 0 && this.#first <= first && this.#last >= first;
     [this.#first, this.#last] = [first, last];
     this.#scroller.setAttribute('aria-busy', String(!isNews));
@@ -176,7 +176,12 @@ export class Timeline {
 
   /** At the end of a window that ends before the room nobody is kept: there is more to read. */
   #measure() {
-    this.#isAtEnd = this.#below < END_PX && (this.#isAtEnd || this.#room.isLive);
+    this.#isAtEnd = this.#below < END_PX && (this.#isAtEnd || this.#isLive);
+  }
+
+  /** What is drawn ends where the room does. (What came since would not be seen by measuring.) */
+  get #isLive() {
+    return this.#last >= (this.#room?.lastSeq ?? 0);
   }
 
   get #below() {
