@@ -87,13 +87,13 @@ check('all of it can be done with the keyboard', async () => {
     document.body.focus();
     document.body.removeAttribute('tabindex');
   });
-  assert.equal(await focused(), 'name');
+  await until(focused, 'name');
   await keys.type('ada');
   await keys.press('Enter');
   await page.locator('#app').waitFor();
   for (const room of [one, two]) {
     await keys.press('Control+k');
-    assert.equal(await focused(), 'search');
+    await until(focused, 'search');
     await keys.type(room);
     await page.getByRole('button', { name: `Create “${room}”` }).waitFor();
     await keys.press('ArrowDown');
@@ -131,7 +131,7 @@ check('all of it can be done with the keyboard', async () => {
   await fromTheTop();
   await keys.press('Tab');
   await keys.press('Enter');
-  assert.equal(await focused(), 'message');
+  await until(focused, 'message');
 
   // Esc closes what is open, and the focus goes back to where it was.
   await page.getByRole('button', { name: 'Leave' }).focus();
@@ -139,7 +139,7 @@ check('all of it can be done with the keyboard', async () => {
   await page.getByRole('dialog').waitFor();
   await keys.press('Escape');
   await until(() => page.getByRole('dialog').count(), 0);
-  assert.equal(await focused(), 'leave');
+  await until(focused, 'leave');
   await keys.press('?');
   await page.getByRole('dialog', { name: 'Keyboard' }).waitFor();
   await keys.press('Escape');
@@ -173,7 +173,7 @@ check('a screen reader is told what is new, and by whom', async () => {
   for (const role of ['navigation', 'main', 'log']) {
     assert.equal(await page.getByRole(role).count(), 1, role);
   }
-  assert.equal(await page.getByRole('status').first().textContent(), 'Connected to n1');
+  await until(() => page.getByRole('status').first().textContent(), 'Connected to n1');
 });
 
 check('what stands there is not remade, and so not read out, when something comes', async () => {
@@ -211,6 +211,8 @@ check('what is sent looks from the first moment on as it will when it is there',
   await create(page, room);
   const bob = client(n1, 'bob');
   await bob.join(room);
+  // Whatever stands above moves what stands below.
+  await until(() => page.locator('.fact').count(), 2);
   await page.evaluate(() => {
     window.looks = new Map();
     const look = () => {

@@ -58,12 +58,12 @@ check('on a narrow screen people lie over the rest, which waits', async () => {
   const focused = () => ada.evaluate(() => document.activeElement.id);
   const isAway = async () => {
     await until(() => panel.isVisible(), false);
-    assert.equal(await focused(), 'people-toggle');
+    await until(focused, 'people-toggle');
     await until(() => ada.locator('#message').isEditable(), true);
   };
   await toggle.click();
   await panel.waitFor();
-  assert.equal(await focused(), 'people-close');
+  await until(focused, 'people-close');
   // The keys stay in it, and what is behind cannot be clicked.
   await ada.keyboard.press('Tab');
   assert.notEqual(await focused(), 'message');

@@ -21,7 +21,7 @@ check('names that cannot be are refused in words for a person', async () => {
     // Two say the same, so that it is there is no answer yet.
     await page.locator('#welcome-form:not([inert])').waitFor();
     await page.getByText(words).waitFor();
-    assert.equal(await field.getAttribute('aria-invalid'), 'true');
+    await until(() => field.getAttribute('aria-invalid'), 'true');
   }
   await enter(page, 'ada');
   await page.getByLabel('Find or create a room').fill('ro\u202eom');
@@ -72,9 +72,9 @@ check('rooms are found among many', async () => {
   await page.keyboard.press('ArrowDown');
   await page.keyboard.press('Enter');
   await page.getByRole('heading', { name: 'many-291' }).waitFor();
-  assert.equal(await page.locator('#outside-facts').textContent(), '1 member · 1 entry');
+  await until(() => page.locator('#outside-facts').textContent(), '1 member · 1 entry');
   // The search is over, and the room is in the address, so the way back is the browser's own.
-  assert.equal(await page.getByLabel('Find or create a room').inputValue(), '');
+  await until(() => page.getByLabel('Find or create a room').inputValue(), '');
   assert.equal(new URL(page.url()).hash, '#/many-291');
   await page.goBack();
   await page.getByRole('heading', { name: 'Choose a room' }).waitFor();
@@ -96,7 +96,7 @@ check('it is the room that was asked about which is left', async () => {
   assert.equal(await ada.locator('#room-name').textContent(), two);
   await ada.goBack();
   await ada.getByRole('heading', { name: one }).waitFor();
-  assert.equal(await ada.getByRole('dialog').count(), 0);
+  await until(() => ada.getByRole('dialog').count(), 0);
   await ada.goForward();
   await ada.getByRole('heading', { name: two }).waitFor();
   await ask();
@@ -175,7 +175,7 @@ check('on a telephone the way back does not grow longer', async () => {
   await guest.getByRole('log', { name: `Messages in ${room}` }).waitFor();
   await guest.getByRole('button', { name: 'Back to the rooms' }).click();
   await guest.locator(`[data-room="${room}"]`).waitFor();
-  assert.equal(new URL(guest.url()).hash, '');
+  await until(() => new URL(guest.url()).hash, '');
 });
 
 check('a room may have the name of a part of the page', async () => {
