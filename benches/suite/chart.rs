@@ -15,11 +15,13 @@ pub struct Series {
     pub name: String,
     /// By rising x.
     pub points: Vec<(f64, f64)>,
+    /// Which of the colours; what is of one server has one.
+    pub colour: usize,
     /// For what is not ours, or a second kind of the same.
     pub is_dashed: bool,
 }
 
-const WIDTH: f64 = 760.0;
+const WIDTH: f64 = 830.0;
 const HEIGHT: f64 = 420.0;
 /// The plot's own edges; the names of the series stand to its right.
 const LEFT: f64 = 70.0;
@@ -73,7 +75,7 @@ impl Chart {
 
 impl Series {
     fn svg(&self, place: usize, axis: &Axis, x_at: impl Fn(f64) -> f64) -> String {
-        let colour = COLOURS[place % COLOURS.len()];
+        let colour = COLOURS[self.colour % COLOURS.len()];
         let dash = if self.is_dashed { r#" stroke-dasharray="6 4""# } else { "" };
         let mut path = String::new();
         let mut dots = String::new();

@@ -10,7 +10,7 @@ use crate::cases::{CONNECTIONS, FANOUT_RATES, PEERS};
 use crate::chart::{Chart, Series};
 use crate::results::Results;
 use crate::rig::Server::{self, Embedded, Postgres};
-use crate::targets;
+use crate::targets::{self, Target};
 
 const INTRODUCTION: &str = include_str!("introduction.md");
 const ENDING: &str = include_str!("ending.md");
@@ -113,28 +113,62 @@ fn page(results: &Results) -> Result<String> {
         writeln!(out, "- {what}: {}", results.about(name))?;
     }
     writeln!(out, "\n## The aims\n\n{}", aims(results)?)?;
-    let all = targets::all(results);
-    let missed: Vec<_> = all.iter().filter(|target| target.is_met() == Some(false)).collect();
-    if missed.is_empty() {
-        writeln!(out, "Everything that was measured is met.\n")?;
-    } else {
-        writeln!(out, "Behind what was aimed at:\n")?;
-        for target in missed {
-            let value = target.value.unwrap_or(f64::NAN);
-            let by = if target.is_at_most { value / target.target } else { target.target / value };
-            writeln!(out, "- {}: {} times off.", target.what, short(by))?;
-        }
-        writeln!(out)?;
-    }
+    behind(results, &mut out)?;
     tables(results, &mut out)?;
     out.push_str(ENDING);
     Ok(out)
+}
+
+/// What is missed, target or stretch, and by how much.
+fn behind(results: &Results, out: &mut String) -> Result<()> {
+    let all = targets::all(results);
+    let off = |target: &Target, limit: f64| {
+        let value = target.value.unwrap_or(f64::NAN);
+        short(if target.is_at_most { value / limit } else { limit / value })
+    };
+    let missed: Vec<_> = all.iter().filter(|target| target.is_met() == Some(false)).collect();
+    if missed.is_empty() {
+        writeln!(out, "No target that was measured is missed.\n")?;
+    } else {
+        writeln!(out, "Behind its target:\n")?;
+        for target in missed {
+            writeln!(out, "- {}: {} times it.", target.what, off(target, target.target))?;
+        }
+        writeln!(out)?;
+    }
+    let is_behind = |target: &&Target| target.is_stretch_met() == Some(false);
+    let mut what = String::new();
+    for target in all.iter().filter(is_behind) {
+        let stretch = target.stretch.unwrap_or(f64::NAN);
+        writeln!(what, "- {}: {} times it.", target.what, off(target, stretch))?;
+    }
+    if !what.is_empty() {
+        writeln!(out, "Behind the stretch:\n\n{what}")?;
+    }
+    Ok(())
+}
+
+/// At every rate, also at those that no target names.
+fn ratios(results: &Results, out: &mut String) -> Result<()> {
+    writeln!(out, "### CPU a delivery, ours (SQLite) divided by theirs\n")?;
+    let names: Vec<_> = PEERS.iter().map(|peer| peer.name()).collect();
+    writeln!(out, "| messages/s | {} |", names.join(" | "))?;
+    writeln!(out, "|---:|{}", "---:|".repeat(names.len()))?;
+    for rate in FANOUT_RATES {
+        let load = &*format!("fanout-{rate}");
+        let ratio = |peer| results.ratio((load, Embedded), (load, peer), targets::CPU);
+        let values = PEERS.map(|peer| ratio(peer).map_or("–".to_owned(), short));
+        writeln!(out, "| {rate} | {} |", values.join(" | "))?;
+    }
+    writeln!(out)?;
+    Ok(())
 }
 
 fn tables(results: &Results, out: &mut String) -> Result<()> {
     writeln!(out, "## One room, 1,000 followers\n")?;
     writeln!(out, "![CPU a delivery](performance/cpu.svg)\n")?;
     writeln!(out, "![Latency against rate](performance/latency.svg)\n")?;
+    ratios(results, out)?;
     for rate in FANOUT_RATES {
         table(results, out, &format!("fanout-{rate}"), &format!("{rate} messages/s"), FANOUT)?;
     }
@@ -202,12 +236,18 @@ fn charts(results: &Results) -> Vec<(&'static str, Chart)> {
         loads.iter().filter_map(point).collect::<Vec<_>>()
     };
     let lines = |servers: &[Server], loads: &[u32], load: &str, path: &str, what: &str| {
-        let series = |server: &Server| Series {
+        let series = |(colour, server): (usize, &Server)| Series {
             name: format!("{}{what}", server.name()),
             points: line(*server, loads, load, path),
+            colour,
             is_dashed: !server.is_durable() || what.contains("p99"),
         };
-        servers.iter().map(series).filter(|series| !series.points.is_empty()).collect::<Vec<_>>()
+        servers
+            .iter()
+            .enumerate()
+            .map(series)
+            .filter(|series| !series.points.is_empty())
+            .collect::<Vec<_>>()
     };
     let servers: Vec<_> = [Embedded, Postgres(1)].into_iter().chain(PEERS).collect();
     let mut latency = lines(&servers, &FANOUT_RATES, "fanout", "/delivery/p50", ", p50");

@@ -62,8 +62,12 @@ impl Results {
         let name = server.name();
         let is_of = |entry: &&Value| entry["load"] == *load && entry["server"] == *name;
         let value = |entry: &Value| {
-            let round = entry["round"].as_u64()?;
-            Some((round, entry["report"].pointer(path)?.as_f64()?))
+            let (round, report) = (entry["round"].as_u64()?, &entry["report"]);
+            // Of nothing there is no percentile, though a histogram says 0.
+            let (parent, _) = path.rsplit_once('/')?;
+            let is_empty = report.pointer(&format!("{parent}/count")) == Some(&json!(0));
+            let value = report.pointer(path)?.as_f64()?;
+            (!is_empty).then_some((round, value))
         };
         self.entries.iter().filter(is_of).filter_map(value).collect()
     }
