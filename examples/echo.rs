@@ -20,6 +20,7 @@ use tokio::net::{TcpListener, TcpStream};
 use verbatim::config::SocketConfig;
 use verbatim::metrics::Gauge;
 use verbatim::protocol::frame::{Opcode, encode};
+use verbatim::server::line::Line;
 use verbatim::server::upgrade;
 use verbatim::socket::{Incoming, Socket, tune};
 
@@ -55,7 +56,7 @@ async fn main() -> anyhow::Result<()> {
 
 /// Speaks HTTP until the upgrade. The socket gets a task of its own, so that HTTP's buffers do not
 /// live as long as it does.
-async fn serve(stream: TcpStream) {
+pub async fn serve(stream: TcpStream) {
     if let Err(error) = tune(&stream, &SOCKET) {
         eprintln!("tune: {error}");
         return;
@@ -63,7 +64,7 @@ async fn serve(stream: TcpStream) {
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(Duration::from_secs(10))
-        .serve_connection(TokioIo::new(stream), service_fn(answer))
+        .serve_connection(TokioIo::new(Line::new(stream)), service_fn(answer))
         .with_upgrades();
     if let Err(error) = connection.await {
         eprintln!("http: {error}");

@@ -7,7 +7,7 @@
 mod admission;
 mod answer;
 pub mod api;
-mod line;
+pub mod line;
 mod origin;
 mod page;
 mod routes;

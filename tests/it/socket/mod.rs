@@ -3,5 +3,6 @@
 mod closing;
 mod deadlines;
 mod delivery;
+mod echo;
 mod reading;
 mod wire;
