@@ -22,6 +22,12 @@ export class Sidebar {
   #emptiness = make('p', { class: 'hint' }, EMPTINESS);
   /** The elements of each room that was ever shown, by its name. */
   #items = new Map();
+  /** The room that the button makes. */
+  #wish = '';
+  #wishName = make('bdi');
+  #creator = make('button', {
+    type: 'button', class: 'creator', 'data-room': '', onclick: () => this.#create(this.#wish),
+  }, 'Create ', this.#wishName);
   draw = soon(() => this.#draw());
 
   /** `open(name)` shows a room, `create(name)` makes one. */
@@ -99,11 +105,13 @@ export class Sidebar {
     const isThere = [...own, ...others].some((room) => room.name === text);
     const isEmpty = own.length + others.length === 0 && text === '';
     const focused = document.activeElement?.dataset?.room;
+    this.#wish = text;
+    say(this.#wishName, `“${text}”`);
     say(this.#others.title, own.length > 0 ? 'Other rooms' : 'Rooms');
     fill(this.#list, [
       ...this.#section(this.#own, own.filter(fits)),
       ...this.#section(this.#others, others.filter(fits)),
-      ...(text === '' || isThere ? [] : [this.#creator(text)]),
+      ...(text === '' || isThere ? [] : [this.#creator]),
       ...(isEmpty ? [this.#emptiness] : []),
     ]);
     this.#rove(focused);
@@ -161,12 +169,6 @@ export class Sidebar {
     const item = { row: make('li', {}, link), link, figure, words };
     this.#items.set(name, item);
     return item;
-  }
-
-  #creator(name) {
-    return make('button', {
-      type: 'button', class: 'creator', 'data-room': '', onclick: () => this.#create(name),
-    }, 'Create ', make('bdi', {}, `“${name}”`));
   }
 }
 

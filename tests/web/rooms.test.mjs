@@ -29,6 +29,22 @@ check('names that cannot be are refused in words for a person', async () => {
   await page.getByText("The room's name holds characters that nobody can see.").waitFor();
 });
 
+check('a click is heard, whatever is drawn between the press and the release', async () => {
+  const { n1 } = await nodes();
+  const room = roomName();
+  const ada = await visit(await profile(), n1, { name: 'ada' });
+  const search = ada.getByLabel('Find or create a room');
+  await search.fill(room);
+  await ada.getByRole('button', { name: `Create “${room}”` }).hover();
+  await ada.mouse.down();
+  await search.dispatchEvent('input');
+  await ada.evaluate(() => new Promise((resolve) => {
+    requestAnimationFrame(() => requestAnimationFrame(resolve));
+  }));
+  await ada.mouse.up();
+  await ada.getByRole('log', { name: `Messages in ${room}` }).waitFor();
+});
+
 check('a room is left and joined again', async () => {
   const { n1 } = await nodes();
   const room = roomName();
