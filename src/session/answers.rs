@@ -31,6 +31,8 @@ pub struct Answers {
     /// Those rooms, summed. A client that does not wait for its answers gets no more rooms than
     /// one that does.
     rooms: usize,
+    /// The front one is being worked out.
+    has_begun: bool,
 }
 
 /// What the socket may come to follow by an answer.
@@ -114,6 +116,13 @@ impl Answers {
         self.rooms
     }
 
+    /// Whether the next answer is being worked out. From then on it must be, up to its end, also if
+    /// the client does not listen any more: it may hold what others wait for (a connection to the
+    /// log, the activation of a room), and its time-outs are its own.
+    pub fn has_begun(&self) -> bool {
+        self.has_begun
+    }
+
     pub fn push(&mut self, pending: Pending, asks: Asks) {
         self.rooms += asks.rooms;
         self.owed.push_back((pending, asks));
@@ -125,8 +134,12 @@ impl Answers {
             None => return std::future::pending().await,
             Some((Pending::Ready(_), _)) => None,
             Some((Pending::Write(_, answered), _)) => Some(Ok(answered.await)),
-            Some((Pending::Work(work), _)) => Some(Err(work.await)),
+            Some((Pending::Work(work), _)) => {
+                self.has_begun = true;
+                Some(Err(work.await))
+            }
         };
+        self.has_begun = false;
         let (front, asks) = self.owed.pop_front().unzip();
         let asks = asks.unwrap_or_default();
         self.rooms -= asks.rooms;

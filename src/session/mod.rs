@@ -129,7 +129,10 @@ impl Session {
                 return (CloseCode::RESTART, "the node restarts");
             }
             let reading = listens && self.wants_to_read();
-            let answering = listens && self.awaited.is_none();
+            // The race this closes: the client stops taking what it is sent while an answer is in
+            // the middle of a read. Left alone, it would keep its connection to the log, and four
+            // such clients would keep all that a node has.
+            let answering = (listens || self.answers.has_begun()) && self.awaited.is_none();
             let result = tokio::select! {
                 incoming = self.socket.next(reading) => self.on_incoming(incoming),
                 (reply, asks) = self.answers.next(), if answering => self.on_reply(reply, asks),

@@ -3,19 +3,24 @@
 //!
 //! The server is the real program, so that its memory is its own.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use tokio_tungstenite::tungstenite::Message;
+use verbatim::config::Config;
 
 use crate::harness::process::Process;
 use crate::harness::raw::get;
 use crate::harness::{Client, PATIENCE, World, on_both_logs};
+use crate::protocol;
 
 on_both_logs!(
     a_reader_that_stops_delays_nobody_and_gets_everything_later,
     a_reader_that_takes_nothing_is_closed_with_4008_and_others_are_not,
     a_reader_that_takes_little_at_a_time_is_never_closed,
     a_client_that_reads_no_answers_is_not_read_from,
+    a_client_that_stops_reading_in_the_middle_of_an_answer_keeps_nothing_from_others,
 );
 
 const MESSAGE_BYTES: usize = 16 * 1024;
@@ -234,4 +239,34 @@ async fn a_client_that_reads_no_answers_is_not_read_from(world: World) {
         assert!(text.ends_with(&format!("\"id\":\"{n}\"}}")), "not the answer to {n}");
     }
     greedy.expect_nothing().await;
+}
+
+/// What reads the log for an answer reads to its end, and gives back what it reads with.
+async fn a_client_that_stops_reading_in_the_middle_of_an_answer_keeps_nothing_from_others(
+    world: World,
+) {
+    let narrow = |config: &mut Config| {
+        config.log.readers = 1;
+        config.session.message_bytes_max = 256;
+        config.socket.queue_bytes_max = 4096;
+    };
+    let node = world.node_with(narrow).await;
+    let mut ann = node.client().await;
+    protocol::create(&mut ann, "1", "r").await;
+    protocol::follow(&mut ann, "1", "r").await;
+    let mut deaf = Client::narrow(node.addr, 4096).await;
+    protocol::follow(&mut deaf, "1", "r").await;
+    // Read after read, and meanwhile pongs that fill its queue.
+    let rooms: BTreeMap<_, _> = (0..900).map(|number| (format!("nowhere-{number}"), 0)).collect();
+    deaf.send(json!({"type": "resume", "user_id": "1", "rooms": rooms})).await;
+    let flood = tokio::spawn(async move {
+        while deaf.try_send(Message::Ping(vec![0; 125].into())).await.is_ok() {}
+    });
+    // Each is offered to it as well, so that its session looks whether it still listens.
+    for number in 0..200 {
+        protocol::say(&mut ann, "1", "r", &number.to_string()).await;
+    }
+    ann.send(json!({"type": "history", "user_id": "1", "room": "r", "limit": 1})).await;
+    ann.expect(json!({"type": "history", "first": 201})).await;
+    flood.abort();
 }
