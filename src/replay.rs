@@ -91,10 +91,13 @@ struct Reader<'a> {
 impl Drop for Reader<'_> {
     fn drop(&mut self) {
         let mut reading = self.replay.reading();
-        // The map's own, and ours.
-        let is_last = Arc::strong_count(&self.page) <= 2;
-        let is_known = reading.get(&self.key).is_some_and(|known| Arc::ptr_eq(known, &self.page));
-        if is_known && (is_last || self.page.initialized()) {
+        let Some(known) = reading.get(&self.key) else { return };
+        if !Arc::ptr_eq(known, &self.page) {
+            return;
+        }
+        // Given up under the lock: of two that go at once, the later sees that it is the last.
+        drop(std::mem::take(&mut self.page));
+        if known.initialized() || Arc::strong_count(known) == 1 {
             reading.remove(&self.key);
         }
     }

@@ -29,7 +29,7 @@ use tokio::time::{MissedTickBehavior, interval, timeout_at};
 use self::marks::Marks;
 pub use self::presence::Crowd;
 use self::presence::{Gap, Limits, Presence, Said};
-use self::tell::{look, quick_look};
+use self::tell::{glance, look, quick_look};
 use self::typing::Typing;
 use self::wire::{Message, Words};
 use crate::config::{Config, SignalsConfig};
@@ -147,7 +147,7 @@ impl Signals {
             // There is no place for the room: its people here are all that is known, and no tick
             // tells of them.
             drop(presence);
-            return answer(&quick_look(&self.hub, name, self.config.listed_max).crowd);
+            return answer(&glance(&self.hub, name, self.config.listed_max));
         }
         if presence.may_look(name, now) {
             let seen = quick_look(&self.hub, name, self.config.listed_max);

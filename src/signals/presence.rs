@@ -27,10 +27,10 @@ use crate::model::{RoomName, UserId};
 const LIST_BYTES_MAX: usize = 64 * 1024;
 /// Peers that are listened to. There are never so many; beyond it, messages are made up.
 const PEERS_MAX: usize = 1000;
-/// A look at a room takes some 0.2 µs for each follower. Looking for those who ask may take a
-/// hundredth of a core for each room: of a crowd that comes at once and asks, most are told what
-/// was seen a moment ago.
-const LOOK_PAUSE_PER_FOLLOWER: Duration = Duration::from_micros(20);
+/// A look at a room takes some 0.2 µs for each follower, and for each user as whom one follows.
+/// Looking for those who ask may take a hundredth of a core for each room: of a crowd that comes at
+/// once and asks, most are told what was seen a moment ago.
+const LOOK_PAUSE_PER_FACE: Duration = Duration::from_micros(20);
 /// How long somebody who asks about a room waits for the peers, and for how long they are not asked
 /// again. They answer within milliseconds; a node that died a moment ago does not.
 const GATHER_TIMEOUT: Duration = Duration::from_millis(250);
@@ -139,8 +139,9 @@ pub enum What {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Seen {
     pub crowd: Crowd,
-    /// How many were looked at: one user may have many sockets.
-    pub followers: usize,
+    /// What the look took: the followers and, of each, the users as whom it follows. One user may
+    /// have many sockets, and one socket many users.
+    pub faces: usize,
     /// Whether anyone here is told of who comes and goes.
     pub watched: bool,
 }
@@ -236,9 +237,8 @@ impl Presence {
 
     /// Whether to look at the followers again for somebody who asks.
     pub fn may_look(&self, name: &RoomName, now: Instant) -> bool {
-        let pause = |room: &Room| {
-            LOOK_PAUSE_PER_FOLLOWER * u32::try_from(room.followers).unwrap_or(u32::MAX)
-        };
+        let pause =
+            |room: &Room| LOOK_PAUSE_PER_FACE * u32::try_from(room.faces).unwrap_or(u32::MAX);
         let looked = |room: &Room| room.seen_at.map(|at| at + pause(room));
         self.rooms.get(name).is_some_and(|room| looked(room).is_none_or(|until| until <= now))
     }

@@ -18,6 +18,7 @@ use crate::protocol::signal;
 
 /// Followers told, or looked at, between two chances for other tasks: about half a millisecond.
 const TOLD_BURST: usize = 64;
+/// Counted in faces ([`Seen::faces`]).
 const LOOKED_BURST: usize = 1024;
 
 /// Who follows the room on this node. `None`: nobody came or went since the last look, and there
@@ -27,11 +28,12 @@ pub async fn look(hub: &Hub, name: &RoomName, is_new: bool, listed_max: usize) -
     if !room.door.was_passed() && !is_new {
         return None;
     }
-    let followers = room.followers();
     let mut sight = Sight::default();
-    for burst in followers.chunks(LOOKED_BURST) {
-        burst.iter().for_each(|follower| sight.take(follower));
-        if followers.len() > LOOKED_BURST {
+    let mut rested = 0;
+    for follower in room.followers().iter() {
+        sight.take(follower);
+        if sight.faces - rested > LOOKED_BURST {
+            rested = sight.faces;
             tokio::task::yield_now().await;
         }
     }
@@ -51,19 +53,30 @@ pub fn quick_look(hub: &Hub, name: &RoomName, listed_max: usize) -> Seen {
     sight.end(listed_max)
 }
 
+/// As `quick_look`, for a room that is not kept, and so may be looked at whenever somebody asks: of
+/// many only the sockets are counted.
+pub fn glance(hub: &Hub, name: &RoomName, listed_max: usize) -> Crowd {
+    let sockets = hub.room(name).map_or(0, |room| room.followers().len());
+    match sockets > listed_max {
+        true => Crowd::Counted(sockets as u64),
+        false => quick_look(hub, name, listed_max).crowd,
+    }
+}
+
 #[derive(Default)]
 struct Sight {
     users: HashSet<UserId>,
-    followers: usize,
+    faces: usize,
     watched: bool,
 }
 
 impl Sight {
     fn take(&mut self, follower: &Follower) {
-        self.followers += 1;
+        self.faces += 1;
         follower.look(|users, watch| {
             self.watched |= watch != Watch::No;
             for user in users {
+                self.faces += 1;
                 if !self.users.contains(user) {
                     self.users.insert(user.clone());
                 }
@@ -72,13 +85,13 @@ impl Sight {
     }
 
     fn end(self, listed_max: usize) -> Seen {
-        let Self { users, followers, watched } = self;
+        let Self { users, faces, watched } = self;
         // Not worth sorting.
         let crowd = match users.len() > listed_max {
             true => Crowd::Counted(users.len() as u64),
             false => Crowd::of(users.into_iter().collect::<BTreeSet<_>>(), listed_max),
         };
-        Seen { crowd, followers, watched }
+        Seen { crowd, faces, watched }
     }
 }
 

@@ -16,7 +16,7 @@ pub(super) struct Room {
     /// When was last looked. `None`: never, so that nothing is known of who is here.
     pub seen_at: Option<Instant>,
     /// How many followers were looked at then, which is what it costs.
-    pub followers: usize,
+    pub faces: usize,
     /// Who is online by way of each peer, and until when that is believed.
     pub there: HashMap<String, (Crowd, Instant)>,
     /// What the watchers here were told; `None`: there are none.
@@ -53,7 +53,7 @@ impl Room {
             here: Crowd::nobody(),
             unsettled: BTreeMap::new(),
             seen_at: None,
-            followers: 0,
+            faces: 0,
             there: HashMap::new(),
             told: None,
             told_at: None,
@@ -85,9 +85,9 @@ impl Room {
 
     /// Takes what was seen: users who are not as `here` has them begin to settle, and those who are
     /// again, have never been away.
-    pub fn seen(&mut self, Seen { crowd, followers, watched }: Seen, now: Instant) {
+    pub fn seen(&mut self, Seen { crowd, faces, watched }: Seen, now: Instant) {
         let is_new = self.is_new();
-        (self.watched, self.seen_at, self.followers) = (watched, Some(now), followers);
+        (self.watched, self.seen_at, self.faces) = (watched, Some(now), faces);
         if !watched {
             (self.told, self.has_stale, self.is_mixed) = (None, false, false);
             self.shown.clear();

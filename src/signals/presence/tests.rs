@@ -24,7 +24,7 @@ fn crowd(users: &[u8]) -> Crowd {
 
 /// Each by one socket.
 fn seen(users: &[u8], watched: bool) -> Seen {
-    Seen { crowd: crowd(users), followers: users.len(), watched }
+    Seen { crowd: crowd(users), faces: users.len(), watched }
 }
 
 /// One room of one node, with a clock.
@@ -180,7 +180,7 @@ fn a_number_that_nobody_can_have_counted_does_no_harm() {
 fn for_those_who_ask_it_is_looked_as_often_as_the_sockets_of_the_room_allow() {
     let mut table = Table::watched(&[1]);
     // One user with fifty thousand sockets.
-    let crowded = Seen { followers: 50_000, ..seen(&[1], true) };
+    let crowded = Seen { faces: 50_000, ..seen(&[1], true) };
     table.presence.seen(&room(0), crowded, false, table.now);
     let looks = |table: &Table| table.presence.may_look(&room(0), table.now);
     for _ in 0..10 {
