@@ -84,8 +84,10 @@ impl Hosts {
         for step in 0..len {
             let index = (begin + step) % len;
             let share = share(until, len - step);
+            let turn = Turn { last: &self.last, index, next: (index + 1) % len };
             match within(share, self.list[index].first(common, share, &connect)).await {
                 Ok(connected) => {
+                    drop(turn);
                     self.last.store(index, Ordering::Relaxed);
                     return Ok(connected);
                 }
@@ -104,6 +106,22 @@ impl Hosts {
             (None, address) => address.map(|it| it.to_string()).unwrap_or_default(),
         };
         self.list.iter().map(shown).collect::<Vec<_>>().join(", ")
+    }
+}
+
+/// One server's turn. If it ends without a connection, the next server is asked first from then on:
+/// also if whoever wanted one did not wait for all of them, and would not the next time either.
+struct Turn<'a> {
+    last: &'a AtomicUsize,
+    index: usize,
+    next: usize,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        let (index, next) = (self.index, self.next);
+        // Another may have found one that answers meanwhile.
+        let _ = self.last.compare_exchange(index, next, Ordering::Relaxed, Ordering::Relaxed);
     }
 }
 
@@ -170,4 +188,29 @@ async fn within<T>(
     attempt: impl Future<Output = Result<T, ConnectError>>,
 ) -> Result<T, ConnectError> {
     timeout(time, attempt).await.unwrap_or(Err(ConnectError::TooSlow(time)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn who_does_not_wait_for_the_first_gets_to_the_second_all_the_same() {
+        let config: Config = "host=127.0.0.1,127.0.0.2 user=u".parse().unwrap();
+        let hosts = Hosts::of(&config).unwrap();
+        let asked = Mutex::new(Vec::new());
+        let connect = |config: Config| {
+            let is_first = config.get_hosts() == [Host::Tcp("127.0.0.1".to_owned())];
+            asked.lock().unwrap().push(is_first);
+            async move { if is_first { std::future::pending().await } else { Ok(()) } }
+        };
+        let (common, time) = (Config::new(), Duration::from_secs(60));
+        let attempt = hosts.first(&common, time, connect);
+        assert!(timeout(Duration::from_millis(1), attempt).await.is_err());
+        hosts.first(&common, time, connect).await.unwrap();
+        assert_eq!(*asked.lock().unwrap(), [true, false]);
+        assert_eq!(hosts.last.load(Ordering::Relaxed), 1);
+    }
 }
