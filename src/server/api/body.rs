@@ -8,6 +8,8 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
+use hyper::header::EXPECT;
+use hyper::http::request::Parts;
 
 use super::reply::Refusal;
 use crate::config::ApiConfig;
@@ -16,11 +18,13 @@ use crate::protocol::error::{Code, Problem};
 /// How much of a body that is too long is read all the same, and dropped. A connection that is
 /// closed while the client still sends is reset, and then many clients never see the answer.
 const DROPPED_BYTES_MAX: usize = 1024 * 1024;
+/// How long an answer waits for a body that nobody wants to have come.
+const DROPPED_TIME: Duration = Duration::from_secs(1);
 
 /// The whole body, or why not. A node that stops waits for requests under way, and must not wait
 /// for one that may never come whole.
 pub async fn read(
-    body: Incoming,
+    body: &mut Incoming,
     config: &ApiConfig,
     stopping: impl Future<Output = ()>,
 ) -> Result<Bytes, Refusal> {
@@ -48,8 +52,17 @@ pub async fn read(
     }
 }
 
+/// Lets a body go by that is not wanted, for the request is refused already. Whoever waits to be
+/// told to send it (`Expect: 100-continue`) is not told.
+pub async fn pass(body: &mut Incoming, parts: &Parts) {
+    if !body.is_end_stream() && !parts.headers.contains_key(EXPECT) {
+        // It may be too long, break off or not come: the answer is the same.
+        let _ = tokio::time::timeout(DROPPED_TIME, gather(body, 0)).await;
+    }
+}
+
 /// `None`: it is longer than `max`.
-async fn gather(mut body: Incoming, max: usize) -> Result<Option<Bytes>, hyper::Error> {
+async fn gather(body: &mut Incoming, max: usize) -> Result<Option<Bytes>, hyper::Error> {
     let (mut text, mut len) = (BytesMut::new(), 0);
     while let Some(frame) = body.frame().await {
         // Trailers say nothing to us.

@@ -89,6 +89,8 @@ impl Api {
         } else {
             let reason = Reason { reason: "origin" };
             self.shared.metrics.connections_refused.get_or_create(&reason).inc();
+            let (parts, mut body) = request.into_parts();
+            body::pass(&mut body, &parts).await;
             origin::refusal().map(Either::Left)
         };
         let status = answer.status().as_u16();
@@ -98,20 +100,30 @@ impl Api {
     }
 
     async fn respond(&self, request: Request<Incoming>, visitor: &Visitor) -> Response<Body> {
+        let (parts, mut body) = request.into_parts();
         let stopping = self.shared.tasks.is_stopping().then_some(Limit::Total);
-        if let Some(limit) = visitor.beyond.or(stopping) {
-            return routes::refuse_full(limit).map(Either::Left);
+        let answer = match visitor.beyond.or(stopping) {
+            Some(limit) => Err(routes::refuse_full(limit)),
+            None => {
+                let answer = self.carry_out(&parts, &mut body, visitor).await;
+                answer.map_err(|refusal| refusal.answer())
+            }
+        };
+        match answer {
+            Ok(answer) => answer,
+            Err(refused) => {
+                body::pass(&mut body, &parts).await;
+                refused.map(Either::Left)
+            }
         }
-        let answer = self.carry_out(request, visitor).await;
-        answer.unwrap_or_else(|refusal| refusal.answer().map(Either::Left))
     }
 
     async fn carry_out(
         &self,
-        request: Request<Incoming>,
+        parts: &Parts,
+        body: &mut Incoming,
         visitor: &Visitor,
     ) -> Result<Response<Body>, Refusal> {
-        let (parts, body) = request.into_parts();
         let place = route::find(parts.uri.path()).ok_or(Refusal::NotFound)?;
         if parts.method == Method::OPTIONS {
             return Ok(options(place.route));
@@ -119,7 +131,7 @@ impl Api {
         let Some(re) = place.route.command(&parts.method) else {
             return Err(Refusal::Method(place.route.allow()));
         };
-        let answer = self.command(re, &place, &parts, body, visitor).await;
+        let answer = self.command(re, &place, parts, body, visitor).await;
         answer.map_err(|refusal| refusal.about(re, ask::room(&place)))
     }
 
@@ -128,7 +140,7 @@ impl Api {
         re: &'static str,
         place: &Place<'_>,
         parts: &Parts,
-        body: Incoming,
+        body: &mut Incoming,
         visitor: &Visitor,
     ) -> Result<Response<Body>, Refusal> {
         self.rates.admit(visitor.address, Instant::now()).map_err(too_fast)?;
@@ -147,7 +159,7 @@ impl Api {
     }
 
     /// The body of a write; `None`: it has none, and its path says all there is to say.
-    async fn body_of(&self, parts: &Parts, body: Incoming) -> Result<Option<Bytes>, Refusal> {
+    async fn body_of(&self, parts: &Parts, body: &mut Incoming) -> Result<Option<Bytes>, Refusal> {
         let stopping = self.shared.tasks.stopping();
         let body = body::read(body, &self.shared.config.api, stopping).await;
         if parts.method != Method::POST && body.as_ref().is_ok_and(Bytes::is_empty) {

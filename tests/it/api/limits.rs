@@ -5,12 +5,13 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use verbatim::config::Config;
 
-use super::{Caller, assert_refused, spec::spec};
+use super::{Caller, JSON, assert_refused, spec::spec};
 use crate::harness::http::{Http, Stream, request};
 use crate::harness::{PATIENCE, World, on_both_logs};
 
 on_both_logs!(
     an_address_that_asks_too_fast_is_told_how_long_to_wait,
+    a_refusal_that_does_not_read_the_body_is_no_reset,
     a_connection_beyond_the_limit_is_refused,
     a_stream_takes_a_connection_and_gives_it_back,
 );
@@ -57,6 +58,29 @@ async fn an_address_that_asks_too_fast_is_told_how_long_to_wait(world: World) {
     // The node's health is everybody's business at any time.
     for _ in 0..20 {
         assert_eq!(crate::harness::raw::get(node.addr, "/healthz").await.0.status, 200);
+    }
+}
+
+/// A connection that is closed while the client sends is reset, and its answer may be lost.
+async fn a_refusal_that_does_not_read_the_body_is_no_reset(world: World) {
+    let rare = |config: &mut Config| {
+        (config.api.requests_per_second, config.api.requests_burst) = (1, 1);
+    };
+    let node = world.node_with(rare).await;
+    // More than is read at once, and less than a body may have.
+    let body = json!({"user_id": "1", "message": "x".repeat(50_000)}).to_string();
+    for (path, headers, statuses) in [
+        ("POST /api/nowhere", &[JSON][..], &[404][..]),
+        ("DELETE /api/rooms", &[JSON], &[405]),
+        ("POST /api/rooms", &[JSON, ("Origin", "https://elsewhere.example")], &[403]),
+        ("POST /api/rooms/r/events", &[JSON], &[404, 413, 429]),
+        ("POST /api/rooms/r/events", &[JSON], &[429]),
+    ] {
+        let mut http = Http::connect(node.addr).await;
+        let reply = http.ask(path, headers, Some(&body)).await;
+        assert!(statuses.contains(&reply.status), "{path}: {reply:?}");
+        // All of it is gone, so the connection is of use.
+        assert_eq!(http.ask("GET /healthz", &[], None).await.status, 200, "{path}");
     }
 }
 
