@@ -108,8 +108,10 @@ impl Tasks {
 
     /// Tells every task to come to its end.
     pub fn stop(&self) {
-        self.sessions.close();
+        // In this order: a request that did not see the stop is counted before `sessions_ended`
+        // can resolve.
         self.stop.cancel();
+        self.sessions.close();
     }
 
     pub fn is_stopping(&self) -> bool {

@@ -17,12 +17,13 @@ use super::answer::{Answer, Body, json, refuse, set};
 use super::api::{Api, Visitor};
 use super::line::Peer;
 use super::page::Page;
-use super::{Server, origin, upgrade};
+use super::{LAST_REQUEST, Server, origin, upgrade};
 use crate::lane::Lanes;
 use crate::metrics::{Gauge, Metrics, Reason};
 use crate::mirror::Status;
 use crate::session::{Session, Shared};
 use crate::socket::Socket;
+use crate::tasks::Tasks;
 
 /// Seconds after which a client that found the server full may come again.
 const RETRY_AFTER_S: HeaderValue = HeaderValue::from_static("5");
@@ -92,7 +93,13 @@ impl Visit {
         let (shared, lanes) = (self.shared.clone(), self.lanes.clone());
         let on_upgrade = hyper::upgrade::on(&mut request);
         self.shared.tasks.spawn_session(async move {
-            match upgrade::stream(on_upgrade).await {
+            let upgraded = tokio::select! {
+                upgraded = upgrade::stream(on_upgrade) => upgraded,
+                // It is there when the answer is with the kernel, which a client that reads nothing
+                // may keep from happening; and HTTP waits for this session before it gives up.
+                () = abandoned(&shared.tasks) => return drop(permit),
+            };
+            match upgraded {
                 Ok((stream, leftover)) => {
                     let (config, queued) = (&shared.config.socket, &shared.metrics.queue_bytes);
                     let socket = Socket::new(stream, leftover, config, queued);
@@ -143,6 +150,12 @@ impl Visit {
         );
         answer
     }
+}
+
+/// Resolves a moment after the node began to stop.
+async fn abandoned(tasks: &Tasks) {
+    tasks.stopping().await;
+    tokio::time::sleep(LAST_REQUEST).await;
 }
 
 /// Counts an open WebSocket for as long as it lives.
