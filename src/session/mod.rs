@@ -157,7 +157,7 @@ impl Session {
         !self.answers.is_empty() || self.parked.is_some() || self.awaited.is_some()
     }
 
-    /// Whether the client takes what it is sent. While it does not, nothing more is worked out for
+    /// Whether the client takes what it is sent. While it does not, no further answer is begun for
     /// it: 200 pages of history that were asked for in one breath would be gigabytes.
     fn listens(&self) -> bool {
         let listens = self.link.queued_bytes() <= self.shared.config.socket.queue_bytes_max;
