@@ -14,9 +14,8 @@ use anyhow::Context;
 use bytes::Bytes;
 use tokio::net::{TcpListener, TcpStream};
 use verbatim::config::SocketConfig;
-use verbatim::metrics::Gauge;
 use verbatim::protocol::frame::Frame;
-use verbatim::socket::{Incoming, Link, Offer, Socket, tune};
+use verbatim::socket::{Incoming, Link, Offer, Queues, Socket, tune};
 
 const SOCKETS: usize = 1000;
 const ROUNDS: usize = 300;
@@ -41,7 +40,7 @@ fn main() -> anyhow::Result<()> {
         }
         let mut links = Vec::new();
         for stream in connect(SOCKETS).await? {
-            links.push(serve(Socket::new(stream, Bytes::new(), &CONFIG, &Gauge::default())));
+            links.push(serve(Socket::new(stream, Bytes::new(), &CONFIG, &Queues::default())));
         }
         anyhow::Ok((bare, links))
     })?;

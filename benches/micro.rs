@@ -16,14 +16,14 @@ use bytes::Bytes;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
+use verbatim::budget::Budget;
 use verbatim::config::SocketConfig;
 use verbatim::decide::{Room, Verb, Write};
 use verbatim::hub::{Batch, Door, Entry, Follower};
-use verbatim::metrics::Gauge;
 use verbatim::model::{ClientId, Event, EventKind, RoomName, Seq, Text, Timestamp, UserId};
 use verbatim::protocol::command::Request;
 use verbatim::protocol::frame;
-use verbatim::socket::{Incoming, Link, Socket, tune};
+use verbatim::socket::{Incoming, Link, Queues, Socket, tune};
 
 const TEXT: &str = "Lorem ipsum dolor sit amet, consectetur adipiscing elit, sed do eiusmod \
                     tempor incididunt ut labore et dolore magna aliqua. Ut enim ad minim.";
@@ -93,8 +93,9 @@ fn encode(criterion: &mut Criterion) {
     let entries: Vec<_> =
         (1..=16).map(|seq| Entry::new(&self::event(Seq(seq)), Instant::now())).collect();
     group.throughput(Throughput::Elements(16));
+    let budget = Budget::new(1 << 30);
     group.bench_function("join 16 events", |bencher| {
-        bencher.iter(|| Batch::join(black_box(entries.iter())));
+        bencher.iter(|| Batch::join(black_box(entries.iter()), |len| budget.hold(len)));
     });
 }
 
@@ -117,18 +118,20 @@ fn offer(criterion: &mut Criterion) {
 
     let (stream, read) = runtime.block_on(connect()).expect("loopback can be connected to");
     let link = runtime
-        .block_on(async { serve(Socket::new(stream, Bytes::new(), &SOCKET, &Gauge::default())) });
+        .block_on(async { serve(Socket::new(stream, Bytes::new(), &SOCKET, &Queues::default())) });
     let (door, inbox) = (Arc::new(Door::new(room())), Arc::default());
     let follower = Follower::new(door, link, inbox, Seq(0), (user(1), Seq(0)), &[]);
     let follower = Arc::new(follower);
     assert!(follower.go_live(Seq(0)));
-    let mut seq = 0;
+    let (mut seq, budget) = (0, Budget::new(1 << 30));
     group.bench_function("follower", |bencher| {
         bencher.iter_custom(|iterations| {
             // An event of its own each: a follower takes none twice.
             let batches: Vec<_> = (1..=iterations)
                 .map(|n| Entry { seq: Seq(seq + n), ..Entry::new(&event(Seq(1)), Instant::now()) })
-                .map(|entry| Batch::join([entry].iter()).expect("it has one"))
+                .map(|entry| {
+                    Batch::join([entry].iter(), |len| budget.hold(len)).expect("it has one")
+                })
                 .collect();
             seq += iterations;
             in_rounds(iterations, frame.bytes().len(), &read, |n| {

@@ -18,11 +18,10 @@ use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use verbatim::config::SocketConfig;
-use verbatim::metrics::Gauge;
 use verbatim::protocol::frame::{Opcode, encode};
 use verbatim::server::line::Line;
 use verbatim::server::upgrade;
-use verbatim::socket::{Incoming, Socket, tune};
+use verbatim::socket::{Incoming, Queues, Socket, tune};
 
 /// Conformance suites send messages of 16 MiB; all else is as in a chat.
 const SOCKET: SocketConfig = SocketConfig {
@@ -61,10 +60,11 @@ pub async fn serve(stream: TcpStream) {
         eprintln!("tune: {error}");
         return;
     }
+    let budget = Queues::default().unsent;
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(Duration::from_secs(10))
-        .serve_connection(TokioIo::new(Line::new(stream)), service_fn(answer))
+        .serve_connection(TokioIo::new(Line::new(stream, &budget)), service_fn(answer))
         .with_upgrades();
     if let Err(error) = connection.await {
         eprintln!("http: {error}");
@@ -72,18 +72,19 @@ pub async fn serve(stream: TcpStream) {
 }
 
 async fn answer(mut request: Request<Body>) -> Result<Response<Full<Bytes>>, Infallible> {
-    Ok(match upgrade::check(&request) {
+    let answer = match upgrade::check(&request) {
         Ok(accept) => {
             tokio::spawn(echo(hyper::upgrade::on(&mut request)));
             upgrade::response(&accept)
         }
         Err(refused) => upgrade::refusal(refused),
-    })
+    };
+    Ok(answer.map(|_| Full::default()))
 }
 
 async fn echo(upgrade: OnUpgrade) {
     let mut socket = match upgrade::stream(upgrade).await {
-        Ok((stream, leftover)) => Socket::new(stream, leftover, &SOCKET, &Gauge::default()),
+        Ok((stream, leftover)) => Socket::new(stream, leftover, &SOCKET, &Queues::default()),
         Err(error) => return eprintln!("upgrade: {error}"),
     };
     let reason = loop {

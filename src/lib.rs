@@ -55,6 +55,8 @@ pub mod protocol;
 
 /// A load generator, for `verbatim bench`. A client: it uses nothing of the server.
 pub mod bench;
+/// Bytes that a node holds for its clients, with a limit.
+pub mod budget;
 /// Settings: text in, a checked `Config` out.
 pub mod config;
 /// Asks a node whether it is alive, for `verbatim health`.

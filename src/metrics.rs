@@ -29,6 +29,9 @@ pub struct Metrics {
     pub catch_ups: Family<Source, Counter>,
     pub repairs: Counter,
     pub queue_bytes: Gauge,
+    pub budget_bytes: Family<Budget, Gauge>,
+    pub budget_max_bytes: Family<Budget, Gauge>,
+    pub evicted: Counter,
     pub log_errors: Family<Kind, Counter>,
     pub panics: Counter,
     pub mirror_live: Gauge,
@@ -79,6 +82,12 @@ pub struct Request {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Budget {
+    /// `unsent`, `inbound` or `rings`.
+    pub budget: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Source {
     /// `ring` or `log`.
     pub source: &'static str,
@@ -124,6 +133,9 @@ impl Metrics {
             catch_ups: Family::default(),
             repairs: Counter::default(),
             queue_bytes: Gauge::default(),
+            budget_bytes: Family::default(),
+            budget_max_bytes: Family::default(),
+            evicted: Counter::default(),
             log_errors: Family::default(),
             panics: Counter::default(),
             mirror_live: Gauge::default(),
@@ -201,6 +213,23 @@ impl Metrics {
             Unit::Bytes,
             self.queue_bytes.clone(),
         );
+        m.register_with_unit(
+            "budget",
+            "Bytes that the node holds for its clients, by what they are",
+            Unit::Bytes,
+            self.budget_bytes.clone(),
+        );
+        m.register_with_unit(
+            "budget_max",
+            "Most bytes that the node holds for its clients, by what they are",
+            Unit::Bytes,
+            self.budget_max_bytes.clone(),
+        );
+        m.register(
+            "evicted",
+            "Connections ended because they kept memory that others needed",
+            self.evicted.clone(),
+        );
         m.register("log_errors", "Failed calls of the log, by kind", self.log_errors.clone());
         m.register("panics", "Tasks of connections that panicked", self.panics.clone());
         self.register_mirror();
@@ -267,6 +296,13 @@ impl Metrics {
             self.presence_rooms.clone(),
         );
         m.register("read_marks", "Read marks stored", self.read_marks.clone());
+    }
+
+    /// Notes how full a budget is.
+    pub fn budget(&self, budget: &'static str, bytes: usize, max: usize) {
+        let label = Budget { budget };
+        self.budget_bytes.get_or_create(&label).set(bytes as i64);
+        self.budget_max_bytes.get_or_create(&label).set(max as i64);
     }
 
     /// The Prometheus text format.

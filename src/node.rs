@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
+use crate::budget::Budgets;
 use crate::config::Config;
 use crate::doubt::Doubts;
 use crate::feed::Feed;
@@ -70,7 +71,20 @@ impl Node {
     ) -> Result<Self, StartError> {
         let address = listener.local_addr()?;
         let log = Log::open(&config).await?;
-        let hub = Hub::new(config.hub.clone(), metrics.clone(), tasks.clone());
+        let budgets = Budgets::new(
+            config.server.unsent_bytes_max,
+            config.server.inbound_bytes_max,
+            config.hub.rings_bytes_max,
+        );
+        let hub = Hub::new(config.hub.clone(), budgets.clone(), metrics.clone(), tasks.clone());
+        let (relief, stop) = (budgets.unsent.clone(), tasks.clone());
+        let evicted = metrics.evicted.clone();
+        tasks.spawn("relief", async move {
+            tokio::select! {
+                () = relief.relieve(evicted) => {}
+                () = stop.stopping() => {}
+            }
+        });
         let relay = Relay::new(
             hub.clone(),
             log.clone(),
@@ -87,12 +101,14 @@ impl Node {
         };
         let signals = Signals::start(&config, &hub, &log, signals, &metrics, &tasks);
         let lanes = Lanes::start(&config.lane, &log, &relay, mirror.as_ref(), &metrics, &tasks);
-        let replay = Replay::new(log.clone(), config.hub.page_len, metrics.clone());
+        let (page_len, unsent) = (config.hub.page_len, budgets.unsent.clone());
+        let replay = Replay::new(log.clone(), page_len, unsent, metrics.clone());
         let (name, watched) = (log.name(), log.clone());
         let node_id = config.node.id.clone();
         let status = mirror.as_ref().map(Mirror::watch);
         let shared = Shared {
             config,
+            budgets,
             log,
             hub,
             relay,

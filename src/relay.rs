@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::budget::{Budget, Held};
 use crate::config::HubConfig;
 use crate::hub::{Accepted, BATCH_BYTES_MAX, Entry, Hub, Room};
 use crate::log::{Log, LogError};
@@ -35,11 +36,37 @@ pub struct Relay {
 /// and holds the room: so the hub does not let go of it before it is whole (a room made anew would
 /// not know of the hole), and a name means one room here.
 struct Hold {
-    /// Events above the hole. At most `held_len_max`; beyond that only `wanted` is kept, since the
-    /// repair reads them from the log anyway.
+    /// Events above the hole. At most `held_len_max`, and `ring_bytes_max` bytes, and nothing while
+    /// the rings of all rooms are full; beyond that only `wanted` is kept, since the repair reads
+    /// them from the log anyway.
     early: BTreeMap<Seq, Entry>,
+    /// Their bytes.
+    held: Held,
     /// The highest seq that is known to be committed.
     wanted: Seq,
+}
+
+impl Hold {
+    fn keep(&mut self, entry: &Entry, config: &HubConfig, rings: &Budget) {
+        let bytes = self.held.bytes() + entry.frame.bytes().len();
+        let fits = self.early.len() < config.held_len_max && bytes <= config.ring_bytes_max;
+        if fits && !rings.is_full() && self.early.insert(entry.seq, entry.clone()).is_none() {
+            self.held.set(bytes);
+        }
+    }
+
+    /// Takes those that follow the edge, and drops those that are at or below it.
+    fn ready(&mut self, edge: Seq) -> Vec<Entry> {
+        self.early = self.early.split_off(&edge.next());
+        let mut next = edge.next();
+        let mut ready = Vec::new();
+        while let Some(entry) = self.early.remove(&next) {
+            next = next.next();
+            ready.push(entry);
+        }
+        self.held.set(self.early.values().map(|entry| entry.frame.bytes().len()).sum());
+        ready
+    }
 }
 
 /// Pause after a failed read while repairing; the log has its own time-outs on top.
@@ -125,9 +152,7 @@ impl Relay {
             let hold = self.hold_of(&mut holds, room);
             for entry in entries {
                 hold.wanted = hold.wanted.max(entry.seq);
-                if hold.early.len() < self.config.held_len_max {
-                    hold.early.insert(entry.seq, entry.clone());
-                }
+                hold.keep(entry, &self.config, &self.hub.budgets().rings);
             }
         }
         self.drain(room);
@@ -142,7 +167,8 @@ impl Relay {
         holds.entry(room.name().clone()).or_insert_with(|| {
             self.holds_len.fetch_add(1, Ordering::SeqCst);
             self.tasks.spawn("repair", self.clone().repair(room.clone()));
-            Hold { early: BTreeMap::new(), wanted: Seq(0) }
+            let held = self.hub.budgets().rings.hold(0);
+            Hold { early: BTreeMap::new(), held, wanted: Seq(0) }
         })
     }
 
@@ -151,13 +177,7 @@ impl Relay {
         let mut holds = self.holds();
         let Some(hold) = holds.get_mut(room.name()) else { return };
         let Some(edge) = room.edge() else { return };
-        hold.early = hold.early.split_off(&edge.next());
-        let mut next = edge.next();
-        let mut ready = Vec::new();
-        while let Some(entry) = hold.early.remove(&next) {
-            next = next.next();
-            ready.push(entry);
-        }
+        let ready = hold.ready(edge);
         if !ready.is_empty() {
             self.hub.accept(room, &ready);
         }
@@ -235,6 +255,7 @@ impl Relay {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::budget::Budgets;
     use crate::config::Config;
     use crate::decide::{Verb, Write};
     use crate::model::{Event, EventKind, Text, Timestamp, UserId};
@@ -261,7 +282,8 @@ mod tests {
         log.appender().append(&writes).await.unwrap();
         let metrics = Arc::new(Metrics::new());
         let tasks = Tasks::new(metrics.panics.clone());
-        let hub = Hub::new(config.hub.clone(), metrics.clone(), tasks.clone());
+        let budgets = Budgets::new(1 << 20, 1 << 20, 1 << 20);
+        let hub = Hub::new(config.hub.clone(), budgets, metrics.clone(), tasks.clone());
         Relay::new(hub, log, config.hub, metrics, tasks)
     }
 

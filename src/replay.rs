@@ -9,11 +9,14 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::OnceCell;
 
+use crate::budget::Budget;
 use crate::hub::{BATCH_BYTES_MAX, Batch, Entry};
 use crate::log::{Log, LogError};
 use crate::metrics::Metrics;
 use crate::model::{RoomName, Seq};
 
+/// What a page takes while it is read: its rows, and the same as frames.
+pub const PAGE_HELD_BYTES: usize = 2 * BATCH_BYTES_MAX;
 /// Pause after a failed read.
 const RETRY: Duration = Duration::from_millis(250);
 
@@ -26,14 +29,16 @@ pub struct Replay {
     log: Log,
     /// Events in a page.
     page_len: usize,
+    /// What pages count on; while it is full none is read.
+    unsent: Arc<Budget>,
     /// Reads under way. Bounded by the number of sessions, each of which reads one page at a time.
     reading: Mutex<HashMap<Key, Arc<Page>>>,
     metrics: Arc<Metrics>,
 }
 
 impl Replay {
-    pub fn new(log: Log, page_len: usize, metrics: Arc<Metrics>) -> Self {
-        Self { log, page_len, reading: Mutex::default(), metrics }
+    pub fn new(log: Log, page_len: usize, unsent: Arc<Budget>, metrics: Arc<Metrics>) -> Self {
+        Self { log, page_len, unsent, reading: Mutex::default(), metrics }
     }
 
     fn reading(&self) -> MutexGuard<'_, HashMap<Key, Arc<Page>>> {
@@ -68,13 +73,22 @@ impl Replay {
     }
 
     /// One read of the log, encoded. Its bytes are bounded, because a slow reader pins the whole
-    /// page for as long as a slice of it waits in its socket's queue.
+    /// page for as long as a slice of it waits in its socket's queue. It waits until they may be
+    /// held.
     async fn read(&self, room: &RoomName, after: Seq) -> Result<Option<Arc<Batch>>, LogError> {
+        let held = self.unsent.room(PAGE_HELD_BYTES).await;
         self.metrics.catch_up("log");
         let events = self.log.read_page(room, after, self.page_len, BATCH_BYTES_MAX).await?;
         let now = Instant::now();
-        let entries: Vec<Entry> = events.iter().map(|event| Entry::new(event, now)).collect();
-        Ok(Batch::join(entries.iter()).map(Arc::new))
+        let mut bytes = 0;
+        let fits = |entry: &Entry| {
+            let is_first = bytes == 0;
+            bytes += entry.frame.bytes().len();
+            is_first || bytes <= BATCH_BYTES_MAX
+        };
+        let entries: Vec<Entry> =
+            events.iter().map(|event| Entry::new(event, now)).take_while(fits).collect();
+        Ok(Batch::page(entries.iter(), held).map(Arc::new))
     }
 }
 
@@ -114,7 +128,7 @@ mod tests {
         let mut config = Config::from_defaults();
         config.log.path = folder.path().join("verbatim.db").display().to_string();
         let log = Log::open(&config).await.unwrap();
-        let replay = Replay::new(log, 200, Arc::new(Metrics::new()));
+        let replay = Replay::new(log, 200, Budget::new(1 << 20), Arc::new(Metrics::new()));
         let room = RoomName::stored("r");
         for seq in 0..100 {
             let mut first = Box::pin(replay.page(&room, Seq(seq)));

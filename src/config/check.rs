@@ -72,6 +72,8 @@ impl Config {
             ("server.header_timeout_ms", server.header_timeout_ms, 10..=10 * MINUTE_MS),
             // hyper's read buffer has no smaller size.
             ("server.header_bytes_max", server.header_bytes_max as u64, 8192..=MIB),
+            ("server.unsent_bytes_max", server.unsent_bytes_max as u64, MIB..=2048 * MIB),
+            ("server.inbound_bytes_max", server.inbound_bytes_max as u64, MIB..=2048 * MIB),
             ("server.shutdown_timeout_ms", server.shutdown_timeout_ms, 10..=60 * MINUTE_MS),
             ("server.reconnect_ms", server.reconnect_ms, 0..=60 * MINUTE_MS),
             ("api.body_bytes_max", api.body_bytes_max as u64, 1024..=64 * MIB),
@@ -103,6 +105,7 @@ impl Config {
             ("lane.answer_timeout_ms", lane.answer_timeout_ms, 10..=10 * MINUTE_MS),
             ("hub.ring_len_max", hub.ring_len_max as u64, 1..=1_000_000),
             ("hub.ring_bytes_max", hub.ring_bytes_max as u64, 1024..=1024 * MIB),
+            ("hub.rings_bytes_max", hub.rings_bytes_max as u64, 0..=2048 * MIB),
             ("hub.room_linger_ms", hub.room_linger_ms, 0..=DAY_MS),
             ("hub.hold_ms", hub.hold_ms, 1..=MINUTE_MS),
             ("hub.held_len_max", hub.held_len_max as u64, 1..=1_000_000),

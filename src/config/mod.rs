@@ -58,6 +58,8 @@ pub struct ServerConfig {
     pub page: bool,
     pub header_timeout_ms: u64,
     pub header_bytes_max: usize,
+    pub unsent_bytes_max: usize,
+    pub inbound_bytes_max: usize,
     pub shutdown_timeout_ms: u64,
     /// What `goodbye` tells clients to wait before they come back.
     pub reconnect_ms: u64,
@@ -113,6 +115,8 @@ pub struct LaneConfig {
 pub struct HubConfig {
     pub ring_len_max: usize,
     pub ring_bytes_max: usize,
+    /// Of all rooms together.
+    pub rings_bytes_max: usize,
     pub room_linger_ms: u64,
     pub hold_ms: u64,
     pub held_len_max: usize,

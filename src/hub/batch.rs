@@ -6,8 +6,9 @@
 
 use std::time::Instant;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
+use crate::budget::Held;
 use crate::model::{Event, EventKind, Seq, UserId};
 use crate::protocol::frame::{self, Frame};
 
@@ -42,26 +43,41 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// Joins entries whose seqs are consecutive. `None` if there are none.
-    pub fn join<'a>(entries: impl Iterator<Item = &'a Entry> + Clone) -> Option<Self> {
+    /// Joins entries of a ring, whose seqs are consecutive. `None` if there are none. The usual
+    /// batch is one event, whose bytes are shared as they are; others count on what `hold` gives.
+    pub fn join<'a>(
+        entries: impl Iterator<Item = &'a Entry> + Clone,
+        hold: impl FnOnce(usize) -> Held,
+    ) -> Option<Self> {
+        let mut rest = entries.clone();
+        let only = rest.next().filter(|_| rest.next().is_none());
+        let only = only.map(|entry| entry.frame.bytes().clone());
+        Self::of(entries.clone(), |len| {
+            only.unwrap_or_else(|| hold(len).keep(joined(entries, len)))
+        })
+    }
+
+    /// Joins entries that were read for whoever wants them, and count on what is held already.
+    pub fn page<'a>(entries: impl Iterator<Item = &'a Entry> + Clone, held: Held) -> Option<Self> {
+        Self::of(entries.clone(), |len| held.keep(joined(entries, len)))
+    }
+
+    /// `bytes`: those of all the entries, of which there are so many.
+    fn of<'a>(
+        entries: impl Iterator<Item = &'a Entry> + Clone,
+        bytes: impl FnOnce(usize) -> Bytes,
+    ) -> Option<Self> {
         let oldest = entries.clone().next()?;
         let mut ends = Vec::new();
         let mut leaves = Vec::new();
         let mut len = 0;
-        for entry in entries.clone() {
+        for entry in entries {
             debug_assert_eq!(entry.seq.0, oldest.seq.0 + ends.len() as u64);
             len += entry.frame.bytes().len();
             ends.push(len);
             leaves.extend(entry.left.clone().map(|user| (entry.seq, user)));
         }
-        // The usual batch is one event, whose bytes are shared as they are.
-        let bytes = if ends.len() == 1 {
-            oldest.frame.bytes().clone()
-        } else {
-            let mut joined = BytesMut::with_capacity(len);
-            entries.for_each(|entry| joined.extend_from_slice(entry.frame.bytes()));
-            joined.freeze()
-        };
+        let bytes = bytes(len);
         let (first, committed) = (oldest.seq, oldest.committed);
         Some(Self { first, bytes, ends: ends.into(), leaves: leaves.into(), committed })
     }
@@ -109,9 +125,16 @@ impl Batch {
     }
 }
 
+fn joined<'a>(entries: impl Iterator<Item = &'a Entry>, len: usize) -> Vec<u8> {
+    let mut joined = Vec::with_capacity(len);
+    entries.for_each(|entry| joined.extend_from_slice(entry.frame.bytes()));
+    joined
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::budget::Budget;
     use crate::model::{RoomName, Text, Timestamp};
 
     /// Events 5 to 9; 7 is a leave.
@@ -131,10 +154,15 @@ mod tests {
         (5..10).map(|seq| Entry::new(&event(seq), Instant::now())).collect()
     }
 
+    fn join(entries: &[Entry]) -> Batch {
+        let budget = Budget::new(0);
+        Batch::join(entries.iter(), |len| budget.hold(len)).unwrap()
+    }
+
     #[test]
     fn a_slice_is_exactly_the_frames_in_it() {
         let entries = entries();
-        let batch = Batch::join(entries.iter()).unwrap();
+        let batch = join(&entries);
         assert_eq!((batch.first(), batch.last()), (Seq(5), Seq(9)));
         for after in 4..9 {
             for until in after + 1..10 {
@@ -157,7 +185,7 @@ mod tests {
     #[test]
     fn as_much_as_fits_is_at_least_one_event() {
         let entries = entries();
-        let batch = Batch::join(entries.iter()).unwrap();
+        let batch = join(&entries);
         for after in 4..9 {
             for bytes_max in 0..600 {
                 let until = batch.until(Seq(after), bytes_max);

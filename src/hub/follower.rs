@@ -276,7 +276,7 @@ impl Follower {
             return Pushed::Gap;
         }
         let until = batch.until(place.last, bytes_max);
-        place.send(|frames| self.link.push(frames), batch, until, &self.door)
+        place.send(|frames| self.link.push_shared(frames), batch, until, &self.door)
     }
 
     /// Turns live if nothing is missing up to `edge`. The caller holds the room's lock, so that no

@@ -10,6 +10,7 @@ mod batch;
 mod door;
 mod follower;
 mod inbox;
+mod ring;
 mod room;
 
 use std::collections::HashMap;
@@ -23,6 +24,7 @@ pub use follower::{Answered, Follower, Pushed, State, Watch};
 pub use inbox::Inbox;
 pub use room::{Accepted, NextPage, Room};
 
+use crate::budget::Budgets;
 use crate::config::HubConfig;
 use crate::metrics::Metrics;
 use crate::model::RoomName;
@@ -35,6 +37,8 @@ const FAN_OUT_BURST: usize = 64;
 /// Shortest time that a room nobody follows stays: who has brought it into use must come to follow
 /// it before it is let go, whatever `room_linger_ms` says.
 const LINGER_MIN: Duration = Duration::from_secs(1);
+/// Pause between two searches for rings that are not used, when one did not free enough.
+const YIELD_PAUSE: Duration = Duration::from_millis(50);
 /// Bytes joined into one write. More would only fill a slow socket's queue in one go.
 pub const BATCH_BYTES_MAX: usize = 64 * 1024;
 
@@ -46,15 +50,24 @@ pub struct Hub {
     /// Decides the shard of a room; seeded at random, so that names cannot be chosen to collide.
     hasher: std::hash::RandomState,
     config: HubConfig,
+    budgets: Budgets,
+    /// Where the search for rings that are not used goes on, and when it may begin again.
+    hand: Mutex<(usize, Instant)>,
     metrics: Arc<Metrics>,
     tasks: Tasks,
 }
 
 impl Hub {
-    pub fn new(config: HubConfig, metrics: Arc<Metrics>, tasks: Tasks) -> Arc<Self> {
+    pub fn new(
+        config: HubConfig,
+        budgets: Budgets,
+        metrics: Arc<Metrics>,
+        tasks: Tasks,
+    ) -> Arc<Self> {
         let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
         let hasher = std::hash::RandomState::new();
-        let hub = Arc::new(Self { shards, hasher, config, metrics, tasks });
+        let hand = Mutex::new((0, Instant::now()));
+        let hub = Arc::new(Self { shards, hasher, config, budgets, hand, metrics, tasks });
         hub.tasks.spawn("hub sweep", sweep(hub.clone()));
         hub
     }
@@ -62,6 +75,11 @@ impl Hub {
     fn shard(&self, name: &RoomName) -> MutexGuard<'_, Rooms> {
         let index = self.hasher.hash_one(name) as usize % SHARDS;
         self.shards[index].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the rings of all rooms count on.
+    pub fn budgets(&self) -> &Budgets {
+        &self.budgets
     }
 
     /// The room, made if it is not in use yet. From here on its events are no longer ignored, and
@@ -72,7 +90,7 @@ impl Hub {
             room.touch(Instant::now());
             return room.clone();
         }
-        let room = Arc::new(Room::new(name.clone(), Instant::now()));
+        let room = Arc::new(Room::new(name.clone(), Instant::now(), &self.budgets));
         shard.insert(name.clone(), room.clone());
         self.metrics.rooms_followed.inc();
         room
@@ -99,7 +117,37 @@ impl Hub {
         if fan_out {
             self.tasks.spawn("fan-out", fan_out_room(self.clone(), room.clone()));
         }
+        if self.budgets.rings.is_full() {
+            self.yield_rings();
+        }
         accepted
+    }
+
+    /// Has rooms whose recent events nobody uses forget them, until an eighth of what all rings may
+    /// take is free. Whoever needs them reads the log.
+    ///
+    /// It goes around like the hand of a clock and takes the ring of each room that was not used
+    /// since it last came by. So after two rounds every ring has been taken, and what it costs is
+    /// a look at each room for each eighth that is freed.
+    fn yield_rings(&self) {
+        // Somebody else is at it.
+        let Ok(mut hand) = self.hand.try_lock() else { return };
+        let (place, not_before) = &mut *hand;
+        if Instant::now() < *not_before {
+            return;
+        }
+        let rings = &self.budgets.rings;
+        let enough = rings.bytes_max() / 8 * 7;
+        for _ in 0..2 * SHARDS {
+            if rings.bytes() <= enough {
+                return;
+            }
+            let shard = self.shards[*place].lock().unwrap_or_else(PoisonError::into_inner);
+            shard.values().for_each(|room| room.yield_ring());
+            *place = (*place + 1) % SHARDS;
+        }
+        // What is left is on its way to followers, and will be theirs in a moment.
+        *not_before = Instant::now() + YIELD_PAUSE;
     }
 
     /// Adds a follower. `false`: the room was let go meanwhile; open it again.

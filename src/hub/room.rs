@@ -3,7 +3,7 @@
 //! It does no I/O and spawns nothing. Everything here happens under the room's lock, for as long
 //! as a few map operations take.
 
-use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -13,6 +13,8 @@ use tokio::sync::{Notify, OnceCell};
 use super::batch::{Batch, Entry};
 use super::door::Door;
 use super::follower::{Follower, State as Following};
+use super::ring::Ring;
+use crate::budget::Budgets;
 use crate::config::HubConfig;
 use crate::model::{RoomName, Seq};
 
@@ -24,16 +26,17 @@ pub struct Room {
     pub activated: OnceCell<()>,
     /// Wakes those who read by themselves when the edge has moved.
     moved: Notify,
+    /// Somebody came to follow, or read from the ring, since it was last looked at whether the ring
+    /// is worth its memory.
+    is_used: AtomicBool,
     state: Mutex<RoomState>,
 }
 
 struct RoomState {
     /// The highest seq that this node has put in order; `None` until it was read from the log.
     edge: Option<Seq>,
-    /// The newest events, consecutive and ending at `edge`. Bounded by `ring_len_max` and
-    /// `ring_bytes_max`; the oldest make room, and whoever still needs them reads the log.
-    ring: VecDeque<Entry>,
-    ring_bytes: usize,
+    /// The newest events, consecutive and ending at `edge`.
+    ring: Ring,
     /// Up to where the fan-out has taken events.
     fanned: Seq,
     /// Whether a fan-out is under way: there is one at a time, so that order is kept.
@@ -68,19 +71,23 @@ pub enum NextPage {
 }
 
 impl Room {
-    pub fn new(name: RoomName, now: Instant) -> Self {
+    pub fn new(name: RoomName, now: Instant, budgets: &Budgets) -> Self {
         let state = RoomState {
             edge: None,
-            ring: VecDeque::new(),
-            ring_bytes: 0,
+            ring: Ring::new(budgets),
             fanned: Seq(0),
             fanning: false,
             followers: Arc::default(),
             idle_since: Some(now),
             closed: false,
         };
-        let door = Arc::new(Door::new(name));
-        Self { door, activated: OnceCell::new(), moved: Notify::new(), state: Mutex::new(state) }
+        Self {
+            door: Arc::new(Door::new(name)),
+            activated: OnceCell::new(),
+            moved: Notify::new(),
+            is_used: AtomicBool::new(true),
+            state: Mutex::new(state),
+        }
     }
 
     pub fn name(&self) -> &RoomName {
@@ -120,8 +127,7 @@ impl Room {
                 break;
             }
             edge = entry.seq;
-            state.ring_bytes += entry.frame.bytes().len();
-            state.ring.push_back(entry.clone());
+            state.ring.push(entry);
         }
         state.edge = Some(edge);
         let fan_out = !state.fanning && edge > state.fanned && !state.followers.is_empty();
@@ -129,7 +135,7 @@ impl Room {
             state.fanned = edge;
         }
         state.fanning |= fan_out;
-        state.trim(config);
+        state.ring.trim(config);
         drop(state);
         if edge > before {
             self.moved.notify_waiters();
@@ -166,6 +172,7 @@ impl Room {
             follower.go_live(edge);
         }
         state.idle_since = None;
+        self.is_used.store(true, Ordering::Relaxed);
         Arc::make_mut(&mut state.followers).push(follower);
         self.door.pass();
         true
@@ -200,13 +207,30 @@ impl Room {
         if !state.closed && goes_live() {
             return NextPage::Live;
         }
-        state.page_after(follower.last(), bytes_max)
+        self.noted(state.page_after(follower.last(), bytes_max))
     }
 
     /// What comes above `last`, for one who reads by themselves. Whoever holds the room keeps it
     /// in use: it takes events, and `moved` tells of them.
     pub fn page_after(&self, last: Seq, bytes_max: usize) -> NextPage {
-        self.state().page_after(last, bytes_max)
+        self.noted(self.state().page_after(last, bytes_max))
+    }
+
+    fn noted(&self, page: NextPage) -> NextPage {
+        if matches!(page, NextPage::Ring(_)) {
+            self.is_used.store(true, Ordering::Relaxed);
+        }
+        page
+    }
+
+    /// Forgets the recent events, for their memory is needed, unless somebody used them since the
+    /// last time that this was asked. Those that a fan-out has not taken yet stay.
+    pub fn yield_ring(&self) {
+        if !self.is_used.swap(false, Ordering::Relaxed) {
+            let mut state = self.state();
+            let fanned = state.fanned;
+            state.ring.clear_up_to(fanned);
+        }
     }
 
     /// Resolves when the edge has moved since this was called. So: first this, then a look at
@@ -252,7 +276,7 @@ impl RoomState {
     /// The ring's events above `after` (or from its beginning, if that is later), up to about
     /// `bytes_max`, at least one.
     fn join_after(&self, after: Seq, bytes_max: usize) -> Option<Batch> {
-        let oldest = self.ring.front()?.seq;
+        let oldest = self.ring.first()?;
         let skip = (after.0 + 1).saturating_sub(oldest.0) as usize;
         let mut bytes = 0;
         let len = self
@@ -265,18 +289,6 @@ impl RoomState {
                 first || bytes <= bytes_max
             })
             .count();
-        Batch::join(self.ring.iter().skip(skip).take(len))
-    }
-
-    /// The newest event always stays: a fan-out may still need it, and a follower that is one
-    /// behind finds it here.
-    fn trim(&mut self, config: &HubConfig) {
-        while self.ring.len() > 1
-            && (self.ring.len() > config.ring_len_max || self.ring_bytes > config.ring_bytes_max)
-        {
-            if let Some(oldest) = self.ring.pop_front() {
-                self.ring_bytes -= oldest.frame.bytes().len();
-            }
-        }
+        Batch::join(self.ring.iter().skip(skip).take(len), |len| self.ring.unsent().hold(len))
     }
 }

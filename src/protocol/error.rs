@@ -131,6 +131,12 @@ impl Problem {
         Self::new(Code::Unavailable, "the log does not answer: try again in a moment")
     }
 
+    /// What the node holds for clients that do not read is at its limit.
+    pub fn no_room() -> Self {
+        let error = "this node holds too much for clients that do not read: try again in a moment";
+        Self::new(Code::Unavailable, error)
+    }
+
     /// A bug of ours; the node's log says more.
     pub fn internal() -> Self {
         Self::new(Code::Internal, "something went wrong in the server; its operator can read more")

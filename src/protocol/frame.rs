@@ -8,6 +8,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Serialize, Serializer};
 
 use super::command::TYPES;
+use crate::budget::Held;
 use crate::model::{ClientId, Event, Role, RoomName, Seq, Timestamp, UserId};
 
 /// One unmasked, unfragmented WebSocket text frame (RFC 6455, section 5.2), ready to be written.
@@ -28,6 +29,11 @@ impl Frame {
     /// Frames a value.
     pub fn json<T: Serialize>(value: &T) -> Self {
         Self::text(&to_json(value))
+    }
+
+    /// The same frame, counted for as long as anybody has any of it.
+    pub fn kept(self, held: Held) -> Self {
+        Self { bytes: held.keep(self.bytes), ..self }
     }
 
     /// Header and payload, as they go on the wire.
@@ -59,15 +65,25 @@ pub fn type_of(payload: &[u8]) -> &str {
     std::str::from_utf8(word).unwrap_or_default()
 }
 
-/// What a frame is (RFC 6455, section 11.8). A server that never fragments needs no others.
+/// What a frame is (RFC 6455, section 11.8).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Opcode {
+    Continuation = 0x0,
     Text = 0x1,
     Binary = 0x2,
     Close = 0x8,
     Ping = 0x9,
     Pong = 0xA,
+}
+
+/// A part of a text message of several frames (RFC 6455, section 5.4).
+pub fn fragment(payload: &[u8], is_first: bool, is_last: bool) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(payload.len() + HEADER_BYTES_MAX);
+    let opcode = if is_first { Opcode::Text } else { Opcode::Continuation };
+    put_header(&mut bytes, opcode, is_last, payload.len());
+    bytes.extend_from_slice(payload);
+    bytes
 }
 
 /// One unmasked, unfragmented frame of any kind, as it goes on the wire. The payload of a control
@@ -79,7 +95,7 @@ pub fn encode(opcode: Opcode, payload: &[u8]) -> Bytes {
 /// The frame and the length of its header.
 fn frame(opcode: Opcode, payload: &[u8]) -> (Bytes, usize) {
     let mut bytes = BytesMut::with_capacity(payload.len() + HEADER_BYTES_MAX);
-    put_header(&mut bytes, opcode, payload.len());
+    put_header(&mut bytes, opcode, true, payload.len());
     let header_len = bytes.len();
     bytes.extend_from_slice(payload);
     (bytes.freeze(), header_len)
@@ -89,9 +105,9 @@ fn frame(opcode: Opcode, payload: &[u8]) -> (Bytes, usize) {
 const HEADER_BYTES_MAX: usize = 10;
 
 /// FIN and the opcode, no mask, and the shortest of the three length forms.
-fn put_header(out: &mut BytesMut, opcode: Opcode, payload_len: usize) {
+fn put_header(out: &mut impl BufMut, opcode: Opcode, is_last: bool, payload_len: usize) {
     const FIN: u8 = 0x80;
-    out.put_u8(FIN | opcode as u8);
+    out.put_u8(if is_last { FIN } else { 0 } | opcode as u8);
     match payload_len {
         0..=125 => out.put_u8(payload_len as u8),
         126..=0xFFFF => {
@@ -251,6 +267,9 @@ pub fn reset(room: &RoomName, last_seq: Seq) -> Frame {
     Frame::json(&ResetFrame { r#type: "reset", room: room.as_str(), last_seq })
 }
 
+/// What a `history` has beside its events, about: names, keys and seqs.
+pub const HISTORY_ENVELOPE_BYTES: usize = 512;
+
 /// A page of a room's past. The events are the very bytes that followers get.
 pub fn history(
     room: &RoomName,
@@ -258,6 +277,39 @@ pub fn history(
     more: bool,
     id: Option<&ClientId>,
 ) -> Frame {
+    let len: usize = events.iter().map(|(_, frame)| frame.payload().len() + 1).sum();
+    let mut json = Vec::with_capacity(len + HISTORY_ENVELOPE_BYTES);
+    begin_history(&mut json, room);
+    put_events(&mut json, events);
+    let seq = |event: &(Seq, Frame)| event.0;
+    end_history(&mut json, (events.first().map(seq), events.last().map(seq)), more, id);
+    Frame::text(&json)
+}
+
+/// The beginning of a `history`, up to its first event.
+pub fn begin_history(json: &mut Vec<u8>, room: &RoomName) {
+    json.extend_from_slice(b"{\"type\":\"history\",\"room\":");
+    json.extend_from_slice(&to_json(room.as_str()));
+    json.extend_from_slice(b",\"events\":[");
+}
+
+/// Events of a `history` with commas between them.
+pub fn put_events(json: &mut Vec<u8>, events: &[(Seq, Frame)]) {
+    for (place, (_, frame)) in events.iter().enumerate() {
+        if place > 0 {
+            json.push(b',');
+        }
+        json.extend_from_slice(frame.payload());
+    }
+}
+
+/// The end of a `history`, behind its last event. `ends`: the first and the last, if there are any.
+pub fn end_history(
+    json: &mut Vec<u8>,
+    (first, last): (Option<Seq>, Option<Seq>),
+    more: bool,
+    id: Option<&ClientId>,
+) {
     #[derive(Serialize)]
     struct Tail<'a> {
         #[serde(skip_serializing_if = "Option::is_none")]
@@ -268,27 +320,10 @@ pub fn history(
         #[serde(skip_serializing_if = "Option::is_none")]
         id: Option<&'a str>,
     }
-    let tail = Tail {
-        first: events.first().map(|(seq, _)| *seq),
-        last: events.last().map(|(seq, _)| *seq),
-        more,
-        id: id.map(ClientId::as_str),
-    };
-    let len: usize = events.iter().map(|(_, frame)| frame.payload().len() + 1).sum();
-    let mut json = Vec::with_capacity(len + 512);
-    json.extend_from_slice(b"{\"type\":\"history\",\"room\":");
-    json.extend_from_slice(&to_json(room.as_str()));
-    json.extend_from_slice(b",\"events\":[");
-    for (place, (_, frame)) in events.iter().enumerate() {
-        if place > 0 {
-            json.push(b',');
-        }
-        json.extend_from_slice(frame.payload());
-    }
+    let tail = Tail { first, last, more, id: id.map(ClientId::as_str) };
     json.extend_from_slice(b"],");
     // The tail's own opening brace is dropped: its keys go on where the events ended.
     json.extend_from_slice(&to_json(&tail)[1..]);
-    Frame::text(&json)
 }
 
 /// One room of the list of rooms.

@@ -1,19 +1,76 @@
-//! The shape of an HTTP answer: a status, a JSON body, nothing kept by caches.
+//! The shape of an HTTP answer: a status, a JSON body, nothing kept by caches; and how its body
+//! goes to hyper, counted.
 //!
 //! It does not decide which answer is due.
 
+use std::pin::Pin;
+use std::sync::Arc;
+
 use bytes::Bytes;
-use http_body_util::{Either, Full};
+use futures_util::StreamExt;
+use futures_util::stream::Stream;
+use http_body_util::{Either, Full, StreamBody};
+use hyper::body::Frame;
 use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue};
 use hyper::{Response, StatusCode};
 use serde::Serialize;
 
-use super::api::Events;
+use super::line::Peer;
+use crate::budget::Budget;
+use crate::session::history::Broken;
 
-/// An answer that is there as a whole.
-pub type Answer = Response<Full<Bytes>>;
-/// What any answer may have: a whole, or events as they come.
-pub type Body = Either<Full<Bytes>, Events>;
+/// An answer on its way to the client.
+pub type Answer = Response<Content>;
+/// What hyper writes.
+pub type Body = Either<Full<Bytes>, StreamBody<Pin<Box<dyn Stream<Item = Chunk> + Send>>>>;
+/// Pieces as they come, which count already; an error breaks the connection off, for there is no
+/// other way to say that an answer is not whole.
+pub type Pieces = Pin<Box<dyn Stream<Item = Result<Bytes, Broken>> + Send>>;
+type Chunk = Result<Frame<Bytes>, Broken>;
+
+/// Answers below this are not counted: hyper copies them into a buffer that it has anyway.
+const COUNTED_BYTES_MIN: usize = 1024;
+
+/// The body of an answer.
+pub enum Content {
+    /// A part of the program, which takes no memory of its own.
+    Static(&'static [u8]),
+    Whole(Bytes),
+    Pieces(Pieces),
+}
+
+impl Default for Content {
+    fn default() -> Self {
+        Self::Static(&[])
+    }
+}
+
+impl Content {
+    /// For hyper; `unsent` is what it counts on until the client has it.
+    pub fn body(self, peer: &Peer, unsent: &Arc<Budget>) -> Body {
+        match self {
+            Self::Static(bytes) => {
+                peer.owes(bytes.len());
+                Either::Left(Full::from(Bytes::from_static(bytes)))
+            }
+            Self::Whole(bytes) if bytes.len() < COUNTED_BYTES_MIN => Either::Left(bytes.into()),
+            Self::Whole(bytes) => {
+                peer.owes(bytes.len());
+                Either::Left(Full::from(unsent.hold(bytes.len()).keep(bytes)))
+            }
+            Self::Pieces(pieces) => {
+                let peer = peer.clone();
+                let chunks = pieces.map(move |piece| {
+                    piece.map(|bytes| {
+                        peer.owes(bytes.len());
+                        Frame::data(bytes)
+                    })
+                });
+                Either::Right(StreamBody::new(Box::pin(chunks)))
+            }
+        }
+    }
+}
 
 /// A refusal: the body has the shape of an `error` frame.
 pub fn refuse(status: StatusCode, code: &'static str, error: &str) -> Answer {
@@ -34,7 +91,11 @@ pub fn json<T: Serialize>(status: StatusCode, body: &T) -> Answer {
 
 /// A body that is JSON already.
 pub fn json_text(status: StatusCode, body: Bytes) -> Answer {
-    let mut answer = Response::new(Full::from(body));
+    json_content(status, Content::Whole(body))
+}
+
+pub fn json_content(status: StatusCode, content: Content) -> Answer {
+    let mut answer = Response::new(content);
     *answer.status_mut() = status;
     set(&mut answer, CONTENT_TYPE, "application/json");
     set(&mut answer, CACHE_CONTROL, "no-store");

@@ -105,7 +105,7 @@ impl Server {
             return;
         }
         let tasks = self.shared.tasks.clone();
-        let line = Line::new(stream);
+        let line = Line::new(stream, &self.shared.budgets.unsent);
         let visit = Visit::new(&self, permit, line.peer());
         tasks.spawn_connection(serve(self.shared.clone(), line, Arc::new(visit)));
     }
@@ -128,9 +128,14 @@ async fn serve(shared: Arc<Shared>, line: Line, visit: Arc<Visit>) {
         .keep_alive(true)
         // A client that has sent all it wants to send is answered: its commands are carried out.
         .half_close(true);
+    let evicted = line.evicted();
     let mut connection = pin!(http.serve_connection(TokioIo::new(line), service).with_upgrades());
     let served = tokio::select! {
         served = &mut connection => served,
+        () = evicted.notified() => {
+            tracing::debug!("a connection is ended for what waits for it");
+            Ok(())
+        }
         // Not before the last client has left: until then a load balancer that keeps a connection
         // to ask `/readyz` on is told that this node stops.
         () = shared.tasks.sessions_ended() => {

@@ -3,15 +3,13 @@
 //!
 //! It knows no rooms and no messages: the page talks over `/ws`, as every client does.
 
-use bytes::Bytes;
-use http_body_util::Full;
 use hyper::header::{
     CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, HeaderMap, HeaderName, HeaderValue,
     IF_NONE_MATCH, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
 };
 use hyper::{Response, StatusCode};
 
-use super::answer::{Answer, set};
+use super::answer::{Answer, Content, set};
 
 /// A path, what stands there, and of what kind it is.
 type File = (&'static str, &'static [u8], &'static str);
@@ -93,11 +91,11 @@ impl Page {
     pub fn answer(&self, path: &str, headers: &HeaderMap) -> Option<Answer> {
         let ((_, bytes, kind), tag) = self.files.iter().find(|(file, _)| file.0 == path)?;
         let mut answer = if has(headers, tag) {
-            let mut answer = Response::new(Full::default());
+            let mut answer = Response::new(Content::default());
             *answer.status_mut() = StatusCode::NOT_MODIFIED;
             answer
         } else {
-            let mut answer = Response::new(Full::from(Bytes::from_static(bytes)));
+            let mut answer = Response::new(Content::Static(bytes));
             set(&mut answer, CONTENT_TYPE, kind);
             answer
         };

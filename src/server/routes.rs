@@ -6,14 +6,13 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use http_body_util::{Either, Full};
 use hyper::body::Incoming;
 use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use hyper::{Method, Request, Response, StatusCode};
 use serde::Serialize;
 
 use super::admission::{Limit, Permit};
-use super::answer::{Answer, Body, json, refuse, set};
+use super::answer::{Answer, Body, Content, json, refuse, set};
 use super::api::{Api, Visitor};
 use super::line::Peer;
 use super::page::Page;
@@ -22,7 +21,7 @@ use crate::lane::Lanes;
 use crate::metrics::{Gauge, Metrics, Reason};
 use crate::mirror::Status;
 use crate::session::{Session, Shared};
-use crate::socket::Socket;
+use crate::socket::{Queues, Socket};
 use crate::tasks::Tasks;
 
 /// Seconds after which a client that found the server full may come again.
@@ -53,10 +52,11 @@ impl Visit {
     }
 
     pub async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
-        if Api::owns(request.uri().path()) {
-            return self.api.answer(request, &self.visitor).await;
-        }
-        self.answer_whole(request).await.map(Either::Left)
+        let answer = match Api::owns(request.uri().path()) {
+            true => self.api.answer(request, &self.visitor).await,
+            false => self.answer_whole(request).await,
+        };
+        answer.map(|content| content.body(&self.visitor.peer, &self.shared.budgets.unsent))
     }
 
     async fn answer_whole(&self, request: Request<Incoming>) -> Answer {
@@ -101,8 +101,9 @@ impl Visit {
             };
             match upgraded {
                 Ok((stream, leftover)) => {
-                    let (config, queued) = (&shared.config.socket, &shared.metrics.queue_bytes);
-                    let socket = Socket::new(stream, leftover, config, queued);
+                    let bytes = shared.metrics.queue_bytes.clone();
+                    let queues = Queues { bytes, unsent: shared.budgets.unsent.clone() };
+                    let socket = Socket::new(stream, leftover, &shared.config.socket, &queues);
                     let _open = Open::new(&shared.metrics);
                     Session::new(shared, lanes, socket).run().await;
                 }
@@ -141,7 +142,9 @@ impl Visit {
     }
 
     fn metrics(&self) -> Answer {
-        let mut answer = Response::new(Full::from(self.shared.metrics.render()));
+        self.shared.budgets.tell(&self.shared.metrics);
+        let metrics = self.shared.metrics.render().into();
+        let mut answer = Response::new(Content::Whole(metrics));
         // The exposition format that prometheus-client writes.
         set(
             &mut answer,

@@ -4,7 +4,6 @@
 //! proper upgrade, what to answer, and hands over the bare connection.
 
 use bytes::Bytes;
-use http_body_util::Full;
 use hyper::header::{
     ALLOW, CONNECTION, HeaderMap, HeaderName, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY,
     SEC_WEBSOCKET_VERSION, UPGRADE,
@@ -15,7 +14,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-use super::answer::{Answer, refuse};
+use super::answer::{Answer, Content, refuse};
 use super::line::Line;
 
 /// The only version of the protocol there is.
@@ -70,7 +69,7 @@ pub fn check<B>(request: &Request<B>) -> Result<Accept, UpgradeRefused> {
 
 /// The answer to a proper upgrade: 101.
 pub fn response(accept: &Accept) -> Answer {
-    let mut response = Response::new(Full::default());
+    let mut response = Response::new(Content::default());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     let headers = response.headers_mut();
     headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));

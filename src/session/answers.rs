@@ -13,13 +13,15 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
+use super::history::Pages;
 use super::{Shared, reading};
+use crate::budget::Held;
 use crate::decide::{Outcome, Refusal};
 use crate::hub::{Follower, Room};
 use crate::lane::{Answer, Failure};
 use crate::log::{LogError, Reading, Standing};
 use crate::model::{ClientId, Event, RoomName, Seq, Timestamp, UserId};
-use crate::protocol::command::{MEMBERS_LIMIT, Page, Start};
+use crate::protocol::command::{MEMBERS_LIMIT, Start};
 use crate::protocol::error::{Code, Problem};
 use crate::protocol::frame::{self, Frame};
 
@@ -49,8 +51,31 @@ pub enum Pending {
     Ready(Reply),
     /// A lane has it.
     Write(Asked, oneshot::Receiver<Answer>),
-    /// Begins when it is first polled, which is when it is the next to be answered.
-    Work(Pin<Box<dyn Future<Output = Reply> + Send>>),
+    /// Begins when it is the next to be answered. Until then it is what was asked for, and not yet
+    /// the work: a client may ask for hundreds in one breath, and work takes kilobytes.
+    Later(Box<dyn FnOnce() -> Work + Send>),
+    Work(Work),
+}
+
+/// An answer that is being worked out.
+pub type Work = Pin<Box<dyn Future<Output = Reply> + Send>>;
+
+impl Pending {
+    /// What `work` will do, when its turn has come.
+    pub fn later<F>(work: impl FnOnce() -> F + Send + 'static) -> Self
+    where
+        F: Future<Output = Reply> + Send + 'static,
+    {
+        Self::Later(Box::new(|| Box::pin(work())))
+    }
+
+    fn begin(&mut self) {
+        if let Self::Later(_) = self
+            && let Self::Later(begin) = std::mem::replace(self, Self::Ready(Reply::Nothing))
+        {
+            *self = Self::Work(begin());
+        }
+    }
 }
 
 /// What the answer must repeat of the command.
@@ -77,8 +102,12 @@ pub struct Awaited {
 
 /// An answer, worked out.
 pub enum Reply {
+    /// None: its work is about to begin.
+    Nothing,
     /// A frame for a command of this type.
     Frame(&'static str, Frame),
+    /// A `history` of several pieces.
+    Pages(Box<Pages>),
     Problem(Problem),
     /// `create`, `leave` or `message` was decided.
     Written(Asked, Outcome),
@@ -130,9 +159,12 @@ impl Answers {
 
     /// The next answer, when it is there. Cancel-safe: what is not finished stays in front.
     pub async fn next(&mut self) -> (Reply, Asks) {
+        if let Some((front, _)) = self.owed.front_mut() {
+            front.begin();
+        }
         let reply = match self.owed.front_mut() {
             None => return std::future::pending().await,
-            Some((Pending::Ready(_), _)) => None,
+            Some((Pending::Ready(_) | Pending::Later(_), _)) => None,
             Some((Pending::Write(_, answered), _)) => Some(Ok(answered.await)),
             Some((Pending::Work(work), _)) => {
                 self.has_begun = true;
@@ -196,6 +228,10 @@ impl Asked {
     }
 }
 
+/// What a row of a list may take, as it is read and as it is sent: a name twice, and what there is to
+/// say about it.
+pub const ROW_BYTES: usize = 512;
+
 /// When a read of one session failed the last time. Clones share it.
 #[derive(Clone, Default)]
 pub struct Outage(Arc<Mutex<Option<Instant>>>);
@@ -242,6 +278,12 @@ impl Reader {
 
     pub fn due(&self) -> tokio::time::Instant {
         self.due
+    }
+
+    /// Waits until so many bytes may be held for a client that may not read them.
+    pub async fn room(&self, bytes: usize) -> Result<Held, Problem> {
+        let room = self.shared.budgets.unsent.room(bytes);
+        tokio::time::timeout_at(self.due, room).await.map_err(|_| Problem::no_room())
     }
 
     /// Reads from the log, unless a read of this session has failed since the command came.
@@ -355,62 +397,15 @@ async fn resume_room(reader: &Reader, asked: Asked, since: Seq) -> Result<Follow
     Ok(Follow { asked, room, last_seq, members, reading, position, reset })
 }
 
-pub async fn history(mut reader: Reader, asked: Asked, page: Page, limit: usize) -> Reply {
-    reader.begin();
-    let last_seq = match member(&reader, &asked).await {
-        Ok(standing) => standing.last_seq,
-        Err(problem) => return Reply::Problem(problem),
-    };
-    let (log, room) = (&reader.shared.log, &asked.room);
-    let bytes_max = reader.shared.config.session.history_bytes_max;
-    let read = match page {
-        Page::Newest => reader.read(log.read_before(room, None, limit, bytes_max)).await,
-        Page::Before(seq) => reader.read(log.read_before(room, Some(seq), limit, bytes_max)).await,
-        Page::After(seq) => reader.read(log.read_page(room, seq, limit, bytes_max)).await,
-    };
-    let events = match read {
-        Ok(events) => events,
-        Err(problem) => return Reply::Problem(asked.problem(problem)),
-    };
-    // Seqs have no holes: by where a page ends it is known whether there is more, whatever cut it.
-    let (frames, more) = match page {
-        Page::After(_) => {
-            // As of the moment of the first read: what came since may not all be in the second.
-            let known = events.iter().take_while(|event| event.seq <= last_seq);
-            let frames = encoded(known, bytes_max);
-            let more = frames.last().is_some_and(|(last, _)| *last < last_seq);
-            (frames, more)
-        }
-        Page::Newest | Page::Before(_) => {
-            let mut frames = encoded(events.iter().rev(), bytes_max);
-            frames.reverse();
-            let more = frames.first().is_some_and(|(first, _)| *first > Seq(1));
-            (frames, more)
-        }
-    };
-    Reply::Frame("history", frame::history(&asked.room, &frames, more, asked.id.as_ref()))
-}
-
-/// The first of the events, as many as fit, at least one. It is their frames that are counted: they
-/// are what is held for a client that does not read, and JSON may take six bytes for one.
-fn encoded<'e>(events: impl Iterator<Item = &'e Event>, bytes_max: usize) -> Vec<(Seq, Frame)> {
-    let (mut frames, mut bytes) = (Vec::new(), 0);
-    for event in events {
-        let frame = frame::event(event);
-        bytes += frame.payload().len();
-        if bytes > bytes_max && !frames.is_empty() {
-            break;
-        }
-        frames.push((event.seq, frame));
-    }
-    frames
-}
-
 pub async fn members(mut reader: Reader, asked: Asked, after: Option<UserId>) -> Reply {
     reader.begin();
     if let Err(problem) = member(&reader, &asked).await {
         return Reply::Problem(problem);
     }
+    let _held = match reader.room(MEMBERS_LIMIT * ROW_BYTES).await {
+        Ok(held) => held,
+        Err(problem) => return Reply::Problem(asked.problem(problem)),
+    };
     let log = &reader.shared.log;
     match reader.read(log.members(&asked.room, after.as_ref(), MEMBERS_LIMIT + 1)).await {
         Ok(mut members) => {

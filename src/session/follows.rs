@@ -36,6 +36,8 @@ pub struct Follows {
     asked_for: HashMap<RoomName, Vec<UserId>>,
     /// The one page being read from the log, for the first of `behind`.
     reading: Option<Pin<Box<dyn Future<Output = Page> + Send>>>,
+    /// It has been read, and waits for its turn.
+    read: Option<Page>,
     /// Empty pages in a row for the first of `behind`.
     empty_pages: u8,
     /// Stopped, and not forgotten while answers are owed: see `got`.
@@ -69,6 +71,7 @@ impl Follows {
             behind: VecDeque::new(),
             asked_for: HashMap::new(),
             reading: None,
+            read: None,
             empty_pages: 0,
             stopped: Vec::new(),
             resumes: Vec::new(),
@@ -286,20 +289,21 @@ impl Follows {
         self.reading.is_some()
     }
 
-    /// The page that is being read. Cancel-safe: the read goes on.
-    pub async fn page(&mut self) -> Page {
+    /// Waits for the page that is being read, for `catch_up` to hand on: it is read to its end also
+    /// while the socket can take nothing, for what it is read with others wait for. Cancel-safe:
+    /// the read goes on.
+    pub async fn page(&mut self) {
         match &mut self.reading {
             None => std::future::pending().await,
             Some(reading) => {
-                let page = reading.await;
+                self.read = Some(reading.await);
                 self.reading = None;
-                page
             }
         }
     }
 
     /// Hands the first of those behind a page that was read for it.
-    pub fn on_page(&mut self, page: Page) -> Result<(), LostSync> {
+    fn on_page(&mut self, page: Page) -> Result<(), LostSync> {
         let Some((room, follower)) = self.behind.front().cloned() else { return Ok(()) };
         match page {
             Ok(Some(batch)) => {
@@ -327,6 +331,9 @@ impl Follows {
 
     /// Serves those behind until the socket is full, a page must be read, or nobody is behind.
     pub fn catch_up(&mut self) -> Result<(), LostSync> {
+        if let Some(page) = self.read.take() {
+            self.on_page(page)?;
+        }
         while self.reading.is_none() {
             let Some((room, follower)) = self.behind.front().cloned() else {
                 self.behind = VecDeque::new();

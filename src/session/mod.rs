@@ -10,7 +10,10 @@
 /// Shared with the HTTP API, which answers the same commands.
 pub mod answers;
 mod follows;
+/// As `answers`.
+pub mod history;
 mod limits;
+mod paging;
 /// As `answers`, what of them is unread.
 pub mod reading;
 mod signs;
@@ -19,23 +22,27 @@ mod written;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use tokio::sync::watch;
+use tokio::time::Sleep;
 
 use self::answers::{Answers, Asked, Asks, Awaited, Follow, Outage, Pending, Reader, Reply};
 use self::follows::{Follows, LostSync};
+use self::history::Broken;
 use self::limits::Limits;
+use self::paging::Paging;
 use self::written::overdue;
+use crate::budget::Budgets;
 use crate::config::Config;
 use crate::decide::{Verb, Write};
-use crate::hub::Hub;
+use crate::hub::{Follower, Hub};
 use crate::lane::Lanes;
 use crate::log::{Log, Reading};
 use crate::metrics::{self, Metrics};
 use crate::mirror::Status;
-use crate::model::ClientId;
+use crate::model::{ClientId, RoomName};
 use crate::protocol::close::CloseCode;
 use crate::protocol::command::{Command, Request};
 use crate::protocol::error::Problem;
@@ -49,6 +56,7 @@ use crate::tasks::Tasks;
 /// What all sessions of a node use.
 pub struct Shared {
     pub config: Config,
+    pub budgets: Budgets,
     pub log: Log,
     pub hub: Arc<Hub>,
     pub relay: Arc<Relay>,
@@ -75,14 +83,22 @@ pub struct Session {
     /// An event that is an answer and is not with the socket yet. While it is awaited no other
     /// answer is given, so that answers keep their order.
     awaited: Option<Awaited>,
+    /// An answer of several pieces that is on its way. Meanwhile nothing else is given.
+    paging: Option<Box<Paging>>,
     limits: Limits,
     /// Answers that leave together in one write.
     out: BytesMut,
     stopping: bool,
+    /// When an answer on its way is given up, because the node stops.
+    last_call: Option<Pin<Box<Sleep>>>,
 }
 
 /// Why a session ends.
 type End = (CloseCode, &'static str);
+
+const RESTARTS: End = (CloseCode::RESTART, "the node restarts");
+/// How long a stopping node waits for a client to take an answer of several pieces.
+const LAST_CALL: Duration = Duration::from_secs(1);
 
 impl Session {
     /// Boxed: a future keeps what it is given twice, once as given and once as it uses it, and so
@@ -99,9 +115,11 @@ impl Session {
             outage: Outage::default(),
             parked: None,
             awaited: None,
+            paging: None,
             limits: Limits::new(Instant::now()),
             out: BytesMut::new(),
             stopping: false,
+            last_call: None,
         })
     }
 
@@ -112,8 +130,8 @@ impl Session {
         self.shared.metrics.sockets_closed.get_or_create(&metrics::Code { code: code.0 }).inc();
         // Before the close, which may take seconds: nothing more is for this socket, and what its
         // answers hold (a connection to the log, the activation of a room) others wait for.
-        let Self { socket, follows, answers, parked, awaited, .. } = *self;
-        drop((follows, answers, parked, awaited));
+        let Self { socket, follows, answers, parked, awaited, paging, .. } = *self;
+        drop((follows, answers, parked, awaited, paging));
         socket.close(code, text).await;
     }
 
@@ -126,24 +144,27 @@ impl Session {
             let listens = self.listens();
             // Who does not take answers cannot be given the last ones, and resumes later.
             if self.stopping && !(listens && self.owes()) {
-                return (CloseCode::RESTART, "the node restarts");
+                return RESTARTS;
             }
             let reading = listens && self.wants_to_read();
             // The race this closes: the client stops taking what it is sent while an answer is in
             // the middle of a read. Left alone, it would keep its connection to the log, and four
             // such clients would keep all that a node has.
-            let answering = (listens || self.answers.has_begun()) && self.awaited.is_none();
+            let is_busy = self.awaited.is_some() || self.paging.is_some();
+            let answering = (listens || self.answers.has_begun()) && !is_busy;
             let result = tokio::select! {
                 incoming = self.socket.next(reading) => self.on_incoming(incoming),
                 (reply, asks) = self.answers.next(), if answering => self.on_reply(reply, asks),
                 () = overdue(self.awaited.as_ref()), if self.awaited.is_some() => Ok(()),
+                paged = paged(self.paging.as_mut()), if self.paging.is_some() => {
+                    paged.map_err(|Broken| (CloseCode::RESYNC, "an answer broke off: reconnect"))
+                }
+                () = passed(self.last_call.as_mut()), if self.paging.is_some() => Err(RESTARTS),
                 () = inbox.arrived() => {
                     self.follows.sort_inbox();
                     Ok(())
                 }
-                page = self.follows.page(), if self.follows.is_reading() => {
-                    self.follows.on_page(page).map_err(lost_sync)
-                }
+                () = self.follows.page(), if self.follows.is_reading() => Ok(()),
                 () = parked(&mut self.parked) => Ok(()),
                 () = &mut stopping, if !self.stopping => self.on_stopping(),
             };
@@ -154,7 +175,8 @@ impl Session {
     }
 
     fn owes(&self) -> bool {
-        !self.answers.is_empty() || self.parked.is_some() || self.awaited.is_some()
+        let is_busy = self.awaited.is_some() || self.paging.is_some();
+        is_busy || !self.answers.is_empty() || self.parked.is_some()
     }
 
     /// Whether the client takes what it is sent. While it does not, no further answer is begun for
@@ -172,11 +194,31 @@ impl Session {
         let session = &self.shared.config.session;
         // A client that is never without an owed answer could leave more rooms than it may follow.
         let may_leave_more = self.follows.stopped_len() <= session.follows_max;
-        !self.stopping && self.parked.is_none() && owed < session.in_flight_max && may_leave_more
+        let may_ask = !self.stopping
+            && self.parked.is_none()
+            && owed < session.in_flight_max
+            && may_leave_more;
+        may_ask && self.takes_answers()
+    }
+
+    /// While the node holds all that it may, only those are listened to who take what they get.
+    fn takes_answers(&self) -> bool {
+        let takes = !self.shared.budgets.unsent.is_full() || self.link.queued_bytes() == 0;
+        if !takes {
+            self.link.tell_when_empty();
+        }
+        takes
     }
 
     /// What follows from whatever just happened.
     fn settle(&mut self) -> Result<(), End> {
+        if let Some(paging) = &mut self.paging {
+            paging.proceed();
+            if !paging.is_over() {
+                return Ok(());
+            }
+            self.paging = None;
+        }
         if self.answers.is_empty() {
             self.follows.forget_stopped();
         }
@@ -203,6 +245,7 @@ impl Session {
 
     fn on_stopping(&mut self) -> Result<(), End> {
         self.stopping = true;
+        self.last_call = Some(Box::pin(tokio::time::sleep(LAST_CALL)));
         let goodbye = frame::goodbye("restart", self.shared.config.server.reconnect_ms);
         self.out.extend_from_slice(goodbye.bytes());
         Ok(())
@@ -261,40 +304,44 @@ impl Session {
             Command::Join { user, room, start } => {
                 match self.write(asked(room, user, id), Verb::Join) {
                     Pending::Write(asked, answered) => {
-                        Pending::Work(Box::pin(answers::join(reader, asked, start, answered)))
+                        Pending::later(move || answers::join(reader, asked, start, answered))
                     }
                     pending => pending,
                 }
             }
             Command::Resume { user, rooms } => {
-                Pending::Work(Box::pin(answers::resume(reader, user, rooms, id)))
+                Pending::later(|| answers::resume(reader, user, rooms, id))
             }
             Command::History { user, room, page, limit } => {
                 let asked = asked(room, user, id);
-                Pending::Work(Box::pin(answers::history(reader, asked, page, limit)))
+                Pending::later(move || history::history(reader, asked, page, limit))
             }
             Command::Members { user, room, after } => {
-                Pending::Work(Box::pin(answers::members(reader, asked(room, user, id), after)))
+                let asked = asked(room, user, id);
+                Pending::later(|| answers::members(reader, asked, after))
             }
             Command::Rooms { user, after, limit } => {
-                Pending::Work(Box::pin(reading::rooms(reader, user, after, limit, id)))
+                Pending::later(move || reading::rooms(reader, user, after, limit, id))
             }
             Command::Who { user, room } => {
-                let follower = self.follows.follower(&room).cloned();
-                Pending::Work(Box::pin(signs::who(reader, asked(room, user, id), follower)))
+                let (follower, asked) = (self.follower(&room), asked(room, user, id));
+                Pending::later(|| signs::who(reader, asked, follower))
             }
             Command::Typing { user, room } => {
-                let follower = self.follows.follower(&room).cloned();
-                Pending::Work(Box::pin(signs::typing(reader, asked(room, user, id), follower)))
+                let (follower, asked) = (self.follower(&room), asked(room, user, id));
+                Pending::later(|| signs::typing(reader, asked, follower))
             }
             Command::Read { user, room, seq } => {
-                let (follower, asked) =
-                    (self.follows.follower(&room).cloned(), asked(room, user, id));
-                Pending::Work(Box::pin(signs::read(reader, asked, seq, follower)))
+                let (follower, asked) = (self.follower(&room), asked(room, user, id));
+                Pending::later(move || signs::read(reader, asked, seq, follower))
             }
             Command::Ping => Pending::Ready(Reply::Frame(re, frame::pong(id.as_ref()))),
             Command::Help => Pending::Ready(Reply::Frame(re, frame::help(id.as_ref()))),
         }
+    }
+
+    fn follower(&self, room: &RoomName) -> Option<Arc<Follower>> {
+        self.follows.follower(room).cloned()
     }
 
     fn write(&mut self, asked: Asked, verb: Verb) -> Pending {
@@ -308,8 +355,15 @@ impl Session {
 
     fn on_reply(&mut self, reply: Reply, asks: Asks) -> Result<(), End> {
         match reply {
+            Reply::Nothing => Ok(()),
             Reply::Frame(re, frame) => {
                 self.answer(re, &frame);
+                Ok(())
+            }
+            Reply::Pages(pages) => {
+                self.count("history", "ok");
+                self.flush();
+                self.paging = Some(Box::new(Paging::new(self.link.clone(), pages)));
                 Ok(())
             }
             Reply::Problem(problem) => {
@@ -415,6 +469,20 @@ impl Session {
             // Closed: the next turn of the loop hears of it from the socket.
             let _ = self.link.push(&out);
         }
+    }
+}
+
+async fn passed(moment: Option<&mut Pin<Box<Sleep>>>) {
+    match moment {
+        None => std::future::pending().await,
+        Some(moment) => moment.await,
+    }
+}
+
+async fn paged(paging: Option<&mut Box<Paging>>) -> Result<(), Broken> {
+    match paging {
+        None => std::future::pending().await,
+        Some(paging) => paging.advance().await,
     }
 }
 

@@ -5,7 +5,7 @@
 
 use tokio::time::Instant;
 
-use super::answers::{Asked, Reader, Reply};
+use super::answers::{Asked, ROW_BYTES, Reader, Reply};
 use crate::log::{Reading, RoomSummary};
 use crate::model::{ClientId, Event, RoomName, Seq, UserId};
 use crate::protocol::error::Problem;
@@ -63,6 +63,10 @@ pub async fn rooms(
     id: Option<ClientId>,
 ) -> Reply {
     reader.begin();
+    let _held = match reader.room(limit * ROW_BYTES).await {
+        Ok(held) => held,
+        Err(problem) => return Reply::Problem(Problem { re: Some("rooms"), id, ..problem }),
+    };
     settle(&reader, user.as_ref()).await;
     let read = reader.shared.log.rooms(user.as_ref(), after.as_ref(), limit + 1);
     match reader.read(read).await {

@@ -19,13 +19,14 @@
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, IoSlice};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use tokio::net::tcp::OwnedWriteHalf;
 use tokio::time::Instant;
 
+use crate::budget::{Budget, Held, Holder, Place};
 use crate::metrics::Gauge;
 
 /// Pieces in one vectored write. More would not help: 64 chat frames are some 16 KiB, and the
@@ -37,11 +38,34 @@ const PIECES_PER_WRITE: usize = 64;
 /// bytes, and a queue of 64 KiB would hold megabytes.
 const PIECE_OVERHEAD_BYTES: usize = 64;
 
+/// Bytes that may wait in one queue while the node holds all that it may for those who have not
+/// read it. Who takes what it is sent has an empty queue, and notices nothing.
+const SCARCE_QUEUE_BYTES_MAX: usize = 16 * 1024;
+
+/// What waits in the queues of all sockets of a node.
+#[derive(Clone, Debug)]
+pub struct Queues {
+    /// As each socket's own limit counts it.
+    pub bytes: Gauge,
+    /// What all of it takes of the node's memory, pages and answers on their way included.
+    pub unsent: Arc<Budget>,
+}
+
+/// Of a socket by itself: nothing is ever short.
+impl Default for Queues {
+    fn default() -> Self {
+        Self { bytes: Gauge::default(), unsent: Budget::new(1 << 40) }
+    }
+}
+
 /// The writing half of one socket.
 #[derive(Debug)]
 pub struct Link {
     /// Bytes the queue may hold, overhead included; a piece offered beyond it is refused.
     queue_bytes_max: usize,
+    unsent: Arc<Budget>,
+    /// Where this one is known to those who look for who keeps most.
+    _place: Place,
     state: Mutex<State>,
 }
 
@@ -67,6 +91,8 @@ pub(super) struct Flow {
     pub has_drained: bool,
     /// The kernel refused a write for good: the connection is lost.
     pub is_broken: bool,
+    /// It has kept too much for too long, and the node needs the memory.
+    pub is_evicted: bool,
 }
 
 #[derive(Debug)]
@@ -74,7 +100,7 @@ struct State {
     /// The kernel's end. `None` once the connection broke or was ended.
     writer: Option<OwnedWriteHalf>,
     /// Whole pieces that the kernel has not taken. Holds no memory while it is empty.
-    pieces: VecDeque<Bytes>,
+    pieces: VecDeque<Piece>,
     /// Bytes of the head piece that the kernel already has.
     head_written: usize,
     /// What the pieces count, `PIECE_OVERHEAD_BYTES` included.
@@ -83,6 +109,10 @@ struct State {
     moved_at: Instant,
     /// No more frames but the socket's own last ones: `close` has begun.
     is_closing: bool,
+    /// A message of several frames has begun. Nothing but its own frames, and control frames, may
+    /// come before its end (RFC 6455, section 5.4).
+    is_in_message: bool,
+    is_evicted: bool,
     /// A frame was refused, or somebody asked to be told: the owner reports `Drained` when there is
     /// room for this much, the largest that was refused.
     room_wanted: Option<usize>,
@@ -92,11 +122,21 @@ struct State {
     owner: Option<Waker>,
 }
 
-/// A count that is part of the count over all sockets.
+/// Frames that wait.
+#[derive(Debug)]
+struct Piece {
+    frames: Bytes,
+    /// Nobody else has them, and nobody else counts them.
+    is_own: bool,
+}
+
+/// What waits, counted twice: for the socket's own limit, and as part of what the node holds.
 #[derive(Debug)]
 struct Queued {
     bytes: usize,
     total: Gauge,
+    /// Pieces that others share (events) are counted where they were made, once.
+    held: Held,
 }
 
 impl Queued {
@@ -108,8 +148,20 @@ impl Queued {
         }
     }
 
+    fn add(&mut self, piece: &Piece) {
+        self.set(self.bytes + cost(&piece.frames));
+        self.held.set(self.held.bytes() + piece.held());
+    }
+
     fn sub(&mut self, bytes: usize) {
         self.set(self.bytes - bytes);
+    }
+}
+
+impl Piece {
+    /// What it takes of the node's memory, up to its last byte.
+    fn held(&self) -> usize {
+        PIECE_OVERHEAD_BYTES + if self.is_own { self.frames.len() } else { 0 }
     }
 }
 
@@ -120,18 +172,28 @@ impl Drop for Queued {
 }
 
 impl Link {
-    pub(super) fn new(writer: OwnedWriteHalf, queue_bytes_max: usize, total: Gauge) -> Self {
+    pub(super) fn new(
+        writer: OwnedWriteHalf,
+        queue_bytes_max: usize,
+        queues: &Queues,
+    ) -> Arc<Self> {
+        let unsent = queues.unsent.clone();
         let state = State {
             writer: Some(writer),
             pieces: VecDeque::new(),
             head_written: 0,
-            queued: Queued { bytes: 0, total },
+            queued: Queued { bytes: 0, total: queues.bytes.clone(), held: unsent.hold(0) },
             moved_at: Instant::now(),
             is_closing: false,
+            is_in_message: false,
+            is_evicted: false,
             room_wanted: None,
             owner: None,
         };
-        Self { queue_bytes_max, state: Mutex::new(state) }
+        Arc::new_cyclic(|this: &Weak<Self>| {
+            let _place = unsent.enter(this.clone());
+            Self { queue_bytes_max, unsent, _place, state: Mutex::new(state) }
+        })
     }
 
     /// Writes one or more whole frames, or refuses them all.
@@ -144,20 +206,24 @@ impl Link {
         if state.is_closing {
             return Offer::Closed;
         }
-        let fits = state.queued.bytes + cost(frames) <= self.queue_bytes_max;
-        if !fits && !state.pieces.is_empty() {
+        let may_wait = || {
+            let is_scarce = self.unsent.is_full();
+            let max = if is_scarce { SCARCE_QUEUE_BYTES_MAX } else { self.queue_bytes_max };
+            state.queued.bytes + cost(frames) <= max
+        };
+        if state.is_in_message || (!state.pieces.is_empty() && !may_wait()) {
             state.room_wanted = state.room_wanted.max(Some(cost(frames)));
             return Offer::Full;
         }
-        write(state, frames)
+        write(state, frames, false)
     }
 
     /// Writes frames that nobody will miss much, if nothing else is waiting. A refusal is not
     /// remembered.
     pub fn offer_idle(&self, frames: &Bytes) -> bool {
         let state = self.lock();
-        let idle = !state.is_closing && state.pieces.is_empty();
-        idle && write(state, frames) == Offer::Taken
+        let idle = !state.is_closing && !state.is_in_message && state.pieces.is_empty();
+        idle && write(state, frames, true) == Offer::Taken
     }
 
     /// Writes frames that must not be refused: the answers to the client's own commands. What
@@ -165,14 +231,35 @@ impl Link {
     /// Never `Full`.
     pub fn push(&self, frames: &Bytes) -> Offer {
         let state = self.lock();
-        if state.is_closing { Offer::Closed } else { write(state, frames) }
+        if state.is_closing { Offer::Closed } else { write(state, frames, true) }
+    }
+
+    /// As `push`, of events, which are counted where they were made.
+    pub fn push_shared(&self, frames: &Bytes) -> Offer {
+        let state = self.lock();
+        if state.is_closing { Offer::Closed } else { write(state, frames, false) }
+    }
+
+    /// A message of several frames begins or has ended. While it lasts nothing is taken but by
+    /// `push`, which whoever writes the message must use for nothing else.
+    pub fn set_in_message(&self, is_in_message: bool) {
+        self.lock().is_in_message = is_in_message;
     }
 
     /// Asks for a `Drained` as if a frame had been refused. If there is room already it comes at
     /// once.
     pub fn tell_when_drained(&self) {
+        self.tell_when_fits(0);
+    }
+
+    /// As `tell_when_drained`, when nothing is left.
+    pub fn tell_when_empty(&self) {
+        self.tell_when_fits(usize::MAX);
+    }
+
+    fn tell_when_fits(&self, wanted: usize) {
         let mut state = self.lock();
-        state.room_wanted = state.room_wanted.max(Some(0));
+        state.room_wanted = state.room_wanted.max(Some(wanted));
         let owner = if self.has_drained(&state) { state.owner.take() } else { None };
         drop(state);
         wake(owner);
@@ -183,9 +270,13 @@ impl Link {
         self.lock().queued.bytes
     }
 
+    pub(super) fn is_evicted(&self) -> bool {
+        self.lock().is_evicted
+    }
+
     /// What tungstenite writes by itself: pongs, and the close frame after `begin_close`.
     pub(super) fn push_control(&self, frames: &Bytes) -> Offer {
-        write(self.lock(), frames)
+        write(self.lock(), frames, true)
     }
 
     /// Moves what the kernel will take, and remembers the caller as the one to wake: when there is
@@ -211,6 +302,7 @@ impl Link {
             is_over_limit: state.queued.bytes > self.queue_bytes_max,
             has_drained,
             is_broken: state.writer.is_none(),
+            is_evicted: state.is_evicted,
         }
     }
 
@@ -225,8 +317,11 @@ impl Link {
         let mut state = self.lock();
         let keep = usize::from(state.head_written > 0);
         state.pieces.truncate(keep);
-        let left = state.pieces.front().map_or(0, |head| cost(head) - state.head_written);
+        let head = state.pieces.front();
+        let (left, held) =
+            head.map_or((0, 0), |head| (cost(&head.frames) - state.head_written, head.held()));
         state.queued.set(left);
+        state.queued.held.set(held);
     }
 
     /// Drops what is waiting and shuts the writing side down: the peer sees the end of the stream.
@@ -240,7 +335,7 @@ impl Link {
     fn has_drained(&self, state: &State) -> bool {
         state.room_wanted.is_some_and(|wanted| {
             let is_half_empty = state.queued.bytes <= self.queue_bytes_max / 2;
-            let fits = state.queued.bytes + wanted <= self.queue_bytes_max;
+            let fits = state.queued.bytes.saturating_add(wanted) <= self.queue_bytes_max;
             is_half_empty && (fits || state.pieces.is_empty())
         })
     }
@@ -252,11 +347,26 @@ impl Link {
     }
 }
 
-/// Inline if nothing is waiting, else behind what is.
-fn write(mut state: MutexGuard<'_, State>, frames: &Bytes) -> Offer {
+impl Holder for Link {
+    fn waiting(&self) -> Option<(usize, Instant)> {
+        let state = self.lock();
+        (!state.pieces.is_empty()).then_some((state.queued.bytes, state.moved_at))
+    }
+
+    fn evict(&self) {
+        let mut state = self.lock();
+        state.is_evicted = true;
+        let owner = state.owner.take();
+        drop(state);
+        wake(owner);
+    }
+}
+
+/// Inline if nothing is waiting, else behind what is. `is_own`: see `Piece`.
+fn write(mut state: MutexGuard<'_, State>, frames: &Bytes, is_own: bool) -> Offer {
     let Some(writer) = &state.writer else { return Offer::Closed };
     if !state.pieces.is_empty() {
-        state.enqueue(frames);
+        state.enqueue(frames, is_own);
         return Offer::Taken;
     }
     let written = match writer.try_write(frames) {
@@ -273,7 +383,7 @@ fn write(mut state: MutexGuard<'_, State>, frames: &Bytes) -> Offer {
     if written == frames.len() {
         return Offer::Taken;
     }
-    state.enqueue(frames);
+    state.enqueue(frames, is_own);
     state.queued.sub(written);
     state.head_written = written;
     state.moved_at = Instant::now();
@@ -284,9 +394,10 @@ fn write(mut state: MutexGuard<'_, State>, frames: &Bytes) -> Offer {
 }
 
 impl State {
-    fn enqueue(&mut self, frames: &Bytes) {
-        self.queued.set(self.queued.bytes + cost(frames));
-        self.pieces.push_back(frames.clone());
+    fn enqueue(&mut self, frames: &Bytes, is_own: bool) {
+        let piece = Piece { frames: frames.clone(), is_own };
+        self.queued.add(&piece);
+        self.pieces.push_back(piece);
     }
 
     /// One vectored write, when the kernel has room.
@@ -299,7 +410,7 @@ impl State {
         let mut count = 0;
         for (slice, piece) in slices.iter_mut().zip(&self.pieces) {
             let skip = if count == 0 { self.head_written } else { 0 };
-            *slice = IoSlice::new(&piece[skip..]);
+            *slice = IoSlice::new(&piece.frames[skip..]);
             count += 1;
         }
         match writer.try_write_vectored(&slices[..count]) {
@@ -319,16 +430,20 @@ impl State {
         self.moved_at = Instant::now();
         self.queued.sub(written);
         self.head_written += written;
-        while let Some(head) = self.pieces.front() {
-            if self.head_written < head.len() {
-                return;
-            }
-            self.head_written -= head.len();
+        let mut held = self.queued.held.bytes();
+        while let Some(head) =
+            self.pieces.front().filter(|head| self.head_written >= head.frames.len())
+        {
+            self.head_written -= head.frames.len();
+            held -= head.held();
             self.queued.sub(PIECE_OVERHEAD_BYTES);
             self.pieces.pop_front();
         }
-        // A queue that was long once would keep its memory for as long as the socket idles.
-        self.pieces = VecDeque::new();
+        self.queued.held.set(held);
+        if self.pieces.is_empty() {
+            // A queue that was long once would keep its memory for as long as the socket idles.
+            self.pieces = VecDeque::new();
+        }
     }
 
     fn end(&mut self) {
@@ -337,6 +452,7 @@ impl State {
         self.pieces = VecDeque::new();
         self.head_written = 0;
         self.queued.set(0);
+        self.queued.held.set(0);
     }
 }
 
@@ -365,13 +481,13 @@ mod tests {
 
     use super::*;
 
-    async fn link(queue_bytes_max: usize) -> (Link, TcpStream) {
+    async fn link(queue_bytes_max: usize) -> (Arc<Link>, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap());
         let (client, accepted) = tokio::join!(client, listener.accept());
         let (_, writer) = accepted.unwrap().0.into_split();
         writer.writable().await.unwrap();
-        (Link::new(writer, queue_bytes_max, Gauge::default()), client.unwrap())
+        (Link::new(writer, queue_bytes_max, &Queues::default()), client.unwrap())
     }
 
     /// Ten thousand sockets that were slow once must not hold memory for it.

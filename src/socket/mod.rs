@@ -28,12 +28,15 @@ use self::clock::{Clock, Due};
 use self::codec::Codec;
 use self::duplex::Duplex;
 use self::link::Flow;
-pub use self::link::{Link, Offer};
+pub use self::link::{Link, Offer, Queues};
 pub use self::reason::CloseReason;
 pub use self::tune::tune;
 use crate::config::SocketConfig;
-use crate::metrics::Gauge;
 use crate::protocol::close::CloseCode;
+
+/// What the close of a socket may take whose memory others need. What has begun to leave must leave
+/// whole before it, and its client does not read.
+const EVICTED_CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// An empty ping.
 static PING: Bytes = Bytes::from_static(&[0x89, 0]);
@@ -84,9 +87,9 @@ impl Socket {
     /// request, read along with it; it is taken, for it holds HTTP's whole read buffer, which would
     /// else be most of what an idle socket costs. To be called within a runtime, as the connection
     /// was.
-    pub fn new(stream: TcpStream, leftover: Bytes, config: &SocketConfig, queued: &Gauge) -> Self {
+    pub fn new(stream: TcpStream, leftover: Bytes, config: &SocketConfig, queues: &Queues) -> Self {
         let (reader, writer) = stream.into_split();
-        let link = Arc::new(Link::new(writer, config.queue_bytes_max, queued.clone()));
+        let link = Link::new(writer, config.queue_bytes_max, queues);
         let duplex = Duplex::new(reader, Arc::clone(&link), leftover);
         let codec = Codec::new(duplex, config);
         let heartbeat = Duration::from_millis(config.heartbeat_ms);
@@ -125,7 +128,10 @@ impl Socket {
     ) -> Pin<Box<dyn Future<Output = ()> + Send>> {
         Box::pin(async move {
             // Whoever did not follow within the timeout is cut off by the drop.
-            if timeout(self.close_timeout, self.finish(code, reason)).await.is_err() {
+            let is_evicted = self.link.is_evicted();
+            let max = if is_evicted { EVICTED_CLOSE_TIMEOUT } else { Duration::MAX };
+            let patience = self.close_timeout.min(max);
+            if timeout(patience, self.finish(code, reason)).await.is_err() {
                 tracing::debug!(code = code.0, "close handshake timed out");
             }
         })
@@ -134,6 +140,9 @@ impl Socket {
     fn poll_next(&mut self, cx: &mut Context<'_>, reading: bool) -> Poll<Incoming> {
         loop {
             let flow = self.link.poll_flush(cx);
+            if flow.is_evicted {
+                return Poll::Ready(Incoming::Closed(CloseReason::Evicted));
+            }
             if flow.has_drained {
                 return Poll::Ready(Incoming::Drained);
             }

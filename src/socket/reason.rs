@@ -16,6 +16,8 @@ pub enum CloseReason {
     Refused(CloseCode, &'static str),
     /// The client took nothing for the stall timeout.
     Stalled,
+    /// The client took nothing for a while, and the node needs the memory of what waits for it.
+    Evicted,
     /// Nothing was heard of the client within two heartbeats.
     Silent,
 }
@@ -26,7 +28,7 @@ impl CloseReason {
         match self {
             Self::Peer(_) | Self::Lost => CloseCode::NORMAL,
             Self::Refused(code, _) => code,
-            Self::Stalled => CloseCode::STALLED,
+            Self::Stalled | Self::Evicted => CloseCode::STALLED,
             Self::Silent => CloseCode::SILENT,
         }
     }
@@ -37,6 +39,7 @@ impl CloseReason {
             Self::Peer(_) | Self::Lost => "",
             Self::Refused(_, text) => text,
             Self::Stalled => "took nothing for too long",
+            Self::Evicted => "took nothing while memory was short",
             Self::Silent => "no pong within two heartbeats",
         }
     }

@@ -22,7 +22,7 @@ use crate::protocol::frame::{self, Joined};
 use crate::server::answer::Answer;
 use crate::session::Shared;
 use crate::session::answers::{self, Asked, Outage, Reader, Reply};
-use crate::session::reading;
+use crate::session::{history, reading};
 
 /// How much longer than a lane takes to answer in any case. Its word is better than ours: it knows
 /// whether anything was written.
@@ -63,7 +63,7 @@ async fn run(shared: &Arc<Shared>, lanes: &Lanes, request: Request) -> Result<Do
             write(asked(room, user), Verb::Message(text)).await
         }
         Command::History { user, room, page, limit } => {
-            read(answers::history(reader, asked(room, user), page, limit).await)
+            read(history::history(reader, asked(room, user), page, limit).await)
         }
         Command::Members { user, room, after } => {
             read(answers::members(reader, asked(room, user), after).await)
@@ -79,6 +79,7 @@ async fn run(shared: &Arc<Shared>, lanes: &Lanes, request: Request) -> Result<Do
 fn read(reply: Reply) -> Result<Done, Problem> {
     match reply {
         Reply::Frame(_, frame) => Ok((reply::frame(StatusCode::OK, &frame), "ok")),
+        Reply::Pages(pages) => Ok((reply::pages(pages), "ok")),
         Reply::Problem(problem) => Err(problem),
         _ => Err(Problem::internal()),
     }

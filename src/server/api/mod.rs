@@ -17,7 +17,6 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use http_body_util::{Either, Full};
 use hyper::body::Incoming;
 use hyper::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
@@ -32,10 +31,9 @@ use self::rates::Rates;
 use self::reply::Refusal;
 pub use self::route::Route;
 use self::route::{Place, STREAM};
-pub use self::stream::Events;
 use self::stream::Wish;
 use super::admission::Limit;
-use super::answer::Body;
+use super::answer::{Answer, Content, Pieces};
 use super::line::Peer;
 use super::{origin, routes};
 use crate::lane::Lanes;
@@ -78,7 +76,7 @@ impl Api {
         path == "/api" || path.starts_with("/api/")
     }
 
-    pub async fn answer(&self, request: Request<Incoming>, visitor: &Visitor) -> Response<Body> {
+    pub async fn answer(&self, request: Request<Incoming>, visitor: &Visitor) -> Answer {
         let route = route::find(request.uri().path()).map_or("other", |p| p.route.template());
         let method = route::method_name(request.method());
         let origin = request.headers().get(ORIGIN).cloned();
@@ -91,7 +89,7 @@ impl Api {
             self.shared.metrics.connections_refused.get_or_create(&reason).inc();
             let (parts, mut body) = request.into_parts();
             body::pass(&mut body, &parts).await;
-            origin::refusal().map(Either::Left)
+            origin::refusal()
         };
         let status = answer.status().as_u16();
         let request = metrics::Request { route, method, status };
@@ -99,7 +97,7 @@ impl Api {
         answer
     }
 
-    async fn respond(&self, request: Request<Incoming>, visitor: &Visitor) -> Response<Body> {
+    async fn respond(&self, request: Request<Incoming>, visitor: &Visitor) -> Answer {
         let (parts, mut body) = request.into_parts();
         let stopping = self.shared.tasks.is_stopping().then_some(Limit::Total);
         let answer = match visitor.beyond.or(stopping) {
@@ -113,7 +111,7 @@ impl Api {
             Ok(answer) => answer,
             Err(refused) => {
                 body::pass(&mut body, &parts).await;
-                refused.map(Either::Left)
+                refused
             }
         }
     }
@@ -123,7 +121,7 @@ impl Api {
         parts: &Parts,
         body: &mut Incoming,
         visitor: &Visitor,
-    ) -> Result<Response<Body>, Refusal> {
+    ) -> Result<Answer, Refusal> {
         let place = route::find(parts.uri.path()).ok_or(Refusal::NotFound)?;
         if parts.method == Method::OPTIONS {
             return Ok(options(place.route));
@@ -142,7 +140,7 @@ impl Api {
         parts: &Parts,
         body: &mut Incoming,
         visitor: &Visitor,
-    ) -> Result<Response<Body>, Refusal> {
+    ) -> Result<Answer, Refusal> {
         self.rates.admit(visitor.address, Instant::now()).map_err(too_fast)?;
         let body = if Route::writes(re) { self.body_of(parts, body).await? } else { None };
         let said = Said::of(re, place, parts)?;
@@ -154,8 +152,7 @@ impl Api {
         }
         let message_bytes_max = self.shared.config.session.message_bytes_max;
         let request = command::Request::of(&fields, message_bytes_max)?;
-        let answer = act::act(&self.shared, &self.lanes, request).await?;
-        Ok(answer.map(Either::Left))
+        Ok(act::act(&self.shared, &self.lanes, request).await?)
     }
 
     /// The body of a write; `None`: it has none, and its path says all there is to say.
@@ -178,8 +175,8 @@ fn too_fast(retry_after_ms: u64) -> Problem {
 
 /// What there is at a place, for whoever asks, and for the browser that asks before it lets a page
 /// of another origin send what a form could not.
-fn options(route: Route) -> Response<Body> {
-    let mut answer = Response::new(Either::Left(Full::default()));
+fn options(route: Route) -> Answer {
+    let mut answer = Response::new(Content::default());
     *answer.status_mut() = StatusCode::NO_CONTENT;
     put(&mut answer, ALLOW, route.allow());
     put(&mut answer, ACCESS_CONTROL_ALLOW_METHODS, route.allow());
@@ -189,22 +186,22 @@ fn options(route: Route) -> Response<Body> {
 }
 
 /// Lets the page of an allowed origin read the answer, also one that is a refusal.
-fn admit_origin(mut answer: Response<Body>, origin: HeaderValue) -> Response<Body> {
+fn admit_origin(mut answer: Answer, origin: HeaderValue) -> Answer {
     answer.headers_mut().insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
     put(&mut answer, ACCESS_CONTROL_EXPOSE_HEADERS, "Retry-After");
     put(&mut answer, VARY, "Origin");
     answer
 }
 
-fn stream_answer(events: Events, is_head: bool) -> Response<Body> {
-    let body = if is_head { Either::Left(Full::default()) } else { Either::Right(events) };
-    let mut answer = Response::new(body);
+fn stream_answer(events: Pieces, is_head: bool) -> Answer {
+    let content = if is_head { Content::default() } else { Content::Pieces(events) };
+    let mut answer = Response::new(content);
     put(&mut answer, CONTENT_TYPE, "text/event-stream");
     put(&mut answer, CACHE_CONTROL, "no-store");
     put(&mut answer, X_ACCEL_BUFFERING, "no");
     answer
 }
 
-fn put(answer: &mut Response<Body>, name: HeaderName, value: &'static str) {
+fn put(answer: &mut Answer, name: HeaderName, value: &'static str) {
     answer.headers_mut().insert(name, HeaderValue::from_static(value));
 }

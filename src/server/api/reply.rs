@@ -2,6 +2,7 @@
 //!
 //! It does not decide which answer is due.
 
+use futures_util::stream;
 use hyper::StatusCode;
 use hyper::header::{ACCEPT, ACCEPT_ENCODING, ALLOW, CONNECTION, HeaderValue, RETRY_AFTER};
 
@@ -9,8 +10,9 @@ use crate::model::RoomName;
 use crate::protocol::error::{Code, Problem};
 use crate::protocol::frame::Frame;
 use crate::server::admission::Limit;
-use crate::server::answer::{Answer, json_text, refuse, set};
+use crate::server::answer::{Answer, Content, json_content, json_text, refuse, set};
 use crate::server::routes;
+use crate::session::history::{Pages, Part};
 
 /// Seconds after which it is worth asking again while the log is away.
 const RETRY_AFTER_S: u64 = 1;
@@ -103,6 +105,20 @@ impl Refusal {
 /// A frame as a body: its very bytes.
 pub fn frame(status: StatusCode, frame: &Frame) -> Answer {
     json_text(status, frame.bytes().slice_ref(frame.payload()))
+}
+
+/// A page of several pieces, each read when the client has taken the one before.
+pub fn pages(pages: Box<Pages>) -> Answer {
+    let pieces = stream::unfold(Some(pages), async |pages| {
+        let mut pages = pages?;
+        Some(match pages.next().await {
+            Ok(Part { json, held, is_last }) => {
+                (Ok(held.keep(json)), Some(pages).filter(|_| !is_last))
+            }
+            Err(broken) => (Err(broken), None),
+        })
+    });
+    json_content(StatusCode::OK, Content::Pieces(Box::pin(pieces)))
 }
 
 fn refused(problem: &Problem) -> Answer {

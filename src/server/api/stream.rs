@@ -13,17 +13,14 @@
 //!                                                                     client goes: the end
 //! ```
 
-use std::convert::Infallible;
-use std::fmt::Write;
 use std::future::Future;
+use std::io::Write;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
-use futures_util::stream::{self, Stream};
-use http_body_util::StreamBody;
-use hyper::body::Frame;
+use bytes::Bytes;
+use futures_util::stream;
 
 use crate::hub::{BATCH_BYTES_MAX, Batch, NextPage, Room};
 use crate::log::LogError;
@@ -31,13 +28,11 @@ use crate::model::{RoomName, Seq, UserId};
 use crate::protocol::error::Problem;
 use crate::protocol::fields::{Fields, Key};
 use crate::protocol::frame;
+use crate::server::answer::Pieces;
 use crate::server::line::Peer;
 use crate::session::Shared;
 use crate::session::answers::{self, Asked, Outage, Reader};
 
-/// The body of such an answer.
-pub type Events = StreamBody<Pin<Box<dyn Stream<Item = Chunk> + Send>>>;
-type Chunk = Result<Frame<Bytes>, Infallible>;
 type Page = Result<Option<Arc<Batch>>, LogError>;
 
 /// What an event has beyond its JSON: the names of its lines, a seq, a type.
@@ -88,7 +83,7 @@ impl Wish {
 }
 
 /// Opens a stream for a member of the room, or says why not.
-pub async fn open(shared: &Arc<Shared>, wish: Wish, peer: Peer) -> Result<Events, Problem> {
+pub async fn open(shared: &Arc<Shared>, wish: Wish, peer: Peer) -> Result<Pieces, Problem> {
     let Wish { room, user, after } = wish;
     let asked = Asked { re: super::route::STREAM, room, user, id: None, came: Instant::now() };
     let reader = Reader::new(shared.clone(), Outage::default());
@@ -121,9 +116,9 @@ pub async fn open(shared: &Arc<Shared>, wish: Wish, peer: Peer) -> Result<Events
     };
     let chunks = stream::unfold(reading, async |mut reading| {
         let bytes = reading.next().await?;
-        Some((Ok(Frame::data(bytes)), reading))
+        Some((Ok(bytes), reading))
     });
-    Ok(StreamBody::new(Box::pin(chunks)))
+    Ok(Box::pin(chunks))
 }
 
 /// How long to wait before coming back, and from where on: a client that loses its connection
@@ -213,7 +208,7 @@ impl Reading {
         let ends_at = leaves.find(|(_, user)| *user == self.user).map(|(seq, _)| *seq);
         let count = batch.last().0.saturating_sub(self.last.0) as usize;
         let len = batch.slice(self.last, batch.last()).len() + count * EVENT_OVERHEAD_BYTES;
-        let mut out = BytesMut::with_capacity(len);
+        let mut out = Vec::with_capacity(len);
         let before = self.last;
         for (seq, payload) in batch.payloads_after(before) {
             put_event(&mut out, seq, payload);
@@ -224,7 +219,7 @@ impl Reading {
             }
         }
         self.shared.metrics.deliveries.inc_by(self.last.0 - before.0);
-        out.freeze()
+        self.shared.budgets.unsent.hold(out.capacity()).keep(out)
     }
 }
 
@@ -250,9 +245,9 @@ fn heartbeat() -> Bytes {
 }
 
 /// One event. Its JSON has no line break: control characters are always escaped.
-fn put_event(out: &mut BytesMut, seq: Seq, payload: &[u8]) {
+fn put_event(out: &mut Vec<u8>, seq: Seq, payload: &[u8]) {
     let kind = frame::type_of(payload);
-    // Writing into a buffer that grows cannot fail.
+    // Writing into a vector cannot fail.
     let _ = write!(out, "id: {seq}\nevent: {kind}\ndata: ");
     out.extend_from_slice(payload);
     out.extend_from_slice(b"\n\n");

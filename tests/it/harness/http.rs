@@ -129,13 +129,13 @@ impl Http {
         self.try_read(is_head).await.expect("no whole answer")
     }
 
-    /// The next answer, if it is a whole one: `None` for one that comes in chunks, or breaks off.
+    /// The next answer, if it is a whole one: `None` for one that is a stream, or breaks off.
     pub async fn try_read(&mut self, is_head: bool) -> Option<Reply> {
         let reply = self.try_read_head().await?;
-        match reply.header("transfer-encoding") {
-            Some(_) => None,
-            None if is_head => Some(reply),
-            None => self.try_read_body(reply).await,
+        match reply.header("content-type") {
+            Some("text/event-stream") => None,
+            _ if is_head => Some(reply),
+            _ => self.try_read_body(reply).await,
         }
     }
 
@@ -146,10 +146,28 @@ impl Http {
 
     /// That answer with its body.
     pub async fn try_read_body(&mut self, mut head: Reply) -> Option<Reply> {
-        let len = head.header("content-length").map_or(0, |len| len.parse().unwrap());
-        let body = self.raw.try_read_exactly(len).await?;
+        let body = match head.header("transfer-encoding") {
+            Some(_) => self.try_read_chunks().await?,
+            None => {
+                let len = head.header("content-length").map_or(0, |len| len.parse().unwrap());
+                self.raw.try_read_exactly(len).await?
+            }
+        };
         head.body = String::from_utf8(body).expect("not UTF-8");
         Some(head)
+    }
+
+    async fn try_read_chunks(&mut self) -> Option<Vec<u8>> {
+        let mut body = Vec::new();
+        loop {
+            let len = self.raw.read_through(b"\r\n").await?;
+            let len = usize::from_str_radix(len.trim_end(), 16).expect("not a chunk");
+            let chunk = self.raw.try_read_exactly(len + 2).await?;
+            body.extend_from_slice(&chunk[..len]);
+            if len == 0 {
+                return Some(body);
+            }
+        }
     }
 
     /// The next answer; of one that comes in chunks the head.

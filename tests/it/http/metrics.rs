@@ -18,8 +18,10 @@ on_both_logs!(
 );
 
 /// Every label there may be. None is for a room or a user, so the series do not grow with use.
-const LABELS: [&str; 10] =
-    ["type", "result", "reason", "code", "source", "kind", "route", "method", "status", "le"];
+const LABELS: [&str; 11] = [
+    "type", "result", "reason", "code", "source", "kind", "route", "method", "status", "budget",
+    "le",
+];
 
 struct Family {
     kind: String,
@@ -164,6 +166,9 @@ async fn metrics_pass_a_strict_reader_and_have_the_promised_names(world: World) 
         ("verbatim_deliveries", "counter"),
         ("verbatim_catch_ups", "counter"),
         ("verbatim_queue_bytes", "gauge"),
+        ("verbatim_budget_bytes", "gauge"),
+        ("verbatim_budget_max_bytes", "gauge"),
+        ("verbatim_evicted", "counter"),
         ("verbatim_presence_rooms", "gauge"),
         ("verbatim_signals_skipped", "counter"),
         ("verbatim_signals_lost", "counter"),

@@ -7,9 +7,8 @@ use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
 use verbatim::config::Config;
 use verbatim::hub::{Door, Follower, Inbox};
-use verbatim::metrics::Gauge;
 use verbatim::model::{RoomName, Seq, UserId};
-use verbatim::socket::{Link, Socket};
+use verbatim::socket::{Link, Queues, Socket};
 
 /// The writing half of a socket, and all that must live as long as it.
 async fn link() -> (Arc<Link>, Socket, TcpStream) {
@@ -19,7 +18,7 @@ async fn link() -> (Arc<Link>, Socket, TcpStream) {
     let stream = accepted.unwrap().0;
     stream.writable().await.unwrap();
     let socket =
-        Socket::new(stream, Bytes::new(), &Config::from_defaults().socket, &Gauge::default());
+        Socket::new(stream, Bytes::new(), &Config::from_defaults().socket, &Queues::default());
     (socket.link().clone(), socket, client.unwrap())
 }
 

@@ -4,9 +4,8 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use tokio::io::AsyncWriteExt;
 use tokio::runtime::Runtime;
-use verbatim::metrics::Gauge;
 use verbatim::protocol::frame::{Opcode, encode};
-use verbatim::socket::{CloseReason, Incoming, Socket};
+use verbatim::socket::{CloseReason, Incoming, Queues, Socket};
 
 use super::wire::{PING, config, masked, masked_close, pair, read_frame, soon};
 
@@ -32,7 +31,7 @@ async fn what_was_read_with_the_request_comes_first() {
     let (client, accepted) = tokio::join!(client, listener.accept());
     let mut client = client.unwrap();
     client.write_all(&[masked(0x80, b"ond"), masked_close(1001)].concat()).await.unwrap();
-    let mut socket = Socket::new(accepted.unwrap().0, bytes.into(), &config(), &Gauge::default());
+    let mut socket = Socket::new(accepted.unwrap().0, bytes.into(), &config(), &Queues::default());
     let (messages, reason) = read_all(&mut socket).await;
     assert_eq!(messages, [Incoming::Text("first".into()), Incoming::Text("second".into())]);
     assert_eq!(reason, CloseReason::Peer(1001));

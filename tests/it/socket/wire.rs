@@ -9,9 +9,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::time::timeout;
 use verbatim::config::SocketConfig;
-use verbatim::metrics::Gauge;
 use verbatim::protocol::close::CloseCode;
-use verbatim::socket::{CloseReason, Incoming, Link, Socket};
+use verbatim::socket::{CloseReason, Incoming, Link, Queues, Socket};
 
 pub const TEXT: u8 = 0x81;
 pub const CLOSE: u8 = 0x88;
@@ -50,7 +49,7 @@ pub async fn pair(config: &SocketConfig) -> (Socket, TcpStream) {
     client.set_nodelay(true).unwrap();
     stream.set_nodelay(true).unwrap();
     SockRef::from(&stream).set_send_buffer_size(4096).unwrap();
-    (Socket::new(stream, Bytes::new(), config, &Gauge::default()), client)
+    (Socket::new(stream, Bytes::new(), config, &Queues::default()), client)
 }
 
 /// Runs a socket that only needs to live: what it reads is dropped, and when it is over it is

@@ -1,0 +1,315 @@
+//! Bytes that a node holds for its clients, counted over all of them, with a limit.
+//!
+//! Whoever is about to hold much waits for room first ([`Budget::room`]); what must not wait
+//! (a live event, a small answer) is held at once and counted all the same ([`Budget::hold`]), so
+//! the count is always true and may be above the limit for a moment. Everything held is a
+//! [`Held`]: dropping it gives the bytes back. What is shared is counted once, by a `Held` that
+//! lives as long as the bytes themselves ([`Held::keep`]).
+//!
+//! When somebody has to wait, the connections that keep most and take nothing are ended
+//! ([`Budget::relieve`]).
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::{Notify, Semaphore};
+use tokio::time::Instant;
+
+use crate::metrics::{Counter, Metrics};
+
+/// A connection that has taken nothing for so long may be ended for the room that it keeps. Shorter
+/// than what a read may take (`log.read_timeout_ms`): those who wait are served before their time
+/// is over.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// Pause between two looks at who keeps how much, while somebody waits.
+const LOOK_PAUSE: Duration = Duration::from_millis(250);
+/// How far connections are ended once it has come to that: down to so many eighths of the limit,
+/// so that the next one that needs room does not start it again.
+const RELIEVED_EIGHTHS: usize = 6;
+
+/// All that a node counts. Cheap to clone; clones are the same.
+#[derive(Clone, Debug)]
+pub struct Budgets {
+    /// What is held for those who have not read it: the queues of sockets, answers and streams, and
+    /// pages of the log on their way to them.
+    pub unsent: Arc<Budget>,
+    /// What clients have begun to send and what waits to be carried out.
+    pub inbound: Arc<Budget>,
+    /// The recent events of all rooms in use.
+    pub rings: Arc<Budget>,
+}
+
+impl Budgets {
+    pub fn new(unsent_max: usize, inbound_max: usize, rings_max: usize) -> Self {
+        let [unsent, inbound, rings] = [unsent_max, inbound_max, rings_max].map(Budget::new);
+        Self { unsent, inbound, rings }
+    }
+
+    /// Notes how full each is.
+    pub fn tell(&self, metrics: &Metrics) {
+        for (name, budget) in
+            [("unsent", &self.unsent), ("inbound", &self.inbound), ("rings", &self.rings)]
+        {
+            metrics.budget(name, budget.bytes(), budget.bytes_max());
+        }
+    }
+}
+
+/// One to each kind of bytes that a node counts.
+#[derive(Debug)]
+pub struct Budget {
+    bytes_max: usize,
+    /// What is left, in bytes; it also queues, in order, those who wait.
+    room: Semaphore,
+    /// Held beyond what was left.
+    excess: AtomicUsize,
+    /// Those who wait.
+    waiting: AtomicUsize,
+    /// Somebody has begun to wait, or something was held beyond the limit.
+    pressed: Notify,
+    holders: Mutex<Holders>,
+}
+
+/// Bytes that are held; given back when dropped.
+#[derive(Debug)]
+pub struct Held {
+    budget: Arc<Budget>,
+    bytes: usize,
+}
+
+/// A connection, as far as a budget must know it.
+pub trait Holder: Send + Sync {
+    /// The bytes that wait for it, and since when it has taken none of them. `None`: nothing waits.
+    fn waiting(&self) -> Option<(usize, Instant)>;
+    /// Ends it.
+    fn evict(&self);
+}
+
+/// Those connections, each at a place that it keeps.
+#[derive(Default)]
+struct Holders {
+    places: Vec<Option<Weak<dyn Holder>>>,
+    free: Vec<u32>,
+}
+
+/// A holder's place; given back when dropped.
+#[derive(Debug)]
+pub struct Place {
+    budget: Arc<Budget>,
+    index: u32,
+}
+
+impl Budget {
+    pub fn new(bytes_max: usize) -> Arc<Self> {
+        Arc::new(Self {
+            bytes_max,
+            room: Semaphore::new(bytes_max),
+            excess: AtomicUsize::new(0),
+            waiting: AtomicUsize::new(0),
+            pressed: Notify::new(),
+            holders: Mutex::default(),
+        })
+    }
+
+    pub fn bytes_max(&self) -> usize {
+        self.bytes_max
+    }
+
+    /// What is held now.
+    pub fn bytes(&self) -> usize {
+        let excess = self.excess.load(Ordering::Relaxed);
+        (self.bytes_max + excess).saturating_sub(self.room.available_permits())
+    }
+
+    /// Whether nothing is left.
+    pub fn is_full(&self) -> bool {
+        self.room.available_permits() == 0
+    }
+
+    /// Holds bytes at once, whether or not they fit.
+    pub fn hold(self: &Arc<Self>, bytes: usize) -> Held {
+        self.add(bytes);
+        Held { budget: self.clone(), bytes }
+    }
+
+    /// Holds bytes as soon as they fit. Those who came first are served first. More than the whole
+    /// budget counts as all of it. Cancel-safe.
+    pub async fn room(self: &Arc<Self>, bytes: usize) -> Held {
+        let count = u32::try_from(bytes.min(self.bytes_max)).unwrap_or(u32::MAX);
+        let permit = match self.room.try_acquire_many(count) {
+            Ok(permit) => permit,
+            Err(_) => {
+                let _waiting = Waiting::new(self);
+                let permit = self.room.acquire_many(count).await;
+                permit.expect("the semaphore is never closed")
+            }
+        };
+        permit.forget();
+        Held { budget: self.clone(), bytes: count as usize }
+    }
+
+    /// As `hold`, of bytes that something else counts until it says so with `pay`.
+    pub fn owe(self: &Arc<Self>, bytes: usize) -> Held {
+        Held { budget: self.clone(), bytes }
+    }
+
+    /// Bytes that were owed count from here on.
+    pub fn pay(&self, bytes: usize) {
+        self.add(bytes);
+    }
+
+    fn add(&self, bytes: usize) {
+        let taken = self.room.forget_permits(bytes);
+        if taken < bytes {
+            self.excess.fetch_add(bytes - taken, Ordering::SeqCst);
+            // What was given back meanwhile pays for it.
+            let back = self.room.forget_permits(bytes - taken);
+            if back > 0 {
+                self.sub(back);
+            }
+            self.pressed.notify_one();
+        }
+    }
+
+    fn sub(&self, bytes: usize) {
+        let paid = |excess: usize| Some(excess.saturating_sub(bytes));
+        let excess = self.excess.fetch_update(Ordering::SeqCst, Ordering::SeqCst, paid);
+        let excess = excess.unwrap_or_else(|excess| excess);
+        let left = bytes.saturating_sub(excess);
+        if left > 0 {
+            self.room.add_permits(left);
+        }
+    }
+
+    fn holders(&self) -> MutexGuard<'_, Holders> {
+        self.holders.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes a connection known, for as long as the place is kept.
+    pub fn enter(self: &Arc<Self>, holder: Weak<dyn Holder>) -> Place {
+        let mut holders = self.holders();
+        let index = holders.free.pop().unwrap_or_else(|| {
+            holders.places.push(None);
+            u32::try_from(holders.places.len() - 1).expect("there are never so many connections")
+        });
+        holders.places[index as usize] = Some(holder);
+        Place { budget: self.clone(), index }
+    }
+
+    /// Ends connections for as long as somebody has to wait for room or more is held than the
+    /// limit, and then waits for the next such time. Does not return. `evicted` counts them.
+    pub async fn relieve(self: Arc<Self>, evicted: Counter) {
+        loop {
+            self.pressed.notified().await;
+            while self.is_full() || self.waiting.load(Ordering::SeqCst) > 0 {
+                let ended = self.evict(Instant::now());
+                if ended > 0 {
+                    evicted.inc_by(ended as u64);
+                    let (bytes, max) = (self.bytes(), self.bytes_max);
+                    tracing::info!(ended, bytes, max, "ended connections that take nothing");
+                }
+                tokio::time::sleep(LOOK_PAUSE).await;
+            }
+        }
+    }
+
+    /// Ends those that keep most and have taken nothing for a while, until enough is expected to
+    /// be left. How many.
+    fn evict(&self, now: Instant) -> usize {
+        let known: Vec<_> =
+            self.holders().places.iter().flatten().filter_map(Weak::upgrade).collect();
+        let waiting = |holder: Arc<dyn Holder>| {
+            let (bytes, since) = holder.waiting()?;
+            (now.saturating_duration_since(since) >= PATIENCE).then_some((bytes, holder))
+        };
+        let mut stuck: Vec<_> = known.into_iter().filter_map(waiting).collect();
+        stuck.sort_by_key(|(bytes, _)| std::cmp::Reverse(*bytes));
+        let mut excess = self.bytes().saturating_sub(self.bytes_max / 8 * RELIEVED_EIGHTHS);
+        let mut ended = 0;
+        for (bytes, holder) in stuck {
+            if excess == 0 {
+                break;
+            }
+            holder.evict();
+            excess = excess.saturating_sub(bytes);
+            ended += 1;
+        }
+        ended
+    }
+}
+
+impl Held {
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// From here on so many are held, whether or not they fit.
+    pub fn set(&mut self, bytes: usize) {
+        match bytes.checked_sub(self.bytes) {
+            Some(0) => return,
+            Some(more) => self.budget.add(more),
+            None => self.budget.sub(self.bytes - bytes),
+        }
+        self.bytes = bytes;
+    }
+
+    /// Makes this the count of those bytes, of which there are no others: they are held for as long
+    /// as any part of them lives, whoever shares it.
+    pub fn keep<T: AsRef<[u8]> + Send + 'static>(mut self, bytes: T) -> Bytes {
+        self.set(bytes.as_ref().len());
+        Bytes::from_owner(Kept { bytes, _held: self })
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if self.bytes > 0 {
+            self.budget.sub(self.bytes);
+        }
+    }
+}
+
+/// Somebody who waits for room.
+struct Waiting<'a>(&'a Budget);
+
+impl<'a> Waiting<'a> {
+    fn new(budget: &'a Budget) -> Self {
+        budget.waiting.fetch_add(1, Ordering::SeqCst);
+        budget.pressed.notify_one();
+        Self(budget)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// Bytes with their count.
+struct Kept<T> {
+    bytes: T,
+    _held: Held,
+}
+
+impl<T: AsRef<[u8]>> AsRef<[u8]> for Kept<T> {
+    fn as_ref(&self) -> &[u8] {
+        self.bytes.as_ref()
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut holders = self.budget.holders();
+        holders.places[self.index as usize] = None;
+        holders.free.push(self.index);
+    }
+}
+
+impl std::fmt::Debug for Holders {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Holders({})", self.places.len() - self.free.len())
+    }
+}

@@ -1,0 +1,252 @@
+//! `history`: a page of a room's past, in pieces.
+//!
+//! Most pages are one piece, read and answered as a whole. A longer one is never in memory as a
+//! whole: its next piece is read when the client has taken the one before it. So what a client that
+//! does not read costs is one piece, however long its page.
+//!
+//! A page ends where its limit, its bytes or the room end it. Going forward that shows on the way.
+//! Going back, where it ends is where it begins on the wire, so it is found first: by walking back
+//! over it, piece by piece, and keeping only how long its events are. Events do not change, so the
+//! second time they are the same.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Shared;
+use super::answers::{Asked, Outage, Reader, Reply, member};
+use crate::budget::Held;
+use crate::hub::BATCH_BYTES_MAX;
+use crate::model::{Event, Seq};
+use crate::protocol::command::{HISTORY_LIMIT_MAX, Page};
+use crate::protocol::error::Problem;
+use crate::protocol::frame::{self, Frame};
+use crate::replay::PAGE_HELD_BYTES;
+
+/// Events in a piece: as many as a page has.
+const PIECE_LEN: usize = HISTORY_LIMIT_MAX as usize;
+/// How often a piece is asked for in the middle of a page, which cannot be answered otherwise.
+const TRIES: u32 = 8;
+/// Pause between two of them.
+const RETRY: Duration = Duration::from_millis(250);
+
+/// A page on its way, of more than one piece.
+pub struct Pages {
+    shared: Arc<Shared>,
+    asked: Asked,
+    range: Range,
+    /// The first piece: it was read to know that there is an answer.
+    first: Option<Part>,
+}
+
+/// The next part of such an answer.
+pub struct Part {
+    pub json: Vec<u8>,
+    /// What it counts on.
+    pub held: Held,
+    pub is_last: bool,
+}
+
+/// The log did not give the rest of a page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the log did not give the rest of the answer")]
+pub struct Broken;
+
+/// The events of a page that are still to come.
+struct Range {
+    after: Seq,
+    /// The page goes no further, but it may end before.
+    until: Seq,
+    len_left: usize,
+    bytes_left: usize,
+    /// Whether there are events before it; going forward, whether there are some behind it shows
+    /// at its end.
+    more_before: Option<bool>,
+    /// The first event of the page.
+    first: Option<Seq>,
+}
+
+/// Consecutive events, as many as fit into a piece.
+struct Piece {
+    frames: Vec<(Seq, Frame)>,
+    /// The page ends with it.
+    is_last: bool,
+}
+
+pub async fn history(mut reader: Reader, asked: Asked, page: Page, limit: usize) -> Reply {
+    reader.begin();
+    let answer = async {
+        let last_seq = member(&reader, &asked).await?.last_seq;
+        let held = reader.room(PAGE_HELD_BYTES).await.map_err(|problem| asked.problem(problem))?;
+        let bytes_max = reader.shared.config.session.history_bytes_max;
+        let mut range = Range {
+            after: Seq(0),
+            until: last_seq,
+            len_left: limit,
+            bytes_left: bytes_max,
+            more_before: None,
+            first: None,
+        };
+        let piece = match page {
+            Page::After(seq) => {
+                range.after = seq;
+                range.read(&reader, &asked).await
+            }
+            Page::Newest => range.find(&reader, &asked, None).await,
+            Page::Before(seq) => range.find(&reader, &asked, Some(seq)).await,
+        };
+        let piece = piece.map_err(|problem| asked.problem(problem))?;
+        Ok::<_, Problem>((range, piece, held))
+    };
+    let (range, piece, held) = match answer.await {
+        Ok(answer) => answer,
+        Err(problem) => return Reply::Problem(problem),
+    };
+    if piece.is_last {
+        let more = range.more();
+        let frame = frame::history(&asked.room, &piece.frames, more, asked.id.as_ref());
+        return Reply::Frame("history", frame);
+    }
+    let mut pages = Pages { shared: reader.shared, asked, range, first: None };
+    let json = pages.write(&piece, true);
+    pages.first = Some(Part { json, held, is_last: false });
+    Reply::Pages(Box::new(pages))
+}
+
+impl Range {
+    /// The next piece, going forward.
+    async fn read(&mut self, reader: &Reader, asked: &Asked) -> Result<Piece, Problem> {
+        let (log, room) = (&reader.shared.log, &asked.room);
+        let read = log.read_page(room, self.after, self.len_left.min(PIECE_LEN), BATCH_BYTES_MAX);
+        let events = reader.read(read).await?;
+        // As of the moment of the first read: what came since may not all be in the second.
+        let known = events.iter().take_while(|event| event.seq <= self.until);
+        let taken = take(known, self.bytes_left, self.first.is_none());
+        self.len_left -= taken.frames.len().min(self.len_left);
+        self.bytes_left -= taken.bytes.min(self.bytes_left);
+        self.first = self.first.or(taken.frames.first().map(|(seq, _)| *seq));
+        self.after = taken.frames.last().map_or(self.after, |(seq, _)| *seq);
+        let is_last = taken.is_full
+            || taken.frames.is_empty()
+            || self.len_left == 0
+            || self.after >= self.until;
+        Ok(Piece { frames: taken.frames, is_last })
+    }
+
+    /// Finds where a page begins that goes back from there, and gives its first piece.
+    async fn find(
+        &mut self,
+        reader: &Reader,
+        asked: &Asked,
+        before: Option<Seq>,
+    ) -> Result<Piece, Problem> {
+        let (mut before, mut newest, mut first) = (before, None, true);
+        loop {
+            let (log, room) = (&reader.shared.log, &asked.room);
+            let read = log.read_before(room, before, self.len_left, BATCH_BYTES_MAX);
+            let events = reader.read(read).await?;
+            let mut taken = take(events.iter().rev(), self.bytes_left, first);
+            self.len_left -= taken.frames.len().min(self.len_left);
+            self.bytes_left -= taken.bytes.min(self.bytes_left);
+            newest = newest.or(taken.frames.first().map(|(seq, _)| *seq));
+            let oldest = taken.frames.last().map(|(seq, _)| *seq);
+            before = oldest.or(before);
+            let begins =
+                taken.is_full || oldest.is_none_or(|seq| seq <= Seq(1)) || self.len_left == 0;
+            if begins {
+                self.more_before = Some(before.is_some_and(|seq| seq > Seq(1)) && newest.is_some());
+                if first {
+                    taken.frames.reverse();
+                    self.first = oldest;
+                    return Ok(Piece { frames: taken.frames, is_last: true });
+                }
+                break;
+            }
+            first = false;
+        }
+        // What is known of it now ends it; neither its length nor its bytes do so any more.
+        self.after = before.unwrap_or_default().prev();
+        self.until = newest.unwrap_or_default();
+        (self.len_left, self.bytes_left) = (usize::MAX, usize::MAX);
+        self.read(reader, asked).await
+    }
+
+    /// Whether there is more in the direction that was asked for. Seqs have no holes: by where a
+    /// page ends it is known, whatever cut it.
+    fn more(&self) -> bool {
+        self.more_before.unwrap_or(self.first.is_some() && self.after < self.until)
+    }
+}
+
+/// Events as frames, in the order that they come in.
+struct Taken {
+    frames: Vec<(Seq, Frame)>,
+    bytes: usize,
+    /// The page has no room for the next one.
+    is_full: bool,
+}
+
+/// The first of the events, as many as fit into a piece and into `bytes_max`, and at least one if
+/// `one_fits`. It is their frames that are counted: JSON may take six bytes for one.
+fn take<'e>(events: impl Iterator<Item = &'e Event>, bytes_max: usize, one_fits: bool) -> Taken {
+    let mut taken = Taken { frames: Vec::new(), bytes: 0, is_full: false };
+    for event in events {
+        let frame = frame::event(event);
+        let bytes = taken.bytes + frame.payload().len();
+        let is_first = taken.frames.is_empty();
+        if bytes > bytes_max && !(is_first && one_fits) {
+            taken.is_full = true;
+            break;
+        }
+        if bytes > BATCH_BYTES_MAX && !is_first {
+            break;
+        }
+        taken.bytes = bytes;
+        taken.frames.push((event.seq, frame));
+    }
+    taken
+}
+
+impl Pages {
+    /// The next piece of the answer's JSON. Not to be called behind the last.
+    pub async fn next(&mut self) -> Result<Part, Broken> {
+        if let Some(first) = self.first.take() {
+            return Ok(first);
+        }
+        let held = self.shared.budgets.unsent.room(PAGE_HELD_BYTES).await;
+        for tries in 1.. {
+            // What it has met does not matter to others: this answer has no other way to end well.
+            let reader = Reader::new(self.shared.clone(), Outage::default());
+            match self.range.read(&reader, &self.asked).await {
+                Ok(piece) => {
+                    let json = self.write(&piece, false);
+                    return Ok(Part { json, held, is_last: piece.is_last });
+                }
+                Err(_) if tries < TRIES => tokio::time::sleep(RETRY).await,
+                Err(_) => break,
+            }
+        }
+        Err(Broken)
+    }
+
+    fn write(&self, piece: &Piece, is_first: bool) -> Vec<u8> {
+        let len: usize = piece.frames.iter().map(|(_, frame)| frame.payload().len() + 1).sum();
+        let mut json = Vec::with_capacity(len + frame::HISTORY_ENVELOPE_BYTES);
+        match is_first {
+            true => frame::begin_history(&mut json, &self.asked.room),
+            false if !piece.frames.is_empty() => json.push(b','),
+            false => {}
+        }
+        frame::put_events(&mut json, &piece.frames);
+        if piece.is_last {
+            let ends = (self.range.first, Some(self.range.after));
+            frame::end_history(&mut json, ends, self.range.more(), self.asked.id.as_ref());
+        }
+        json
+    }
+}
+
+impl std::fmt::Debug for Pages {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Pages({})", self.asked.room)
+    }
+}

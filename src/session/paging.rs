@@ -1,0 +1,78 @@
+//! An answer of several pieces on its way into one socket, as one message of several frames.
+//!
+//! While it lasts the socket gets nothing else but control frames (RFC 6455, section 5.4): other
+//! answers wait for their turn as always, and the followers that live events are offered to fall
+//! behind, and catch up when it is over.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use super::history::{Broken, Pages, Part};
+use crate::protocol::frame;
+use crate::socket::Link;
+
+type Read = Pin<Box<dyn Future<Output = (Box<Pages>, Result<Part, Broken>)> + Send>>;
+
+/// Owned by the session's task.
+pub struct Paging {
+    link: Arc<Link>,
+    next: Next,
+    is_begun: bool,
+}
+
+/// Where the next piece is.
+enum Next {
+    /// It is read when nothing is left of the one before.
+    Waits(Box<Pages>),
+    Reads(Read),
+    /// There is none.
+    Over,
+}
+
+impl Paging {
+    pub fn new(link: Arc<Link>, pages: Box<Pages>) -> Self {
+        link.set_in_message(true);
+        Self { link, next: Next::Waits(pages), is_begun: false }
+    }
+
+    /// Begins to read the next piece if the socket has taken the one before; else the socket says
+    /// when it has.
+    pub fn proceed(&mut self) {
+        let Next::Waits(_) = &self.next else { return };
+        if self.link.queued_bytes() > 0 {
+            self.link.tell_when_empty();
+            return;
+        }
+        if let Next::Waits(mut pages) = std::mem::replace(&mut self.next, Next::Over) {
+            self.next = Next::Reads(Box::pin(async move {
+                let part = pages.next().await;
+                (pages, part)
+            }));
+        }
+    }
+
+    /// Hands over the next piece when it has been read. Cancel-safe: the read goes on.
+    pub async fn advance(&mut self) -> Result<(), Broken> {
+        let Next::Reads(read) = &mut self.next else { return std::future::pending().await };
+        let (pages, part) = read.await;
+        self.next = Next::Over;
+        let Part { json, held, is_last } = part?;
+        let fragment = frame::fragment(&json, !self.is_begun, is_last);
+        drop(json);
+        // Closed: the session hears of it from the socket.
+        let _ = self.link.push_shared(&held.keep(fragment));
+        self.is_begun = true;
+        if is_last {
+            self.link.set_in_message(false);
+        } else {
+            self.next = Next::Waits(pages);
+        }
+        Ok(())
+    }
+
+    /// Whether the last piece is with the socket.
+    pub fn is_over(&self) -> bool {
+        matches!(self.next, Next::Over)
+    }
+}
