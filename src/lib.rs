@@ -71,5 +71,7 @@ pub mod rate;
 pub mod tasks;
 /// Where log lines go.
 pub mod trace;
+/// When memory is given back to the system.
+pub mod trim;
 /// Clients that put a cluster's promise to the test, for `verbatim verify`.
 pub mod verify;

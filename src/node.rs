@@ -25,6 +25,7 @@ use crate::server::Server;
 use crate::session::Shared;
 use crate::signals::Signals;
 use crate::tasks::Tasks;
+use crate::trim;
 
 /// A node that serves. Dropping it does not stop it; `stop` does.
 pub struct Node {
@@ -77,14 +78,7 @@ impl Node {
             config.hub.rings_bytes_max,
         );
         let hub = Hub::new(config.hub.clone(), budgets.clone(), metrics.clone(), tasks.clone());
-        let (relief, stop) = (budgets.unsent.clone(), tasks.clone());
-        let evicted = metrics.evicted.clone();
-        tasks.spawn("relief", async move {
-            tokio::select! {
-                () = relief.relieve(evicted) => {}
-                () = stop.stopping() => {}
-            }
-        });
+        watch_memory(&budgets, &metrics, &tasks);
         let relay = Relay::new(
             hub.clone(),
             log.clone(),
@@ -182,6 +176,18 @@ async fn start_mirror(
         Err(_) => return Err(StartError::MirrorEnded),
     }
     Ok((mirror, streams.signals))
+}
+
+/// Keeps what clients make the node hold within its limits, and gives back what they let go.
+fn watch_memory(budgets: &Budgets, metrics: &Arc<Metrics>, tasks: &Tasks) {
+    let (budgets, metrics, stop) = (budgets.clone(), metrics.clone(), tasks.clone());
+    tasks.spawn("memory", async move {
+        tokio::select! {
+            () = budgets.unsent.clone().relieve(metrics.evicted.clone()) => {}
+            () = trim::run(&budgets, &metrics) => {}
+            () = stop.stopping() => {}
+        }
+    });
 }
 
 /// A log that has lost a thread makes a node that looks alive and is not.

@@ -30,7 +30,7 @@ const LEVELS: [&[&str]; 13] = [
     &["log", "mirror", "socket"],
     &["decide"],
     &["protocol"],
-    &["model", "budget", "config", "metrics", "rate", "tasks", "trace"],
+    &["model", "budget", "config", "metrics", "rate", "tasks", "trace", "trim"],
     // It talks to a server as any client does, and shares nothing with it.
     &["verify", "bench"],
 ];
@@ -40,13 +40,14 @@ const STRANGERS: [&str; 3] = ["log", "mirror", "socket"];
 
 /// Foreign crates with the places, by the beginning of their paths, that may use them: replacing a
 /// library is rewriting one place.
-const CRATES: [(&str, &[&str]); 17] = [
+const CRATES: [(&str, &[&str]); 18] = [
     ("hyper", &["src/server"]),
     ("hyper_util", &["src/server"]),
     ("http_body_util", &["src/server"]),
     ("tungstenite", &["src/socket", "src/server/upgrade", "src/verify/line"]),
     ("tokio_tungstenite", &["src/socket", "src/server/upgrade", "src/verify/line"]),
     ("verbatim_checker", &["src/verify", "src/main"]),
+    ("verbatim_heap", &["src/trim"]),
     ("tokio_postgres", &["src/log/postgres"]),
     ("bb8", &["src/log/postgres"]),
     ("bb8_postgres", &["src/log/postgres"]),
