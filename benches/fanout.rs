@@ -23,6 +23,7 @@ const ROUNDS: usize = 300;
 const ROUND_PAUSE: Duration = Duration::from_millis(20);
 const CONFIG: SocketConfig = SocketConfig {
     frame_bytes_max: 64 * 1024,
+    frame_timeout_ms: 30_000,
     heartbeat_ms: 25_000,
     stall_timeout_ms: 60_000,
     close_timeout_ms: 5_000,
@@ -40,7 +41,12 @@ fn main() -> anyhow::Result<()> {
         }
         let mut links = Vec::new();
         for stream in connect(SOCKETS).await? {
-            links.push(serve(Socket::new(stream, Bytes::new(), &CONFIG, &Queues::default())));
+            links.push(serve(Socket::new(
+                stream,
+                Bytes::new(),
+                &CONFIG,
+                &Arc::new(Queues::default()),
+            )));
         }
         anyhow::Ok((bare, links))
     })?;

@@ -32,6 +32,7 @@ const NOW: Timestamp = Timestamp(1_795_000_000_000);
 /// As by default.
 const SOCKET: SocketConfig = SocketConfig {
     frame_bytes_max: 64 * 1024,
+    frame_timeout_ms: 30_000,
     heartbeat_ms: 25_000,
     stall_timeout_ms: 60_000,
     close_timeout_ms: 5_000,
@@ -117,8 +118,9 @@ fn offer(criterion: &mut Criterion) {
     });
 
     let (stream, read) = runtime.block_on(connect()).expect("loopback can be connected to");
-    let link = runtime
-        .block_on(async { serve(Socket::new(stream, Bytes::new(), &SOCKET, &Queues::default())) });
+    let link = runtime.block_on(async {
+        serve(Socket::new(stream, Bytes::new(), &SOCKET, &Arc::new(Queues::default())))
+    });
     let (door, inbox) = (Arc::new(Door::new(room())), Arc::default());
     let follower = Follower::new(door, link, inbox, Seq(0), (user(1), Seq(0)), &[]);
     let follower = Arc::new(follower);

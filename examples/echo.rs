@@ -5,6 +5,7 @@
 //! one on the size of a message.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -26,6 +27,7 @@ use verbatim::socket::{Incoming, Queues, Socket, tune};
 /// Conformance suites send messages of 16 MiB; all else is as in a chat.
 const SOCKET: SocketConfig = SocketConfig {
     frame_bytes_max: 64 * 1024 * 1024,
+    frame_timeout_ms: 30_000,
     heartbeat_ms: 25_000,
     stall_timeout_ms: 60_000,
     close_timeout_ms: 5_000,
@@ -84,7 +86,9 @@ async fn answer(mut request: Request<Body>) -> Result<Response<Full<Bytes>>, Inf
 
 async fn echo(upgrade: OnUpgrade) {
     let mut socket = match upgrade::stream(upgrade).await {
-        Ok((stream, leftover)) => Socket::new(stream, leftover, &SOCKET, &Queues::default()),
+        Ok((stream, leftover)) => {
+            Socket::new(stream, leftover, &SOCKET, &Arc::new(Queues::default()))
+        }
         Err(error) => return eprintln!("upgrade: {error}"),
     };
     let reason = loop {
@@ -92,7 +96,7 @@ async fn echo(upgrade: OnUpgrade) {
         let frame = match socket.next(true).await {
             Incoming::Text(text) => encode(Opcode::Text, text.as_bytes()),
             Incoming::Binary(bytes) => encode(Opcode::Binary, &bytes),
-            Incoming::Drained => continue,
+            Incoming::Drained | Incoming::Frames(_) => continue,
             Incoming::Closed(reason) => break reason,
         };
         // If nobody is there to take it, the next turn says so.

@@ -245,6 +245,15 @@ impl Held {
         self.bytes
     }
 
+    pub fn budget(&self) -> &Arc<Budget> {
+        &self.budget
+    }
+
+    /// Both as one; they are of the same budget.
+    pub fn join(&mut self, mut other: Self) {
+        self.bytes += std::mem::take(&mut other.bytes);
+    }
+
     /// From here on so many are held, whether or not they fit.
     pub fn set(&mut self, bytes: usize) {
         match bytes.checked_sub(self.bytes) {

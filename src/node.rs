@@ -4,7 +4,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -23,6 +23,7 @@ use crate::relay::Relay;
 use crate::replay::Replay;
 use crate::server::Server;
 use crate::session::Shared;
+use crate::session::pace::Pace;
 use crate::signals::Signals;
 use crate::tasks::Tasks;
 use crate::trim;
@@ -100,8 +101,10 @@ impl Node {
         let (name, watched) = (log.name(), log.clone());
         let node_id = config.node.id.clone();
         let status = mirror.as_ref().map(Mirror::watch);
+        let pace = Pace::new(&config, Instant::now());
         let shared = Shared {
             config,
+            pace,
             budgets,
             log,
             hub,

@@ -81,6 +81,7 @@ impl Config {
             ("api.requests_per_second", api.requests_per_second.into(), 1..=10_000_000),
             ("api.requests_burst", api.requests_burst.into(), 1..=10_000_000),
             ("socket.frame_bytes_max", socket.frame_bytes_max as u64, 1024..=64 * MIB),
+            ("socket.frame_timeout_ms", socket.frame_timeout_ms, 10..=10 * MINUTE_MS),
             ("socket.heartbeat_ms", socket.heartbeat_ms, 10..=DAY_MS),
             ("socket.stall_timeout_ms", socket.stall_timeout_ms, 10..=DAY_MS),
             ("socket.close_timeout_ms", socket.close_timeout_ms, 10..=10 * MINUTE_MS),
@@ -90,6 +91,22 @@ impl Config {
             ("session.history_bytes_max", session.history_bytes_max as u64, 1..=1024 * MIB),
             ("session.commands_per_second", session.commands_per_second.into(), 1..=10_000_000),
             ("session.commands_burst", session.commands_burst.into(), 1..=10_000_000),
+            (
+                "session.user_commands_per_second",
+                session.user_commands_per_second.into(),
+                1..=100_000_000,
+            ),
+            ("session.user_commands_burst", session.user_commands_burst.into(), 1..=100_000_000),
+            (
+                "session.address_commands_per_second",
+                session.address_commands_per_second.into(),
+                1..=100_000_000,
+            ),
+            (
+                "session.address_commands_burst",
+                session.address_commands_burst.into(),
+                1..=100_000_000,
+            ),
             (
                 "session.refused_per_second_max",
                 session.refused_per_second_max.into(),

@@ -79,6 +79,7 @@ pub struct ApiConfig {
 #[serde(deny_unknown_fields)]
 pub struct SocketConfig {
     pub frame_bytes_max: usize,
+    pub frame_timeout_ms: u64,
     pub heartbeat_ms: u64,
     pub stall_timeout_ms: u64,
     pub close_timeout_ms: u64,
@@ -93,6 +94,12 @@ pub struct SessionConfig {
     pub history_bytes_max: usize,
     pub commands_per_second: u32,
     pub commands_burst: u32,
+    /// Of one user, by all sockets and requests.
+    pub user_commands_per_second: u32,
+    pub user_commands_burst: u32,
+    /// Of one address, by all sockets.
+    pub address_commands_per_second: u32,
+    pub address_commands_burst: u32,
     pub refused_per_second_max: u32,
     pub refused_seconds_max: u32,
     pub in_flight_max: usize,

@@ -267,6 +267,18 @@ impl Log {
         }
     }
 
+    /// As `standing`, in many rooms at once, in their order.
+    pub async fn standings(
+        &self,
+        rooms: &[RoomName],
+        user: &UserId,
+    ) -> Result<Vec<Option<Standing>>, LogError> {
+        match self {
+            Self::Sqlite(log) => log.standings(rooms, user).await,
+            Self::Postgres(log) => log.standings(rooms, user).await,
+        }
+    }
+
     /// The room's highest committed seq. `None`: there is no such room.
     pub async fn last_seq(&self, room: &RoomName) -> Result<Option<Seq>, LogError> {
         match self {
@@ -278,14 +290,7 @@ impl Log {
     /// As `last_seq`, for many rooms at once. Rooms that are not there are left out.
     pub async fn last_seqs(&self, rooms: &[RoomName]) -> Result<Vec<(RoomName, Seq)>, LogError> {
         match self {
-            // One file serves one node, which is never in doubt about what others wrote.
-            Self::Sqlite(log) => {
-                let mut found = Vec::with_capacity(rooms.len());
-                for room in rooms {
-                    found.extend(log.last_seq(room).await?.map(|seq| (room.clone(), seq)));
-                }
-                Ok(found)
-            }
+            Self::Sqlite(log) => log.last_seqs(rooms).await,
             Self::Postgres(log) => log.last_seqs(rooms).await,
         }
     }

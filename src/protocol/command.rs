@@ -132,6 +132,24 @@ impl Command {
         }
     }
 
+    /// Who asks, if it says so.
+    pub fn user(&self) -> Option<&UserId> {
+        match self {
+            Self::Create { user, .. }
+            | Self::Join { user, .. }
+            | Self::Leave { user, .. }
+            | Self::Message { user, .. }
+            | Self::History { user, .. }
+            | Self::Resume { user, .. }
+            | Self::Members { user, .. }
+            | Self::Who { user, .. }
+            | Self::Typing { user, .. }
+            | Self::Read { user, .. } => Some(user),
+            Self::Rooms { user, .. } => user.as_ref(),
+            Self::Ping | Self::Help => None,
+        }
+    }
+
     pub fn room(&self) -> Option<&RoomName> {
         match self {
             Self::Create { room, .. }

@@ -17,6 +17,7 @@ use super::api::{Api, Visitor};
 use super::line::Peer;
 use super::page::Page;
 use super::{LAST_REQUEST, Server, origin, upgrade};
+use crate::budget::Budgets;
 use crate::lane::Lanes;
 use crate::metrics::{Gauge, Metrics, Reason};
 use crate::mirror::Status;
@@ -92,6 +93,7 @@ impl Visit {
         let permit = self.permit.lock().unwrap_or_else(PoisonError::into_inner).take();
         let (shared, lanes) = (self.shared.clone(), self.lanes.clone());
         let on_upgrade = hyper::upgrade::on(&mut request);
+        let address = self.visitor.address;
         self.shared.tasks.spawn_session(async move {
             let upgraded = tokio::select! {
                 upgraded = upgrade::stream(on_upgrade) => upgraded,
@@ -102,10 +104,11 @@ impl Visit {
             match upgraded {
                 Ok((stream, leftover)) => {
                     let bytes = shared.metrics.queue_bytes.clone();
-                    let queues = Queues { bytes, unsent: shared.budgets.unsent.clone() };
+                    let Budgets { unsent, inbound, .. } = shared.budgets.clone();
+                    let queues = Arc::new(Queues { bytes, unsent, inbound });
                     let socket = Socket::new(stream, leftover, &shared.config.socket, &queues);
                     let _open = Open::new(&shared.metrics);
-                    Session::new(shared, lanes, socket).run().await;
+                    Session::new(shared, lanes, socket, address).run().await;
                 }
                 Err(err) => tracing::debug!(%err, "no upgrade after all"),
             }

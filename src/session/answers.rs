@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use super::history::Pages;
+use super::pace::weight;
+use super::resume::Resuming;
 use super::{Shared, reading};
 use crate::budget::Held;
 use crate::decide::{Outcome, Refusal};
@@ -29,13 +31,16 @@ use crate::protocol::frame::{self, Frame};
 #[derive(Default)]
 pub struct Answers {
     /// Each with what it may make the socket follow.
-    owed: VecDeque<(Pending, Asks)>,
+    owed: VecDeque<Owed>,
     /// Those rooms, summed. A client that does not wait for its answers gets no more rooms than
     /// one that does.
     rooms: usize,
     /// The front one is being worked out.
     has_begun: bool,
 }
+
+/// An answer that is owed, what it may make the socket follow, and what it counts on meanwhile.
+type Owed = (Pending, Asks, Option<Held>);
 
 /// What the socket may come to follow by an answer.
 #[derive(Default)]
@@ -100,19 +105,30 @@ pub struct Awaited {
     pub due: Instant,
 }
 
+impl Reply {
+    pub fn frame(re: &'static str, frame: Frame) -> Self {
+        Self::Frame { re, frame, weight: 0 }
+    }
+}
+
 /// An answer, worked out.
 pub enum Reply {
     /// None: its work is about to begin.
     Nothing,
-    /// A frame for a command of this type.
-    Frame(&'static str, Frame),
+    /// A frame for a command of this type, and what it weighs beside its bytes.
+    Frame {
+        re: &'static str,
+        frame: Frame,
+        weight: u32,
+    },
     /// A `history` of several pieces.
     Pages(Box<Pages>),
     Problem(Problem),
     /// `create`, `leave` or `message` was decided.
     Written(Asked, Outcome),
     Joined(Box<Follow>),
-    Resumed(Vec<Result<Follow, Problem>>, Option<ClientId>),
+    /// A part of a `resume`, which is in its list from this place on.
+    Resumed(Box<Resuming>, usize),
     /// A `who` of a member; the node knows of the others what it can.
     Who(Asked),
 }
@@ -152,27 +168,34 @@ impl Answers {
         self.has_begun
     }
 
-    pub fn push(&mut self, pending: Pending, asks: Asks) {
+    pub fn push(&mut self, pending: Pending, asks: Asks, held: Option<Held>) {
         self.rooms += asks.rooms;
-        self.owed.push_back((pending, asks));
+        self.owed.push_back((pending, asks, held));
+    }
+
+    /// An answer of several parts goes on: it is the next one again.
+    pub fn go_on(&mut self, pending: Pending, asks: Asks) {
+        self.rooms += asks.rooms;
+        self.owed.push_front((pending, asks, None));
     }
 
     /// The next answer, when it is there. Cancel-safe: what is not finished stays in front.
     pub async fn next(&mut self) -> (Reply, Asks) {
-        if let Some((front, _)) = self.owed.front_mut() {
+        if let Some((front, ..)) = self.owed.front_mut() {
             front.begin();
         }
         let reply = match self.owed.front_mut() {
             None => return std::future::pending().await,
-            Some((Pending::Ready(_) | Pending::Later(_), _)) => None,
-            Some((Pending::Write(_, answered), _)) => Some(Ok(answered.await)),
-            Some((Pending::Work(work), _)) => {
+            Some((Pending::Ready(_) | Pending::Later(_), ..)) => None,
+            Some((Pending::Write(_, answered), ..)) => Some(Ok(answered.await)),
+            Some((Pending::Work(work), ..)) => {
                 self.has_begun = true;
                 Some(Err(work.await))
             }
         };
         self.has_begun = false;
-        let (front, asks) = self.owed.pop_front().unzip();
+        let front = self.owed.pop_front().map(|(pending, asks, _)| (pending, asks));
+        let (front, asks) = front.unzip();
         let asks = asks.unwrap_or_default();
         self.rooms -= asks.rooms;
         if self.owed.is_empty() {
@@ -228,6 +251,8 @@ impl Asked {
     }
 }
 
+/// Members in a list that weigh as much as a small command.
+const MEMBERS_PER_WEIGHT: usize = 50;
 /// What a row of a list may take, as it is read and as it is sent: a name twice, and what there is to
 /// say about it.
 pub const ROW_BYTES: usize = 512;
@@ -347,7 +372,7 @@ pub async fn join(
 }
 
 /// Up to where a joiner has everything, and whether it must forget what it thought it had.
-fn position(start: Start, event: Option<&Event>, last_seq: Seq) -> (Seq, bool) {
+pub fn position(start: Start, event: Option<&Event>, last_seq: Seq) -> (Seq, bool) {
     // Its own position: just before its own join, if that made an event.
     let own = event.map_or(last_seq, |event| event.seq.prev());
     match start {
@@ -368,35 +393,6 @@ pub async fn member(reader: &Reader, asked: &Asked) -> Result<Standing, Problem>
     }
 }
 
-pub async fn resume(
-    mut reader: Reader,
-    user: UserId,
-    rooms: Vec<(RoomName, Seq)>,
-    id: Option<ClientId>,
-) -> Reply {
-    reader.begin();
-    reading::settle(&reader, Some(&user)).await;
-    let mut follows = Vec::with_capacity(rooms.len());
-    for (room, since) in rooms {
-        // Each room has its own time: there may be a thousand.
-        reader.begin();
-        let (user, id, came) = (user.clone(), id.clone(), Instant::now());
-        let asked = Asked { re: "resume", room, user, id, came };
-        follows.push(resume_room(&reader, asked, since).await);
-    }
-    Reply::Resumed(follows, id)
-}
-
-async fn resume_room(reader: &Reader, asked: Asked, since: Seq) -> Result<Follow, Problem> {
-    let standing = member(reader, &asked).await?;
-    let room = reader.read(reader.shared.relay.activate(&asked.room)).await;
-    let room = room.map_err(|problem| asked.problem(problem))?;
-    let Standing { last_seq, members, reading, .. } = standing;
-    let reading = reading.unwrap_or(Reading { read: last_seq, unread: 0 });
-    let (position, reset) = position(Start::Since(since), None, last_seq);
-    Ok(Follow { asked, room, last_seq, members, reading, position, reset })
-}
-
 pub async fn members(mut reader: Reader, asked: Asked, after: Option<UserId>) -> Reply {
     reader.begin();
     if let Err(problem) = member(&reader, &asked).await {
@@ -413,7 +409,8 @@ pub async fn members(mut reader: Reader, asked: Asked, after: Option<UserId>) ->
             members.truncate(MEMBERS_LIMIT);
             let members: Vec<_> = members.into_iter().map(|m| (m.user, m.role)).collect();
             let frame = frame::members(&asked.room, &members, more, asked.id.as_ref());
-            Reply::Frame("members", frame)
+            let weight = weight(members.len(), MEMBERS_PER_WEIGHT);
+            Reply::Frame { re: "members", frame, weight }
         }
         Err(problem) => Reply::Problem(asked.problem(problem)),
     }

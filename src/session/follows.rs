@@ -8,6 +8,9 @@ use std::collections::{HashMap, VecDeque};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Sleep;
 
 use super::Shared;
 use super::answers::{Asks, Follow};
@@ -38,6 +41,8 @@ pub struct Follows {
     reading: Option<Pin<Box<dyn Future<Output = Page> + Send>>>,
     /// It has been read, and waits for its turn.
     read: Option<Page>,
+    /// Until when no page is read from the log, because this socket has had so many.
+    rest: Option<Pin<Box<Sleep>>>,
     /// Empty pages in a row for the first of `behind`.
     empty_pages: u8,
     /// Stopped, and not forgotten while answers are owed: see `got`.
@@ -72,6 +77,7 @@ impl Follows {
             asked_for: HashMap::new(),
             reading: None,
             read: None,
+            rest: None,
             empty_pages: 0,
             stopped: Vec::new(),
             resumes: Vec::new(),
@@ -284,21 +290,21 @@ impl Follows {
         }
     }
 
-    /// Whether a page is being read.
-    pub fn is_reading(&self) -> bool {
-        self.reading.is_some()
+    /// Whether a page is being read, or must not be read yet.
+    pub fn waits(&self) -> bool {
+        self.reading.is_some() || self.rest.is_some()
     }
 
-    /// Waits for the page that is being read, for `catch_up` to hand on: it is read to its end also
+    /// Waits for the page that is being read, for `catch_up` to hand on, or until one may be: it is read to its end also
     /// while the socket can take nothing, for what it is read with others wait for. Cancel-safe:
     /// the read goes on.
-    pub async fn page(&mut self) {
-        match &mut self.reading {
-            None => std::future::pending().await,
-            Some(reading) => {
-                self.read = Some(reading.await);
-                self.reading = None;
-            }
+    pub async fn wait(&mut self) {
+        if let Some(reading) = &mut self.reading {
+            self.read = Some(reading.await);
+            self.reading = None;
+        } else if let Some(rest) = &mut self.rest {
+            rest.await;
+            self.rest = None;
         }
     }
 
@@ -329,12 +335,13 @@ impl Follows {
         Ok(())
     }
 
-    /// Serves those behind until the socket is full, a page must be read, or nobody is behind.
-    pub fn catch_up(&mut self) -> Result<(), LostSync> {
+    /// Serves those behind until the socket is full, a page must be read, or nobody is behind. A page
+    /// is not read before the socket's `wait` for it is over; whether one is now.
+    pub fn catch_up(&mut self, wait: impl Fn() -> Duration) -> Result<bool, LostSync> {
         if let Some(page) = self.read.take() {
             self.on_page(page)?;
         }
-        while self.reading.is_none() {
+        while self.reading.is_none() && self.rest.is_none() {
             let Some((room, follower)) = self.behind.front().cloned() else {
                 self.behind = VecDeque::new();
                 break;
@@ -350,15 +357,21 @@ impl Follows {
                     self.push(&follower, &batch)?;
                 }
                 NextPage::Log => {
+                    let wait = wait();
+                    if !wait.is_zero() {
+                        self.rest = Some(Box::pin(tokio::time::sleep(wait)));
+                        break;
+                    }
                     let (shared, last) = (self.shared.clone(), follower.last());
                     self.reading = Some(Box::pin(async move {
                         shared.replay.page_patiently(room.name(), last).await
                     }));
+                    return Ok(true);
                 }
                 NextPage::Closed => return Err(LostSync),
             }
         }
-        Ok(())
+        Ok(false)
     }
 
     /// Bytes that a page may take: none unless the queue is down to half of its limit, so that

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use super::Shared;
 use super::answers::{Asked, Outage, Reader, Reply, member};
+use super::pace::weight;
 use crate::budget::Held;
 use crate::hub::BATCH_BYTES_MAX;
 use crate::model::{Event, Seq};
@@ -24,6 +25,8 @@ use crate::replay::PAGE_HELD_BYTES;
 
 /// Events in a piece: as many as a page has.
 const PIECE_LEN: usize = HISTORY_LIMIT_MAX as usize;
+/// Events that weigh as much as a small command, however short.
+const EVENTS_PER_WEIGHT: usize = 50;
 /// How often a piece is asked for in the middle of a page, which cannot be answered otherwise.
 const TRIES: u32 = 8;
 /// Pause between two of them.
@@ -104,7 +107,8 @@ pub async fn history(mut reader: Reader, asked: Asked, page: Page, limit: usize)
     if piece.is_last {
         let more = range.more();
         let frame = frame::history(&asked.room, &piece.frames, more, asked.id.as_ref());
-        return Reply::Frame("history", frame);
+        let weight = weight(piece.frames.len(), EVENTS_PER_WEIGHT);
+        return Reply::Frame { re: "history", frame, weight };
     }
     let mut pages = Pages { shared: reader.shared, asked, range, first: None };
     let json = pages.write(&piece, true);

@@ -1,6 +1,8 @@
 //! How fast one socket may speak, and how long it may speak nonsense. Pure: time is an argument.
 //!
-//! It does not close or answer anything; the session does.
+//! It does not close or answer anything; the session does. Commands beyond the rate are answered, so
+//! that a client may learn. What has no answer (control frames, parts of messages) is charged, and
+//! not read on before it is paid for. Either way, who goes on for too many seconds is closed.
 
 use std::time::{Duration, Instant};
 
@@ -11,6 +13,10 @@ use crate::rate::{Bucket, Rate};
 
 /// So many bytes that nobody can understand count as one more refused frame.
 const WASTE_BYTES: usize = 16 * 1024;
+/// Refused frames in one second beyond which nothing more is read in it: answering them is work,
+/// too, and a client that waits for its answers never has so many.
+const REFUSED_ANSWERED_MAX: u32 = 1000;
+const SECOND: Duration = Duration::from_secs(1);
 
 /// One socket's rate. Both rules together take 48 bytes and no timer.
 #[derive(Clone, Debug)]
@@ -24,6 +30,16 @@ pub struct Limits {
     bad_seconds: u32,
 }
 
+/// What follows from a frame that is too much.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    Go,
+    /// Read nothing for so long.
+    Rest(Duration),
+    /// Too much for too long: close the socket.
+    Close,
+}
+
 impl Limits {
     pub fn new(now: Instant) -> Self {
         Self { commands: Bucket::full(now), second: now, refused: 0, bad_seconds: 0 }
@@ -31,8 +47,42 @@ impl Limits {
 
     /// Whether one more command may come now; if not, in how many milliseconds.
     pub fn admit(&mut self, config: &SessionConfig, now: Instant) -> Result<(), u64> {
-        let rate = Rate { per_second: config.commands_per_second, burst: config.commands_burst };
-        self.commands.take(rate, now)
+        self.commands.take(rate(config), 1, now)
+    }
+
+    /// Something was done for the socket that is worth so much.
+    pub fn charge(&mut self, config: &SessionConfig, weight: u32, now: Instant) {
+        if weight > 0 {
+            self.commands.charge(rate(config), weight, now);
+        }
+    }
+
+    /// How long it is until something of weight 1 may be done.
+    pub fn wait(&self, config: &SessionConfig, now: Instant) -> Duration {
+        self.commands.wait(rate(config), 1, now)
+    }
+
+    /// How long it is until what was done is paid for; `None`: it is.
+    pub fn debt(&self, config: &SessionConfig, now: Instant) -> Option<Duration> {
+        // A command that was admitted may have taken the last of what there was.
+        let wait = self.commands.wait(rate(config), 0, now);
+        (!wait.is_zero()).then_some(wait)
+    }
+
+    /// Frames came that have no answer.
+    pub fn frames(&mut self, config: &SessionConfig, count: u32, now: Instant) -> Verdict {
+        self.charge(config, count, now);
+        let wait = self.wait(config, now);
+        if wait.is_zero() {
+            return Verdict::Go;
+        }
+        // As bad as a second of refused commands.
+        self.count(config, config.refused_per_second_max.saturating_add(1), now);
+        let is_long = wait >= SECOND * config.refused_seconds_max;
+        if is_long || self.bad_seconds >= config.refused_seconds_max {
+            return Verdict::Close;
+        }
+        Verdict::Rest(wait)
     }
 
     /// A frame of that length says nothing that can be understood. A long one counts for several:
@@ -42,14 +92,19 @@ impl Limits {
         self.count(config, more, now);
     }
 
-    /// Counts a refused frame. `true`: too many for too long, close the socket.
-    pub fn refuse(&mut self, config: &SessionConfig, now: Instant) -> bool {
+    /// Counts a refused frame.
+    pub fn refuse(&mut self, config: &SessionConfig, now: Instant) -> Verdict {
         self.count(config, 1, now);
-        self.bad_seconds >= config.refused_seconds_max
+        if self.bad_seconds >= config.refused_seconds_max {
+            Verdict::Close
+        } else if self.refused > REFUSED_ANSWERED_MAX {
+            Verdict::Rest((self.second + SECOND).saturating_duration_since(now))
+        } else {
+            Verdict::Go
+        }
     }
 
     fn count(&mut self, config: &SessionConfig, more: u32, now: Instant) {
-        const SECOND: Duration = Duration::from_secs(1);
         let since = now.saturating_duration_since(self.second);
         if since >= SECOND {
             // A quiet second, or one without a refused frame at all, ends the row.
@@ -66,6 +121,10 @@ impl Limits {
             self.bad_seconds += 1;
         }
     }
+}
+
+fn rate(config: &SessionConfig) -> Rate {
+    Rate { per_second: config.commands_per_second, burst: config.commands_burst }
 }
 
 /// What a client is told whose command comes too early.
@@ -95,7 +154,8 @@ mod tests {
         let (config, begin) = (config(), Instant::now());
         let mut limits = Limits::new(begin);
         let seconds = per_second.iter().zip(0..);
-        let mut refuse = |second| limits.refuse(&config, begin + Duration::from_secs(second));
+        let mut refuse =
+            |second| limits.refuse(&config, begin + Duration::from_secs(second)) == Verdict::Close;
         seconds.fold(false, |ended, (count, second)| {
             (0..*count).fold(ended, |ended, _| refuse(second) || ended)
         })
@@ -118,11 +178,51 @@ mod tests {
         let mut closes = |bytes, second| {
             let now = begin + Duration::from_secs(second);
             limits.waste(&config, bytes, now);
-            limits.refuse(&config, now)
+            limits.refuse(&config, now) == Verdict::Close
         };
         assert!(!closes(3 * WASTE_BYTES, 0), "as bad as four");
         assert!(!closes(3 * WASTE_BYTES - 1, 1), "as bad as three");
         assert!(!closes(3 * WASTE_BYTES, 2));
         assert!(closes(3 * WASTE_BYTES, 3), "two in a row");
+    }
+
+    #[test]
+    fn a_flood_of_refused_commands_is_answered_in_part_of_each_second() {
+        let (mut config, begin) = (config(), Instant::now());
+        config.refused_seconds_max = 100;
+        let mut limits = Limits::new(begin);
+        let now = begin + Duration::from_millis(300);
+        let verdicts: Vec<_> = (0..=1000).map(|_| limits.refuse(&config, now)).collect();
+        assert!(verdicts[..1000].iter().all(|verdict| *verdict == Verdict::Go));
+        assert_eq!(verdicts[1000], Verdict::Rest(Duration::from_millis(700)));
+        assert_eq!(limits.refuse(&config, begin + SECOND), Verdict::Go);
+    }
+
+    /// Pongs without end, as fast as they are read: what is read stays within the rate, and the
+    /// socket is closed after so many seconds.
+    #[test]
+    fn frames_without_an_answer_are_read_at_the_rate_and_not_for_long() {
+        let (mut config, begin) = (config(), Instant::now());
+        (config.commands_per_second, config.commands_burst) = (1000, 2000);
+        config.refused_seconds_max = 5;
+        let mut limits = Limits::new(begin);
+        let (mut now, mut read) = (begin, 0);
+        loop {
+            read += 100;
+            match limits.frames(&config, 100, now) {
+                Verdict::Go => now += Duration::from_micros(100),
+                Verdict::Rest(wait) => now += wait,
+                Verdict::Close => break,
+            }
+        }
+        let seconds = (now - begin).as_secs_f64();
+        assert!((4.0..6.0).contains(&seconds), "after {seconds} s");
+        assert!((5_000..9_000).contains(&read), "{read} frames");
+        // Nobody who answers pings comes near.
+        let mut limits = Limits::new(begin);
+        for second in 0..100 {
+            let verdict = limits.frames(&config, 10, begin + SECOND * second);
+            assert_eq!(verdict, Verdict::Go);
+        }
     }
 }

@@ -13,40 +13,46 @@ mod follows;
 /// As `answers`.
 pub mod history;
 mod limits;
+/// As `answers`.
+pub mod pace;
 mod paging;
 /// As `answers`, what of them is unread.
 pub mod reading;
+mod reply;
+/// As `answers`.
+pub mod resume;
 mod signs;
 mod written;
 
 use std::future::Future;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::BytesMut;
 use tokio::sync::watch;
 use tokio::time::Sleep;
 
-use self::answers::{Answers, Asked, Asks, Awaited, Follow, Outage, Pending, Reader, Reply};
+use self::answers::{Answers, Asked, Asks, Awaited, Outage, Pending, Reader, Reply};
 use self::follows::{Follows, LostSync};
 use self::history::Broken;
 use self::limits::Limits;
+use self::pace::{PAGE_WEIGHT, Pace};
 use self::paging::Paging;
+use self::resume::Resuming;
 use self::written::overdue;
 use crate::budget::Budgets;
 use crate::config::Config;
 use crate::decide::{Verb, Write};
 use crate::hub::{Follower, Hub};
 use crate::lane::Lanes;
-use crate::log::{Log, Reading};
+use crate::log::Log;
 use crate::metrics::{self, Metrics};
 use crate::mirror::Status;
-use crate::model::{ClientId, RoomName};
+use crate::model::RoomName;
 use crate::protocol::close::CloseCode;
 use crate::protocol::command::{Command, Request};
-use crate::protocol::error::Problem;
-use crate::protocol::frame::{self, Frame, Hello, Joined};
+use crate::protocol::frame::{self, Hello};
 use crate::relay::Relay;
 use crate::replay::Replay;
 use crate::signals::Signals;
@@ -57,6 +63,7 @@ use crate::tasks::Tasks;
 pub struct Shared {
     pub config: Config,
     pub budgets: Budgets,
+    pub pace: Pace,
     pub log: Log,
     pub hub: Arc<Hub>,
     pub relay: Arc<Relay>,
@@ -86,24 +93,31 @@ pub struct Session {
     /// An answer of several pieces that is on its way. Meanwhile nothing else is given.
     paging: Option<Box<Paging>>,
     limits: Limits,
+    /// Whose socket it is.
+    address: IpAddr,
+    /// Until when nothing is read, because too much was said; or if the node stops, when an answer
+    /// on its way is given up.
+    rest: Option<Pin<Box<Sleep>>>,
+    /// Until when no answer is begun, because those before were much work.
+    debt: Option<Pin<Box<Sleep>>>,
     /// Answers that leave together in one write.
-    out: BytesMut,
+    out: Vec<u8>,
     stopping: bool,
-    /// When an answer on its way is given up, because the node stops.
-    last_call: Option<Pin<Box<Sleep>>>,
 }
 
 /// Why a session ends.
 type End = (CloseCode, &'static str);
 
 const RESTARTS: End = (CloseCode::RESTART, "the node restarts");
+/// What a command that waits for its answer takes, beside its text.
+const OWED_BYTES: usize = 512;
 /// How long a stopping node waits for a client to take an answer of several pieces.
 const LAST_CALL: Duration = Duration::from_secs(1);
 
 impl Session {
     /// Boxed: a future keeps what it is given twice, once as given and once as it uses it, and so
     /// does every future around it.
-    pub fn new(shared: Arc<Shared>, lanes: Lanes, socket: Socket) -> Box<Self> {
+    pub fn new(shared: Arc<Shared>, lanes: Lanes, socket: Socket, address: IpAddr) -> Box<Self> {
         let link = socket.link().clone();
         Box::new(Self {
             follows: Follows::new(shared.clone(), link.clone()),
@@ -117,9 +131,11 @@ impl Session {
             awaited: None,
             paging: None,
             limits: Limits::new(Instant::now()),
-            out: BytesMut::new(),
+            address,
+            rest: None,
+            debt: None,
+            out: Vec::new(),
             stopping: false,
-            last_call: None,
         })
     }
 
@@ -151,7 +167,8 @@ impl Session {
             // the middle of a read. Left alone, it would keep its connection to the log, and four
             // such clients would keep all that a node has.
             let is_busy = self.awaited.is_some() || self.paging.is_some();
-            let answering = (listens || self.answers.has_begun()) && !is_busy;
+            let may_begin = listens && self.has_paid();
+            let answering = (may_begin || self.answers.has_begun()) && !is_busy;
             let result = tokio::select! {
                 incoming = self.socket.next(reading) => self.on_incoming(incoming),
                 (reply, asks) = self.answers.next(), if answering => self.on_reply(reply, asks),
@@ -159,13 +176,14 @@ impl Session {
                 paged = paged(self.paging.as_mut()), if self.paging.is_some() => {
                     paged.map_err(|Broken| (CloseCode::RESYNC, "an answer broke off: reconnect"))
                 }
-                () = passed(self.last_call.as_mut()), if self.paging.is_some() => Err(RESTARTS),
                 () = inbox.arrived() => {
                     self.follows.sort_inbox();
                     Ok(())
                 }
-                () = self.follows.page(), if self.follows.is_reading() => Ok(()),
+                () = self.follows.wait(), if self.follows.waits() => Ok(()),
                 () = parked(&mut self.parked) => Ok(()),
+                () = passed(&mut self.rest), if self.rest.is_some() => self.on_rested(),
+                () = passed(&mut self.debt), if self.debt.is_some() => Ok(()),
                 () = &mut stopping, if !self.stopping => self.on_stopping(),
             };
             if let Err(end) = result.and_then(|()| self.settle()) {
@@ -189,6 +207,16 @@ impl Session {
         listens
     }
 
+    /// Whether the work that was done for the client is paid for. Else the next answer is begun when
+    /// it is: what is asked for in one breath is not worked out in one.
+    fn has_paid(&mut self) -> bool {
+        if self.debt.is_none() && !self.answers.is_empty() {
+            let wait = self.limits.debt(&self.shared.config.session, Instant::now());
+            self.debt = wait.map(|wait| Box::pin(tokio::time::sleep(wait)));
+        }
+        self.debt.is_none()
+    }
+
     fn wants_to_read(&self) -> bool {
         let owed = self.answers.len() + self.follows.resumes_len();
         let session = &self.shared.config.session;
@@ -198,7 +226,9 @@ impl Session {
             && self.parked.is_none()
             && owed < session.in_flight_max
             && may_leave_more;
-        may_ask && self.takes_answers()
+        // Of each client one command is carried out, however much the others hold.
+        let has_room = owed == 0 || !self.shared.budgets.inbound.is_full();
+        may_ask && has_room && self.rest.is_none() && self.takes_answers()
     }
 
     /// While the node holds all that it may, only those are listened to who take what they get.
@@ -222,12 +252,23 @@ impl Session {
         if self.answers.is_empty() {
             self.follows.forget_stopped();
         }
-        self.follows.catch_up().map_err(lost_sync)?;
+        self.catch_up()?;
         self.settle_awaited();
         for frame in self.follows.take_resumed() {
             self.answer("resume", &frame);
         }
         self.flush();
+        Ok(())
+    }
+
+    /// What is read of the past for those that are behind is paid for as commands are.
+    fn catch_up(&mut self) -> Result<(), End> {
+        let config = &self.shared.config.session;
+        let wait = || self.limits.wait(config, Instant::now());
+        let begins_page = self.follows.catch_up(wait).map_err(lost_sync)?;
+        if begins_page {
+            self.charge(PAGE_WEIGHT);
+        }
         Ok(())
     }
 
@@ -243,9 +284,13 @@ impl Session {
         self.flush();
     }
 
+    fn on_rested(&mut self) -> Result<(), End> {
+        if self.stopping && self.paging.is_some() { Err(RESTARTS) } else { Ok(()) }
+    }
+
     fn on_stopping(&mut self) -> Result<(), End> {
         self.stopping = true;
-        self.last_call = Some(Box::pin(tokio::time::sleep(LAST_CALL)));
+        self.rest = Some(Box::pin(tokio::time::sleep(LAST_CALL)));
         let goodbye = frame::goodbye("restart", self.shared.config.server.reconnect_ms);
         self.out.extend_from_slice(goodbye.bytes());
         Ok(())
@@ -258,15 +303,17 @@ impl Session {
                 Ok(())
             }
             Incoming::Binary(_) => Err((CloseCode::UNSUPPORTED, "send text frames")),
+            Incoming::Frames(count) => self.on_frames(count),
             Incoming::Drained => Ok(()),
             Incoming::Closed(reason) => Err((reason.code(), reason.text())),
         }
     }
 
     fn on_frame(&mut self, text: &str) {
-        let config = &self.shared.config.session;
-        let admitted = self.limits.admit(config, Instant::now());
-        let request = Request::parse(text, config.message_bytes_max);
+        let bytes_max = self.shared.config.session.message_bytes_max;
+        let request = Request::parse(text, bytes_max);
+        let command = request.as_ref().ok().map(|request| &request.command);
+        let admitted = self.admit(command, Instant::now());
         let request = match (admitted, request) {
             (Ok(()), request) => request,
             (Err(retry_after_ms), request) => Err(limits::rate_limited(request, retry_after_ms)),
@@ -279,14 +326,22 @@ impl Session {
             Ok((request, asks)) => {
                 // Before the command is sent: its events may be back before its answer.
                 self.follows.ask(&asks.follows);
+                let held = self.shared.budgets.inbound.hold(text.len() + OWED_BYTES);
                 let pending = self.command(request);
-                self.answers.push(pending, asks);
+                self.answers.push(pending, asks, Some(held));
             }
             Err(problem) => {
+                let config = &self.shared.config.session;
                 self.limits.waste(config, text.len(), Instant::now());
-                self.answers.push(Pending::Ready(Reply::Problem(problem)), Asks::default());
+                self.answers.push(Pending::Ready(Reply::Problem(problem)), Asks::default(), None);
             }
         }
+    }
+
+    /// Whether a command may come now; if not, in how many milliseconds.
+    fn admit(&mut self, command: Option<&Command>, now: Instant) -> Result<(), u64> {
+        self.limits.admit(&self.shared.config.session, now)?;
+        self.shared.pace.take(self.address, command.and_then(Command::user), now)
     }
 
     /// Sets a command going.
@@ -310,7 +365,8 @@ impl Session {
                 }
             }
             Command::Resume { user, rooms } => {
-                Pending::later(|| answers::resume(reader, user, rooms, id))
+                let resuming = Resuming::new(reader, user, rooms, id);
+                Pending::later(|| resume::part(resuming))
             }
             Command::History { user, room, page, limit } => {
                 let asked = asked(room, user, id);
@@ -335,8 +391,8 @@ impl Session {
                 let (follower, asked) = (self.follower(&room), asked(room, user, id));
                 Pending::later(move || signs::read(reader, asked, seq, follower))
             }
-            Command::Ping => Pending::Ready(Reply::Frame(re, frame::pong(id.as_ref()))),
-            Command::Help => Pending::Ready(Reply::Frame(re, frame::help(id.as_ref()))),
+            Command::Ping => Pending::Ready(Reply::frame(re, frame::pong(id.as_ref()))),
+            Command::Help => Pending::Ready(Reply::frame(re, frame::help(id.as_ref()))),
         }
     }
 
@@ -352,130 +408,16 @@ impl Session {
         }
         Pending::Write(asked, answered)
     }
-
-    fn on_reply(&mut self, reply: Reply, asks: Asks) -> Result<(), End> {
-        match reply {
-            Reply::Nothing => Ok(()),
-            Reply::Frame(re, frame) => {
-                self.answer(re, &frame);
-                Ok(())
-            }
-            Reply::Pages(pages) => {
-                self.count("history", "ok");
-                self.flush();
-                self.paging = Some(Box::new(Paging::new(self.link.clone(), pages)));
-                Ok(())
-            }
-            Reply::Problem(problem) => {
-                for (room, user) in &asks.follows {
-                    self.follows.refuse(room, user);
-                }
-                self.refuse(&problem)
-            }
-            Reply::Written(asked, outcome) => {
-                self.on_written(asked, &outcome);
-                Ok(())
-            }
-            Reply::Joined(follow) => {
-                self.count("join", "ok");
-                self.follow(&follow)
-            }
-            Reply::Resumed(follows, id) => self.on_resumed(follows, &asks, id),
-            Reply::Who(asked) => {
-                self.on_who(&asked);
-                Ok(())
-            }
-        }
-    }
-
-    /// Says `joined`, then follows: in this order, so that no event comes before it.
-    fn follow(&mut self, follow: &Follow) -> Result<(), End> {
-        self.say_joined(follow);
-        self.flush();
-        self.follows.follow(follow).map(drop).map_err(lost_sync)
-    }
-
-    fn say_joined(&mut self, follow: &Follow) {
-        let Follow { asked, last_seq, members, reading, reset, .. } = follow;
-        let Asked { room, user, id, re, .. } = asked;
-        // The id of a `resume` comes back in `resumed`.
-        let id = id.as_ref().filter(|_| *re == "join");
-        let (last_seq, members, Reading { read, unread }) = (*last_seq, *members, *reading);
-        let joined = Joined { room, user, last_seq, members, read, unread, id };
-        let joined = frame::joined(&joined);
-        self.out.extend_from_slice(joined.bytes());
-        // Joining again moves nothing, so there is nothing to reset.
-        if *reset && !self.follows.contains(room) {
-            self.out.extend_from_slice(frame::reset(room, last_seq).bytes());
-        }
-    }
-
-    /// First a `joined` (or an error) for each room, then the replays, then `resumed`.
-    fn on_resumed(
-        &mut self,
-        follows: Vec<Result<Follow, Problem>>,
-        asks: &Asks,
-        id: Option<ClientId>,
-    ) -> Result<(), End> {
-        for follow in &follows {
-            match follow {
-                Ok(follow) => self.say_joined(follow),
-                Err(problem) => self.refuse(problem)?,
-            }
-        }
-        self.flush();
-        let mut followers = Vec::with_capacity(follows.len());
-        // One ask for each room, in the order of the answers.
-        for (follow, (room, user)) in follows.iter().zip(&asks.follows) {
-            match follow {
-                Ok(follow) => {
-                    let follower = self.follows.follow(follow).map_err(lost_sync)?;
-                    followers.push((follower, follow.last_seq));
-                }
-                Err(_) => self.follows.refuse(room, user),
-            }
-        }
-        self.follows.resume(followers, id);
-        Ok(())
-    }
-
-    fn answer(&mut self, re: &'static str, frame: &Frame) {
-        self.count(re, "ok");
-        self.out.extend_from_slice(frame.bytes());
-    }
-
-    fn refuse(&mut self, problem: &Problem) -> Result<(), End> {
-        self.count(problem.re.unwrap_or("unknown"), problem.code.name());
-        self.out.extend_from_slice(problem.frame().bytes());
-        let limits = &mut self.limits;
-        if problem.code.is_refused_frame()
-            && limits.refuse(&self.shared.config.session, Instant::now())
-        {
-            self.flush();
-            return Err((CloseCode::POLICY, "too many refused frames"));
-        }
-        Ok(())
-    }
-
-    fn count(&self, r#type: &'static str, result: &'static str) {
-        self.shared.metrics.commands.get_or_create(&metrics::Command { r#type, result }).inc();
-    }
-
-    /// Hands over the answers that are ready, in one piece. The queue takes them whatever its
-    /// length: what bounds them is that the session stops reading.
-    fn flush(&mut self) {
-        if !self.out.is_empty() {
-            let out = std::mem::take(&mut self.out).freeze();
-            // Closed: the next turn of the loop hears of it from the socket.
-            let _ = self.link.push(&out);
-        }
-    }
 }
 
-async fn passed(moment: Option<&mut Pin<Box<Sleep>>>) {
+/// Cancel-safe: the moment stays until it has passed.
+async fn passed(moment: &mut Option<Pin<Box<Sleep>>>) {
     match moment {
         None => std::future::pending().await,
-        Some(moment) => moment.await,
+        Some(sleep) => {
+            sleep.await;
+            *moment = None;
+        }
     }
 }
 

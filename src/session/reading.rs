@@ -6,10 +6,16 @@
 use tokio::time::Instant;
 
 use super::answers::{Asked, ROW_BYTES, Reader, Reply};
+use super::pace::weight;
 use crate::log::{Reading, RoomSummary};
 use crate::model::{ClientId, Event, RoomName, Seq, UserId};
 use crate::protocol::error::Problem;
 use crate::protocol::frame::{self, ListedRoom};
+
+/// Rooms in a list that weigh as much as a small command.
+const ROOMS_PER_WEIGHT: usize = 20;
+/// The same where the list says what is unread, which takes a look at each.
+const READ_ROOMS_PER_WEIGHT: usize = 4;
 
 /// Sees to it that the log has what the user said they have read. It takes half of the time there
 /// is at most: who reads an older mark is served better than who reads nothing.
@@ -74,7 +80,9 @@ pub async fn rooms(
             let more = rooms.len() > limit;
             rooms.truncate(limit);
             let rooms: Vec<_> = rooms.iter().map(listed).collect();
-            Reply::Frame("rooms", frame::rooms(&rooms, more, id.as_ref()))
+            let per_weight = if user.is_some() { READ_ROOMS_PER_WEIGHT } else { ROOMS_PER_WEIGHT };
+            let weight = weight(rooms.len(), per_weight);
+            Reply::Frame { re: "rooms", frame: frame::rooms(&rooms, more, id.as_ref()), weight }
         }
         Err(problem) => Reply::Problem(Problem { re: Some("rooms"), id, ..problem }),
     }

@@ -58,7 +58,7 @@ pub async fn read(mut reader: Reader, asked: Asked, seq: Seq, follows: Follows) 
 }
 
 fn taken(asked: &Asked) -> Reply {
-    Reply::Frame(asked.re, signal::taken(asked.re, &asked.room, asked.id.as_ref()))
+    Reply::frame(asked.re, signal::taken(asked.re, &asked.room, asked.id.as_ref()))
 }
 
 impl Session {

@@ -21,8 +21,8 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{self, Message};
 
+use super::boundary::Held;
 use super::duplex::Duplex;
-use crate::config::SocketConfig;
 
 /// Bytes of tungstenite's own write buffer: it holds one control frame (127 bytes at most) for as
 /// long as it takes to hand it to the link, which never refuses it.
@@ -31,8 +31,6 @@ const CONTROL_BUFFER_BYTES_MAX: usize = 512;
 #[derive(Debug)]
 pub(super) struct Codec {
     state: State,
-    read_buffer_bytes: usize,
-    frame_bytes_max: usize,
     /// The conversation has come to its end, in whatever way.
     is_ending: bool,
 }
@@ -44,10 +42,8 @@ enum State {
 }
 
 impl Codec {
-    pub fn new(duplex: Duplex, config: &SocketConfig) -> Self {
-        let state = State::Resting(duplex);
-        let SocketConfig { read_buffer_bytes, frame_bytes_max, .. } = *config;
-        Self { state, read_buffer_bytes, frame_bytes_max, is_ending: false }
+    pub fn new(duplex: Duplex) -> Self {
+        Self { state: State::Resting(duplex), is_ending: false }
     }
 
     pub fn duplex(&mut self) -> &mut Duplex {
@@ -97,8 +93,10 @@ impl Codec {
 
     fn working(&mut self) -> &mut WebSocketStream<Duplex> {
         if let State::Resting(duplex) = &mut self.state {
-            let config = config(self.read_buffer_bytes, self.frame_bytes_max);
             let duplex = duplex.move_out();
+            // The codec has room for shorter frames anyway, and refuses longer ones.
+            let Held { above: read_buffer_bytes, up_to: frame_bytes_max } = duplex.held();
+            let config = config(read_buffer_bytes, frame_bytes_max);
             let stream = WebSocketStream::from_raw_socket(duplex, Role::Server, Some(config));
             let stream = stream.now_or_never();
             let stream = stream.expect("it is async only to see a waker, and waits for nothing");

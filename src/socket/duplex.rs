@@ -4,6 +4,10 @@
 //! codec's own buffer is. So an idle socket keeps little memory, and a burst of commands costs one
 //! call to the kernel rather than one for each few of them.
 //!
+//! A long frame is kept here until it is whole (see `boundary`), and what is kept counts on what the
+//! node may hold of what clients have begun to send: when that is full, it waits for room before it
+//! reads on.
+//!
 //! Pongs and close frames, which tungstenite writes by itself, thereby stand in one queue with our
 //! own frames, so nothing is ever torn by them.
 
@@ -16,13 +20,20 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::tcp::OwnedReadHalf;
+use tokio::time::Instant;
 
-use super::boundary::Boundary;
+use super::begun::Begun;
+use super::boundary::{Boundary, Held};
 use super::link::{Link, Offer};
 
 /// Room for what is read at once, on the stack. What the codec does not take of it is kept until it
 /// does, which is at once as long as the socket is being read.
-const AHEAD_BYTES: usize = 8192;
+pub(super) const AHEAD_BYTES: usize = 8192;
+/// The same while the node holds all that it may of what clients have begun to send: enough for any
+/// small frame, and not worth much of a frame that is not whole.
+const SCARCE_AHEAD_BYTES: usize = 512;
+/// Reads in one turn of the socket's task. Then others have theirs, however much there is to read.
+const READS_PER_TURN: u8 = 4;
 
 #[derive(Debug)]
 pub(super) struct Duplex {
@@ -35,32 +46,69 @@ pub(super) struct Duplex {
     /// no memory while it is empty.
     ahead: Bytes,
     boundary: Boundary,
+    held: Held,
+    /// The message or frame that is not whole.
+    begun: Option<Box<Begun>>,
+    /// Reads that are left in this turn.
+    reads_left: u8,
     /// Bytes came in since the owner last asked.
     heard: bool,
 }
 
 impl Duplex {
-    /// `leftover` was read from the connection before.
-    pub fn new(reader: OwnedReadHalf, link: Arc<Link>, leftover: Bytes) -> Self {
+    /// `leftover` was read from the connection before. Frames of the lengths in `held` are kept here
+    /// until they are whole.
+    pub fn new(reader: OwnedReadHalf, link: Arc<Link>, leftover: Bytes, held: Held) -> Self {
         let mut duplex = Self {
             reader: Some(reader),
             link,
             ahead: Bytes::new(),
             boundary: Boundary::default(),
+            held,
+            begun: None,
+            reads_left: READS_PER_TURN,
             heard: false,
         };
-        duplex.keep(leftover);
+        duplex.take(&leftover);
         duplex
     }
 
-    /// An empty `Bytes` may hold a large buffer all the same.
-    fn keep(&mut self, ahead: Bytes) {
-        self.ahead = if ahead.is_empty() { Bytes::new() } else { ahead };
+    /// Which frames are kept here until they are whole.
+    pub fn held(&self) -> Held {
+        self.held
+    }
+
+    /// The socket's task has its turn.
+    pub fn begin_turn(&mut self) {
+        self.reads_left = READS_PER_TURN;
     }
 
     /// Whether bytes came in since the last call.
     pub fn take_heard(&mut self) -> bool {
         std::mem::take(&mut self.heard)
+    }
+
+    /// Frames that came in since the last call, but for those that end a message.
+    pub fn take_frames(&mut self) -> u32 {
+        self.boundary.take_frames()
+    }
+
+    /// Since when a message or frame has begun that is not whole.
+    pub fn begun_at(&self) -> Option<Instant> {
+        self.begun.as_ref().map(|begun| begun.since)
+    }
+
+    /// The time for what has begun starts anew: it was not read for a while, which is not the
+    /// client's fault.
+    pub fn forgive(&mut self) {
+        if let Some(begun) = &mut self.begun {
+            begun.since = Instant::now();
+        }
+    }
+
+    /// Whether what has begun is given up, because others need its memory.
+    pub fn is_evicted(&self) -> bool {
+        self.begun.as_ref().is_some_and(|begun| begun.is_evicted())
     }
 
     /// Whether all that the codec was given is whole messages.
@@ -70,10 +118,15 @@ impl Duplex {
 
     /// Whether there is something to read: bytes, the end of the stream, or an error.
     pub fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if !self.ahead.is_empty() {
+            return Poll::Ready(());
+        }
+        ready!(self.poll_turn(cx));
+        ready!(self.poll_room(cx));
         match &self.reader {
             // An error is there to be read, too.
-            Some(reader) if self.ahead.is_empty() => reader.as_ref().poll_read_ready(cx).map(drop),
-            _ => Poll::Ready(()),
+            Some(reader) => reader.as_ref().poll_read_ready(cx).map(drop),
+            None => Poll::Ready(()),
         }
     }
 
@@ -84,47 +137,120 @@ impl Duplex {
             link: Arc::clone(&self.link),
             ahead: std::mem::take(&mut self.ahead),
             boundary: std::mem::take(&mut self.boundary),
+            held: self.held,
+            begun: self.begun.take(),
+            reads_left: self.reads_left,
             heard: self.heard,
         }
     }
 
     /// Reads and forgets until the peer's end of the stream, or an error, which ends it as well.
     pub fn poll_discard(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.ahead = Bytes::new();
+        (self.ahead, self.begun) = (Bytes::new(), None);
         let Some(reader) = &mut self.reader else { return Poll::Ready(()) };
         let mut space = [const { MaybeUninit::uninit() }; AHEAD_BYTES];
-        loop {
+        // Others have their turn also while somebody sends without end to a socket that is closing.
+        for _ in 0..READS_PER_TURN {
             let mut buf = ReadBuf::uninit(&mut space);
             match ready!(Pin::new(&mut *reader).poll_read(cx, &mut buf)) {
                 Ok(()) if !buf.filled().is_empty() => {}
                 Ok(()) | Err(_) => return Poll::Ready(()),
             }
         }
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 
-    /// Reads from the connection into `buf`, and what does not fit there ahead.
+    /// Whether this turn may read on.
+    fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.reads_left > 0 {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Waits until what is not whole may take more.
+    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match &mut self.begun {
+            Some(begun) => begun.poll_room(cx, self.link.inbound()),
+            None => Poll::Ready(()),
+        }
+    }
+
+    /// Reads from the connection into `buf`, and what does not fit there, or is not whole, ahead.
     fn poll_connection(
         &mut self,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let Some(reader) = &mut self.reader else { return Poll::Ready(Ok(())) };
-        if buf.remaining() >= AHEAD_BYTES {
-            let before = buf.filled().len();
-            ready!(Pin::new(reader).poll_read(cx, buf))?;
-            self.heard |= buf.filled().len() > before;
-            return Poll::Ready(Ok(()));
+        loop {
+            ready!(self.poll_turn(cx));
+            ready!(self.poll_room(cx));
+            let Some(reader) = &mut self.reader else { return Poll::Ready(Ok(())) };
+            let mut space = [const { MaybeUninit::uninit() }; AHEAD_BYTES];
+            let len = if self.link.inbound().is_full() { SCARCE_AHEAD_BYTES } else { AHEAD_BYTES };
+            let mut read = ReadBuf::uninit(&mut space[..len]);
+            ready!(Pin::new(reader).poll_read(cx, &mut read))?;
+            self.reads_left -= 1;
+            if read.filled().is_empty() {
+                // The end. What was begun will never be whole.
+                return Poll::Ready(Ok(()));
+            }
+            self.heard = true;
+            let given = self.give(read.filled(), buf);
+            if given > 0 {
+                return Poll::Ready(Ok(()));
+            }
         }
-        let mut space = [const { MaybeUninit::uninit() }; AHEAD_BYTES];
-        let mut read = ReadBuf::uninit(&mut space);
-        ready!(Pin::new(reader).poll_read(cx, &mut read))?;
-        let (now, ahead) = read.filled().split_at(read.filled().len().min(buf.remaining()));
-        self.heard |= !now.is_empty();
-        buf.put_slice(now);
-        if !ahead.is_empty() {
-            self.ahead = Bytes::copy_from_slice(ahead);
+    }
+
+    /// Takes what came, and gives the codec as much of what is whole as it has room for. How much.
+    fn give(&mut self, came: &[u8], buf: &mut ReadBuf<'_>) -> usize {
+        let held_len = self.boundary.follow(came, self.held);
+        let is_simple = self.begun.is_none() && held_len == 0 && self.boundary.is_whole();
+        if is_simple {
+            let (now, ahead) = came.split_at(came.len().min(buf.remaining()));
+            buf.put_slice(now);
+            if !ahead.is_empty() {
+                self.ahead = Bytes::copy_from_slice(ahead);
+            }
+            return now.len();
         }
-        Poll::Ready(Ok(()))
+        self.keep(came, held_len);
+        self.give_ahead(buf)
+    }
+
+    /// As `give`, of what came before anybody asked.
+    fn take(&mut self, came: &[u8]) {
+        // An empty `Bytes` may hold a large buffer all the same, so it is not kept.
+        if !came.is_empty() {
+            let held_len = self.boundary.follow(came, self.held);
+            self.keep(came, held_len);
+        }
+    }
+
+    /// Puts what is whole ahead, and keeps the rest.
+    fn keep(&mut self, came: &[u8], held_len: usize) {
+        let mut begun =
+            self.begun.take().unwrap_or_else(|| Box::new(Begun::new(self.link.inbound())));
+        self.ahead = begun.keep(came, held_len);
+        if self.boundary.take_ended() {
+            begun.since = Instant::now();
+        }
+        if !self.boundary.is_whole() {
+            begun.count(self.boundary.message_len());
+            self.begun = Some(begun);
+        }
+    }
+
+    fn give_ahead(&mut self, buf: &mut ReadBuf<'_>) -> usize {
+        let now = self.ahead.split_to(self.ahead.len().min(buf.remaining()));
+        buf.put_slice(&now);
+        if self.ahead.is_empty() {
+            self.ahead = Bytes::new();
+        }
+        now.len()
     }
 }
 
@@ -135,17 +261,10 @@ impl AsyncRead for Duplex {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        let before = buf.filled().len();
         if this.ahead.is_empty() {
-            ready!(this.poll_connection(cx, buf))?;
-        } else {
-            let now = this.ahead.split_to(this.ahead.len().min(buf.remaining()));
-            buf.put_slice(&now);
-            let ahead = std::mem::take(&mut this.ahead);
-            this.keep(ahead);
+            return this.poll_connection(cx, buf);
         }
-        let given = &buf.filled()[before..];
-        this.boundary.follow(given);
+        this.give_ahead(buf);
         Poll::Ready(Ok(()))
     }
 }

@@ -26,44 +26,23 @@ use bytes::Bytes;
 use tokio::net::tcp::OwnedWriteHalf;
 use tokio::time::Instant;
 
-use crate::budget::{Budget, Held, Holder, Place};
-use crate::metrics::Gauge;
+use super::queue::{PIECE_OVERHEAD_BYTES, Piece, Queued, Queues, cost};
+use crate::budget::{Budget, Holder, Place};
 
 /// Pieces in one vectored write. More would not help: 64 chat frames are some 16 KiB, and the
 /// kernel rarely has room for more. (Its own limit is 1,024.)
 const PIECES_PER_WRITE: usize = 64;
 
-/// Bytes that a queued piece counts beyond its length: its place in the queue and its allocation.
-/// Without it a client that sends pings and reads nothing would fill the queue with pongs of two
-/// bytes, and a queue of 64 KiB would hold megabytes.
-const PIECE_OVERHEAD_BYTES: usize = 64;
-
 /// Bytes that may wait in one queue while the node holds all that it may for those who have not
 /// read it. Who takes what it is sent has an empty queue, and notices nothing.
 const SCARCE_QUEUE_BYTES_MAX: usize = 16 * 1024;
-
-/// What waits in the queues of all sockets of a node.
-#[derive(Clone, Debug)]
-pub struct Queues {
-    /// As each socket's own limit counts it.
-    pub bytes: Gauge,
-    /// What all of it takes of the node's memory, pages and answers on their way included.
-    pub unsent: Arc<Budget>,
-}
-
-/// Of a socket by itself: nothing is ever short.
-impl Default for Queues {
-    fn default() -> Self {
-        Self { bytes: Gauge::default(), unsent: Budget::new(1 << 40) }
-    }
-}
 
 /// The writing half of one socket.
 #[derive(Debug)]
 pub struct Link {
     /// Bytes the queue may hold, overhead included; a piece offered beyond it is refused.
     queue_bytes_max: usize,
-    unsent: Arc<Budget>,
+    queues: Arc<Queues>,
     /// Where this one is known to those who look for who keeps most.
     _place: Place,
     state: Mutex<State>,
@@ -122,67 +101,17 @@ struct State {
     owner: Option<Waker>,
 }
 
-/// Frames that wait.
-#[derive(Debug)]
-struct Piece {
-    frames: Bytes,
-    /// Nobody else has them, and nobody else counts them.
-    is_own: bool,
-}
-
-/// What waits, counted twice: for the socket's own limit, and as part of what the node holds.
-#[derive(Debug)]
-struct Queued {
-    bytes: usize,
-    total: Gauge,
-    /// Pieces that others share (events) are counted where they were made, once.
-    held: Held,
-}
-
-impl Queued {
-    fn set(&mut self, bytes: usize) {
-        // Nearly always 0 to 0: the kernel took everything at once.
-        if bytes != self.bytes {
-            self.total.inc_by(bytes as i64 - self.bytes as i64);
-            self.bytes = bytes;
-        }
-    }
-
-    fn add(&mut self, piece: &Piece) {
-        self.set(self.bytes + cost(&piece.frames));
-        self.held.set(self.held.bytes() + piece.held());
-    }
-
-    fn sub(&mut self, bytes: usize) {
-        self.set(self.bytes - bytes);
-    }
-}
-
-impl Piece {
-    /// What it takes of the node's memory, up to its last byte.
-    fn held(&self) -> usize {
-        PIECE_OVERHEAD_BYTES + if self.is_own { self.frames.len() } else { 0 }
-    }
-}
-
-impl Drop for Queued {
-    fn drop(&mut self) {
-        self.set(0);
-    }
-}
-
 impl Link {
     pub(super) fn new(
         writer: OwnedWriteHalf,
         queue_bytes_max: usize,
-        queues: &Queues,
+        queues: &Arc<Queues>,
     ) -> Arc<Self> {
-        let unsent = queues.unsent.clone();
         let state = State {
             writer: Some(writer),
             pieces: VecDeque::new(),
             head_written: 0,
-            queued: Queued { bytes: 0, total: queues.bytes.clone(), held: unsent.hold(0) },
+            queued: Queued::new(queues),
             moved_at: Instant::now(),
             is_closing: false,
             is_in_message: false,
@@ -191,8 +120,8 @@ impl Link {
             owner: None,
         };
         Arc::new_cyclic(|this: &Weak<Self>| {
-            let _place = unsent.enter(this.clone());
-            Self { queue_bytes_max, unsent, _place, state: Mutex::new(state) }
+            let (_place, queues) = (queues.unsent.enter(this.clone()), queues.clone());
+            Self { queue_bytes_max, queues, _place, state: Mutex::new(state) }
         })
     }
 
@@ -207,7 +136,7 @@ impl Link {
             return Offer::Closed;
         }
         let may_wait = || {
-            let is_scarce = self.unsent.is_full();
+            let is_scarce = self.queues.unsent.is_full();
             let max = if is_scarce { SCARCE_QUEUE_BYTES_MAX } else { self.queue_bytes_max };
             state.queued.bytes + cost(frames) <= max
         };
@@ -263,6 +192,10 @@ impl Link {
         let owner = if self.has_drained(&state) { state.owner.take() } else { None };
         drop(state);
         wake(owner);
+    }
+
+    pub(super) fn inbound(&self) -> &Arc<Budget> {
+        &self.queues.inbound
     }
 
     /// Bytes waiting for the kernel, counted as the limit counts them.
@@ -456,10 +389,6 @@ impl State {
     }
 }
 
-fn cost(frames: &Bytes) -> usize {
-    frames.len() + PIECE_OVERHEAD_BYTES
-}
-
 /// The kernel has no room now, but the connection stands.
 fn is_passing(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
@@ -487,7 +416,7 @@ mod tests {
         let (client, accepted) = tokio::join!(client, listener.accept());
         let (_, writer) = accepted.unwrap().0.into_split();
         writer.writable().await.unwrap();
-        (Link::new(writer, queue_bytes_max, &Queues::default()), client.unwrap())
+        (Link::new(writer, queue_bytes_max, &Arc::default()), client.unwrap())
     }
 
     /// Ten thousand sockets that were slow once must not hold memory for it.

@@ -4,11 +4,13 @@
 //! [`Socket::next`] for as long as it lives: that one call reads, flushes, pings and watches the
 //! deadlines. Anyone may hold its [`Link`] and write.
 
+mod begun;
 mod boundary;
 mod clock;
 mod codec;
 mod duplex;
 mod link;
+mod queue;
 mod reason;
 mod tune;
 
@@ -24,11 +26,13 @@ use tokio::time::{Instant, Sleep, sleep_until, timeout};
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 
+use self::boundary::Held;
 use self::clock::{Clock, Due};
 use self::codec::Codec;
 use self::duplex::Duplex;
 use self::link::Flow;
-pub use self::link::{Link, Offer, Queues};
+pub use self::link::{Link, Offer};
+pub use self::queue::Queues;
 pub use self::reason::CloseReason;
 pub use self::tune::tune;
 use crate::config::SocketConfig;
@@ -78,6 +82,8 @@ pub enum Incoming {
     Binary(Bytes),
     /// After an offer was refused, or somebody asked: the queue is down to half of its limit.
     Drained,
+    /// So many frames came that are no messages: pings, pongs, and parts of messages.
+    Frames(u32),
     /// The socket is over for this reason; what is left is to call [`Socket::close`] with it.
     Closed(CloseReason),
 }
@@ -87,16 +93,22 @@ impl Socket {
     /// request, read along with it; it is taken, for it holds HTTP's whole read buffer, which would
     /// else be most of what an idle socket costs. To be called within a runtime, as the connection
     /// was.
-    pub fn new(stream: TcpStream, leftover: Bytes, config: &SocketConfig, queues: &Queues) -> Self {
+    pub fn new(
+        stream: TcpStream,
+        leftover: Bytes,
+        config: &SocketConfig,
+        queues: &Arc<Queues>,
+    ) -> Self {
         let (reader, writer) = stream.into_split();
         let link = Link::new(writer, config.queue_bytes_max, queues);
-        let duplex = Duplex::new(reader, Arc::clone(&link), leftover);
-        let codec = Codec::new(duplex, config);
+        let held = Held { above: config.read_buffer_bytes, up_to: config.frame_bytes_max };
+        let codec = Codec::new(Duplex::new(reader, Arc::clone(&link), leftover, held));
         let heartbeat = Duration::from_millis(config.heartbeat_ms);
         let stall_timeout = Duration::from_millis(config.stall_timeout_ms);
+        let frame_timeout = Duration::from_millis(config.frame_timeout_ms);
         let close_timeout = Duration::from_millis(config.close_timeout_ms);
-        let clock = Clock::new(heartbeat, stall_timeout, Instant::now());
-        let timer = Box::pin(sleep_until(clock.next_due(None)));
+        let clock = Clock::new(heartbeat, stall_timeout, frame_timeout, Instant::now());
+        let timer = Box::pin(sleep_until(clock.next_due(None, None)));
         Self { link, codec, clock, timer, close_timeout, stage: Stage::Open }
     }
 
@@ -138,6 +150,7 @@ impl Socket {
     }
 
     fn poll_next(&mut self, cx: &mut Context<'_>, reading: bool) -> Poll<Incoming> {
+        self.codec.duplex().begin_turn();
         loop {
             let flow = self.link.poll_flush(cx);
             if flow.is_evicted {
@@ -152,6 +165,9 @@ impl Socket {
                     Poll::Ready(Some(incoming)) => return Poll::Ready(incoming),
                     // A control frame may have put a pong into the queue: flush again.
                     Poll::Ready(None) => continue,
+                    Poll::Pending if self.codec.duplex().is_evicted() => {
+                        return Poll::Ready(self.on_end(CloseReason::UNFINISHED));
+                    }
                     Poll::Pending => {}
                 }
                 // A failed write alone does not end the socket: the client may have sent its last
@@ -168,28 +184,44 @@ impl Socket {
                     return Poll::Ready(Incoming::Closed(CloseReason::Stalled));
                 }
                 Due::Silent => return Poll::Ready(Incoming::Closed(CloseReason::Silent)),
+                Due::Unfinished => {
+                    return Poll::Ready(self.on_end(CloseReason::UNFINISHED));
+                }
             }
         }
     }
 
     /// The next message. `None`: a control frame was read, and there may be more.
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Option<Incoming>> {
-        let read = self.codec.poll_next(cx);
-        if self.codec.duplex().take_heard() {
+        // Those that came with an earlier message first: they are paid for before more is read.
+        let mut frames = self.codec.duplex().take_frames();
+        let read = if frames == 0 { self.codec.poll_next(cx) } else { Poll::Pending };
+        let duplex = self.codec.duplex();
+        if duplex.take_heard() {
             self.clock.on_heard(Instant::now());
+        }
+        if read.is_pending() {
+            frames += duplex.take_frames();
+            if frames > 0 {
+                return Poll::Ready(Some(Incoming::Frames(frames)));
+            }
         }
         Poll::Ready(match ready!(read) {
             Some(Ok(Message::Text(text))) => Some(Incoming::Text(text)),
             Some(Ok(Message::Binary(bytes))) => Some(Incoming::Binary(bytes)),
             Some(Ok(Message::Close(frame))) => {
-                // The next read writes the reply and then finds the stream ended.
-                self.stage = Stage::PeerClosed(frame.map_or(NO_CODE, |frame| frame.code.into()));
+                self.on_close(frame.as_ref());
                 None
             }
             Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => None,
             Some(Err(error)) => Some(self.on_end(CloseReason::of(&error))),
             None => Some(self.on_end(CloseReason::Lost)),
         })
+    }
+
+    /// The client said goodbye. The next read writes the reply and then finds the stream ended.
+    fn on_close(&mut self, frame: Option<&CloseFrame>) {
+        self.stage = Stage::PeerClosed(frame.map_or(NO_CODE, |frame| frame.code.into()));
     }
 
     /// No more can be read. A client that has said its goodbye did not vanish, whatever became of
@@ -209,14 +241,17 @@ impl Socket {
 
     fn poll_clock(&mut self, cx: &mut Context<'_>, flow: &Flow, reading: bool) -> Poll<Due> {
         let is_listening = reading && flow.stuck_since.is_none();
-        self.clock.set_listening(is_listening, Instant::now);
-        let due = self.clock.next_due(flow.stuck_since);
+        if self.clock.set_listening(is_listening, Instant::now) {
+            self.codec.duplex().forgive();
+        }
+        let begun_at = self.codec.duplex().begun_at();
+        let due = self.clock.next_due(flow.stuck_since, begun_at);
         if due < self.timer.deadline() {
             self.timer.as_mut().reset(due);
         }
         ready!(self.timer.as_mut().poll(cx));
-        let result = self.clock.on_due(flow.stuck_since, Instant::now());
-        self.timer.as_mut().reset(self.clock.next_due(flow.stuck_since));
+        let result = self.clock.on_due(flow.stuck_since, begun_at, Instant::now());
+        self.timer.as_mut().reset(self.clock.next_due(flow.stuck_since, begun_at));
         Poll::Ready(result)
     }
 

@@ -23,6 +23,10 @@ pub enum CloseReason {
 }
 
 impl CloseReason {
+    /// The client began a message and did not finish it.
+    pub const UNFINISHED: Self =
+        Self::Refused(CloseCode::POLICY, "a message took too long to come whole");
+
     /// What to close with. For `Peer` and `Lost` it is never sent: nobody is there to read it.
     pub fn code(self) -> CloseCode {
         match self {

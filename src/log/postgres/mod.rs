@@ -114,6 +114,14 @@ impl Postgres {
         self.shared.reads.standing(room, user).await
     }
 
+    pub async fn standings(
+        &self,
+        rooms: &[RoomName],
+        user: &UserId,
+    ) -> Result<Vec<Option<Standing>>, LogError> {
+        self.shared.reads.standings(rooms, user).await
+    }
+
     pub async fn last_seq(&self, room: &RoomName) -> Result<Option<Seq>, LogError> {
         self.shared.reads.last_seq(room).await
     }

@@ -33,7 +33,7 @@ const REAPER_RATE: Duration = Duration::from_secs(30);
 enum Query {
     ReadPage,
     ReadBefore,
-    Standing,
+    Standings,
     LastSeq,
     LastSeqs,
     Rooms,
@@ -79,9 +79,17 @@ const QUERIES: [&str; 8] = [
     // event that is none (`c`, which holds that number), and every event since is one: what was
     // said between two joins is not counted one by one. Nodes of version 1 did not write that
     // number: their events that are no messages (`uncounted`) must be left out.
-    "select r.last_seq, r.member_count, r.message_count, m.role, m.read,
+    // Each room by its place in the array. `lateral` and `offset 0` leave no other plan than to look
+    // up each.
+    "select q.place, r.last_seq, r.member_count, r.message_count, m.role, m.read,
             coalesce(c.messages, 0) + m.read - coalesce(c.seq, 0) - uncounted.len
-     from rooms r
+     from unnest($1::text[]) with ordinality as q (name, place)
+     cross join lateral (
+         select id, last_seq, member_count, message_count
+         from rooms
+         where name = q.name
+         offset 0
+     ) r
      left join lateral (
          select m.role, greatest(m.read_seq, m.joined_seq) as read
          from members m
@@ -101,8 +109,7 @@ const QUERIES: [&str; 8] = [
          from events e
          where e.room_id = r.id and e.seq > coalesce(c.seq, 0) and e.seq <= m.read
            and e.type <> 'message'
-     ) uncounted
-     where r.name = $1::text",
+     ) uncounted",
     "select last_seq from rooms where name = $1::text",
     "select name, last_seq from rooms where name = any ($1::text[])",
     // As above.
@@ -274,14 +281,33 @@ impl Reads {
         room: &RoomName,
         user: &UserId,
     ) -> Result<Option<Standing>, LogError> {
-        let rows = self.ask(Query::Standing, &[&room.as_str(), &user.as_str()]).await?;
-        Ok(rows.first().map(|row| Standing {
-            last_seq: Seq::from_i64(row.get(0)),
-            members: count(row.get(1)),
-            messages: count(row.get(2)),
-            role: row.get::<_, Option<&str>>(3).map(Role::from_stored),
-            reading: reading(row.get(2), row.get(4), row.get(5)),
-        }))
+        let standings = self.standings(std::slice::from_ref(room), user).await?;
+        Ok(standings.into_iter().next().flatten())
+    }
+
+    pub async fn standings(
+        &self,
+        rooms: &[RoomName],
+        user: &UserId,
+    ) -> Result<Vec<Option<Standing>>, LogError> {
+        let names: Vec<&str> = rooms.iter().map(RoomName::as_str).collect();
+        let rows = self.ask(Query::Standings, &[&names, &user.as_str()]).await?;
+        let mut standings = vec![None; rooms.len()];
+        for row in &rows {
+            let standing = Standing {
+                last_seq: Seq::from_i64(row.get(1)),
+                members: count(row.get(2)),
+                messages: count(row.get(3)),
+                role: row.get::<_, Option<&str>>(4).map(Role::from_stored),
+                reading: reading(row.get(3), row.get(5), row.get(6)),
+            };
+            // Places count from 1, as SQL does.
+            let place = usize::try_from(row.get::<_, i64>(0)).unwrap_or(0).checked_sub(1);
+            if let Some(place) = place.and_then(|place| standings.get_mut(place)) {
+                *place = Some(standing);
+            }
+        }
+        Ok(standings)
     }
 
     pub async fn last_seq(&self, room: &RoomName) -> Result<Option<Seq>, LogError> {

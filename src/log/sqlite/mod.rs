@@ -157,9 +157,33 @@ impl Sqlite {
         self.ask(move |connection| reader::standing(connection, &room, &user)).await
     }
 
+    pub async fn standings(
+        &self,
+        rooms: &[RoomName],
+        user: &UserId,
+    ) -> Result<Vec<Option<Standing>>, LogError> {
+        let (rooms, user) = (rooms.to_vec(), user.clone());
+        self.ask(move |connection| {
+            rooms.iter().map(|room| reader::standing(connection, room, &user)).collect()
+        })
+        .await
+    }
+
     pub async fn last_seq(&self, room: &RoomName) -> Result<Option<Seq>, LogError> {
         let room = room.clone();
         self.ask(move |connection| reader::last_seq(connection, &room)).await
+    }
+
+    pub async fn last_seqs(&self, rooms: &[RoomName]) -> Result<Vec<(RoomName, Seq)>, LogError> {
+        let rooms = rooms.to_vec();
+        self.ask(move |connection| {
+            let seq = |room: RoomName| {
+                let seq = reader::last_seq(connection, &room).transpose()?;
+                Some(seq.map(|seq| (room, seq)))
+            };
+            rooms.into_iter().filter_map(seq).collect()
+        })
+        .await
     }
 
     pub async fn rooms(

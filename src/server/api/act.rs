@@ -4,6 +4,7 @@
 //! It holds no rules. Nobody is answered before COMMIT returned, and nobody waits for longer than
 //! a session's commands may.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -31,13 +32,18 @@ const GRACE: Duration = Duration::from_millis(50);
 /// An answer, and the word for it in the metrics.
 type Done = (Answer, &'static str);
 
-/// Carries out a command that some route makes.
-pub async fn act(shared: &Arc<Shared>, lanes: &Lanes, request: Request) -> Result<Answer, Problem> {
+/// Carries out a command that some route makes, for somebody at that address.
+pub async fn act(
+    shared: &Arc<Shared>,
+    lanes: &Lanes,
+    request: Request,
+    address: IpAddr,
+) -> Result<Answer, Problem> {
     let re = request.command.name();
     let is_write = Route::writes(re);
     let (room, id) = (request.command.room().cloned(), request.id.clone());
     let budget = Duration::from_millis(shared.config.lane.answer_timeout_ms) + GRACE;
-    let done = tokio::time::timeout(budget, run(shared, lanes, request)).await;
+    let done = tokio::time::timeout(budget, run(shared, lanes, request, address)).await;
     // Also where two reads, each in time, took too long together.
     let done = done.unwrap_or_else(|_| {
         let why = if is_write { Problem::unavailable() } else { Problem::unanswered() };
@@ -48,13 +54,24 @@ pub async fn act(shared: &Arc<Shared>, lanes: &Lanes, request: Request) -> Resul
     done.map(|(answer, _)| answer)
 }
 
-async fn run(shared: &Arc<Shared>, lanes: &Lanes, request: Request) -> Result<Done, Problem> {
+async fn run(
+    shared: &Arc<Shared>,
+    lanes: &Lanes,
+    request: Request,
+    address: IpAddr,
+) -> Result<Done, Problem> {
     let Request { id, command } = request;
     let re = command.name();
     let came = Instant::now();
     let asked = |room, user| Asked { re, room, user, id: id.clone(), came };
     let reader = Reader::new(shared.clone(), Outage::default());
     let write = async |asked, verb| commit(shared, lanes, asked, verb).await;
+    let read = |reply| {
+        if let Reply::Frame { weight, .. } = &reply {
+            shared.pace.charge_request(address, *weight, Instant::now());
+        }
+        answered(reply)
+    };
     match command {
         Command::Create { user, room } => write(asked(room, user), Verb::Create).await,
         Command::Join { user, room, .. } => write(asked(room, user), Verb::Join).await,
@@ -76,9 +93,9 @@ async fn run(shared: &Arc<Shared>, lanes: &Lanes, request: Request) -> Result<Do
     }
 }
 
-fn read(reply: Reply) -> Result<Done, Problem> {
+fn answered(reply: Reply) -> Result<Done, Problem> {
     match reply {
-        Reply::Frame(_, frame) => Ok((reply::frame(StatusCode::OK, &frame), "ok")),
+        Reply::Frame { frame, .. } => Ok((reply::frame(StatusCode::OK, &frame), "ok")),
         Reply::Pages(pages) => Ok((reply::pages(pages), "ok")),
         Reply::Problem(problem) => Err(problem),
         _ => Err(Problem::internal()),

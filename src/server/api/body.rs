@@ -3,21 +3,25 @@
 //! It does not know what a body says.
 
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 use hyper::header::EXPECT;
 use hyper::http::request::Parts;
 
 use super::reply::Refusal;
+use crate::budget::Budget;
 use crate::config::ApiConfig;
 use crate::protocol::error::{Code, Problem};
 
 /// How much of a body that is too long is read all the same, and dropped. A connection that is
 /// closed while the client still sends is reset, and then many clients never see the answer.
 const DROPPED_BYTES_MAX: usize = 1024 * 1024;
+/// Room is waited for in steps of this, as the body comes: not for what it is said to be.
+const STEP_BYTES: usize = 8 * 1024;
 /// How long an answer waits for a body that nobody wants to have come.
 const DROPPED_TIME: Duration = Duration::from_secs(1);
 
@@ -26,6 +30,7 @@ const DROPPED_TIME: Duration = Duration::from_secs(1);
 pub async fn read(
     body: &mut Incoming,
     config: &ApiConfig,
+    inbound: &Arc<Budget>,
     stopping: impl Future<Output = ()>,
 ) -> Result<Bytes, Refusal> {
     let max = config.body_bytes_max;
@@ -41,7 +46,7 @@ pub async fn read(
     let read = tokio::select! {
         // What is there is taken.
         biased;
-        read = tokio::time::timeout(budget, gather(body, max)) => read,
+        read = tokio::time::timeout(budget, gather(body, max, inbound)) => read,
         () = stopping => return Err(Refusal::Stopping),
     };
     match read {
@@ -57,22 +62,48 @@ pub async fn read(
 pub async fn pass(body: &mut Incoming, parts: &Parts) {
     if !body.is_end_stream() && !parts.headers.contains_key(EXPECT) {
         // It may be too long, break off or not come: the answer is the same.
-        let _ = tokio::time::timeout(DROPPED_TIME, gather(body, 0)).await;
+        let _ = tokio::time::timeout(DROPPED_TIME, drop_all(body)).await;
     }
 }
 
-/// `None`: it is longer than `max`.
-async fn gather(body: &mut Incoming, max: usize) -> Result<Option<Bytes>, hyper::Error> {
-    let (mut text, mut len) = (BytesMut::new(), 0);
+/// `None`: it is longer than `max`. What has come counts until it is let go of, and while the node
+/// holds all that it may, more is not read.
+async fn gather(
+    body: &mut Incoming,
+    max: usize,
+    inbound: &Arc<Budget>,
+) -> Result<Option<Bytes>, hyper::Error> {
+    let mut text = Vec::new();
+    let mut held = inbound.hold(0);
     while let Some(frame) = body.frame().await {
         // Trailers say nothing to us.
         let Ok(data) = frame?.into_data() else { continue };
-        len += data.len();
-        if len <= max {
-            text.extend_from_slice(&data);
-        } else if len > max + DROPPED_BYTES_MAX {
+        let len = text.len() + data.len();
+        if len > max {
+            drop((text, held));
+            drop_rest(body, len).await?;
+            return Ok(None);
+        }
+        if len > held.bytes() {
+            held.join(inbound.room(data.len().max(STEP_BYTES)).await);
+        }
+        text.reserve_exact(held.bytes().min(max) - text.len());
+        text.extend_from_slice(&data);
+    }
+    Ok(Some(held.keep(text)))
+}
+
+async fn drop_all(body: &mut Incoming) -> Result<(), hyper::Error> {
+    drop_rest(body, 0).await
+}
+
+/// Reads on, from `len` bytes on, and keeps nothing.
+async fn drop_rest(body: &mut Incoming, mut len: usize) -> Result<(), hyper::Error> {
+    while let Some(frame) = body.frame().await {
+        len += frame?.into_data().map_or(0, |data| data.len());
+        if len > DROPPED_BYTES_MAX {
             break;
         }
     }
-    Ok((len <= max).then(|| text.freeze()))
+    Ok(())
 }

@@ -7,7 +7,6 @@
 mod act;
 mod ask;
 mod body;
-mod rates;
 mod reply;
 mod route;
 mod stream;
@@ -17,6 +16,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
+use futures_util::StreamExt;
 use hyper::body::Incoming;
 use hyper::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
@@ -27,7 +27,6 @@ use hyper::http::request::Parts;
 use hyper::{Method, Request, Response, StatusCode};
 
 use self::ask::Said;
-use self::rates::Rates;
 use self::reply::Refusal;
 pub use self::route::Route;
 use self::route::{Place, STREAM};
@@ -41,6 +40,7 @@ use crate::metrics::{self, Reason};
 use crate::protocol::command;
 use crate::protocol::error::{Code, Problem};
 use crate::session::Shared;
+use crate::session::pace::weight_of;
 
 /// What any request from another origin may send.
 const CROSS_ORIGIN_HEADERS: &str = "Content-Type, Idempotency-Key, Last-Event-ID";
@@ -53,7 +53,6 @@ const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering
 pub struct Api {
     shared: Arc<Shared>,
     lanes: Lanes,
-    rates: Rates,
 }
 
 /// Whose connection a request came by.
@@ -67,8 +66,7 @@ pub struct Visitor {
 
 impl Api {
     pub fn new(shared: Arc<Shared>, lanes: Lanes) -> Self {
-        let rates = Rates::new(&shared.config.api, Instant::now());
-        Self { shared, lanes, rates }
+        Self { shared, lanes }
     }
 
     /// Whether a path is for here to answer.
@@ -141,24 +139,45 @@ impl Api {
         body: &mut Incoming,
         visitor: &Visitor,
     ) -> Result<Answer, Refusal> {
-        self.rates.admit(visitor.address, Instant::now()).map_err(too_fast)?;
+        let pace = &self.shared.pace;
+        pace.request(visitor.address, Instant::now()).map_err(too_fast)?;
         let body = if Route::writes(re) { self.body_of(parts, body).await? } else { None };
         let said = Said::of(re, place, parts)?;
         let fields = said.fields(body.as_ref())?;
         if re == STREAM {
             let wish = Wish::parse(&fields)?;
-            let events = stream::open(&self.shared, wish, visitor.peer.clone()).await?;
+            let events = stream::open(&self.shared, wish, visitor).await?;
             return Ok(stream_answer(events, parts.method == Method::HEAD));
         }
         let message_bytes_max = self.shared.config.session.message_bytes_max;
         let request = command::Request::of(&fields, message_bytes_max)?;
-        Ok(act::act(&self.shared, &self.lanes, request).await?)
+        let user = request.command.user();
+        pace.take(visitor.address, user, Instant::now()).map_err(too_fast)?;
+        let answer = act::act(&self.shared, &self.lanes, request, visitor.address).await?;
+        Ok(answer.map(|content| self.charged(content, visitor.address)))
+    }
+
+    /// What the bytes of an answer turn out to weigh is paid for afterwards.
+    fn charged(&self, content: Content, address: IpAddr) -> Content {
+        let shared = self.shared.clone();
+        let charge = move |len| shared.pace.charge_request(address, weight_of(len), Instant::now());
+        match content {
+            Content::Pieces(pieces) => Content::Pieces(Box::pin(pieces.inspect(move |piece| {
+                charge(piece.as_ref().map_or(0, Bytes::len));
+            }))),
+            Content::Whole(bytes) => {
+                charge(bytes.len());
+                Content::Whole(bytes)
+            }
+            content => content,
+        }
     }
 
     /// The body of a write; `None`: it has none, and its path says all there is to say.
     async fn body_of(&self, parts: &Parts, body: &mut Incoming) -> Result<Option<Bytes>, Refusal> {
         let stopping = self.shared.tasks.stopping();
-        let body = body::read(body, &self.shared.config.api, stopping).await;
+        let inbound = &self.shared.budgets.inbound;
+        let body = body::read(body, &self.shared.config.api, inbound, stopping).await;
         if parts.method != Method::POST && body.as_ref().is_ok_and(Bytes::is_empty) {
             return Ok(None);
         }

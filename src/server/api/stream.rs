@@ -15,6 +15,7 @@
 
 use std::future::Future;
 use std::io::Write;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -22,6 +23,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures_util::stream;
 
+use super::Visitor;
 use crate::hub::{BATCH_BYTES_MAX, Batch, NextPage, Room};
 use crate::log::LogError;
 use crate::model::{RoomName, Seq, UserId};
@@ -29,7 +31,6 @@ use crate::protocol::error::Problem;
 use crate::protocol::fields::{Fields, Key};
 use crate::protocol::frame;
 use crate::server::answer::Pieces;
-use crate::server::line::Peer;
 use crate::session::Shared;
 use crate::session::answers::{self, Asked, Outage, Reader};
 
@@ -55,6 +56,7 @@ struct Reading {
     /// Held, so that the hub keeps it in use.
     room: Arc<Room>,
     user: UserId,
+    address: IpAddr,
     /// When the user was known to be a member: a `leave` above it ends the stream, one below was
     /// followed by a `join`.
     as_of: Seq,
@@ -83,7 +85,9 @@ impl Wish {
 }
 
 /// Opens a stream for a member of the room, or says why not.
-pub async fn open(shared: &Arc<Shared>, wish: Wish, peer: Peer) -> Result<Pieces, Problem> {
+pub async fn open(shared: &Arc<Shared>, wish: Wish, visitor: &Visitor) -> Result<Pieces, Problem> {
+    let Visitor { address, peer, .. } = visitor;
+    let (address, peer) = (*address, peer.clone());
     let Wish { room, user, after } = wish;
     let asked = Asked { re: super::route::STREAM, room, user, id: None, came: Instant::now() };
     let reader = Reader::new(shared.clone(), Outage::default());
@@ -105,6 +109,7 @@ pub async fn open(shared: &Arc<Shared>, wish: Wish, peer: Peer) -> Result<Pieces
         last,
         page: None,
         empty_pages: 0,
+        address,
         due: Instant::now(),
         ending: Box::pin(async move {
             tokio::select! {
@@ -163,8 +168,9 @@ impl Reading {
                     () = &mut self.ending => return None,
                 },
                 NextPage::Log => {
-                    let page =
-                        self.page.get_or_insert_with(|| page(&self.shared, &room, self.last));
+                    let page = self
+                        .page
+                        .get_or_insert_with(|| page(&self.shared, &room, self.last, self.address));
                     tokio::select! {
                         read = page => {
                             self.page = None;
@@ -235,9 +241,16 @@ fn page(
     shared: &Arc<Shared>,
     room: &Arc<Room>,
     last: Seq,
+    address: IpAddr,
 ) -> Pin<Box<dyn Future<Output = Page> + Send>> {
     let (shared, room) = (shared.clone(), room.clone());
-    Box::pin(async move { shared.replay.page_patiently(room.name(), last).await })
+    Box::pin(async move {
+        // Who has had many pages waits for the next.
+        while let Some(wait) = shared.pace.page_wait(address, Instant::now()) {
+            tokio::time::sleep(wait).await;
+        }
+        shared.replay.page_patiently(room.name(), last).await
+    })
 }
 
 fn heartbeat() -> Bytes {

@@ -133,8 +133,8 @@ impl Http {
     pub async fn try_read(&mut self, is_head: bool) -> Option<Reply> {
         let reply = self.try_read_head().await?;
         match reply.header("content-type") {
-            Some("text/event-stream") => None,
             _ if is_head => Some(reply),
+            Some("text/event-stream") => None,
             _ => self.try_read_body(reply).await,
         }
     }

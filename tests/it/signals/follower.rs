@@ -17,8 +17,12 @@ async fn link() -> (Arc<Link>, Socket, TcpStream) {
     let (client, accepted) = tokio::join!(client, listener.accept());
     let stream = accepted.unwrap().0;
     stream.writable().await.unwrap();
-    let socket =
-        Socket::new(stream, Bytes::new(), &Config::from_defaults().socket, &Queues::default());
+    let socket = Socket::new(
+        stream,
+        Bytes::new(),
+        &Config::from_defaults().socket,
+        &Arc::new(Queues::default()),
+    );
     (socket.link().clone(), socket, client.unwrap())
 }
 

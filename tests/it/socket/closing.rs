@@ -9,7 +9,8 @@ use verbatim::protocol::frame::{Opcode, encode};
 use verbatim::socket::{CloseReason, Incoming, Offer};
 
 use super::wire::{
-    CLOSE, PING, TEXT, config, expect_close, masked, masked_close, pair, read_frame, run, soon,
+    CLOSE, PING, TEXT, config, expect_close, masked, masked_close, next, pair, read_frame, run,
+    soon,
 };
 
 #[tokio::test]
@@ -59,7 +60,7 @@ async fn a_client_that_closes_gets_its_code_back_and_what_was_queued_before() {
         assert_eq!(read_frame(&mut client).await.unwrap(), (CLOSE, vec![0x03, 0xE9]));
         assert_eq!(read_frame(&mut client).await, None);
     });
-    let Incoming::Closed(reason) = soon(socket.next(true)).await else { panic!("not closed") };
+    let Incoming::Closed(reason) = next(&mut socket).await else { panic!("not closed") };
     assert_eq!(reason, CloseReason::Peer(1001));
     soon(socket.close(reason.code(), reason.text())).await;
     soon(reading).await.unwrap();

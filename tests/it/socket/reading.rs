@@ -1,5 +1,7 @@
 //! What clients send is read as it was meant, however it is cut; and no bytes do harm.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use proptest::prelude::*;
 use tokio::io::AsyncWriteExt;
@@ -7,13 +9,13 @@ use tokio::runtime::Runtime;
 use verbatim::protocol::frame::{Opcode, encode};
 use verbatim::socket::{CloseReason, Incoming, Queues, Socket};
 
-use super::wire::{PING, config, masked, masked_close, pair, read_frame, soon};
+use super::wire::{PING, config, masked, masked_close, next, pair, read_frame, soon};
 
 /// Reads until the end.
 async fn read_all(socket: &mut Socket) -> (Vec<Incoming>, CloseReason) {
     let mut messages = Vec::new();
     loop {
-        match soon(socket.next(true)).await {
+        match next(socket).await {
             Incoming::Closed(reason) => return (messages, reason),
             incoming => messages.push(incoming),
         }
@@ -31,7 +33,8 @@ async fn what_was_read_with_the_request_comes_first() {
     let (client, accepted) = tokio::join!(client, listener.accept());
     let mut client = client.unwrap();
     client.write_all(&[masked(0x80, b"ond"), masked_close(1001)].concat()).await.unwrap();
-    let mut socket = Socket::new(accepted.unwrap().0, bytes.into(), &config(), &Queues::default());
+    let mut socket =
+        Socket::new(accepted.unwrap().0, bytes.into(), &config(), &Arc::new(Queues::default()));
     let (messages, reason) = read_all(&mut socket).await;
     assert_eq!(messages, [Incoming::Text("first".into()), Incoming::Text("second".into())]);
     assert_eq!(reason, CloseReason::Peer(1001));
@@ -53,7 +56,7 @@ async fn the_last_words_of_a_client_that_left_without_reading_are_heard() {
     let mut heard = 0;
     loop {
         socket.link().push(&answer);
-        match soon(socket.next(true)).await {
+        match next(&mut socket).await {
             Incoming::Text(text) => {
                 assert_eq!(text.as_str(), format!("{heard}"));
                 heard += 1;

@@ -24,6 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub fn config() -> SocketConfig {
     SocketConfig {
         frame_bytes_max: 64 * 1024,
+        frame_timeout_ms: 30_000,
         heartbeat_ms: 60_000,
         stall_timeout_ms: 60_000,
         close_timeout_ms: 5_000,
@@ -49,7 +50,17 @@ pub async fn pair(config: &SocketConfig) -> (Socket, TcpStream) {
     client.set_nodelay(true).unwrap();
     stream.set_nodelay(true).unwrap();
     SockRef::from(&stream).set_send_buffer_size(4096).unwrap();
-    (Socket::new(stream, Bytes::new(), config, &Queues::default()), client)
+    (Socket::new(stream, Bytes::new(), config, &Arc::new(Queues::default())), client)
+}
+
+/// What comes next but for frames that are no messages.
+pub async fn next(socket: &mut Socket) -> Incoming {
+    loop {
+        match soon(socket.next(true)).await {
+            Incoming::Frames(_) => {}
+            other => return other,
+        }
+    }
 }
 
 /// Runs a socket that only needs to live: what it reads is dropped, and when it is over it is

@@ -1,0 +1,133 @@
+//! How often something may happen, on average and at once. Pure: time is an argument.
+//!
+//! It is the generic cell rate algorithm (ITU-T I.371): a bucket is one point in time, takes no
+//! timer, and counts what happened exactly. What to do at the limit is its user's matter.
+//!
+//! Things have weights. One that is heavier than all that may happen at once may happen when nothing
+//! else did for a while, and is paid for afterwards; so is what a thing turned out to weigh more.
+
+mod keyed;
+
+use std::time::{Duration, Instant};
+
+pub use keyed::Rates;
+
+/// A limit: so many a second on average, and so many at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    pub per_second: u32,
+    pub burst: u32,
+}
+
+impl Rate {
+    /// Between two of weight 1, on average.
+    fn interval(self) -> Duration {
+        Duration::from_secs(1) / self.per_second
+    }
+}
+
+/// What one party has left.
+#[derive(Clone, Copy, Debug)]
+pub struct Bucket {
+    full_at: Instant,
+}
+
+impl Bucket {
+    pub fn full(now: Instant) -> Self {
+        Self { full_at: now }
+    }
+
+    /// Whether something of that weight may happen now; if not, in how many milliseconds.
+    pub fn take(&mut self, rate: Rate, weight: u32, now: Instant) -> Result<(), u64> {
+        let wait = self.wait(rate, weight, now);
+        if wait.is_zero() {
+            self.charge(rate, weight, now);
+            return Ok(());
+        }
+        Err(wait.as_millis() as u64 + 1)
+    }
+
+    /// Something of that weight happened.
+    pub fn charge(&mut self, rate: Rate, weight: u32, now: Instant) {
+        self.full_at = self.full_at.max(now) + rate.interval() * weight;
+    }
+
+    /// How long it is until something of that weight may happen.
+    pub fn wait(&self, rate: Rate, weight: u32, now: Instant) -> Duration {
+        let full_at = self.full_at.max(now) + rate.interval() * weight.min(rate.burst);
+        (full_at - now).saturating_sub(rate.interval() * rate.burst)
+    }
+
+    /// As good as a new one: it need not be kept.
+    pub fn is_full(&self, now: Instant) -> bool {
+        self.full_at <= now
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RATE: Rate = Rate { per_second: 10, burst: 20 };
+
+    #[test]
+    fn a_burst_passes_and_then_the_rate_holds() {
+        let begin = Instant::now();
+        let mut bucket = Bucket::full(begin);
+        let mut taken = |now| (0..100).filter(|_| bucket.take(RATE, 1, now).is_ok()).count();
+        assert_eq!(taken(begin), 20);
+        assert_eq!(taken(begin + Duration::from_secs(1)), 10);
+    }
+
+    #[test]
+    fn whoever_waits_as_long_as_told_is_admitted() {
+        let mut now = Instant::now();
+        let mut bucket = Bucket::full(now);
+        for _ in 0..200 {
+            if let Err(ms) = bucket.take(RATE, 1, now) {
+                now += Duration::from_millis(ms);
+                assert_eq!(bucket.take(RATE, 1, now), Ok(()));
+            }
+        }
+    }
+
+    #[test]
+    fn a_bucket_is_full_again_when_everything_has_come_back() {
+        let begin = Instant::now();
+        let mut bucket = Bucket::full(begin);
+        assert!(bucket.is_full(begin));
+        assert_eq!(bucket.take(RATE, 1, begin), Ok(()));
+        assert!(!bucket.is_full(begin + Duration::from_millis(99)));
+        assert!(bucket.is_full(begin + Duration::from_millis(100)));
+    }
+
+    #[test]
+    fn what_is_heavy_is_paid_for() {
+        let begin = Instant::now();
+        let mut bucket = Bucket::full(begin);
+        // More than may happen at once, and then nothing for as long as it is worth.
+        assert_eq!(bucket.take(RATE, 50, begin), Ok(()));
+        assert_eq!(bucket.wait(RATE, 1, begin), Duration::from_millis(3100));
+        assert_eq!(bucket.take(RATE, 1, begin), Err(3101));
+        let later = begin + Duration::from_millis(3100);
+        assert_eq!(bucket.take(RATE, 1, later), Ok(()));
+        // Not before all that may happen at once has come back.
+        assert_eq!(bucket.take(RATE, 50, later), Err(2001));
+        bucket.charge(RATE, 10, later);
+        assert_eq!(bucket.take(RATE, 1, later), Err(1101));
+    }
+
+    #[test]
+    fn weights_add_up_to_the_rate() {
+        let begin = Instant::now();
+        let (mut bucket, mut taken) = (Bucket::full(begin), 0);
+        for ms in 0..10_000 {
+            let weight = 1 + ms % 7;
+            let now = begin + Duration::from_millis(ms.into());
+            if bucket.take(RATE, weight, now).is_ok() {
+                taken += weight;
+            }
+        }
+        assert!((110..=127).contains(&taken), "{taken} in ten seconds");
+    }
+}

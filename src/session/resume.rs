@@ -1,0 +1,119 @@
+//! `resume`: a client that is back follows its rooms again, however many, a part of them at a time.
+//!
+//! Each part is one query for the user's standings and one for where the rooms stand that are not in
+//! use here yet. The next part begins when the client has taken what it was told of the one before;
+//! others have their turn in between. The rooms are followed when all parts have been told, so that
+//! no replay comes before the last `joined`.
+
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use super::answers::{Asked, Follow, Reader, Reply, position};
+use super::reading;
+use crate::decide::Refusal;
+use crate::hub::Room;
+use crate::log::{Reading, Standing};
+use crate::model::{ClientId, RoomName, Seq, UserId};
+use crate::protocol::command::Start;
+use crate::protocol::error::Problem;
+
+/// Rooms of one part.
+const PART_LEN: usize = 100;
+
+/// A `resume` that is being answered.
+pub struct Resuming {
+    reader: Reader,
+    user: UserId,
+    /// Those whose turn has not come.
+    rooms: std::vec::IntoIter<(RoomName, Seq)>,
+    pub id: Option<ClientId>,
+    /// Those whose turn has come, in their order.
+    pub done: Vec<Result<Follow, Problem>>,
+}
+
+impl Resuming {
+    pub fn new(
+        reader: Reader,
+        user: UserId,
+        rooms: Vec<(RoomName, Seq)>,
+        id: Option<ClientId>,
+    ) -> Box<Self> {
+        let done = Vec::with_capacity(rooms.len());
+        Box::new(Self { reader, user, rooms: rooms.into_iter(), id, done })
+    }
+
+    /// Whether all parts have been answered.
+    pub fn is_over(&self) -> bool {
+        self.rooms.len() == 0
+    }
+}
+
+/// Answers the next part: `Reply::Resumed` tells from which place in `done` on.
+pub async fn part(mut resuming: Box<Resuming>) -> Reply {
+    let Resuming { reader, user, rooms, id, done } = &mut *resuming;
+    // Each part has its own time: there may be a thousand rooms.
+    reader.begin();
+    let from = done.len();
+    if from == 0 {
+        reading::settle(reader, Some(user)).await;
+    }
+    let part: Vec<_> = rooms.by_ref().take(PART_LEN).collect();
+    let came = Instant::now().into_std();
+    let asked = |room: &RoomName| {
+        let (room, user, id) = (room.clone(), user.clone(), id.clone());
+        Asked { re: "resume", room, user, id, came }
+    };
+    match follow(reader, user, &part).await {
+        Ok(found) => {
+            for ((name, since), found) in part.iter().zip(found) {
+                let asked = asked(name);
+                done.push(match found {
+                    Found::Nothing => Err(asked.refused(Refusal::RoomNotFound)),
+                    Found::Stranger => Err(asked.refused(Refusal::NotMember)),
+                    Found::Member(standing, room) => Ok(followed(asked, *since, standing, room)),
+                });
+            }
+        }
+        Err(problem) => {
+            done.extend(part.iter().map(|(name, _)| Err(asked(name).problem(problem.clone()))));
+        }
+    }
+    Reply::Resumed(resuming, from)
+}
+
+/// What a user is to a room that they want to follow.
+enum Found {
+    Nothing,
+    Stranger,
+    Member(Standing, Arc<Room>),
+}
+
+/// Looks each of the rooms up, and brings those into use that the user may follow.
+async fn follow(
+    reader: &Reader,
+    user: &UserId,
+    part: &[(RoomName, Seq)],
+) -> Result<Vec<Found>, Problem> {
+    let shared = &reader.shared;
+    let names: Vec<RoomName> = part.iter().map(|(name, _)| name.clone()).collect();
+    let standings = reader.read(shared.log.standings(&names, user)).await?;
+    let is_member =
+        |standing: &Option<Standing>| standing.is_some_and(|standing| standing.role.is_some());
+    let members = names.iter().zip(&standings).filter(|(_, standing)| is_member(standing));
+    let members: Vec<RoomName> = members.map(|(name, _)| name.clone()).collect();
+    let mut rooms = reader.read(shared.relay.activate_all(&members)).await?.into_iter();
+    let found = standings.into_iter().map(|standing| match standing {
+        None => Found::Nothing,
+        Some(standing) if standing.role.is_none() => Found::Stranger,
+        Some(standing) => rooms.next().map_or(Found::Nothing, |room| Found::Member(standing, room)),
+    });
+    Ok(found.collect())
+}
+
+fn followed(asked: Asked, since: Seq, standing: Standing, room: Arc<Room>) -> Follow {
+    let Standing { last_seq, members, reading, .. } = standing;
+    let reading = reading.unwrap_or(Reading { read: last_seq, unread: 0 });
+    let (position, reset) = position(Start::Since(since), None, last_seq);
+    Follow { asked, room, last_seq, members, reading, position, reset }
+}

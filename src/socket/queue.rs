@@ -1,0 +1,91 @@
+//! What waits in a socket's queue, piece by piece, and what it counts.
+//!
+//! It writes nothing; `link` does.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::budget::{Budget, Held};
+use crate::metrics::Gauge;
+
+/// Bytes that a queued piece counts beyond its length: its place in the queue and its allocation.
+/// Without it a client that sends pings and reads nothing would fill the queue with pongs of two
+/// bytes, and a queue of 64 KiB would hold megabytes.
+pub(super) const PIECE_OVERHEAD_BYTES: usize = 64;
+
+/// What waits in the queues of all sockets of a node.
+#[derive(Clone, Debug)]
+pub struct Queues {
+    /// As each socket's own limit counts it.
+    pub bytes: Gauge,
+    /// What all of it takes of the node's memory, pages and answers on their way included.
+    pub unsent: Arc<Budget>,
+    /// The other way: what clients have begun to send.
+    pub inbound: Arc<Budget>,
+}
+
+/// Of a socket by itself: nothing is ever short.
+impl Default for Queues {
+    fn default() -> Self {
+        let (unsent, inbound) = (Budget::new(1 << 40), Budget::new(1 << 40));
+        Self { bytes: Gauge::default(), unsent, inbound }
+    }
+}
+
+/// Frames that wait.
+#[derive(Debug)]
+pub(super) struct Piece {
+    pub frames: Bytes,
+    /// Nobody else has them, and nobody else counts them.
+    pub is_own: bool,
+}
+
+/// What waits, counted twice: for the socket's own limit, and as part of what the node holds.
+#[derive(Debug)]
+pub(super) struct Queued {
+    pub bytes: usize,
+    total: Gauge,
+    /// Pieces that others share (events) are counted where they were made, once.
+    pub held: Held,
+}
+
+impl Queued {
+    pub fn new(queues: &Queues) -> Self {
+        Self { bytes: 0, total: queues.bytes.clone(), held: queues.unsent.hold(0) }
+    }
+
+    pub fn set(&mut self, bytes: usize) {
+        // Nearly always 0 to 0: the kernel took everything at once.
+        if bytes != self.bytes {
+            self.total.inc_by(bytes as i64 - self.bytes as i64);
+            self.bytes = bytes;
+        }
+    }
+
+    pub fn add(&mut self, piece: &Piece) {
+        self.set(self.bytes + cost(&piece.frames));
+        self.held.set(self.held.bytes() + piece.held());
+    }
+
+    pub fn sub(&mut self, bytes: usize) {
+        self.set(self.bytes - bytes);
+    }
+}
+
+impl Piece {
+    /// What it takes of the node's memory, up to its last byte.
+    pub fn held(&self) -> usize {
+        PIECE_OVERHEAD_BYTES + if self.is_own { self.frames.len() } else { 0 }
+    }
+}
+
+impl Drop for Queued {
+    fn drop(&mut self) {
+        self.set(0);
+    }
+}
+
+pub(super) fn cost(frames: &Bytes) -> usize {
+    frames.len() + PIECE_OVERHEAD_BYTES
+}
