@@ -50,9 +50,13 @@ pub enum StartError {
 }
 
 impl Node {
-    /// Opens the log and serves on `listener`. The settings have passed `Config::check`.
-    pub async fn start(config: Config, listener: TcpListener) -> Result<Self, StartError> {
-        let metrics = Arc::new(Metrics::new());
+    /// Opens the log and serves on `listener`. The settings have passed `Config::check`. The caller
+    /// gives the metrics, because it counts some of its own before there is a node.
+    pub async fn start(
+        config: Config,
+        listener: TcpListener,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, StartError> {
         let tasks = Tasks::new(metrics.panics.clone());
         let started = Self::wire(config, listener, metrics, tasks.clone()).await;
         if started.is_err() {

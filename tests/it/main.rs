@@ -20,6 +20,7 @@ mod http;
 mod idle;
 mod lanes;
 mod log;
+mod log_lines;
 mod mirror;
 mod page;
 mod pipelined;

@@ -62,11 +62,32 @@ pub async fn run(arguments: &[&str], environment: &[(&str, &str)], files: &[(&st
     }
 }
 
+/// Runs the program to its end, in an empty folder; what it writes to stderr goes there.
+pub async fn run_with_stderr(environment: &[(&str, &str)], stderr: impl Into<Stdio>) -> Exit {
+    let folder = sandbox().folder("run");
+    let environment = environment.iter().map(|&(name, value)| (name.into(), value.into()));
+    let mut command = command(&folder, environment.collect(), PROGRAM);
+    let status = timeout(PATIENCE, command.stdout(Stdio::null()).stderr(stderr).status()).await;
+    exit(status.expect("the program does not end").unwrap())
+}
+
 impl Process {
     /// Serves on a free port with that environment, in an empty folder; waits until it is ready.
     pub async fn start(environment: Vec<(String, String)>) -> Self {
         let folder = sandbox().folder("process");
         Self::serve(command(&folder, environment, PROGRAM), folder).await
+    }
+
+    /// As `start`, and what it writes to stderr goes there.
+    pub async fn start_with_stderr(
+        environment: Vec<(String, String)>,
+        stderr: impl Into<Stdio>,
+    ) -> Self {
+        let folder = sandbox().folder("process");
+        let mut command = command(&folder, environment, PROGRAM);
+        command.stderr(stderr);
+        let served = Self::watch(command, folder).await;
+        served.unwrap_or_else(|output| panic!("the program does not serve:\n{output}"))
     }
 
     /// As `start`, for when it may fail, because something that it needs is away: what it said.
@@ -98,15 +119,24 @@ impl Process {
     }
 
     async fn try_serve(mut command: Command, folder: TempDir) -> Result<Self, String> {
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        command.stderr(Stdio::piped());
+        Self::watch(command, folder).await
+    }
+
+    /// Starts it, gathers what it writes to the pipes that are ours, and waits until it is ready.
+    async fn watch(mut command: Command, folder: TempDir) -> Result<Self, String> {
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        // Else it would hold the other end of what the child was given for as long as it lives.
+        drop(command);
         let pid = child.id().expect("it was just started");
         sandbox().watch(pid, "KILL");
         let output = Arc::new(Mutex::new(String::new()));
         let (ready_tx, ready_rx) = oneshot::channel();
-        let collectors = vec![
-            collect(child.stdout.take().unwrap(), Arc::clone(&output), Some(ready_tx)),
-            collect(child.stderr.take().unwrap(), Arc::clone(&output), None),
-        ];
+        let stdout = child.stdout.take().unwrap();
+        let mut collectors = vec![collect(stdout, Arc::clone(&output), Some(ready_tx))];
+        if let Some(stderr) = child.stderr.take() {
+            collectors.push(collect(stderr, Arc::clone(&output), None));
+        }
         // An error inside: its pipes ended before it said where it listens.
         let Ok(Ok(addr)) = timeout(PATIENCE, ready_rx).await else {
             sandbox().forget(pid);
