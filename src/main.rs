@@ -146,8 +146,11 @@ fn answer_usage(err: &clap::Error) -> ExitCode {
 }
 
 fn settings(file: Option<PathBuf>) -> Result<(Config, Vec<Warning>), ConfigError> {
-    let config = Config::load(Sources::of_process(file)?)?;
-    let warnings = config.check()?;
+    let sources = Sources::of_process(file)?;
+    let ignored = sources.ignored();
+    let config = Config::load(sources)?;
+    let mut warnings = config.check()?;
+    warnings.extend(ignored);
     Ok((config, warnings))
 }
 

@@ -1,5 +1,6 @@
 //! The real program, as an operator runs it: arguments, environment, signals, exit codes.
 
+use std::ffi::{OsStr, OsString};
 use std::net::SocketAddr;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{ExitStatus, Stdio};
@@ -51,9 +52,17 @@ pub async fn run(arguments: &[&str], environment: &[(&str, &str)], files: &[(&st
     for (name, text) in files {
         std::fs::write(folder.path().join(name), text).unwrap();
     }
-    let environment = environment.iter().map(|&(name, value)| (name.into(), value.into()));
-    let mut command = command(&folder, environment.collect(), PROGRAM);
-    let output = timeout(PATIENCE, command.args(arguments).output()).await;
+    finish(command(&folder, environment.iter().copied(), PROGRAM).args(arguments)).await
+}
+
+/// As `run`, for what is not text.
+pub async fn run_with(arguments: &[&str], environment: Vec<(OsString, OsString)>) -> Run {
+    let folder = sandbox().folder("run");
+    finish(command(&folder, environment, PROGRAM).args(arguments)).await
+}
+
+async fn finish(command: &mut Command) -> Run {
+    let output = timeout(PATIENCE, command.output()).await;
     let output = output.expect("the program does not end").unwrap();
     Run {
         exit: exit(output.status),
@@ -65,8 +74,7 @@ pub async fn run(arguments: &[&str], environment: &[(&str, &str)], files: &[(&st
 /// Runs the program to its end, in an empty folder; what it writes to stderr goes there.
 pub async fn run_with_stderr(environment: &[(&str, &str)], stderr: impl Into<Stdio>) -> Exit {
     let folder = sandbox().folder("run");
-    let environment = environment.iter().map(|&(name, value)| (name.into(), value.into()));
-    let mut command = command(&folder, environment.collect(), PROGRAM);
+    let mut command = command(&folder, environment.iter().copied(), PROGRAM);
     let status = timeout(PATIENCE, command.stdout(Stdio::null()).stderr(stderr).status()).await;
     exit(status.expect("the program does not end").unwrap())
 }
@@ -74,6 +82,12 @@ pub async fn run_with_stderr(environment: &[(&str, &str)], stderr: impl Into<Std
 impl Process {
     /// Serves on a free port with that environment, in an empty folder; waits until it is ready.
     pub async fn start(environment: Vec<(String, String)>) -> Self {
+        let folder = sandbox().folder("process");
+        Self::serve(command(&folder, environment, PROGRAM), folder).await
+    }
+
+    /// As `start`, for what is not text.
+    pub async fn start_with(environment: Vec<(OsString, OsString)>) -> Self {
         let folder = sandbox().folder("process");
         Self::serve(command(&folder, environment, PROGRAM), folder).await
     }
@@ -209,7 +223,11 @@ impl Drop for Process {
 }
 
 /// Nothing of our own environment and folder may leak into the settings.
-fn command(folder: &TempDir, environment: Vec<(String, String)>, program: &str) -> Command {
+fn command(
+    folder: &TempDir,
+    environment: impl IntoIterator<Item = (impl AsRef<OsStr>, impl AsRef<OsStr>)>,
+    program: &str,
+) -> Command {
     let mut command = Command::new(program);
     command
         .env_clear()
