@@ -13,10 +13,10 @@ use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 use socket2::SockRef;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use verbatim::config::{Config, ConfigError, Sources, Warning};
 use verbatim::metrics::Metrics;
 use verbatim::node::Node;
+use verbatim::shutdown::Signals;
 use verbatim::verify::plan::Shape;
 use verbatim::verify::{Settings, Target};
 use verbatim::{bench, health, probe, trace, verify};
@@ -183,22 +183,22 @@ async fn serve_until_told(
         tracing::warn!(setting = warning.setting, "{}", warning.text);
     }
     raise_files_limit(config.server.connections_max);
-    let mut signals = Signals::listen()?;
+    let mut signals = Signals::listen().context("cannot handle signals")?;
     let stop_within = Duration::from_millis(config.server.shutdown_timeout_ms);
     let listen = &config.server.listen;
     let bound = bind(listen).await;
     let listener = bound.with_context(|| format!("cannot listen on {listen} (server.listen)"))?;
     let node = tokio::select! {
         node = Node::start(config, listener, metrics) => node?,
-        (_, name) = signals.next() => {
-            tracing::info!(signal = name, "stopped before it was ready");
+        stop = signals.stop() => {
+            tracing::info!(signal = stop.name, "stopped before it was ready");
             return Ok(ExitCode::SUCCESS);
         }
     };
     announce(&node);
 
     tokio::select! {
-        (_, name) = signals.next() => tracing::info!(signal = name, "stopping"),
+        stop = signals.stop() => tracing::info!(signal = stop.name, "stopping"),
         task = node.failed() => {
             tracing::error!(%task, "a part of the node died; this is a bug");
             return Ok(ExitCode::from(EXIT_SOFTWARE));
@@ -207,11 +207,13 @@ async fn serve_until_told(
     tokio::select! {
         stopped = tokio::time::timeout(stop_within, node.stop()) => match stopped {
             Ok(()) => tracing::info!("stopped"),
-            Err(_) => tracing::warn!("stopped at server.shutdown_timeout_ms, goodbyes unsaid"),
+            Err(_) => tracing::warn!(
+                "stopped at server.shutdown_timeout_ms, though not everything had ended"
+            ),
         },
-        (number, name) = signals.next() => {
-            tracing::warn!(signal = name, "stopped at once");
-            return Ok(ExitCode::from(EXIT_SIGNAL + number));
+        stop = signals.stop() => {
+            tracing::warn!(signal = stop.name, "stopped at once");
+            return Ok(ExitCode::from(EXIT_SIGNAL + stop.number));
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -359,26 +361,4 @@ fn prefix(text: &str) -> Result<String, String> {
         return Ok(text.to_owned());
     }
     Err(format!("it must be 1 to {BYTES_MAX} letters, digits or any of - _ . :"))
-}
-
-/// The two ways to be asked to stop: a supervisor's SIGTERM and a person's Ctrl-C.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn listen() -> anyhow::Result<Self> {
-        let terminate = signal(SignalKind::terminate()).context("cannot handle SIGTERM")?;
-        let interrupt = signal(SignalKind::interrupt()).context("cannot handle SIGINT")?;
-        Ok(Self { terminate, interrupt })
-    }
-
-    /// Number and name of the next one. Cancel-safe, as `Signal::recv` is.
-    async fn next(&mut self) -> (u8, &'static str) {
-        tokio::select! {
-            _ = self.terminate.recv() => (15, "SIGTERM"),
-            _ = self.interrupt.recv() => (2, "SIGINT"),
-        }
-    }
 }

@@ -17,7 +17,7 @@ use crate::harness::{Client, World, raw};
 use crate::stored::{assert_sound, stored};
 
 /// No file of the process grows beyond so many bytes; `None`: there is room again.
-fn limit_files(process: &Process, bytes: Option<u64>) {
+pub fn limit_files(process: &Process, bytes: Option<u64>) {
     let pid = i32::try_from(process.pid()).ok().and_then(Pid::from_raw);
     prlimit(pid, Resource::Fsize, Rlimit { current: bytes, maximum: None }).unwrap();
 }
@@ -101,7 +101,7 @@ async fn a_full_disk_stops_writes_only_and_damages_nothing() {
     let world = World::sqlite().await;
     let path = &world.config.log.path;
     let len = |suffix: &str| fs::metadata(format!("{path}{suffix}")).unwrap().len();
-    let mut process = Process::start_ignoring_xfsz(world.environment()).await;
+    let mut process = Process::start(world.environment()).await;
     let client = Client::greeted(process.addr).await;
     let record = Record::new();
     let mouth = record.mouth("n1", "writer");

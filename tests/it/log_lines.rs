@@ -1,16 +1,20 @@
 //! Whatever becomes of stderr, a node serves, recovers and stops as if every log line were read.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::process::Stdio;
 
+use rustix::process::Signal;
 use serde_json::json;
 
+#[cfg(target_os = "linux")]
+use crate::disk_full::limit_files;
 use crate::harness::process::{Exit, Process, run_with_stderr};
 use crate::harness::proxy::{Pieces, Proxy};
 use crate::harness::raw::get;
+use crate::harness::sandbox::sandbox;
 use crate::harness::{Client, World, services};
 use crate::mirror::cluster::{metric, mirror_is, until};
 
@@ -45,6 +49,8 @@ async fn outlives_its_stores(stderr: impl Into<Stdio>, began: impl FnOnce()) -> 
     }
     for room in 0..ROOMS {
         client.send(create(format!("r{room}"))).await;
+    }
+    for _ in 0..ROOMS {
         client.expect(json!({"type": "error", "code": "unavailable"})).await;
     }
     for store in [&postgres, &redis] {
@@ -78,6 +84,39 @@ async fn a_node_outlives_the_reader_of_its_log_lines() {
 async fn a_node_outlives_a_full_disk_under_its_log_lines() {
     let full = File::options().write(true).open("/dev/full").unwrap();
     assert!(outlives_its_stores(full, || {}).await > 0);
+}
+
+/// When there is room again, lines come again, and one of them says how many do not.
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_tells_how_many_log_lines_are_missing() {
+    let folder = sandbox().folder("stderr");
+    let path = folder.path().join("stderr");
+    let file = File::options().create(true).append(true).open(&path).unwrap();
+    let written = || fs::read_to_string(&path).unwrap();
+    let environment = World::sqlite().await.environment();
+    let process = Process::start_with_stderr(environment, file).await;
+    until("the usual lines", async || written(), |text| text.contains("ready")).await;
+    // The first half of a line fits.
+    limit_files(&process, Some(written().len() as u64 + 10));
+    for dropped in [1, 2, 3] {
+        process.signal(Signal::USR1);
+        let now = async || metric(process.addr, "verbatim_log_lines_dropped_total").await;
+        until("a line that is lost", now, |now| *now == dropped).await;
+    }
+    let before = written();
+    limit_files(&process, None);
+    process.signal(Signal::USR2);
+    until("lines again", async || written(), |text| text.contains("lines=3")).await;
+    let (after, before) = (written(), before.lines().count());
+    let lines: Vec<_> = after.lines().skip(before).collect();
+    assert!(
+        lines[0].ends_with(r#"ignored: it means nothing to a node signal="SIGUSR2""#),
+        "{after}"
+    );
+    let told = "log lines are missing here: stderr did not take them lines=3";
+    assert!(lines[1].ends_with(told), "{after}");
+    assert_eq!(lines.len(), 2, "{after}");
 }
 
 /// A terminal that was stopped with Ctrl-S, a pipe whose reader hangs: a write never returns.

@@ -3,7 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::net::SocketAddr;
 use std::os::unix::process::ExitStatusExt;
-use std::process::{ExitStatus, Stdio};
+use std::process::{ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -63,12 +63,7 @@ pub async fn run_with(arguments: &[&str], environment: Vec<(OsString, OsString)>
 
 async fn finish(command: &mut Command) -> Run {
     let output = timeout(PATIENCE, command.output()).await;
-    let output = output.expect("the program does not end").unwrap();
-    Run {
-        exit: exit(output.status),
-        stdout: String::from_utf8(output.stdout).unwrap(),
-        stderr: String::from_utf8(output.stderr).unwrap(),
-    }
+    Run::of(output.expect("the program does not end").unwrap())
 }
 
 /// Runs the program to its end, in an empty folder; what it writes to stderr goes there.
@@ -77,6 +72,29 @@ pub async fn run_with_stderr(environment: &[(&str, &str)], stderr: impl Into<Std
     let mut command = command(&folder, environment.iter().copied(), PROGRAM);
     let status = timeout(PATIENCE, command.stdout(Stdio::null()).stderr(stderr).status()).await;
     exit(status.expect("the program does not end").unwrap())
+}
+
+/// Starts the program in an empty folder, sends it SIGTERM as soon as that is so, and waits for it.
+pub async fn run_until(environment: Vec<(String, String)>, when: impl Future<Output = ()>) -> Run {
+    let folder = sandbox().folder("run");
+    let mut command = command(&folder, environment, PROGRAM);
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let pid = child.id().and_then(|pid| Pid::from_raw(pid.try_into().ok()?)).unwrap();
+    let output = tokio::spawn(child.wait_with_output());
+    when.await;
+    kill_process(pid, Signal::TERM).expect("it is not running");
+    let output = timeout(PATIENCE, output).await.expect("the program does not end").unwrap();
+    Run::of(output.unwrap())
+}
+
+impl Run {
+    fn of(output: Output) -> Self {
+        Self {
+            exit: exit(output.status),
+            stdout: String::from_utf8(output.stdout).unwrap(),
+            stderr: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
 }
 
 impl Process {
@@ -110,20 +128,16 @@ impl Process {
         Self::try_serve(command(&folder, environment, PROGRAM), folder).await
     }
 
-    /// As `start`, and a write beyond a limit of the system (`ulimit -f`) is an error to it, as on
-    /// a full disk, and not its death by a signal.
-    pub async fn start_ignoring_xfsz(environment: Vec<(String, String)>) -> Self {
-        let folder = sandbox().folder("process");
-        let mut shell = command(&folder, environment, "sh");
-        shell.args(["-c", "trap '' XFSZ; exec \"$0\"", PROGRAM]);
-        Self::serve(shell, folder).await
-    }
-
     /// As `start`, with so few open files, from which the program cannot raise itself.
     pub async fn start_with_files_max(files: u32, environment: Vec<(String, String)>) -> Self {
+        Self::start_after(&format!("ulimit -n {files}"), environment).await
+    }
+
+    /// As `start`, by a shell that has done this first: `umask`, `trap`, `ulimit`.
+    pub async fn start_after(script: &str, environment: Vec<(String, String)>) -> Self {
         let folder = sandbox().folder("process");
         let mut shell = command(&folder, environment, "sh");
-        shell.args(["-c", &format!("ulimit -n {files} && exec {PROGRAM}")]);
+        shell.args(["-c", &format!("{script} && exec \"$0\""), PROGRAM]);
         Self::serve(shell, folder).await
     }
 
