@@ -1,13 +1,14 @@
-//! The log's file: its folder, its lock, what makes it ours, and how connections to it are opened.
+//! The log's file: what makes it ours, and how connections to it are opened.
 //!
 //! It knows nothing of rooms beyond `schema.sql`, and it never touches a file that is not ours.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode, OpenFlags};
+
+use super::place::Place;
 
 const SCHEMA: &str = include_str!("schema.sql");
 /// What brings a file of the version before to this one.
@@ -37,6 +38,13 @@ pub enum OpenError {
     Newer { path: String, found: i32 },
     #[error("{path} is not a log of verbatim and was not touched; set log.path to another file")]
     Foreign { path: String },
+    #[error("the log {path} cannot be opened or written: it is not a file; set log.path")]
+    NotAFile { path: String },
+    #[error(
+        "the log {path} is a file with {names} names (hard links), and its write-ahead log goes by \
+         one: find the others with `find / -samefile {path}` and remove them, or set log.path"
+    )]
+    Linked { path: String, names: u64 },
     #[error("the folder of the log {path} cannot be made or written ({source}); set log.path")]
     Folder { path: String, source: io::Error },
     #[error("the log {path} cannot be opened or written ({source}); look at the file and its disk")]
@@ -50,43 +58,24 @@ pub enum OpenError {
     Thread { path: String, source: io::Error },
 }
 
-/// The file, locked against any other process while this lives.
+/// The file, which is ours, and locked against any other process while this lives.
 pub(super) struct LogFile {
-    path: PathBuf,
+    place: Place,
     /// How long a statement waits for a person who has the file open in a shell.
     busy_timeout: Duration,
-    /// Keeps the lock until it is dropped; the kernel drops it for a process that was killed.
-    _lock: File,
 }
 
 impl LogFile {
     /// Makes the folder and the file where they are missing, and checks them where they are not.
     /// The connection is the one that writes.
     pub fn open(path: &Path, busy_timeout: Duration) -> Result<(Self, Connection), OpenError> {
-        let folder_error = |source| OpenError::Folder { path: path.display().to_string(), source };
-        make_folder(path).map_err(folder_error)?;
-        // A file beside the log carries the lock: SQLite's own locks on the log are POSIX ones,
-        // which any close of the same file in this process would drop.
-        let lock_path = with_suffix(path, ".lock");
-        let lock = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(&lock_path)
-            .map_err(folder_error)?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                return Err(OpenError::InUse { path: path.display().to_string() });
-            }
-            Err(TryLockError::Error(source)) => return Err(folder_error(source)),
-        }
-        let file = Self { path: path.to_owned(), busy_timeout, _lock: lock };
-        let writer =
-            file.connect(OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE);
+        let place = Place::take(path, busy_timeout)?;
+        let file = Self { place, busy_timeout };
+        let writer = file.connect(OpenFlags::SQLITE_OPEN_READ_WRITE);
         let writer = writer.map_err(|source| file.file_error(source))?;
         file.check(&writer)?;
         file.prepare(&writer)?;
+        file.place.warn_if_exposed();
         Ok((file, writer))
     }
 
@@ -95,19 +84,18 @@ impl LogFile {
         self.connect(OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(|source| self.file_error(source))
     }
 
-    /// Where SQLite keeps what is not yet in the file itself.
     pub fn wal_path(&self) -> PathBuf {
-        with_suffix(&self.path, "-wal")
+        self.place.wal_path()
     }
 
     pub fn shown(&self) -> String {
-        self.path.display().to_string()
+        self.place.shown.clone()
     }
 
     fn connect(&self, access: OpenFlags) -> rusqlite::Result<Connection> {
         // Each connection lives in one thread, so SQLite need not lock it.
         let flags = access | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let connection = Connection::open_with_flags(&self.path, flags)?;
+        let connection = Connection::open_with_flags(&self.place.path, flags)?;
         connection.busy_timeout(self.busy_timeout)?;
         connection.set_prepared_statement_cache_capacity(STATEMENTS_KEPT);
         Ok(connection)
@@ -163,27 +151,4 @@ impl LogFile {
             _ => OpenError::File { path: self.shown(), source },
         }
     }
-}
-
-/// `x.db` and `-wal` to `x.db-wal`.
-fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(suffix);
-    name.into()
-}
-
-/// Makes the folders that are missing, each known to its parent on the disk: a log that survives
-/// the power going must not lie in a folder that does not.
-fn make_folder(path: &Path) -> io::Result<()> {
-    let folders = path.ancestors().skip(1).filter(|folder| !folder.as_os_str().is_empty());
-    let missing: Vec<&Path> = folders.take_while(|folder| !folder.exists()).collect();
-    for folder in missing.iter().rev() {
-        match fs::create_dir(folder) {
-            Err(err) if err.kind() != io::ErrorKind::AlreadyExists => return Err(err),
-            _ => {}
-        }
-        let parent = folder.parent().filter(|parent| !parent.as_os_str().is_empty());
-        File::open(parent.unwrap_or(Path::new(".")))?.sync_all()?;
-    }
-    Ok(())
 }

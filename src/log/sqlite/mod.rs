@@ -10,6 +10,7 @@
 //! ```
 
 mod file;
+mod place;
 mod reader;
 mod rows;
 mod threads;
