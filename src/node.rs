@@ -14,7 +14,7 @@ use crate::doubt::Doubts;
 use crate::feed::Feed;
 use crate::hub::Hub;
 use crate::lane::Lanes;
-use crate::log::{Log, OpenError};
+use crate::log::{Closed, Log, OpenError};
 use crate::metrics::Metrics;
 use crate::mirror::{self, Mirror, Signal};
 use crate::outbox::{Outbox, Sweeper};
@@ -29,6 +29,7 @@ use crate::tasks::Tasks;
 pub struct Node {
     address: SocketAddr,
     tasks: Tasks,
+    log_closed: Closed,
 }
 
 /// The way of signals to the other nodes, and back.
@@ -92,7 +93,7 @@ impl Node {
         let signals = Signals::start(&config, &hub, &log, signals, &metrics, &tasks);
         let lanes = Lanes::start(&config.lane, &log, &relay, mirror.as_ref(), &metrics, &tasks);
         let replay = Replay::new(log.clone(), config.hub.page_len, metrics.clone());
-        let (name, watched) = (log.name(), log.clone());
+        let (name, watched, log_closed) = (log.name(), log.clone(), log.closed());
         let node_id = config.node.id.clone();
         let status = mirror.as_ref().map(Mirror::watch);
         let shared = Shared {
@@ -110,7 +111,7 @@ impl Node {
         tasks.spawn("accept", server.run(listener));
         tasks.spawn("log watch", watch(watched, tasks.clone()));
         tracing::info!(node = node_id, log = name, %address, "ready");
-        Ok(Self { address, tasks })
+        Ok(Self { address, tasks, log_closed })
     }
 
     pub fn addr(&self) -> SocketAddr {
@@ -118,10 +119,12 @@ impl Node {
     }
 
     /// Stops accepting, says goodbye to every client, lets the lanes finish what they took, closes
-    /// every socket, and returns when nothing runs any more. The caller sets the deadline.
+    /// every socket and the log, and returns when nothing runs any more. The caller sets the
+    /// deadline.
     pub async fn stop(&self) {
         self.tasks.stop();
         self.tasks.ended().await;
+        self.log_closed.wait().await;
     }
 
     /// Resolves with the reason when the node cannot go on.

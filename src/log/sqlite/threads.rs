@@ -4,10 +4,10 @@
 use std::io;
 use std::thread::{self, JoinHandle};
 
-use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::sync::CancellationToken;
 
-/// The threads of one log. Dropping it waits for them, so whatever feeds them must be dropped
-/// first.
+/// The threads of one queue. They end when its last sender is gone; dropping this does not wait for
+/// them, because it is dropped where nothing may block.
 pub(super) struct Threads {
     handles: Vec<JoinHandle<()>>,
     /// Cancelled when any of the threads ends, for whatever reason.
@@ -22,7 +22,7 @@ pub struct ThreadEnded(pub &'static str);
 /// Tells, when its thread ends, and loudly if it ends by a panic.
 struct Farewell {
     name: &'static str,
-    _ended: DropGuard,
+    ended: CancellationToken,
 }
 
 impl Threads {
@@ -35,7 +35,7 @@ impl Threads {
         name: &'static str,
         work: impl FnOnce() + Send + 'static,
     ) -> io::Result<()> {
-        let farewell = Farewell { name, _ended: self.ended.clone().drop_guard() };
+        let farewell = Farewell { name, ended: self.ended.clone() };
         let handle = thread::Builder::new().name(name.to_owned()).spawn(move || {
             let _farewell = farewell;
             work();
@@ -45,13 +45,12 @@ impl Threads {
     }
 
     /// Cancelled when any of the threads has ended.
-    pub fn ended(&self) -> &CancellationToken {
-        &self.ended
+    pub fn ended(&self) -> CancellationToken {
+        self.ended.clone()
     }
-}
 
-impl Drop for Threads {
-    fn drop(&mut self) {
+    /// Blocks until all have ended: for a thread that may.
+    pub fn join(&mut self) {
         for handle in self.handles.drain(..) {
             // A thread that panicked has said so itself.
             let _ = handle.join();
@@ -61,8 +60,62 @@ impl Drop for Threads {
 
 impl Drop for Farewell {
     fn drop(&mut self) {
+        // Known first, told second: whatever becomes of the line, the node ends.
+        self.ended.cancel();
         if thread::panicking() {
             tracing::error!(thread = self.name, "a thread of the log ended by a panic");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::catch_unwind;
+    use std::sync::{Arc, Mutex};
+
+    use tracing::span::{Attributes, Id, Record};
+    use tracing::{Event, Metadata, Subscriber};
+
+    use super::*;
+
+    /// Notes of each log line whether the end of the thread was known by then.
+    struct Listener {
+        ended: CancellationToken,
+        known: Arc<Mutex<Vec<bool>>>,
+    }
+
+    impl Subscriber for Listener {
+        fn enabled(&self, _: &Metadata<'_>) -> bool {
+            true
+        }
+
+        fn new_span(&self, _: &Attributes<'_>) -> Id {
+            Id::from_u64(1)
+        }
+
+        fn record(&self, _: &Id, _: &Record<'_>) {}
+        fn record_follows_from(&self, _: &Id, _: &Id) {}
+        fn enter(&self, _: &Id) {}
+        fn exit(&self, _: &Id) {}
+
+        fn event(&self, _: &Event<'_>) {
+            self.known.lock().unwrap().push(self.ended.is_cancelled());
+        }
+    }
+
+    #[test]
+    fn a_panic_is_known_before_it_is_told() {
+        let ended = CancellationToken::new();
+        let known = Arc::default();
+        let listener = Listener { ended: ended.clone(), known: Arc::clone(&known) };
+        let farewell = Farewell { name: "test", ended };
+        let panicked = tracing::subscriber::with_default(listener, || {
+            catch_unwind(move || {
+                let _farewell = farewell;
+                panic!("on purpose");
+            })
+        });
+        assert!(panicked.is_err());
+        assert_eq!(*known.lock().unwrap(), [true]);
     }
 }

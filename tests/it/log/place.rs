@@ -16,6 +16,12 @@ fn open(path: &Path) -> Result<Sqlite, OpenError> {
     Sqlite::open(&LogConfig { lock_timeout_ms: 0, ..settings_of(path) })
 }
 
+async fn close(log: Sqlite) {
+    let closed = log.closed();
+    drop(log);
+    closed.cancelled().await;
+}
+
 fn refusal(path: &Path) -> String {
     open(path).err().expect("it must not be opened").to_string()
 }
@@ -70,7 +76,7 @@ async fn a_file_in_use_is_in_use_by_every_name() {
             ["deep", "log.db", "log.db-shm", "log.db-wal", "log.db.lock"]
         );
         assert_eq!(names(&at("links")), ["absolute.db", "relative.db", "twice.db"]);
-        drop(log);
+        close(log).await;
     }
 }
 
@@ -78,7 +84,7 @@ async fn a_file_in_use_is_in_use_by_every_name() {
 async fn a_file_with_two_names_is_refused_until_it_has_one() {
     let folder = tempfile::tempdir().unwrap();
     let (path, other) = (folder.path().join("log.db"), folder.path().join("other.db"));
-    drop(open(&path).unwrap());
+    close(open(&path).unwrap()).await;
     fs::hard_link(&path, &other).unwrap();
     for name in [&path, &other] {
         let refused = refusal(name);
@@ -137,7 +143,7 @@ async fn a_log_that_others_can_read_is_warned_about_once() {
     let world = World::sqlite().await;
     let path = Path::new(&world.config.log.path);
     let folder = path.parent().unwrap();
-    drop(open(path).unwrap());
+    close(open(path).unwrap()).await;
     for (in_folder, file, readers) in [
         (0o755, 0o644, Some("everybody on this machine")),
         (0o711, 0o604, Some("everybody on this machine")),
