@@ -1,12 +1,14 @@
-//! The embedded log on a disk that hangs: a node can always be stopped.
+//! The embedded log on a disk that hangs or fails: a node can always be stopped, and never serves
+//! what its disk may not hold.
 
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use crate::harness::disk::Disk;
-use crate::harness::process::{Exit, Process, run_until};
+use crate::harness::process::{Exit, Process, run_until, run_with};
 use crate::harness::{Client, World};
+use crate::stored::assert_sound;
 
 /// How much later than its deadline a process may end on a busy machine.
 const MARGIN: Duration = Duration::from_secs(1);
@@ -75,4 +77,61 @@ async fn a_node_that_waits_for_its_disk_to_start_can_be_stopped() {
     assert_eq!(run.exit, Exit::Code(0), "{run:?}");
     assert!(run.stderr.contains("stopped before it was ready"), "{run:?}");
     assert_eq!(run.stdout, "");
+}
+
+/// Killed between writing a commit and syncing it: the next process reads that commit, and would
+/// say `duplicate`, which is an ack, of what only the system's memory holds.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_killed_node_did_not_sync_is_on_the_disk_before_it_is_acked() {
+    let (world, disk) = (World::sqlite().await, Disk::new());
+    let mut process = Process::start(environment(&world, &disk)).await;
+    let mut client = room(&process).await;
+    disk.hang(WAL);
+    client.send(message("m")).await;
+    disk.hung().await;
+    process.kill9();
+    assert_eq!(process.wait_exit().await, Exit::Signal(9));
+
+    // A disk that does not take it now is a reason not to serve.
+    disk.fail(WAL);
+    let environment = environment(&world, &disk);
+    let os = |(name, value): (String, String)| (name.into(), value.into());
+    let refused = run_with(&[], environment.iter().cloned().map(os).collect()).await;
+    assert_eq!(refused.exit, Exit::Code(1), "{refused:?}");
+    let told = refused.stderr.lines().last().unwrap_or_default();
+    assert!(told.starts_with("verbatim: the disk refused to sync the log "), "{told}");
+
+    disk.heal();
+    disk.take_syncs();
+    let process = Process::start(environment).await;
+    let syncs = disk.take_syncs();
+    let path = std::fs::canonicalize(&world.config.log.path).unwrap();
+    let folder = path.parent().unwrap();
+    for synced in [path.with_extension("db-wal").as_path(), &path, folder] {
+        let line = format!("synced {}", synced.display());
+        assert!(syncs.contains(&line), "no {line:?} in {syncs:?}");
+    }
+    let mut client = Client::greeted(process.addr).await;
+    client.send(message("m")).await;
+    client.expect(json!({"type": "ack", "seq": 2, "duplicate": true})).await;
+    assert_sound(&world.config.log);
+}
+
+/// The write-ahead log cannot be emptied while a person reads it; it is synced all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_person_who_reads_the_log_keeps_no_node_from_starting() {
+    let (world, disk) = (World::sqlite().await, Disk::new());
+    let mut process = Process::start(environment(&world, &disk)).await;
+    drop(room(&process).await);
+    let shell = rusqlite::Connection::open(&world.config.log.path).unwrap();
+    shell.execute_batch("begin; select count(*) from events;").unwrap();
+    process.kill9();
+    process.wait_exit().await;
+    disk.take_syncs();
+    let process = Process::start(environment(&world, &disk)).await;
+    let syncs = disk.take_syncs();
+    assert!(syncs.iter().any(|line| line.ends_with(WAL)), "{syncs:?}");
+    let mut client = Client::greeted(process.addr).await;
+    client.send(message("m")).await;
+    client.expect(json!({"type": "ack", "seq": 2})).await;
 }

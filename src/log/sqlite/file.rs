@@ -6,7 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rusqlite::{Connection, ErrorCode, OpenFlags};
+use rusqlite::{Connection, ErrorCode, OpenFlags, ffi};
 
 use super::place::Place;
 
@@ -45,6 +45,11 @@ pub enum OpenError {
          one: find the others with `find / -samefile {path}` and remove them, or set log.path"
     )]
     Linked { path: String, names: u64 },
+    #[error(
+        "the disk refused to sync the log {path} ({source}), so a power cut could take messages \
+         from it that were acked; check the disk, then start again"
+    )]
+    Sync { path: String, source: io::Error },
     #[error("the folder of the log {path} cannot be made or written ({source}); set log.path")]
     Folder { path: String, source: io::Error },
     #[error("the log {path} cannot be opened or written ({source}); look at the file and its disk")]
@@ -142,7 +147,30 @@ impl LogFile {
             Ok(mode)
         };
         let mode = set().map_err(|source| self.file_error(source))?;
-        if mode == "wal" { Ok(()) } else { Err(OpenError::NoWal { path: self.shown() }) }
+        if mode != "wal" {
+            return Err(OpenError::NoWal { path: self.shown() });
+        }
+        self.fold(writer).map_err(|source| self.file_error(source))
+    }
+
+    /// Moves what the write-ahead log holds into the file, and syncs both. `Place::take` has synced
+    /// them before; this also puts pages on the disk that the system takes for written although the
+    /// disk once refused them.
+    fn fold(&self, writer: &Connection) -> rusqlite::Result<()> {
+        let fold = "pragma wal_checkpoint(truncate)";
+        match writer.query_row(fold, [], |row| row.get::<_, i64>(0)) {
+            Ok(0) => {}
+            // A person reads it in a shell. It is on the disk all the same.
+            Ok(_) => {
+                tracing::warn!("the write-ahead log cannot be emptied: is it open in a shell?");
+            }
+            // So is this.
+            Err(err) if is_full(&err) => {
+                tracing::warn!(%err, "the disk of the log is full: it can be read, not written");
+            }
+            Err(err) => return Err(err),
+        }
+        Ok(())
     }
 
     fn file_error(&self, source: rusqlite::Error) -> OpenError {
@@ -151,4 +179,11 @@ impl LogFile {
             _ => OpenError::File { path: self.shown(), source },
         }
     }
+}
+
+/// Whether there is no room for what was to be written: on the disk, or within a quota or a limit,
+/// which SQLite does not tell from other errors of a write.
+fn is_full(err: &rusqlite::Error) -> bool {
+    let is_write = |err: &ffi::Error| err.extended_code == ffi::SQLITE_IOERR_WRITE;
+    err.sqlite_error_code() == Some(ErrorCode::DiskFull) || err.sqlite_error().is_some_and(is_write)
 }

@@ -22,7 +22,7 @@ const LINKS_MAX: usize = 40;
 /// Between two tries to lock the file.
 const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
-/// The file, there and locked against any other process while this lives.
+/// The file, there, on the disk, and locked against any other process while this lives.
 pub(super) struct Place {
     /// Absolute and without symbolic links.
     pub path: PathBuf,
@@ -68,6 +68,7 @@ impl Place {
             Err(err) if err.kind() == ErrorKind::AlreadyExists => {}
             Err(source) => return Err(folder_error(source)),
         }
+        sync(&path).map_err(|source| OpenError::Sync { path: shown.clone(), source })?;
         Ok(Self { path, shown, _lock: lock })
     }
 
@@ -104,6 +105,27 @@ fn readers(folder: &Metadata, file: &Metadata) -> Option<&'static str> {
         (false, true) => Some("the group of its file"),
         (false, false) => None,
     }
+}
+
+/// Puts on the disk whatever is in the file as the system has it, before anything is read from it.
+///
+/// 1. A process writes a commit into the write-ahead log and is killed before its sync.
+/// 2. The next one reads that commit, from the system's memory: to it, it happened.
+/// 3. Its client sends the command again, and is told that it is a duplicate: an ack.
+/// 4. The power goes, and takes the commit with it.
+///
+/// An error means that what can be read may not be on the disk: there is nothing to serve then. The
+/// system tells such an error once, and takes the pages for written from then on, so this alone
+/// would let the next start pass. That is why `LogFile::fold` writes them a second time.
+fn sync(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()?;
+    match File::open(with_suffix(path, "-wal")) {
+        Ok(wal) => wal.sync_all()?,
+        Err(err) if err.kind() == ErrorKind::NotFound => {}
+        Err(err) => return Err(err),
+    }
+    // Their names.
+    File::open(folder_of(path))?.sync_all()
 }
 
 fn private_file() -> OpenOptions {
