@@ -7,6 +7,8 @@
 //! Only what our own code says gets here. Libraries that speak by way of the crate `log` are not
 //! heard: at `debug` those of PostgreSQL and of WebSockets tell every message that passes through.
 
+#[cfg(test)]
+pub(crate) mod broken;
 mod lines;
 
 use std::backtrace::{Backtrace, BacktraceStatus};
