@@ -67,6 +67,8 @@ pub mod metrics;
 pub mod probe;
 /// How often something may happen.
 pub mod rate;
+/// The signals of the process.
+pub mod shutdown;
 /// What a node has running, the word to stop, the first failure.
 pub mod tasks;
 /// Where log lines go.

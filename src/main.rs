@@ -4,6 +4,8 @@ use std::future::Future;
 use std::io::{IsTerminal, Write, stderr, stdout};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -11,9 +13,10 @@ use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 use socket2::SockRef;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use verbatim::config::{Config, ConfigError, Sources, Warning};
+use verbatim::metrics::Metrics;
 use verbatim::node::Node;
+use verbatim::shutdown::Signals;
 use verbatim::verify::plan::Shape;
 use verbatim::verify::{Settings, Target};
 use verbatim::{bench, health, probe, trace, verify};
@@ -87,7 +90,7 @@ fn main() -> ExitCode {
     };
     let settings = || settings(arguments.config);
     let code = match arguments.command {
-        None => settings().map(|(config, warnings)| run(serve(config, warnings))),
+        None => settings().map(|(config, warnings)| serve(config, warnings)),
         Some(Command::Check) => settings()
             .map(|(config, warnings)| run(async move { Ok(check(&config, &warnings).await) })),
         Some(Command::Health) => {
@@ -98,23 +101,30 @@ fn main() -> ExitCode {
         Some(Command::Bench(arguments)) => Ok(measure(&arguments)),
     };
     code.unwrap_or_else(|err| {
-        eprintln!("verbatim: {err}");
+        tell(&format!("verbatim: {err}\n"));
         ExitCode::from(EXIT_USAGE)
     })
 }
 
+/// For whoever started the program by hand. (A node has `trace::Lines` for it.)
+fn tell(text: &str) {
+    // The exit code says the same to those who closed stderr.
+    let _ = stderr().write_all(text.as_bytes());
+}
+
 fn run(job: impl Future<Output = anyhow::Result<ExitCode>>) -> ExitCode {
-    let run = || {
-        let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
-        let code = runtime.block_on(job);
-        // Whatever still runs was given its time: the process does not wait for it.
-        runtime.shutdown_background();
-        code
-    };
-    run().unwrap_or_else(|err: anyhow::Error| {
-        eprintln!("verbatim: {err:#}");
+    in_runtime(job).unwrap_or_else(|err| {
+        tell(&format!("verbatim: {err:#}\n"));
         ExitCode::from(EXIT_FAILED)
     })
+}
+
+fn in_runtime(job: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
+    let code = runtime.block_on(job);
+    // Whatever still runs was given its time: the process does not wait for it.
+    runtime.shutdown_background();
+    code
 }
 
 /// Help and version go to stdout and are a success; anything else is one line and exit 64.
@@ -131,38 +141,64 @@ fn answer_usage(err: &clap::Error) -> ExitCode {
     if line.ends_with(':') {
         line = format!("{line} {}", lines.next().unwrap_or_default().trim());
     }
-    eprintln!("verbatim: {line}; see verbatim --help");
+    tell(&format!("verbatim: {line}; see verbatim --help\n"));
     ExitCode::from(EXIT_USAGE)
 }
 
 fn settings(file: Option<PathBuf>) -> Result<(Config, Vec<Warning>), ConfigError> {
-    let config = Config::load(Sources::of_process(file)?)?;
-    let warnings = config.check()?;
+    let sources = Sources::of_process(file)?;
+    let ignored = sources.ignored();
+    let config = Config::load(sources)?;
+    let mut warnings = config.check()?;
+    warnings.extend(ignored);
     Ok((config, warnings))
 }
 
-async fn serve(config: Config, warnings: Vec<Warning>) -> anyhow::Result<ExitCode> {
-    trace::init(&config.trace)?;
+/// Nothing here and below may write to stderr but by way of log lines: it may take nothing.
+fn serve(config: Config, warnings: Vec<Warning>) -> ExitCode {
+    /// For the last lines: less than anybody notices, and more than a pipe that is read needs.
+    const LAST_LINES: Duration = Duration::from_millis(500);
+    let metrics = Arc::new(Metrics::new());
+    let lines = match trace::init(&config.trace, metrics.log_lines_dropped.clone()) {
+        Ok(lines) => lines,
+        Err(err) => {
+            tell(&format!("verbatim: {err}\n"));
+            return ExitCode::from(EXIT_FAILED);
+        }
+    };
+    let code = in_runtime(serve_until_told(config, warnings, metrics)).unwrap_or_else(|err| {
+        lines.say(&format!("verbatim: {err:#}"));
+        ExitCode::from(EXIT_FAILED)
+    });
+    lines.flush(LAST_LINES);
+    code
+}
+
+async fn serve_until_told(
+    config: Config,
+    warnings: Vec<Warning>,
+    metrics: Arc<Metrics>,
+) -> anyhow::Result<ExitCode> {
     for warning in warnings {
         tracing::warn!(setting = warning.setting, "{}", warning.text);
     }
     raise_files_limit(config.server.connections_max);
-    let mut signals = Signals::listen()?;
+    let mut signals = Signals::listen().context("cannot handle signals")?;
     let stop_within = Duration::from_millis(config.server.shutdown_timeout_ms);
     let listen = &config.server.listen;
     let bound = bind(listen).await;
     let listener = bound.with_context(|| format!("cannot listen on {listen} (server.listen)"))?;
     let node = tokio::select! {
-        node = Node::start(config, listener) => node?,
-        (_, name) = signals.next() => {
-            tracing::info!(signal = name, "stopped before it was ready");
+        node = Node::start(config, listener, metrics) => node?,
+        stop = signals.stop() => {
+            tracing::info!(signal = stop.name, "stopped before it was ready");
             return Ok(ExitCode::SUCCESS);
         }
     };
     announce(&node);
 
     tokio::select! {
-        (_, name) = signals.next() => tracing::info!(signal = name, "stopping"),
+        stop = signals.stop() => tracing::info!(signal = stop.name, "stopping"),
         task = node.failed() => {
             tracing::error!(%task, "a part of the node died; this is a bug");
             return Ok(ExitCode::from(EXIT_SOFTWARE));
@@ -171,11 +207,13 @@ async fn serve(config: Config, warnings: Vec<Warning>) -> anyhow::Result<ExitCod
     tokio::select! {
         stopped = tokio::time::timeout(stop_within, node.stop()) => match stopped {
             Ok(()) => tracing::info!("stopped"),
-            Err(_) => tracing::warn!("stopped at server.shutdown_timeout_ms, goodbyes unsaid"),
+            Err(_) => tracing::warn!(
+                "stopped at server.shutdown_timeout_ms, though not everything had ended"
+            ),
         },
-        (number, name) = signals.next() => {
-            tracing::warn!(signal = name, "stopped at once");
-            return Ok(ExitCode::from(EXIT_SIGNAL + number));
+        stop = signals.stop() => {
+            tracing::warn!(signal = stop.name, "stopped at once");
+            return Ok(ExitCode::from(EXIT_SIGNAL + stop.number));
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -202,9 +240,15 @@ fn announce(node: &Node) {
         text.push_str(&format!("try it:  wscat -c {url}\n"));
         text.push_str("         {\"user_id\":\"1\",\"type\":\"create\",\"room\":\"general\"}\n");
     }
-    let mut out = stdout().lock();
-    // A closed stdout is no reason not to serve.
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    let announce = move || {
+        let mut out = stdout().lock();
+        // A closed stdout is no reason not to serve.
+        let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    };
+    // Nor is one that takes nothing, such as a pipe which is full of log lines and not read.
+    if let Err(err) = thread::Builder::new().name("announce".to_owned()).spawn(announce) {
+        tracing::warn!(%err, "cannot say on stdout where the node listens");
+    }
 }
 
 /// Every socket is a file, and the usual limit of 1,024 is far below `server.connections_max`.
@@ -258,7 +302,7 @@ fn measure(arguments: &bench::Args) -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(EXIT_FAILED),
         Err(err) => {
-            eprintln!("verbatim: {err}");
+            tell(&format!("verbatim: {err}\n"));
             ExitCode::from(match err {
                 bench::BenchError::Wrong(_) => EXIT_USAGE,
                 _ => EXIT_FAILED,
@@ -273,7 +317,7 @@ async fn verify(arguments: VerifyArguments) -> anyhow::Result<ExitCode> {
     let targets = match targets {
         Ok(targets) => targets,
         Err(err) => {
-            eprintln!("verbatim: --url {err}");
+            tell(&format!("verbatim: --url {err}\n"));
             return Ok(ExitCode::from(EXIT_USAGE));
         }
     };
@@ -294,12 +338,12 @@ async fn verify(arguments: VerifyArguments) -> anyhow::Result<ExitCode> {
     let verified = verify::run(settings, planned, |line| {
         // Elsewhere than on a terminal it would be a line each second.
         if is_terminal {
-            eprint!("\r\x1b[K{line}");
+            tell(&format!("\r\x1b[K{line}"));
         }
     });
     let verified = verified.await?;
     if is_terminal {
-        eprint!("\r\x1b[K");
+        tell("\r\x1b[K");
     }
     let mut text =
         format!("{nodes_len} URLs, {} s, seed {seed}, rooms {name}-*\n", planned.as_secs());
@@ -317,26 +361,4 @@ fn prefix(text: &str) -> Result<String, String> {
         return Ok(text.to_owned());
     }
     Err(format!("it must be 1 to {BYTES_MAX} letters, digits or any of - _ . :"))
-}
-
-/// The two ways to be asked to stop: a supervisor's SIGTERM and a person's Ctrl-C.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn listen() -> anyhow::Result<Self> {
-        let terminate = signal(SignalKind::terminate()).context("cannot handle SIGTERM")?;
-        let interrupt = signal(SignalKind::interrupt()).context("cannot handle SIGINT")?;
-        Ok(Self { terminate, interrupt })
-    }
-
-    /// Number and name of the next one. Cancel-safe, as `Signal::recv` is.
-    async fn next(&mut self) -> (u8, &'static str) {
-        tokio::select! {
-            _ = self.terminate.recv() => (15, "SIGTERM"),
-            _ = self.interrupt.recv() => (2, "SIGINT"),
-        }
-    }
 }

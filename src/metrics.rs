@@ -34,6 +34,7 @@ pub struct Metrics {
     pub evicted: Counter,
     pub log_errors: Family<Kind, Counter>,
     pub panics: Counter,
+    pub log_lines_dropped: Counter,
     pub mirror_live: Gauge,
     pub mirror_lag: Gauge,
     pub mirror_appended: Counter,
@@ -138,6 +139,7 @@ impl Metrics {
             evicted: Counter::default(),
             log_errors: Family::default(),
             panics: Counter::default(),
+            log_lines_dropped: Counter::default(),
             mirror_live: Gauge::default(),
             mirror_lag: Gauge::default(),
             mirror_appended: Counter::default(),
@@ -232,6 +234,11 @@ impl Metrics {
         );
         m.register("log_errors", "Failed calls of the log, by kind", self.log_errors.clone());
         m.register("panics", "Tasks of connections that panicked", self.panics.clone());
+        m.register(
+            "log_lines_dropped",
+            "Log lines that stderr did not take",
+            self.log_lines_dropped.clone(),
+        );
         self.register_mirror();
         self.register_signals();
     }

@@ -15,7 +15,7 @@ use crate::doubt::Doubts;
 use crate::feed::Feed;
 use crate::hub::Hub;
 use crate::lane::Lanes;
-use crate::log::{Log, OpenError};
+use crate::log::{Closed, Log, OpenError};
 use crate::metrics::Metrics;
 use crate::mirror::{self, Mirror, Signal};
 use crate::outbox::{Outbox, Sweeper};
@@ -32,6 +32,7 @@ use crate::trim;
 pub struct Node {
     address: SocketAddr,
     tasks: Tasks,
+    log_closed: Closed,
 }
 
 /// The way of signals to the other nodes, and back.
@@ -53,9 +54,13 @@ pub enum StartError {
 }
 
 impl Node {
-    /// Opens the log and serves on `listener`. The settings have passed `Config::check`.
-    pub async fn start(config: Config, listener: TcpListener) -> Result<Self, StartError> {
-        let metrics = Arc::new(Metrics::new());
+    /// Opens the log and serves on `listener`. The settings have passed `Config::check`. The caller
+    /// gives the metrics, because it counts some of its own before there is a node.
+    pub async fn start(
+        config: Config,
+        listener: TcpListener,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, StartError> {
         let tasks = Tasks::new(metrics.panics.clone());
         let started = Self::wire(config, listener, metrics, tasks.clone()).await;
         if started.is_err() {
@@ -98,7 +103,7 @@ impl Node {
         let lanes = Lanes::start(&config.lane, &log, &relay, mirror.as_ref(), &metrics, &tasks);
         let (page_len, unsent) = (config.hub.page_len, budgets.unsent.clone());
         let replay = Replay::new(log.clone(), page_len, unsent, metrics.clone());
-        let (name, watched) = (log.name(), log.clone());
+        let (name, watched, log_closed) = (log.name(), log.clone(), log.closed());
         let node_id = config.node.id.clone();
         let status = mirror.as_ref().map(Mirror::watch);
         let pace = Pace::new(&config, Instant::now());
@@ -119,7 +124,7 @@ impl Node {
         tasks.spawn("accept", server.run(listener));
         tasks.spawn("log watch", watch(watched, tasks.clone()));
         tracing::info!(node = node_id, log = name, %address, "ready");
-        Ok(Self { address, tasks })
+        Ok(Self { address, tasks, log_closed })
     }
 
     pub fn addr(&self) -> SocketAddr {
@@ -127,10 +132,12 @@ impl Node {
     }
 
     /// Stops accepting, says goodbye to every client, lets the lanes finish what they took, closes
-    /// every socket, and returns when nothing runs any more. The caller sets the deadline.
+    /// every socket and the log, and returns when nothing runs any more. The caller sets the
+    /// deadline.
     pub async fn stop(&self) {
         self.tasks.stop();
         self.tasks.ended().await;
+        self.log_closed.wait().await;
     }
 
     /// Resolves with the reason when the node cannot go on.

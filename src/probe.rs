@@ -21,8 +21,11 @@ pub async fn stores(config: &Config) -> Vec<Finding> {
 
 async fn log(config: &Config) -> Result<String, String> {
     let log = Log::open(config).await.map_err(|err| err.to_string())?;
-    log.ping().await.map_err(|err| format!("{err}"))?;
-    Ok(format!("{} answers", log.name()))
+    let answer = log.ping().await.map_err(|err| format!("{err}"));
+    let (name, closed) = (log.name(), log.closed());
+    drop(log);
+    closed.wait().await;
+    answer.map(|()| format!("{name} answers"))
 }
 
 fn mirror(config: &Config) -> Result<String, String> {

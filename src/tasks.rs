@@ -86,14 +86,15 @@ impl Tasks {
 
     /// Says that the node cannot go on. The first reason is kept.
     pub fn fail(&self, reason: String) {
-        tracing::error!(reason, "the node cannot go on");
+        // Known first, told second: whatever becomes of the line, the node ends.
         self.failure.send_if_modified(|failure| {
             let first = failure.is_none();
             if first {
-                *failure = Some(reason);
+                *failure = Some(reason.clone());
             }
             first
         });
+        tracing::error!(reason, "the node cannot go on");
     }
 
     /// Waits for the first failure and gives its reason.
@@ -156,6 +157,7 @@ fn message(panic: &(dyn Any + Send)) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::trace::broken::Broken;
 
     #[tokio::test]
     async fn a_panic_in_a_task_fails_the_node_and_names_the_task() {
@@ -173,5 +175,20 @@ mod tests {
         tasks.ended().await;
         assert_eq!(panics.get(), 1);
         assert!(tasks.failed().now_or_never().is_none());
+    }
+
+    /// A node whose task had died went on for ever without it, because the line that was to say so
+    /// came first and failed.
+    #[tokio::test]
+    async fn a_panic_is_known_even_if_it_cannot_be_told() {
+        let panics = Counter::default();
+        let tasks = Tasks::new(panics.clone());
+        let _broken = tracing::subscriber::set_default(Broken);
+        tasks.spawn("lane", async { panic!("broken") });
+        tasks.spawn_connection(async { panic!("broken") });
+        tasks.ended().await;
+        let failed = tasks.failed().now_or_never();
+        assert_eq!(failed.as_deref(), Some("task lane panicked: broken"));
+        assert_eq!(panics.get(), 1);
     }
 }

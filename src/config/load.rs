@@ -10,13 +10,15 @@ use std::path::{Path, PathBuf};
 
 use ::config::{Environment, File, FileFormat, Map, Source, Value, ValueKind};
 
+use super::check::Warning;
+use super::environment::{self, SEPARATOR};
 use super::{Config, ConfigError, Secret, host_name};
 
 /// The compiled-in defaults: the file that documents them.
 pub(super) const DEFAULTS: &str = include_str!("../../config.toml");
 
 /// What the name of a variable that sets a setting begins with.
-const PREFIX: &str = "VERBATIM_";
+pub(super) const PREFIX: &str = "VERBATIM_";
 
 /// The plain variables that other tools share, with the settings they stand for.
 const PLAIN: [(&str, &str); 2] = [("DATABASE_URL", "log.url"), ("REDIS_URL", "mirror.url")];
@@ -32,7 +34,7 @@ pub struct Sources {
     pub file: Option<PathBuf>,
     /// Where `config.toml` is read, if it is there and no file was named.
     pub folder: Option<PathBuf>,
-    /// The environment; variables that are not ours are ignored.
+    /// The environment. Only `VERBATIM_…` and the plain variables matter.
     pub environment: BTreeMap<String, String>,
 }
 
@@ -41,10 +43,20 @@ impl Sources {
     pub fn of_process(file: Option<PathBuf>) -> Result<Self, ConfigError> {
         let mut environment = BTreeMap::new();
         for (name, value) in std::env::vars_os() {
-            let Some(name) = name.to_str().filter(|name| is_ours(name)) else { continue };
-            environment.insert(name.to_owned(), text_of(name, value)?);
+            let name = name.to_string_lossy().into_owned();
+            if is_setting(&name) {
+                let value = text_of(&name, value)?;
+                environment.insert(name, value);
+            } else if name.starts_with(PREFIX) {
+                environment.insert(name, value.to_string_lossy().into_owned());
+            }
         }
         Ok(Self { file, folder: Some(PathBuf::new()), environment })
+    }
+
+    /// Warns about variables that look like settings and are ignored.
+    pub fn ignored(&self) -> Option<Warning> {
+        environment::ignored(&self.environment)
     }
 }
 
@@ -76,13 +88,13 @@ impl Config {
         let mut environment: Map<String, String> =
             sources.environment.into_iter().filter(|(_, value)| !value.is_empty()).collect();
         let plain = PLAIN.map(|(variable, name)| (name, environment.remove(variable)));
-        environment.retain(|name, _| is_ours(name));
+        environment.retain(|name, _| is_setting(name));
         judge_environment(&environment)?;
         // `try_parsing` stays off: it would turn a password of digits into a number.
         builder = builder.add_source(
             Environment::with_prefix("VERBATIM")
                 .prefix_separator("_")
-                .separator("__")
+                .separator(SEPARATOR)
                 .source(Some(environment)),
         );
         for (name, value) in plain {
@@ -158,8 +170,10 @@ impl Kind {
     }
 }
 
-fn is_ours(variable: &str) -> bool {
-    variable.starts_with(PREFIX) || PLAIN.iter().any(|(name, _)| *name == variable)
+/// Whether the variable sets a setting, or tries to.
+fn is_setting(variable: &str) -> bool {
+    let is_prefixed = variable.starts_with(PREFIX) && variable.contains(SEPARATOR);
+    is_prefixed || PLAIN.iter().any(|(name, _)| *name == variable)
 }
 
 fn text_of(variable: &str, value: OsString) -> Result<String, ConfigError> {
@@ -226,7 +240,7 @@ fn judge_environment(environment: &Map<String, String>) -> Result<(), ConfigErro
     // The map has no order; the first wrong variable by name is the one that is told.
     let environment: BTreeMap<_, _> = environment.iter().collect();
     for (variable, value) in environment {
-        let name = variable[PREFIX.len()..].to_lowercase().replace("__", ".");
+        let name = variable[PREFIX.len()..].to_lowercase().replace(SEPARATOR, ".");
         let kind = Kind::of(&name).filter(|_| *variable == variable_of(&name));
         let Some(kind) = kind else {
             let hint =
@@ -249,8 +263,8 @@ fn judge_environment(environment: &Map<String, String>) -> Result<(), ConfigErro
     Ok(())
 }
 
-fn variable_of(name: &str) -> String {
-    format!("{PREFIX}{}", name.to_uppercase().replace('.', "__"))
+pub(super) fn variable_of(name: &str) -> String {
+    format!("{PREFIX}{}", name.to_uppercase().replace('.', SEPARATOR))
 }
 
 fn flatten(prefix: &str, values: Map<String, Value>, out: &mut BTreeMap<String, ValueKind>) {
@@ -267,7 +281,7 @@ fn flatten(prefix: &str, values: Map<String, Value>, out: &mut BTreeMap<String, 
 
 /// The known name that a wrong one was probably meant to be: few letters away, or the right key
 /// without its section.
-fn nearest(name: &str) -> Option<String> {
+pub(super) fn nearest(name: &str) -> Option<String> {
     const SECTION_FORGOTTEN: usize = 1;
     let letters_max = (name.len() / 4).max(2);
     let key = name.rsplit('.').next().unwrap_or(name);

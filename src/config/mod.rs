@@ -4,11 +4,12 @@
 //! at it, is said once, in `config.toml` at the top of the repository, which is compiled in as the
 //! defaults: there is no second place for a default to drift to.
 //!
-//! `load` merges the sources, `check` judges the result, `show` prints it, `secret` keeps passwords
-//! out of sight. Nothing here reads the process environment except `Sources::of_process`, and
-//! nothing keeps a setting in a global.
+//! `load` merges the sources, `environment` knows what is no setting, `check` judges the result,
+//! `show` prints it, `secret` keeps passwords out of sight. Nothing here reads the process
+//! environment except `Sources::of_process`, and nothing keeps a setting in a global.
 
 mod check;
+mod environment;
 mod load;
 mod secret;
 mod show;

@@ -18,6 +18,10 @@ pub mod sqlite;
 mod stored;
 
 use std::error::Error as StdError;
+use std::panic::resume_unwind;
+
+use tokio::task::spawn_blocking;
+use tokio_util::sync::CancellationToken;
 
 pub use postgres::{Outbox, Sweep};
 
@@ -49,6 +53,9 @@ pub enum Marker {
     Sqlite(sqlite::Sqlite),
     Postgres(postgres::Marker),
 }
+
+/// The end of a log, seen from outside: it keeps nothing open.
+pub struct Closed(Option<CancellationToken>);
 
 /// What a user is to a room, as of one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -173,6 +180,17 @@ impl Appender {
     }
 }
 
+impl Closed {
+    /// Resolves when the last clone of the log and its last appender are gone and everything is
+    /// closed. Only the embedded log has something to close: its file, which a disk that hangs may
+    /// keep open for ever.
+    pub async fn wait(&self) {
+        if let Some(closed) = &self.0 {
+            closed.cancelled().await;
+        }
+    }
+}
+
 impl Marker {
     /// Moves the marks forward, never back, and says which have moved. Each (room, user) may stand
     /// in it once. It waits for nobody's lock, and nobody waits for it for longer than it takes.
@@ -190,7 +208,11 @@ impl Log {
     pub async fn open(config: &Config) -> Result<Self, OpenError> {
         let log = &config.log;
         if log.url.is_empty() {
-            return Ok(Self::Sqlite(sqlite::Sqlite::open(log)?));
+            let log = log.clone();
+            // The disk may take its time, and whoever waits may be told to stop meanwhile.
+            let opened = spawn_blocking(move || sqlite::Sqlite::open(&log)).await;
+            let opened = opened.unwrap_or_else(|err| resume_unwind(err.into_panic()));
+            return Ok(Self::Sqlite(opened?));
         }
         let mirrored = !config.mirror.url.is_empty();
         let (lanes, node_id) = (config.lane.count, &config.node.id);
@@ -204,6 +226,14 @@ impl Log {
             Self::Sqlite(log) => log.thread_ended().await.to_string(),
             // It has no threads, and reconnects by itself.
             Self::Postgres(_) => std::future::pending().await,
+        }
+    }
+
+    /// What to wait for when nothing uses the log any more.
+    pub fn closed(&self) -> Closed {
+        match self {
+            Self::Sqlite(log) => Closed(Some(log.closed())),
+            Self::Postgres(_) => Closed(None),
         }
     }
 

@@ -159,16 +159,52 @@ fn unknown_names_are_refused_with_the_nearest_known_one() {
          (environment)",
     );
     variable(
-        "VERBATIM_LOG_URL",
-        "unknown setting VERBATIM_LOG_URL: did you mean VERBATIM_LOG__URL? (environment)",
+        "VERBATIM_X__LISTEN",
+        "unknown setting VERBATIM_X__LISTEN: did you mean \
+         VERBATIM_SERVER__LISTEN? (environment)",
+    );
+    variable(
+        "VERBATIM__URL",
+        "unknown setting VERBATIM__URL: did you mean VERBATIM_LOG__URL? \
+         (environment)",
     );
     variable(
         "VERBATIM_server__listen",
         "unknown setting VERBATIM_server__listen: did you mean VERBATIM_SERVER__LISTEN? \
          (environment)",
     );
-    variable("VERBATIM_", "unknown setting VERBATIM_ (environment)");
-    variable("VERBATIM_TLS_KEY", "unknown setting VERBATIM_TLS_KEY (environment)");
+    variable("VERBATIM_TLS__KEY", "unknown setting VERBATIM_TLS__KEY (environment)");
+}
+
+/// A service of that name, and Kubernetes puts what looks like settings into every container.
+#[test]
+fn variables_without_two_underscores_are_no_settings_and_are_named_in_one_warning() {
+    let ignored = |environment: &[(&str, &str)]| {
+        let environment = environment.iter().map(|&(k, v)| (k.to_owned(), v.to_owned())).collect();
+        let sources = Sources { environment, ..Sources::default() };
+        let warning = sources.ignored().map(|warning| warning.to_string());
+        assert_eq!(Config::load(sources).unwrap().server.listen, "127.0.0.1:8080");
+        warning
+    };
+    let kubernetes =
+        [("VERBATIM_PORT", "tcp://10.0.0.11:80"), ("VERBATIM_SERVICE_HOST", "10.0.0.11")];
+    let harmless = [("VERBATIM_EMPTY", ""), ("VERBATIM", "x"), ("verbatim_x", "x"), ("PORT", "80")];
+    let settings = [("VERBATIM_NODE__ID", "n1"), ("DATABASE_URL", POSTGRES)];
+    assert_eq!(ignored(&[&kubernetes[..], &harmless, &settings].concat()), None);
+    let wrong = [
+        ("VERBATIM_SERVER_LISTEN", "0.0.0.0:1"),
+        ("VERBATIM_LOG_URL", PASSWORD),
+        ("VERBATIM_TLS_KEY", PASSWORD),
+        ("VERBATIM_", "x"),
+    ];
+    assert_eq!(
+        ignored(&[&kubernetes[..], &wrong].concat()).as_deref(),
+        Some(
+            "environment: ignored, because the names of settings are VERBATIM_SECTION__KEY: \
+             VERBATIM_, VERBATIM_LOG_URL (did you mean VERBATIM_LOG__URL?), \
+             VERBATIM_SERVER_LISTEN (did you mean VERBATIM_SERVER__LISTEN?), VERBATIM_TLS_KEY"
+        )
+    );
 }
 
 #[test]

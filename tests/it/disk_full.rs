@@ -17,7 +17,7 @@ use crate::harness::{Client, World, raw};
 use crate::stored::{assert_sound, stored};
 
 /// No file of the process grows beyond so many bytes; `None`: there is room again.
-fn limit_files(process: &Process, bytes: Option<u64>) {
+pub fn limit_files(process: &Process, bytes: Option<u64>) {
     let pid = i32::try_from(process.pid()).ok().and_then(Pid::from_raw);
     prlimit(pid, Resource::Fsize, Rlimit { current: bytes, maximum: None }).unwrap();
 }
@@ -101,7 +101,7 @@ async fn a_full_disk_stops_writes_only_and_damages_nothing() {
     let world = World::sqlite().await;
     let path = &world.config.log.path;
     let len = |suffix: &str| fs::metadata(format!("{path}{suffix}")).unwrap().len();
-    let mut process = Process::start_ignoring_xfsz(world.environment()).await;
+    let mut process = Process::start(world.environment()).await;
     let client = Client::greeted(process.addr).await;
     let record = Record::new();
     let mouth = record.mouth("n1", "writer");
@@ -144,4 +144,35 @@ async fn a_full_disk_stops_writes_only_and_damages_nothing() {
     let report = check(&history);
     assert_kept(&history, &report);
     assert_eq!(report.counts.acked, writer.next + 1);
+}
+
+/// A node that is killed by the disk that it filled, or restarted by who looks into it, comes back.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_starts_on_a_full_disk_serves_what_is_there() {
+    let world = World::sqlite().await;
+    let mut process = Process::start(world.environment()).await;
+    let mut client = Client::greeted(process.addr).await;
+    client.send(json!({"type": "create", "user_id": "1", "room": "r", "id": "c"})).await;
+    client.expect(json!({"type": "ack", "seq": 1})).await;
+    for id in 0..20 {
+        client.send(message(id)).await;
+        client.expect(json!({"type": "ack", "seq": id + 2})).await;
+    }
+    process.kill9();
+    process.wait_exit().await;
+
+    // 40 KiB: enough for what readers share, and not for what the write-ahead log holds.
+    let mut process = Process::start_after("ulimit -S -f 80", world.environment()).await;
+    let mut client = Client::greeted(process.addr).await;
+    client.send(json!({"type": "history", "user_id": "1", "room": "r", "limit": 1})).await;
+    client.expect(json!({"type": "history", "last": 21})).await;
+    client.send(message(20)).await;
+    client.expect(json!({"type": "error", "code": "unavailable"})).await;
+    limit_files(&process, None);
+    client.send(message(20)).await;
+    client.expect(json!({"type": "ack", "seq": 22})).await;
+    process.sigterm();
+    assert_eq!(process.wait_exit().await, Exit::Code(0), "{}", process.output());
+    assert!(process.output().contains("the disk of the log is full"), "{}", process.output());
+    assert_sound(&world.config.log);
 }

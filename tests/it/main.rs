@@ -13,6 +13,8 @@ mod config;
 mod crash;
 mod deploy;
 #[cfg(target_os = "linux")]
+mod disk_faults;
+#[cfg(target_os = "linux")]
 mod disk_full;
 mod faults;
 mod guarantees;
@@ -20,6 +22,7 @@ mod http;
 mod idle;
 mod lanes;
 mod log;
+mod log_lines;
 mod mirror;
 mod page;
 mod pipelined;

@@ -1,8 +1,11 @@
 //! The program as an operator meets it: arguments, exit codes, what it prints and what never.
 
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+
 use serde_json::json;
 
-use crate::harness::process::{Exit, Process, run};
+use crate::harness::process::{Exit, Process, run, run_with};
 use crate::harness::{Client, World};
 
 const PASSWORD: &str = "s3cret";
@@ -51,6 +54,45 @@ async fn the_program_ends_with_64_and_one_line_on_bad_settings_and_arguments() {
     usage_error(&["--config", "missing.toml"], &[], &[], "missing.toml: cannot read: ").await;
     usage_error(&["--verbose"], &[], &[], "unexpected argument '--verbose' found").await;
     usage_error(&["serve"], &[], &[], "unrecognized subcommand 'serve'").await;
+}
+
+/// As in a container of Kubernetes beside a service called `verbatim`, whose operator has slipped.
+#[tokio::test]
+async fn a_service_named_verbatim_keeps_no_program_from_starting() {
+    let own = |name: &str, value: &[u8]| (OsString::from(name), OsString::from_vec(value.to_vec()));
+    let environment = vec![
+        own("VERBATIM_PORT", b"tcp://10.0.0.11:8080"),
+        own("VERBATIM_PORT_8080_TCP_ADDR", b"10.0.0.11"),
+        own("VERBATIM_SERVICE_HOST", b"10.0.0.11"),
+        own("VERBATIM_SERVER_LISTEN", b"0.0.0.0:80"),
+        own("VERBATIM_NOTE", b"\xff is not UTF-8"),
+        own("OTHER", b"\xff"),
+    ];
+    let check = run_with(&["check"], environment.clone()).await;
+    assert_eq!(check.exit, Exit::Code(0), "{check:?}");
+    let warnings: Vec<_> =
+        check.stdout.lines().filter(|line| line.starts_with("warning")).collect();
+    let told = "warning: environment: ignored, because the names of settings are \
+                VERBATIM_SECTION__KEY: VERBATIM_NOTE, VERBATIM_SERVER_LISTEN (did you mean \
+                VERBATIM_SERVER__LISTEN?)";
+    assert_eq!(warnings, [told]);
+    let mut process = Process::start_with(environment.clone()).await;
+    let mut asking = environment.clone();
+    asking.push(own("VERBATIM_SERVER__LISTEN", process.addr.to_string().as_bytes()));
+    let health = run_with(&["health"], asking).await;
+    assert_eq!((health.exit, &*health.stdout), (Exit::Code(0), "well\n"), "{health:?}");
+    process.sigterm();
+    assert_eq!(process.wait_exit().await, Exit::Code(0));
+    let warned = process.output().lines().filter(|line| line.contains("ignored, because")).count();
+    assert_eq!(warned, 1, "{}", process.output());
+    let mut wrong = environment;
+    wrong.push(own("VERBATIM_NODE__ID", b"\xff"));
+    let wrong = run_with(&["check"], wrong).await;
+    assert_eq!(wrong.exit, Exit::Code(64), "{wrong:?}");
+    assert!(
+        wrong.stderr.contains("VERBATIM_NODE__ID = … (environment): must be UTF-8"),
+        "{wrong:?}"
+    );
 }
 
 #[tokio::test]

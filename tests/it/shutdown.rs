@@ -4,6 +4,7 @@
 use std::io::ErrorKind;
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -14,6 +15,7 @@ use crate::harness::postgres::Postgres;
 use crate::harness::process::{Exit, Process};
 use crate::harness::raw::Raw;
 use crate::harness::{Client, PATIENCE, World, on_both_logs};
+use crate::mirror::cluster::until;
 use crate::stored::stored;
 
 /// How much later than its deadline a process may end on a busy machine.
@@ -41,7 +43,7 @@ fn message(id: usize) -> Value {
 
 async fn a_node_that_is_told_to_stop_says_goodbye_and_answers_what_it_has_read(world: World) {
     let mut written = 0;
-    for stop in [Process::sigterm, Process::sigint] {
+    for stop in [Signal::TERM, Signal::INT, Signal::QUIT, Signal::HUP] {
         let mut process = start(&world, &[("SERVER__RECONNECT_MS", "1234")]).await;
         let mut idle = Client::greeted(process.addr).await;
         let mut client = Client::greeted(process.addr).await;
@@ -58,7 +60,7 @@ async fn a_node_that_is_told_to_stop_says_goodbye_and_answers_what_it_has_read(w
             client.send(message(id)).await;
         }
         client.read_until(json!({"type": "ack", "re": "message"})).await;
-        stop(&process);
+        process.signal(stop);
         let goodbye = r#"{"type":"goodbye","reason":"restart","reconnect_ms":1234}"#;
         idle.expect_exactly(goodbye).await;
         idle.expect_close(1012).await;
@@ -146,14 +148,53 @@ async fn goodbye_unanswered(process: &Process) -> Raw {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_signal_ends_the_process_at_once() {
     let world = World::sqlite().await;
-    for (signal, code) in [(Process::sigterm as fn(&Process), 143), (Process::sigint, 130)] {
+    for (signal, code) in
+        [(Signal::TERM, 143), (Signal::INT, 130), (Signal::QUIT, 131), (Signal::HUP, 129)]
+    {
         let mut process = start(&world, &[]).await;
         let _lingering = goodbye_unanswered(&process).await;
         let begun = Instant::now();
-        signal(&process);
+        process.signal(signal);
         assert_eq!(process.wait_exit().await, Exit::Code(code), "{}", process.output());
         assert!(begun.elapsed() < MARGIN, "it took {:?}", begun.elapsed());
     }
+}
+
+/// A supervisor's slip, `killall -USR1`, a closed pipe, a file at its limit: no reason to go.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signal_that_means_nothing_ends_nothing() {
+    let world = World::sqlite().await;
+    let mut process = start(&world, &[]).await;
+    let mut client = Client::greeted(process.addr).await;
+    for signal in [Signal::USR1, Signal::USR2, Signal::PIPE, Signal::XFSZ] {
+        process.signal(signal);
+        client.expect_nothing().await;
+    }
+    let told = || async { process.output() };
+    for name in ["SIGUSR1", "SIGUSR2"] {
+        let line = format!("ignored: it means nothing to a node signal=\"{name}\"");
+        until(name, told, |output| output.contains(&line)).await;
+    }
+    process.sigterm();
+    client.expect(json!({"type": "goodbye"})).await;
+    client.expect_close(1012).await;
+    assert_eq!(process.wait_exit().await, Exit::Code(0), "{}", process.output());
+}
+
+/// What `nohup` is for: the terminal goes, the node stays.
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_is_to_outlive_its_terminal_does() {
+    let world = World::sqlite().await;
+    let mut process = Process::start_after("trap '' HUP", world.environment()).await;
+    let mut client = Client::greeted(process.addr).await;
+    process.signal(Signal::HUP);
+    client.expect_nothing().await;
+    process.sigterm();
+    client.expect(json!({"type": "goodbye"})).await;
+    client.expect_close(1012).await;
+    assert_eq!(process.wait_exit().await, Exit::Code(0), "{}", process.output());
+    assert!(!process.output().contains("SIGHUP"), "{}", process.output());
 }
 
 /// One client never answers the close, one has stopped reading long ago.

@@ -77,6 +77,7 @@ fn the_sources_are_tidy() {
             violations.extend(unwraps(&file));
             violations.extend(imports(&file));
             violations.extend(crates(&file));
+            violations.extend(prints(&file));
         }
     }
     for file in web() {
@@ -193,6 +194,13 @@ fn leftovers(file: &File) -> Vec<String> {
 fn unwraps(file: &File) -> Vec<String> {
     let found = code(file).filter(|(_, line)| line.contains(".unwrap()"));
     found.map(|(number, _)| format!("{}:{number}: unwrap() outside tests", file.path)).collect()
+}
+
+/// The print macros panic when nobody takes what they print.
+fn prints(file: &File) -> Vec<String> {
+    let found =
+        code(file).filter(|(_, line)| line.contains("print!(") || line.contains("println!("));
+    found.map(|(number, _)| format!("{}:{number}: a print macro", file.path)).collect()
 }
 
 /// Imports point down.
@@ -373,6 +381,14 @@ mod tests {
     fn unwrap_is_caught_outside_of_tests_only() {
         let text = "a.unwrap();\n// b.unwrap()\na.unwrap_or(b)\n#[cfg(test)]\nc.unwrap();\n";
         check(unwraps, "src/hub.rs", text, &["src/hub.rs:1: unwrap() outside tests"]);
+    }
+
+    #[test]
+    fn print_macros_are_caught() {
+        let text =
+            "print!(x);\neprintln!(x);\nwriteln!(stderr(), x);\n#[cfg(test)]\nprintln!(x);\n";
+        let caught = ["src/hub.rs:1: a print macro", "src/hub.rs:2: a print macro"];
+        check(prints, "src/hub.rs", text, &caught);
     }
 
     #[test]

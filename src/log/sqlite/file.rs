@@ -1,13 +1,14 @@
-//! The log's file: its folder, its lock, what makes it ours, and how connections to it are opened.
+//! The log's file: what makes it ours, and how connections to it are opened.
 //!
 //! It knows nothing of rooms beyond `schema.sql`, and it never touches a file that is not ours.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rusqlite::{Connection, ErrorCode, OpenFlags};
+use rusqlite::{Connection, ErrorCode, OpenFlags, ffi};
+
+use super::place::Place;
 
 const SCHEMA: &str = include_str!("schema.sql");
 /// What brings a file of the version before to this one.
@@ -37,6 +38,18 @@ pub enum OpenError {
     Newer { path: String, found: i32 },
     #[error("{path} is not a log of verbatim and was not touched; set log.path to another file")]
     Foreign { path: String },
+    #[error("the log {path} cannot be opened or written: it is not a file; set log.path")]
+    NotAFile { path: String },
+    #[error(
+        "the log {path} is a file with {names} names (hard links), and its write-ahead log goes by \
+         one: find the others with `find / -samefile {path}` and remove them, or set log.path"
+    )]
+    Linked { path: String, names: u64 },
+    #[error(
+        "the disk refused to sync the log {path} ({source}), so a power cut could take messages \
+         from it that were acked; check the disk, then start again"
+    )]
+    Sync { path: String, source: io::Error },
     #[error("the folder of the log {path} cannot be made or written ({source}); set log.path")]
     Folder { path: String, source: io::Error },
     #[error("the log {path} cannot be opened or written ({source}); look at the file and its disk")]
@@ -50,43 +63,24 @@ pub enum OpenError {
     Thread { path: String, source: io::Error },
 }
 
-/// The file, locked against any other process while this lives.
+/// The file, which is ours, and locked against any other process while this lives.
 pub(super) struct LogFile {
-    path: PathBuf,
+    place: Place,
     /// How long a statement waits for a person who has the file open in a shell.
     busy_timeout: Duration,
-    /// Keeps the lock until it is dropped; the kernel drops it for a process that was killed.
-    _lock: File,
 }
 
 impl LogFile {
     /// Makes the folder and the file where they are missing, and checks them where they are not.
     /// The connection is the one that writes.
     pub fn open(path: &Path, busy_timeout: Duration) -> Result<(Self, Connection), OpenError> {
-        let folder_error = |source| OpenError::Folder { path: path.display().to_string(), source };
-        make_folder(path).map_err(folder_error)?;
-        // A file beside the log carries the lock: SQLite's own locks on the log are POSIX ones,
-        // which any close of the same file in this process would drop.
-        let lock_path = with_suffix(path, ".lock");
-        let lock = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(&lock_path)
-            .map_err(folder_error)?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                return Err(OpenError::InUse { path: path.display().to_string() });
-            }
-            Err(TryLockError::Error(source)) => return Err(folder_error(source)),
-        }
-        let file = Self { path: path.to_owned(), busy_timeout, _lock: lock };
-        let writer =
-            file.connect(OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE);
+        let place = Place::take(path, busy_timeout)?;
+        let file = Self { place, busy_timeout };
+        let writer = file.connect(OpenFlags::SQLITE_OPEN_READ_WRITE);
         let writer = writer.map_err(|source| file.file_error(source))?;
         file.check(&writer)?;
         file.prepare(&writer)?;
+        file.place.warn_if_exposed();
         Ok((file, writer))
     }
 
@@ -95,19 +89,18 @@ impl LogFile {
         self.connect(OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(|source| self.file_error(source))
     }
 
-    /// Where SQLite keeps what is not yet in the file itself.
     pub fn wal_path(&self) -> PathBuf {
-        with_suffix(&self.path, "-wal")
+        self.place.wal_path()
     }
 
     pub fn shown(&self) -> String {
-        self.path.display().to_string()
+        self.place.shown.clone()
     }
 
     fn connect(&self, access: OpenFlags) -> rusqlite::Result<Connection> {
         // Each connection lives in one thread, so SQLite need not lock it.
         let flags = access | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let connection = Connection::open_with_flags(&self.path, flags)?;
+        let connection = Connection::open_with_flags(&self.place.path, flags)?;
         connection.busy_timeout(self.busy_timeout)?;
         connection.set_prepared_statement_cache_capacity(STATEMENTS_KEPT);
         Ok(connection)
@@ -154,7 +147,30 @@ impl LogFile {
             Ok(mode)
         };
         let mode = set().map_err(|source| self.file_error(source))?;
-        if mode == "wal" { Ok(()) } else { Err(OpenError::NoWal { path: self.shown() }) }
+        if mode != "wal" {
+            return Err(OpenError::NoWal { path: self.shown() });
+        }
+        self.fold(writer).map_err(|source| self.file_error(source))
+    }
+
+    /// Moves what the write-ahead log holds into the file, and syncs both. `Place::take` has synced
+    /// them before; this also puts pages on the disk that the system takes for written although the
+    /// disk once refused them.
+    fn fold(&self, writer: &Connection) -> rusqlite::Result<()> {
+        let fold = "pragma wal_checkpoint(truncate)";
+        match writer.query_row(fold, [], |row| row.get::<_, i64>(0)) {
+            Ok(0) => {}
+            // A person reads it in a shell. It is on the disk all the same.
+            Ok(_) => {
+                tracing::warn!("the write-ahead log cannot be emptied: is it open in a shell?");
+            }
+            // So is this.
+            Err(err) if is_full(&err) => {
+                tracing::warn!(%err, "the disk of the log is full: it can be read, not written");
+            }
+            Err(err) => return Err(err),
+        }
+        Ok(())
     }
 
     fn file_error(&self, source: rusqlite::Error) -> OpenError {
@@ -165,25 +181,9 @@ impl LogFile {
     }
 }
 
-/// `x.db` and `-wal` to `x.db-wal`.
-fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(suffix);
-    name.into()
-}
-
-/// Makes the folders that are missing, each known to its parent on the disk: a log that survives
-/// the power going must not lie in a folder that does not.
-fn make_folder(path: &Path) -> io::Result<()> {
-    let folders = path.ancestors().skip(1).filter(|folder| !folder.as_os_str().is_empty());
-    let missing: Vec<&Path> = folders.take_while(|folder| !folder.exists()).collect();
-    for folder in missing.iter().rev() {
-        match fs::create_dir(folder) {
-            Err(err) if err.kind() != io::ErrorKind::AlreadyExists => return Err(err),
-            _ => {}
-        }
-        let parent = folder.parent().filter(|parent| !parent.as_os_str().is_empty());
-        File::open(parent.unwrap_or(Path::new(".")))?.sync_all()?;
-    }
-    Ok(())
+/// Whether there is no room for what was to be written: on the disk, or within a quota or a limit,
+/// which SQLite does not tell from other errors of a write.
+fn is_full(err: &rusqlite::Error) -> bool {
+    let is_write = |err: &ffi::Error| err.extended_code == ffi::SQLITE_IOERR_WRITE;
+    err.sqlite_error_code() == Some(ErrorCode::DiskFull) || err.sqlite_error().is_some_and(is_write)
 }

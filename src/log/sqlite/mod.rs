@@ -10,6 +10,7 @@
 //! ```
 
 mod file;
+mod place;
 mod reader;
 mod rows;
 mod threads;
@@ -23,6 +24,7 @@ use std::time::Duration;
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout, timeout_at};
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use self::file::LogFile;
 pub use self::file::OpenError;
@@ -44,8 +46,8 @@ const READER_QUEUE_LEN: usize = 1024;
 const WRITER: &str = "log-writer";
 const READER: &str = "log-reader";
 
-/// The file and its threads. When the last clone and the last appender are gone, the threads end,
-/// the file is closed, and another process may open it.
+/// The file and its threads. When the last clone and the last appender are gone, the threads end
+/// and close the file, and another process may open it. That takes a moment: see `closed`.
 #[derive(Clone)]
 pub struct Sqlite {
     shared: Arc<Shared>,
@@ -56,19 +58,30 @@ pub struct Appender {
     shared: Arc<Shared>,
 }
 
-/// Dropped in the order of its fields: a queue first, which ends the threads that it feeds, then
-/// those threads, which closes their connections. The readers go first so that the writer is the
-/// last to close, which is when SQLite folds the write-ahead log into the file.
+/// Dropping it ends both queues, and so the threads. It does not wait for them: it is dropped by
+/// whatever task happens to be the last, on a thread of the runtime, and a disk may hang.
 struct Shared {
     reads: mpsc::Sender<reader::Job>,
-    readers: Threads,
     writes: mpsc::Sender<writer::Job>,
-    writer: Threads,
-    /// Holds the lock on the file until everything above is gone.
-    _file: LogFile,
+    /// Cancelled when a reader, or the writer, has ended.
+    reader_ended: CancellationToken,
+    writer_ended: CancellationToken,
+    /// Cancelled when the file is closed.
+    closed: CancellationToken,
     append_timeout: Duration,
     read_timeout: Duration,
     health: Health,
+}
+
+/// What the writer's thread owns, dropped in the order of its fields when it has served its queue.
+struct Writing {
+    /// Its connection closes after those of the readers, which is when SQLite folds the write-ahead
+    /// log into the file.
+    writer: writer::Writer,
+    readers: Threads,
+    /// Holds the lock on the file until everything above is gone.
+    _file: LogFile,
+    _closed: DropGuard,
 }
 
 /// A budget of time that ran out.
@@ -82,12 +95,8 @@ impl Sqlite {
         // What a statement may wait for a lock is what SQLite calls busy.
         let busy_timeout = Duration::from_millis(config.lock_timeout_ms);
         let (file, connection) = LogFile::open(Path::new(&config.path), busy_timeout)?;
-        let cannot_start = |source: io::Error| OpenError::Thread { path: file.shown(), source };
-
-        let (writes, jobs) = mpsc::channel(WRITER_QUEUE_LEN);
-        let mut writer = Threads::new();
-        let work = writer::Writer::new(connection, file.wal_path());
-        writer.spawn(WRITER, move || work.run(jobs)).map_err(cannot_start)?;
+        let path = file.shown();
+        let cannot_start = |source: io::Error| OpenError::Thread { path: path.clone(), source };
 
         let (reads, jobs) = mpsc::channel(READER_QUEUE_LEN);
         let jobs = Arc::new(Mutex::new(jobs));
@@ -97,14 +106,24 @@ impl Sqlite {
             let work = move || reader::run(&connection, &jobs);
             readers.spawn(READER, work).map_err(cannot_start)?;
         }
+        let reader_ended = readers.ended();
+
+        let (writes, jobs) = mpsc::channel(WRITER_QUEUE_LEN);
+        let closed = CancellationToken::new();
+        let writer = writer::Writer::new(connection, file.wal_path());
+        let guard = closed.clone().drop_guard();
+        let writing = Writing { writer, readers, _file: file, _closed: guard };
+        let mut writer = Threads::new();
+        writer.spawn(WRITER, move || writing.run(jobs)).map_err(cannot_start)?;
+        let writer_ended = writer.ended();
         let append_timeout = Duration::from_millis(config.append_timeout_ms);
         let read_timeout = Duration::from_millis(config.read_timeout_ms);
         let shared = Shared {
             reads,
-            readers,
             writes,
-            writer,
-            _file: file,
+            reader_ended,
+            writer_ended,
+            closed,
             append_timeout,
             read_timeout,
             health: Health::new("SQLite"),
@@ -116,9 +135,14 @@ impl Sqlite {
     /// panicked. The node cannot do its work any more and should stop.
     pub async fn thread_ended(&self) -> ThreadEnded {
         tokio::select! {
-            () = self.shared.writer.ended().cancelled() => ThreadEnded(WRITER),
-            () = self.shared.readers.ended().cancelled() => ThreadEnded(READER),
+            () = self.shared.writer_ended.cancelled() => ThreadEnded(WRITER),
+            () = self.shared.reader_ended.cancelled() => ThreadEnded(READER),
         }
+    }
+
+    /// Cancelled when the file is closed. It keeps nothing open.
+    pub fn closed(&self) -> CancellationToken {
+        self.shared.closed.clone()
     }
 
     pub fn appender(&self) -> Appender {
@@ -286,6 +310,14 @@ impl Appender {
             Ok(Err(_)) => Err(LogError::Unavailable(ThreadEnded(WRITER).into())),
             Err(_) => Err(LogError::Unavailable(self.shared.too_slow().into())),
         }
+    }
+}
+
+impl Writing {
+    fn run(mut self, jobs: mpsc::Receiver<writer::Job>) {
+        self.writer.run(jobs);
+        // Their queue has ended, too.
+        self.readers.join();
     }
 }
 

@@ -2,12 +2,13 @@
 //! each of its connections lives in a thread of its own, and nothing async ever waits in SQLite.
 
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread::{self, JoinHandle};
 
-use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::sync::CancellationToken;
 
-/// The threads of one log. Dropping it waits for them, so whatever feeds them must be dropped
-/// first.
+/// The threads of one queue. They end when its last sender is gone; dropping this does not wait for
+/// them, because it is dropped where nothing may block.
 pub(super) struct Threads {
     handles: Vec<JoinHandle<()>>,
     /// Cancelled when any of the threads ends, for whatever reason.
@@ -19,12 +20,6 @@ pub(super) struct Threads {
 #[error("the thread {0} has ended")]
 pub struct ThreadEnded(pub &'static str);
 
-/// Tells, when its thread ends, and loudly if it ends by a panic.
-struct Farewell {
-    name: &'static str,
-    _ended: DropGuard,
-}
-
 impl Threads {
     pub fn new() -> Self {
         Self { handles: Vec::new(), ended: CancellationToken::new() }
@@ -35,23 +30,26 @@ impl Threads {
         name: &'static str,
         work: impl FnOnce() + Send + 'static,
     ) -> io::Result<()> {
-        let farewell = Farewell { name, _ended: self.ended.clone().drop_guard() };
+        let ended = self.ended.clone();
         let handle = thread::Builder::new().name(name.to_owned()).spawn(move || {
-            let _farewell = farewell;
-            work();
+            let ending = catch_unwind(AssertUnwindSafe(work));
+            // Known first, told second: whatever becomes of the line, the node ends.
+            ended.cancel();
+            if ending.is_err() {
+                tracing::error!(thread = name, "a thread of the log ended by a panic");
+            }
         })?;
         self.handles.push(handle);
         Ok(())
     }
 
     /// Cancelled when any of the threads has ended.
-    pub fn ended(&self) -> &CancellationToken {
-        &self.ended
+    pub fn ended(&self) -> CancellationToken {
+        self.ended.clone()
     }
-}
 
-impl Drop for Threads {
-    fn drop(&mut self) {
+    /// Blocks until all have ended: for a thread that may.
+    pub fn join(&mut self) {
         for handle in self.handles.drain(..) {
             // A thread that panicked has said so itself.
             let _ = handle.join();
@@ -59,10 +57,21 @@ impl Drop for Threads {
     }
 }
 
-impl Drop for Farewell {
-    fn drop(&mut self) {
-        if thread::panicking() {
-            tracing::error!(thread = self.name, "a thread of the log ended by a panic");
-        }
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::trace::broken::Broken;
+
+    #[test]
+    fn a_panic_is_known_even_if_it_cannot_be_told() {
+        let mut threads = Threads::new();
+        let work = || {
+            // For as long as this thread lives.
+            std::mem::forget(tracing::subscriber::set_default(Broken));
+            panic!("on purpose");
+        };
+        threads.spawn("test", work).unwrap();
+        threads.join();
+        assert!(threads.ended().is_cancelled());
     }
 }

@@ -67,7 +67,7 @@ impl Writer {
     }
 
     /// Serves the lanes until the last of them is gone.
-    pub fn run(mut self, mut jobs: mpsc::Receiver<Job>) {
+    pub fn run(&mut self, mut jobs: mpsc::Receiver<Job>) {
         let mut taken = Vec::with_capacity(JOBS_TAKEN_MAX);
         while jobs.blocking_recv_many(&mut taken, JOBS_TAKEN_MAX) > 0 {
             let (mut appends, mut settles, mut marks) = (Vec::new(), Vec::new(), Vec::new());

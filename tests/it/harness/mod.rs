@@ -7,6 +7,8 @@
 
 pub mod client;
 pub mod daemon;
+#[cfg(target_os = "linux")]
+pub mod disk;
 pub mod http;
 pub mod node;
 pub mod postgres;

@@ -1,10 +1,12 @@
 //! A node in this process, on a log of its own.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use verbatim::config::{Config, Secret};
+use verbatim::metrics::Metrics;
 use verbatim::node::Node;
 
 use super::Client;
@@ -76,7 +78,7 @@ impl TestNode {
         config.check().unwrap_or_else(|err| panic!("a test's settings: {err}"));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         // Boxed: it is long, and tests start several side by side.
-        let node = Box::pin(Node::start(config.clone(), listener)).await;
+        let node = Box::pin(Node::start(config.clone(), listener, Arc::new(Metrics::new()))).await;
         let node = node.unwrap_or_else(|err| panic!("the node does not start: {err:?}"));
         Self { addr: node.addr(), config, node }
     }

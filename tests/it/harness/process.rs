@@ -1,8 +1,9 @@
 //! The real program, as an operator runs it: arguments, environment, signals, exit codes.
 
+use std::ffi::{OsStr, OsString};
 use std::net::SocketAddr;
 use std::os::unix::process::ExitStatusExt;
-use std::process::{ExitStatus, Stdio};
+use std::process::{ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -51,14 +52,48 @@ pub async fn run(arguments: &[&str], environment: &[(&str, &str)], files: &[(&st
     for (name, text) in files {
         std::fs::write(folder.path().join(name), text).unwrap();
     }
-    let environment = environment.iter().map(|&(name, value)| (name.into(), value.into()));
-    let mut command = command(&folder, environment.collect(), PROGRAM);
-    let output = timeout(PATIENCE, command.args(arguments).output()).await;
-    let output = output.expect("the program does not end").unwrap();
-    Run {
-        exit: exit(output.status),
-        stdout: String::from_utf8(output.stdout).unwrap(),
-        stderr: String::from_utf8(output.stderr).unwrap(),
+    finish(command(&folder, environment.iter().copied(), PROGRAM).args(arguments)).await
+}
+
+/// As `run`, for what is not text.
+pub async fn run_with(arguments: &[&str], environment: Vec<(OsString, OsString)>) -> Run {
+    let folder = sandbox().folder("run");
+    finish(command(&folder, environment, PROGRAM).args(arguments)).await
+}
+
+async fn finish(command: &mut Command) -> Run {
+    let output = timeout(PATIENCE, command.output()).await;
+    Run::of(output.expect("the program does not end").unwrap())
+}
+
+/// Runs the program to its end, in an empty folder; what it writes to stderr goes there.
+pub async fn run_with_stderr(environment: &[(&str, &str)], stderr: impl Into<Stdio>) -> Exit {
+    let folder = sandbox().folder("run");
+    let mut command = command(&folder, environment.iter().copied(), PROGRAM);
+    let status = timeout(PATIENCE, command.stdout(Stdio::null()).stderr(stderr).status()).await;
+    exit(status.expect("the program does not end").unwrap())
+}
+
+/// Starts the program in an empty folder, sends it SIGTERM as soon as that is so, and waits for it.
+pub async fn run_until(environment: Vec<(String, String)>, when: impl Future<Output = ()>) -> Run {
+    let folder = sandbox().folder("run");
+    let mut command = command(&folder, environment, PROGRAM);
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let pid = child.id().and_then(|pid| Pid::from_raw(pid.try_into().ok()?)).unwrap();
+    let output = tokio::spawn(child.wait_with_output());
+    when.await;
+    kill_process(pid, Signal::TERM).expect("it is not running");
+    let output = timeout(PATIENCE, output).await.expect("the program does not end").unwrap();
+    Run::of(output.unwrap())
+}
+
+impl Run {
+    fn of(output: Output) -> Self {
+        Self {
+            exit: exit(output.status),
+            stdout: String::from_utf8(output.stdout).unwrap(),
+            stderr: String::from_utf8(output.stderr).unwrap(),
+        }
     }
 }
 
@@ -69,26 +104,40 @@ impl Process {
         Self::serve(command(&folder, environment, PROGRAM), folder).await
     }
 
+    /// As `start`, for what is not text.
+    pub async fn start_with(environment: Vec<(OsString, OsString)>) -> Self {
+        let folder = sandbox().folder("process");
+        Self::serve(command(&folder, environment, PROGRAM), folder).await
+    }
+
+    /// As `start`, and what it writes to stderr goes there.
+    pub async fn start_with_stderr(
+        environment: Vec<(String, String)>,
+        stderr: impl Into<Stdio>,
+    ) -> Self {
+        let folder = sandbox().folder("process");
+        let mut command = command(&folder, environment, PROGRAM);
+        command.stderr(stderr);
+        let served = Self::watch(command, folder).await;
+        served.unwrap_or_else(|output| panic!("the program does not serve:\n{output}"))
+    }
+
     /// As `start`, for when it may fail, because something that it needs is away: what it said.
     pub async fn try_start(environment: Vec<(String, String)>) -> Result<Self, String> {
         let folder = sandbox().folder("process");
         Self::try_serve(command(&folder, environment, PROGRAM), folder).await
     }
 
-    /// As `start`, and a write beyond a limit of the system (`ulimit -f`) is an error to it, as on
-    /// a full disk, and not its death by a signal.
-    pub async fn start_ignoring_xfsz(environment: Vec<(String, String)>) -> Self {
-        let folder = sandbox().folder("process");
-        let mut shell = command(&folder, environment, "sh");
-        shell.args(["-c", "trap '' XFSZ; exec \"$0\"", PROGRAM]);
-        Self::serve(shell, folder).await
-    }
-
     /// As `start`, with so few open files, from which the program cannot raise itself.
     pub async fn start_with_files_max(files: u32, environment: Vec<(String, String)>) -> Self {
+        Self::start_after(&format!("ulimit -n {files}"), environment).await
+    }
+
+    /// As `start`, by a shell that has done this first: `umask`, `trap`, `ulimit`.
+    pub async fn start_after(script: &str, environment: Vec<(String, String)>) -> Self {
         let folder = sandbox().folder("process");
         let mut shell = command(&folder, environment, "sh");
-        shell.args(["-c", &format!("ulimit -n {files} && exec {PROGRAM}")]);
+        shell.args(["-c", &format!("{script} && exec \"$0\""), PROGRAM]);
         Self::serve(shell, folder).await
     }
 
@@ -98,15 +147,24 @@ impl Process {
     }
 
     async fn try_serve(mut command: Command, folder: TempDir) -> Result<Self, String> {
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        command.stderr(Stdio::piped());
+        Self::watch(command, folder).await
+    }
+
+    /// Starts it, gathers what it writes to the pipes that are ours, and waits until it is ready.
+    async fn watch(mut command: Command, folder: TempDir) -> Result<Self, String> {
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        // Else it would hold the other end of what the child was given for as long as it lives.
+        drop(command);
         let pid = child.id().expect("it was just started");
         sandbox().watch(pid, "KILL");
         let output = Arc::new(Mutex::new(String::new()));
         let (ready_tx, ready_rx) = oneshot::channel();
-        let collectors = vec![
-            collect(child.stdout.take().unwrap(), Arc::clone(&output), Some(ready_tx)),
-            collect(child.stderr.take().unwrap(), Arc::clone(&output), None),
-        ];
+        let stdout = child.stdout.take().unwrap();
+        let mut collectors = vec![collect(stdout, Arc::clone(&output), Some(ready_tx))];
+        if let Some(stderr) = child.stderr.take() {
+            collectors.push(collect(stderr, Arc::clone(&output), None));
+        }
         // An error inside: its pipes ended before it said where it listens.
         let Ok(Ok(addr)) = timeout(PATIENCE, ready_rx).await else {
             sandbox().forget(pid);
@@ -179,7 +237,11 @@ impl Drop for Process {
 }
 
 /// Nothing of our own environment and folder may leak into the settings.
-fn command(folder: &TempDir, environment: Vec<(String, String)>, program: &str) -> Command {
+fn command(
+    folder: &TempDir,
+    environment: impl IntoIterator<Item = (impl AsRef<OsStr>, impl AsRef<OsStr>)>,
+    program: &str,
+) -> Command {
     let mut command = Command::new(program);
     command
         .env_clear()

@@ -3,6 +3,7 @@
 mod hosts;
 mod model;
 mod outbox;
+mod place;
 mod postgres;
 mod postgres_faults;
 mod private_postgres;

@@ -48,17 +48,22 @@ async fn every_word_is_there_after_reopening() {
     }
 }
 
+/// Whoever has the file may be about to end, so the next one waits a moment.
 #[tokio::test]
 async fn a_file_in_use_is_refused_until_it_is_closed() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("log.db");
+    let impatient = LogConfig { lock_timeout_ms: 10, ..settings_of(&path) };
+    let refused = || Sqlite::open(&impatient).err().expect("it must not be opened").to_string();
     let first = open(&path).unwrap();
     let appender = first.appender();
-    assert!(refusal(&path).contains("in use by another verbatim"));
+    assert!(refused().contains("in use by another verbatim"));
+    let closed = first.closed();
     drop(first);
-    assert!(refusal(&path).contains("in use by another verbatim"), "an appender holds it, too");
+    assert!(refused().contains("in use by another verbatim"), "an appender holds it, too");
     drop(appender);
     open(&path).unwrap();
+    closed.wait().await;
 }
 
 #[tokio::test]
