@@ -3,6 +3,7 @@
 //! It does no I/O, reads no clock and holds no lock: a log loads the facts under the room's lock,
 //! asks here, and writes what came out. Both logs use it, so both keep the same rules.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::model::{ClientId, Event, EventKind, Role, RoomName, Seq, Text, Timestamp, UserId};
@@ -38,23 +39,30 @@ pub enum Outcome {
         members: u64,
         messages: u64,
     },
-    /// This `id` was committed before; nothing was written.
+    /// This command was committed before, under the same `id`; nothing was written.
     Duplicate(Receipt),
     Refused(Refusal),
 }
 
-/// Where and when an `id` was committed the first time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What an `id` was committed as, where and when.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Receipt {
+    /// The type of its command, as the log has it. A newer version may have written one that this
+    /// one does not know.
+    pub kind: Cow<'static, str>,
     pub seq: Seq,
     pub at: Timestamp,
 }
 
 /// Why a well-formed command changes nothing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
     RoomExists,
     RoomNotFound,
+    /// The command's `id` names another one, of this type.
+    IdReused {
+        first: Cow<'static, str>,
+    },
     NotMember,
 }
 
@@ -94,7 +102,7 @@ impl Room {
         };
         // Before any other rule: the first outcome stands, even if the room has changed since.
         if let Some(receipt) = key.as_ref().and_then(|key| self.receipts.get(key)) {
-            return Outcome::Duplicate(*receipt);
+            return receipt.outcome(&write.verb);
         }
         if let Some(refusal) = self.refusal(write) {
             return Outcome::Refused(refusal);
@@ -104,7 +112,7 @@ impl Room {
         }
         let event = self.commit(write, now);
         if let Some(key) = key {
-            self.receipts.insert(key, Receipt { seq: event.seq, at: event.at });
+            self.receipts.insert(key, Receipt::of(&event));
         }
         match write.verb {
             Verb::Join => self.joined(Some(event)),
@@ -167,6 +175,37 @@ impl Room {
     }
 }
 
+impl Verb {
+    /// The command's type. Its event has the same.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Create => "create",
+            Self::Join => "join",
+            Self::Leave => "leave",
+            Self::Message(_) => "message",
+        }
+    }
+}
+
+impl Receipt {
+    fn of(event: &Event) -> Self {
+        Self { kind: event.kind.name().into(), seq: event.seq, at: event.at }
+    }
+
+    /// What becomes of a command that comes under the same `id`.
+    ///
+    /// An `id` names one command. A repetition is answered with the first outcome, whatever its
+    /// text. But an ack for a command of another type would say that it was done, and it was not:
+    /// create `1`, then message `1`, and the text would be lost under an ack.
+    fn outcome(&self, verb: &Verb) -> Outcome {
+        if self.kind == verb.name() {
+            Outcome::Duplicate(self.clone())
+        } else {
+            Outcome::Refused(Refusal::IdReused { first: self.kind.clone() })
+        }
+    }
+}
+
 impl Outcome {
     /// The event that the command added to the log, if it did.
     pub fn event(&self) -> Option<&Event> {
@@ -216,13 +255,18 @@ mod tests {
         fn receipt(&self, user: &UserId, id: Option<&ClientId>) -> Option<Receipt> {
             let same = |event: &&Event| event.user == *user && event.client_id.as_ref() == id;
             let first = self.events.iter().find(same).filter(|_| id.is_some());
-            first.map(|event| Receipt { seq: event.seq, at: event.at })
+            first.map(Receipt::of)
         }
 
         fn apply(&mut self, write: &Write, now: Timestamp) -> Outcome {
             let joins = write.verb == Verb::Join;
-            if let Some(receipt) = self.receipt(&write.user, write.id.as_ref()).filter(|_| !joins) {
-                return Outcome::Duplicate(receipt);
+            let receipt = self.receipt(&write.user, write.id.as_ref()).filter(|_| !joins);
+            if let Some(receipt) = receipt {
+                let first = receipt.kind.clone();
+                return match first == write.verb.name() {
+                    true => Outcome::Duplicate(receipt),
+                    false => Outcome::Refused(Refusal::IdReused { first }),
+                };
             }
             let kind = match &write.verb {
                 Verb::Create if !self.events.is_empty() => {

@@ -63,7 +63,8 @@ export interface Chat {
    * Resolves with the seq once the message is stored: exactly once, in the order of the calls for
    * each room, however many connections that takes. Rejects if the server refuses it for good
    * (`not_member`, `too_large`, …). `id` is what makes it one message: 1 to 64 characters of
-   * printable ASCII, by default a new one. Another that waits may not have the same.
+   * printable ASCII, by default a new one. Another that waits may not have the same, and if another
+   * command of the user in this room had it, the server refuses the message (`id_reused`).
    */
   send(room: string, message: string, options?: { id?: string | undefined }): Promise<number>;
   /** Messages that are not known to be stored, oldest first, also those of other pages. */

@@ -307,7 +307,9 @@ class Chat {
   #onEvent(event) {
     const { room: name, seq, user_id, client_id } = event;
     const isOwn = user_id === this.user;
-    if (isOwn && this.#outbox.has(client_id, name)) this.#outbox.onStored(client_id, event);
+    // Another command of the user may have had the same id: then the message is not stored.
+    const isMessage = isOwn && event.type === 'message';
+    if (isMessage && this.#outbox.has(client_id, name)) this.#outbox.onStored(client_id, event);
     const room = this.#rooms.get(name);
     if (!room || seq <= room.position) return;
     if (!room.isFresh && seq > room.position + 1) {

@@ -190,6 +190,13 @@ impl Asked {
             Refusal::RoomNotFound => {
                 (Code::RoomNotFound, format!("there is no room {room}: create it first").into())
             }
+            Refusal::IdReused { first } => {
+                let re = self.re;
+                let error = format!(
+                    "your {first} in {room} had this \"id\": give the {re} an \"id\" of its own"
+                );
+                (Code::IdReused, error.into())
+            }
             Refusal::NotMember => (Code::NotMember, format!("join {room} before {what}").into()),
         };
         self.problem(Problem::new(code, error))

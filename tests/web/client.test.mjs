@@ -128,6 +128,27 @@ check('an id that cannot be is refused at once, and is in nobody\'s way', async 
   assert.equal(await within('the next one', ada.send(room, 'three', { id: ' ~'.repeat(32) })), 3);
 });
 
+check('a message with the id of another command is refused, and never thought stored', async () => {
+  const room = roomName();
+  const made = await fetch(`http://${n1}/api/rooms`, {
+    method: 'POST',
+    headers: { 'Content-Type': 'application/json', 'Idempotency-Key': 'c1' },
+    body: JSON.stringify({ user_id: 'ada', room }),
+  });
+  assert.equal(made.status, 201);
+  const refusal = { code: 'id_reused', room };
+  await assert.rejects(client(n1, 'ada').send(room, 'lost?', { id: 'c1' }), refusal);
+  // The event of that command has the id, too, and comes while the message waits.
+  const into = (frame) => (frame.code === 'id_reused' ? [] : [frame]);
+  const ada = client(n1, 'ada', { WebSocket: tampered({ into }) });
+  const sent = ada.send(room, 'lost?', { id: 'c1' });
+  await ada.join(room, { since: 0 });
+  await told(ada, room, 1);
+  assert.deepEqual(ada.waiting().map(({ id }) => id), ['c1']);
+  ada.close();
+  await assert.rejects(sent, { code: 'closed' });
+});
+
 check('a hole is mended and a repetition is dropped', async () => {
   const room = roomName();
   const talker = client(n1, 'talker');

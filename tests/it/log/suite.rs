@@ -127,8 +127,12 @@ async fn an_id_is_committed_once_for_ever(log: &Log) {
         write("ids", "3", "j", Verb::Leave),
     ];
     let outcomes = appender.append(&batch).await.unwrap();
-    let receipt = |event: &Event| Outcome::Duplicate(Receipt { seq: event.seq, at: event.at });
-    assert_eq!(outcomes[1], receipt(committed(&outcomes[0])));
+    let receipt = |event: &Event| {
+        let kind = event.kind.name().into();
+        Outcome::Duplicate(Receipt { kind, seq: event.seq, at: event.at })
+    };
+    let reused = |first: &'static str| Outcome::Refused(Refusal::IdReused { first: first.into() });
+    assert_eq!(outcomes[1], reused("create"));
     assert_eq!(outcomes[3], receipt(committed(&outcomes[2])));
     assert_eq!(committed(&outcomes[5]).seq, Seq(4));
     assert_eq!(committed(&outcomes[6]).client_id, None, "the id of a join is no key");
@@ -138,7 +142,19 @@ async fn an_id_is_committed_once_for_ever(log: &Log) {
     let later = [leave("ids", "1"), say("ids", "1", "m", "third"), batch[0].clone()];
     let again = another.append(&later).await.unwrap();
     assert_eq!(again[1..], [receipt(committed(&outcomes[2])), receipt(committed(&outcomes[0]))]);
-    assert_eq!(log.last_seq(&room("ids")).await.unwrap(), Some(Seq(7)));
+    // For another command neither, whatever else would be said of that one.
+    let others = [
+        say("ids", "1", "same", "the id of the create"),
+        write("ids", "1", "same", Verb::Leave),
+        write("ids", "1", "m", Verb::Create),
+        write("ids", "1", "m", Verb::Leave),
+        say("ids", "3", "j", "the id of the leave"),
+    ];
+    let wanted = ["create", "create", "message", "message", "leave"].map(reused);
+    assert_eq!(another.append(&others).await.unwrap(), wanted);
+    let joined = another.append(&[write("ids", "1", "m", Verb::Join)]).await.unwrap();
+    assert_eq!(committed(&joined[0]).seq, Seq(8), "the id of a join names nothing");
+    assert_eq!(log.last_seq(&room("ids")).await.unwrap(), Some(Seq(8)));
 }
 
 async fn leaving_and_joining_within_one_batch_counts_members_right(log: &Log) {
