@@ -11,10 +11,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
+pub use self::name::Unfit;
+
 /// Longest client id (idempotency key), in bytes.
 pub const CLIENT_ID_BYTES_MAX: usize = 64;
 
-/// The name of a room: 1 to 128 bytes, NFC, printable. Cloning shares the text.
+/// The name of a room: 1 to 128 bytes, NFC, printable (see `name`). Cloning shares the text.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RoomName(Arc<str>);
 
@@ -83,6 +85,10 @@ pub enum Invalid {
     Character(char),
     #[error("must be in Unicode normalization form C (NFC)")]
     NotNfc,
+    #[error("must not begin or end with a space")]
+    Edge,
+    #[error("contains U+{code:04X}, which {1}", code = *.0 as u32)]
+    Unfit(char, Unfit),
     #[error("must be printable ASCII")]
     NotAscii,
 }
@@ -90,6 +96,11 @@ pub enum Invalid {
 impl RoomName {
     pub fn parse(text: &str) -> Result<Self, Invalid> {
         name::check(text).map(|()| Self(text.into()))
+    }
+
+    /// Whether a new room may have the name: not all names may that are in logs.
+    pub fn check_new(&self) -> Result<(), Invalid> {
+        name::check_new(&self.0)
     }
 
     pub fn as_str(&self) -> &str {
@@ -100,6 +111,11 @@ impl RoomName {
 impl UserId {
     pub fn parse(text: &str) -> Result<Self, Invalid> {
         name::check(text).map(|()| Self(text.into()))
+    }
+
+    /// Whether a user of that name may come into a room: not all may who are in one already.
+    pub fn check_new(&self) -> Result<(), Invalid> {
+        name::check_new(&self.0)
     }
 
     pub fn as_str(&self) -> &str {

@@ -21,6 +21,7 @@ use crate::log::{LogError, Reading, Standing};
 use crate::model::{ClientId, Event, RoomName, Seq, Timestamp, UserId};
 use crate::protocol::command::{MEMBERS_LIMIT, Page, Start};
 use crate::protocol::error::{Code, Problem};
+use crate::protocol::fields::{self, Key};
 use crate::protocol::frame::{self, Frame};
 
 /// Bounded by `in_flight_max`: at that length the session stops reading its socket.
@@ -184,6 +185,7 @@ impl Asked {
             _ => "reading it",
         };
         let (code, error): (_, Cow<'static, str>) = match refusal {
+            Refusal::UserName(why) => return self.problem(fields::invalid(Key::UserId, why)),
             Refusal::RoomExists => {
                 (Code::RoomExists, format!("there is a room {room} already: join it").into())
             }
