@@ -93,7 +93,10 @@ export interface Chat {
    * asked behind each `joined`. `undefined` if the server does not know of it, or is away.
    */
   who(room: string): Promise<Who | undefined>;
-  /** Tells the others that the user is typing. May be called at each key: it is told every 3 s. */
+  /**
+   * Tells the others that the user is typing. May be called at each key: it is told every 3 s, and
+   * at once behind a message.
+   */
   typing(room: string): Promise<unknown>;
   /** Moves the user's mark of what they have read. */
   read(room: string, seq: number): Promise<unknown>;

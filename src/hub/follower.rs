@@ -331,13 +331,17 @@ impl Follower {
     /// Offers signs of life. They are taken only by a live follower whose socket has nothing
     /// waiting: it costs a slow socket nothing, and can make none fall behind. Between two batches
     /// is a fine place for them: `last` does not move.
-    pub fn signal(&self, frames: &Bytes) -> bool {
-        self.place().state == State::Live && self.link.offer_idle(frames)
+    ///
+    /// `None`: the socket has events above `up_to`, and one of them may be what the signs announce.
+    pub fn signal(&self, frames: &Bytes, up_to: Seq) -> Option<bool> {
+        let place = self.place();
+        let is_early = place.last <= up_to;
+        is_early.then(|| place.state == State::Live && self.link.offer_idle(frames))
     }
 
-    /// As `signal`, of frames that each name an event: in ascending order that seq, and where the
-    /// frame ends. It takes those that name what it has. A client that took the name for the event
-    /// itself would believe that it has it; so it has it.
+    /// Offers signs of life as `signal` does, in frames that each name an event: in ascending order
+    /// that seq, and where the frame ends. It takes those that name what it has. A client that took
+    /// the name for the event itself would believe that it has it; so it has it.
     pub fn signal_named(&self, frames: &Bytes, names: &[(Seq, usize)]) -> bool {
         let place = self.place();
         let known = names.partition_point(|(seq, _)| *seq <= place.last);

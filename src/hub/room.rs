@@ -15,6 +15,7 @@ use super::door::Door;
 use super::follower::{Follower, State as Following};
 use crate::config::HubConfig;
 use crate::model::{RoomName, Seq};
+use crate::protocol::frame::Frame;
 
 /// A room that someone on this node follows, or followed a moment ago.
 pub struct Room {
@@ -215,6 +216,21 @@ impl Room {
         self.moved.notified()
     }
 
+    /// Looks in the ring for an event above `after` that fits, and returns up to which seq there is
+    /// none. `None`: there is one, or the ring does not reach back to `after` any more.
+    pub fn lacks(&self, after: Seq, fits: impl Fn(&Frame) -> bool) -> Option<Seq> {
+        let state = self.state();
+        let edge = state.edge.unwrap_or_default();
+        let news = state.ring.iter().rev().take_while(|entry| entry.seq > after);
+        let (mut lowest, mut found) = (edge.0.saturating_add(1), false);
+        for entry in news {
+            lowest = entry.seq.0;
+            found |= fits(&entry.frame);
+        }
+        let is_whole = edge <= after || lowest == after.0.saturating_add(1);
+        (is_whole && !found).then_some(edge.max(after))
+    }
+
     /// Everyone who follows, as of now.
     pub fn followers(&self) -> Arc<Vec<Arc<Follower>>> {
         self.state().followers.clone()
@@ -277,6 +293,47 @@ impl RoomState {
             if let Some(oldest) = self.ring.pop_front() {
                 self.ring_bytes -= oldest.frame.bytes().len();
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use crate::model::{Event, EventKind, Text, Timestamp, UserId};
+
+    #[test]
+    fn an_event_that_has_left_the_ring_may_have_fitted() {
+        let (name, now) = (RoomName::stored("r"), Instant::now());
+        let frame = |seq| {
+            let kind = EventKind::Message(Text::stored(&format!("of {seq}")));
+            let (room, user, at) = (name.clone(), UserId::stored("1"), Timestamp(0));
+            Entry::new(&Event { room, seq: Seq(seq), user, client_id: None, at, kind }, now)
+        };
+        let room = Room::new(name.clone(), now);
+        let nothing = |_: &Frame| false;
+        assert_eq!(
+            room.lacks(Seq(7), nothing),
+            Some(Seq(7)),
+            "the room has no edge, so nobody was sent anything"
+        );
+        room.set_edge(Seq(5));
+        let config = HubConfig { ring_len_max: 3, ..Config::from_defaults().hub };
+        room.accept(&[6, 7, 8, 9].map(frame), &config);
+        let eight = frame(8).frame;
+        let is_eight = |frame: &Frame| *frame == eight;
+        for (after, without, but_eight) in [
+            (5, None, None),
+            (6, Some(9), None),
+            (7, Some(9), None),
+            (8, Some(9), Some(9)),
+            (9, Some(9), Some(9)),
+            (12, Some(12), Some(12)),
+            (u64::MAX, Some(u64::MAX), Some(u64::MAX)),
+        ] {
+            assert_eq!(room.lacks(Seq(after), nothing), without.map(Seq), "{after}");
+            assert_eq!(room.lacks(Seq(after), is_eight), but_eight.map(Seq), "{after}");
         }
     }
 }

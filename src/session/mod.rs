@@ -285,7 +285,9 @@ impl Session {
             }
             Command::Typing { user, room } => {
                 let follower = self.follows.follower(&room).cloned();
-                Pending::Work(Box::pin(signs::typing(reader, asked(room, user, id), follower)))
+                let since = self.shared.hub.room(&room).and_then(|room| room.edge());
+                let asked = asked(room, user, id);
+                Pending::Work(Box::pin(signs::typing(reader, asked, follower, since)))
             }
             Command::Read { user, room, seq } => {
                 let (follower, asked) =

@@ -316,6 +316,25 @@ check('who begins to listen is told from then on, and who closes is told no more
   assert.equal(late, 0);
 });
 
+check('one who types the next message is told of at once', async () => {
+  const room = roomName();
+  const told = [];
+  const out = (frame) => {
+    if (frame.type === 'typing') told.push(frame.room);
+    return [frame];
+  };
+  const [ada, bob] = [client(n1, 'ada', { WebSocket: tampered({ out }) }), client(n1, 'bob')];
+  await ada.create(room);
+  await Promise.all([ada.join(room), bob.join(room)]);
+  for (const message of ['one', 'two', 'three']) {
+    const heard = next(bob, 'typing', ({ user_id }) => user_id === 'ada');
+    for (let key = 0; key < 5; key += 1) await ada.typing(room);
+    await heard;
+    await ada.send(room, message);
+  }
+  assert.equal(told.length, 3);
+});
+
 check('signs of life that a server does not know are asked for once', async () => {
   let asked = 0;
   const out = (frame) => {
