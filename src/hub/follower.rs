@@ -21,6 +21,7 @@
 //! are *asked for* when it sends the command; the follower notes their leaves from then on, does
 //! not stop while an answer is owed, and the answer says as of which seq the user is a member.
 
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -39,6 +40,8 @@ pub struct Follower {
     link: Arc<Link>,
     /// Where the session hears that this follower needs it.
     inbox: Arc<Inbox>,
+    /// Its index in the room's list of followers, which the room reads and writes under its lock.
+    pub(super) index: AtomicUsize,
     place: Mutex<Place>,
 }
 
@@ -134,7 +137,8 @@ impl Follower {
         let state = State::CatchingUp;
         let watch = Watch::No;
         let place = Place { last, state, users, asks, start: last, awaited: None, watch };
-        Self { door, link, inbox, place: Mutex::new(place) }
+        let index = AtomicUsize::new(usize::MAX);
+        Self { door, link, inbox, index, place: Mutex::new(place) }
     }
 
     pub fn room(&self) -> &RoomName {

@@ -4,6 +4,7 @@
 //! as a few map operations take.
 
 use std::collections::VecDeque;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -167,21 +168,26 @@ impl Room {
             follower.go_live(edge);
         }
         state.idle_since = None;
+        follower.index.store(state.followers.len(), Relaxed);
         Arc::make_mut(&mut state.followers).push(follower);
         self.door.pass();
         true
     }
 
-    /// Removes a follower, if it is still there.
+    /// Removes a follower, if it is still there. It knows its index: a search for each of a crowd
+    /// that goes at once would take the crowd's size squared.
     pub fn unfollow(&self, follower: &Arc<Follower>, now: Instant) {
         follower.stop();
         let mut state = self.state();
-        let Some(place) = state.followers.iter().position(|known| Arc::ptr_eq(known, follower))
-        else {
+        let index = follower.index.load(Relaxed);
+        if !state.followers.get(index).is_some_and(|known| Arc::ptr_eq(known, follower)) {
             return;
-        };
+        }
         let followers = Arc::make_mut(&mut state.followers);
-        followers.swap_remove(place);
+        followers.swap_remove(index);
+        if let Some(moved) = followers.get(index) {
+            moved.index.store(index, Relaxed);
+        }
         self.door.pass();
         if followers.is_empty() {
             // An empty room keeps its ring for a while, but not the list of a crowd.
@@ -299,9 +305,51 @@ impl RoomState {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+    use tokio::net::{TcpListener, TcpStream};
+
     use super::*;
     use crate::config::Config;
+    use crate::metrics::Gauge;
     use crate::model::{Event, EventKind, Text, Timestamp, UserId};
+    use crate::socket::Socket;
+
+    /// Each is found at once, wherever it has come to stand by the others' going.
+    #[tokio::test]
+    async fn those_who_go_are_gone_in_whatever_order_and_no_others() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap());
+        let (_client, accepted) = tokio::join!(client, listener.accept());
+        let (stream, config) = (accepted.unwrap().0, Config::from_defaults().socket);
+        let socket = Socket::new(stream, Bytes::new(), &config, &Gauge::default());
+        let (room, now) = (Room::new(RoomName::stored("r"), Instant::now()), Instant::now());
+        let new = || {
+            let (door, link, inbox) = (room.door.clone(), socket.link().clone(), Arc::default());
+            let as_user = (UserId::stored("1"), Seq(1));
+            Arc::new(Follower::new(door, link, inbox, Seq(1), as_user, &[]))
+        };
+        let stranger = new();
+        let mut following: Vec<Arc<Follower>> = Vec::new();
+        for step in 0_usize..2000 {
+            // At first more come than go, then fewer.
+            let comes = step * 7919 % 10 < if step < 1000 { 7 } else { 2 };
+            if comes || following.is_empty() {
+                following.push(new());
+                assert!(room.follow(following[following.len() - 1].clone()));
+            } else {
+                let gone = following.swap_remove(step * 104_729 % following.len());
+                room.unfollow(&gone, now);
+                room.unfollow(&gone, now);
+                room.unfollow(&stranger, now);
+            }
+            let address = |follower: &Arc<Follower>| Arc::as_ptr(follower).addr();
+            let mut known: Vec<usize> = room.followers().iter().map(address).collect();
+            let mut wanted: Vec<usize> = following.iter().map(address).collect();
+            known.sort_unstable();
+            wanted.sort_unstable();
+            assert_eq!(known, wanted, "step {step}");
+        }
+    }
 
     #[test]
     fn an_event_that_has_left_the_ring_may_have_fitted() {
