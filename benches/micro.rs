@@ -1,9 +1,9 @@
 //! What the small steps of a message cost: to parse a command, to decide a batch, to encode an
-//! event, and to offer it to a follower of a room.
+//! event, and to offer it to a follower of a room; and what it costs that a crowd leaves one.
 //!
-//! `cargo bench --bench micro`; criterion says how each compares with the last time. All but the
-//! last are without I/O. An offer ends in the kernel's send on loopback, which is nearly all of it;
-//! so the bare send stands beside it, and the difference is ours.
+//! `cargo bench --bench micro`; criterion says how each compares with the last time. All but
+//! `offer` are without I/O. An offer ends in the kernel's send on loopback, which is nearly all of
+//! it; so the bare send stands beside it, and the difference is ours.
 
 use std::hint::black_box;
 use std::io::Read;
@@ -14,12 +14,15 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use rand::seq::SliceRandom;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
-use verbatim::budget::Budget;
+use verbatim::budget::{Budget, Budgets};
 use verbatim::config::SocketConfig;
 use verbatim::decide::{Room, Verb, Write};
-use verbatim::hub::{Batch, Door, Entry, Follower};
+use verbatim::hub::{self, Batch, Door, Entry, Follower};
 use verbatim::model::{ClientId, Event, EventKind, RoomName, Seq, Text, Timestamp, UserId};
 use verbatim::protocol::command::Request;
 use verbatim::protocol::frame;
@@ -40,7 +43,7 @@ const SOCKET: SocketConfig = SocketConfig {
     read_buffer_bytes: 4096,
 };
 
-criterion_group!(benches, parse, decide, encode, offer);
+criterion_group!(benches, parse, decide, encode, offer, unfollow);
 criterion_main!(benches);
 
 fn parse(criterion: &mut Criterion) {
@@ -141,6 +144,38 @@ fn offer(criterion: &mut Criterion) {
             })
         });
     });
+}
+
+/// All sockets of a room go at once, in an order of their own.
+fn unfollow(criterion: &mut Criterion) {
+    let runtime = Runtime::new().expect("a runtime can be started");
+    let (stream, _) = runtime.block_on(connect()).expect("loopback can be connected to");
+    let link = runtime
+        .block_on(async { serve(Socket::new(stream, Bytes::new(), &SOCKET, &Arc::default())) });
+    let budgets = Budgets::new(usize::MAX, usize::MAX, usize::MAX);
+    let mut group = criterion.benchmark_group("unfollow");
+    group.sample_size(10);
+    for len in [1000, 10_000, 100_000] {
+        let crowd = || {
+            let room = hub::Room::new(room(), Instant::now(), &budgets);
+            let new = |_| {
+                let (door, link, inbox) = (room.door.clone(), link.clone(), Arc::default());
+                Arc::new(Follower::new(door, link, inbox, Seq(0), (user(1), Seq(0)), &[]))
+            };
+            let mut crowd: Vec<Arc<Follower>> = (0..len).map(new).collect();
+            assert!(crowd.iter().all(|follower| room.follow(follower.clone())));
+            crowd.shuffle(&mut StdRng::seed_from_u64(1));
+            (room, crowd)
+        };
+        let go = |(room, crowd): &mut (hub::Room, Vec<Arc<Follower>>)| {
+            let now = Instant::now();
+            crowd.iter().for_each(|follower| room.unfollow(follower, now));
+        };
+        group.throughput(Throughput::Elements(len));
+        group.bench_function(format!("{len} followers"), |bencher| {
+            bencher.iter_batched_ref(crowd, go, BatchSize::PerIteration);
+        });
+    }
 }
 
 /// The time of so many calls, in rounds small enough for the buffers on the way: the client has

@@ -63,7 +63,8 @@ export interface Chat {
    * Resolves with the seq once the message is stored: exactly once, in the order of the calls for
    * each room, however many connections that takes. Rejects if the server refuses it for good
    * (`not_member`, `too_large`, …). `id` is what makes it one message: 1 to 64 characters of
-   * printable ASCII, by default a new one. Another that waits may not have the same.
+   * printable ASCII, by default a new one. Another that waits may not have the same, and if another
+   * command of the user in this room had it, the server refuses the message (`id_reused`).
    */
   send(room: string, message: string, options?: { id?: string | undefined }): Promise<number>;
   /** Messages that are not known to be stored, oldest first, also those of other pages. */
@@ -92,7 +93,10 @@ export interface Chat {
    * asked behind each `joined`. `undefined` if the server does not know of it, or is away.
    */
   who(room: string): Promise<Who | undefined>;
-  /** Tells the others that the user is typing. May be called at each key: it is told every 3 s. */
+  /**
+   * Tells the others that the user is typing. May be called at each key: it is told every 3 s, and
+   * at once behind a message.
+   */
   typing(room: string): Promise<unknown>;
   /** Moves the user's mark of what they have read. */
   read(room: string, seq: number): Promise<unknown>;

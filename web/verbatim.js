@@ -22,7 +22,7 @@ import { Questions } from './verbatim/questions.js';
 
 export { ChatError, newId };
 
-/** Others take somebody as typing for 6 s, and a server passes on one in 3 s. */
+/** Others take somebody as typing for 6 s, or until they send it. A server tells one in 3 s. */
 const TYPING_PAUSE_MS = 3000;
 /** Rooms in one `resume`: far below the longest frame, whatever their names. */
 const RESUME_LEN_MAX = 100;
@@ -62,7 +62,11 @@ class Chat {
       user: this.user,
       url,
       line: this.#line,
-      emit: (type, event) => this.#emit(type, event),
+      emit: (type, event) => {
+        // Their message has taken the typing back: with the next one it is told anew.
+        if (type === 'sent') this.#typed.delete(event.room);
+        this.#emit(type, event);
+      },
     });
     this.#questions = new Questions(this.#line, (frame) => this.#write(frame));
     this.#line.open();
@@ -307,7 +311,9 @@ class Chat {
   #onEvent(event) {
     const { room: name, seq, user_id, client_id } = event;
     const isOwn = user_id === this.user;
-    if (isOwn && this.#outbox.has(client_id, name)) this.#outbox.onStored(client_id, event);
+    // Another command of the user may have had the same id: then the message is not stored.
+    const isMessage = isOwn && event.type === 'message';
+    if (isMessage && this.#outbox.has(client_id, name)) this.#outbox.onStored(client_id, event);
     const room = this.#rooms.get(name);
     if (!room || seq <= room.position) return;
     if (!room.isFresh && seq > room.position + 1) {

@@ -88,15 +88,9 @@ export function hue(name, hues) {
   return ((hash ^ (hash >>> 15)) >>> 0) % hues;
 }
 
-/** What went wrong with a name, when the server refuses it. The rules are those of the protocol. */
+/** What is wrong with a name, in the server's words; it begins with the field, quoted. */
 function nameError(what, error) {
-  const text = error.message;
-  if (/U\+/.test(text)) {
-    return `The ${what} holds characters that nobody can see. Please type it without them.`;
-  }
-  if (/128/.test(text)) return `The ${what} is too long. Please choose a shorter one.`;
-  if (/white space|empty/.test(text)) return `The ${what} is empty. Please type one.`;
-  return `This ${what} will not do: ${text}.`;
+  return `The ${what} ${error.message.replace(/^"\w+" /, '')}.`;
 }
 
 /** An error for the person in front of the page: what happened, and what to do. */

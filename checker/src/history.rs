@@ -60,7 +60,7 @@ const INDEFINITE: [&str; 3] = ["unavailable", "internal", "rate_limited"];
 /// What makes two commands the same.
 #[derive(PartialEq, Eq, Hash)]
 enum Key {
-    Keyed(Room, User, Text),
+    Keyed(Room, User, Kind, Text),
     Bare(Room, User, Kind, Option<Text>),
 }
 
@@ -110,7 +110,8 @@ impl History {
     }
 
     /// The command that a client is about to send, or sends again. One `id` of one user in one room
-    /// is for one command only: what is sent under it later is taken for the first.
+    /// names one command: what is sent under it later is taken for the first, if it is of its type,
+    /// and is another command if it is not.
     pub fn command(&mut self, wanted: &Wanted<'_>) -> Command {
         let Wanted { kind, room, user, id, text } = *wanted;
         let text = text.map(|text| self.text(text));
@@ -130,7 +131,7 @@ impl History {
         // A join is idempotent by nature: its id is no key.
         let id = id.filter(|_| kind != Kind::Join).map(|id| self.text(id));
         let key = match id {
-            Some(id) => Key::Keyed(room, user, id),
+            Some(id) => Key::Keyed(room, user, kind, id),
             None => Key::Bare(room, user, kind, text),
         };
         let next = self.commands.len().into();

@@ -21,6 +21,7 @@
 //! are *asked for* when it sends the command; the follower notes their leaves from then on, does
 //! not stop while an answer is owed, and the answer says as of which seq the user is a member.
 
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -39,6 +40,8 @@ pub struct Follower {
     link: Arc<Link>,
     /// Where the session hears that this follower needs it.
     inbox: Arc<Inbox>,
+    /// Its index in the room's list of followers, which the room reads and writes under its lock.
+    pub(super) index: AtomicUsize,
     place: Mutex<Place>,
 }
 
@@ -134,7 +137,8 @@ impl Follower {
         let state = State::CatchingUp;
         let watch = Watch::No;
         let place = Place { last, state, users, asks, start: last, awaited: None, watch };
-        Self { door, link, inbox, place: Mutex::new(place) }
+        let index = AtomicUsize::new(usize::MAX);
+        Self { door, link, inbox, index, place: Mutex::new(place) }
     }
 
     pub fn room(&self) -> &RoomName {
@@ -331,13 +335,17 @@ impl Follower {
     /// Offers signs of life. They are taken only by a live follower whose socket has nothing
     /// waiting: it costs a slow socket nothing, and can make none fall behind. Between two batches
     /// is a fine place for them: `last` does not move.
-    pub fn signal(&self, frames: &Bytes) -> bool {
-        self.place().state == State::Live && self.link.offer_idle(frames)
+    ///
+    /// `None`: the socket has events above `up_to`, and one of them may be what the signs announce.
+    pub fn signal(&self, frames: &Bytes, up_to: Seq) -> Option<bool> {
+        let place = self.place();
+        let is_early = place.last <= up_to;
+        is_early.then(|| place.state == State::Live && self.link.offer_idle(frames))
     }
 
-    /// As `signal`, of frames that each name an event: in ascending order that seq, and where the
-    /// frame ends. It takes those that name what it has. A client that took the name for the event
-    /// itself would believe that it has it; so it has it.
+    /// Offers signs of life as `signal` does, in frames that each name an event: in ascending order
+    /// that seq, and where the frame ends. It takes those that name what it has. A client that took
+    /// the name for the event itself would believe that it has it; so it has it.
     pub fn signal_named(&self, frames: &Bytes, names: &[(Seq, usize)]) -> bool {
         let place = self.place();
         let known = names.partition_point(|(seq, _)| *seq <= place.last);

@@ -33,7 +33,7 @@ impl Ring {
         Self { entries, frames_bytes: 0, held, unsent: unsent.clone() }
     }
 
-    pub fn iter(&self) -> impl Iterator<Item = &Entry> + Clone {
+    pub fn iter(&self) -> impl DoubleEndedIterator<Item = &Entry> + Clone {
         self.entries.iter()
     }
 

@@ -3,7 +3,8 @@
 //! It does no I/O and spawns nothing. Everything here happens under the room's lock, for as long
 //! as a few map operations take.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -17,6 +18,7 @@ use super::ring::Ring;
 use crate::budget::Budgets;
 use crate::config::HubConfig;
 use crate::model::{RoomName, Seq};
+use crate::protocol::frame::Frame;
 
 /// A room that someone on this node follows, or followed a moment ago.
 pub struct Room {
@@ -172,22 +174,27 @@ impl Room {
             follower.go_live(edge);
         }
         state.idle_since = None;
-        self.is_used.store(true, Ordering::Relaxed);
+        self.is_used.store(true, Relaxed);
+        follower.index.store(state.followers.len(), Relaxed);
         Arc::make_mut(&mut state.followers).push(follower);
         self.door.pass();
         true
     }
 
-    /// Removes a follower, if it is still there.
+    /// Removes a follower, if it is still there. It knows its index: a search for each of a crowd
+    /// that goes at once would take the crowd's size squared.
     pub fn unfollow(&self, follower: &Arc<Follower>, now: Instant) {
         follower.stop();
         let mut state = self.state();
-        let Some(place) = state.followers.iter().position(|known| Arc::ptr_eq(known, follower))
-        else {
+        let index = follower.index.load(Relaxed);
+        if !state.followers.get(index).is_some_and(|known| Arc::ptr_eq(known, follower)) {
             return;
-        };
+        }
         let followers = Arc::make_mut(&mut state.followers);
-        followers.swap_remove(place);
+        followers.swap_remove(index);
+        if let Some(moved) = followers.get(index) {
+            moved.index.store(index, Relaxed);
+        }
         self.door.pass();
         if followers.is_empty() {
             // An empty room keeps its ring for a while, but not the list of a crowd.
@@ -218,7 +225,7 @@ impl Room {
 
     fn noted(&self, page: NextPage) -> NextPage {
         if matches!(page, NextPage::Ring(_)) {
-            self.is_used.store(true, Ordering::Relaxed);
+            self.is_used.store(true, Relaxed);
         }
         page
     }
@@ -226,7 +233,7 @@ impl Room {
     /// Forgets the recent events, for their memory is needed, unless somebody used them since the
     /// last time that this was asked. Those that a fan-out has not taken yet stay.
     pub fn yield_ring(&self) {
-        if !self.is_used.swap(false, Ordering::Relaxed) {
+        if !self.is_used.swap(false, Relaxed) {
             let mut state = self.state();
             let fanned = state.fanned;
             state.ring.clear_up_to(fanned);
@@ -237,6 +244,21 @@ impl Room {
     /// `page_after`, then wait; an event between the look and the wait is not missed.
     pub fn moved(&self) -> Notified<'_> {
         self.moved.notified()
+    }
+
+    /// Looks in the ring for an event above `after` that fits, and returns up to which seq there is
+    /// none. `None`: there is one, or the ring does not reach back to `after` any more.
+    pub fn lacks(&self, after: Seq, fits: impl Fn(&Frame) -> bool) -> Option<Seq> {
+        let state = self.state();
+        let edge = state.edge.unwrap_or_default();
+        let news = state.ring.iter().rev().take_while(|entry| entry.seq > after);
+        let (mut lowest, mut found) = (edge.0.saturating_add(1), false);
+        for entry in news {
+            lowest = entry.seq.0;
+            found |= fits(&entry.frame);
+        }
+        let is_whole = edge <= after || lowest == after.0.saturating_add(1);
+        (is_whole && !found).then_some(edge.max(after))
     }
 
     /// Everyone who follows, as of now.
@@ -290,5 +312,92 @@ impl RoomState {
             })
             .count();
         Batch::join(self.ring.iter().skip(skip).take(len), |len| self.ring.unsent().hold(len))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+    use crate::config::Config;
+    use crate::model::{Event, EventKind, Text, Timestamp, UserId};
+    use crate::socket::Socket;
+
+    fn budgets() -> Budgets {
+        Budgets::new(1 << 20, 1 << 20, 1 << 20)
+    }
+
+    /// Each is found at once, wherever it has come to stand by the others' going.
+    #[tokio::test]
+    async fn those_who_go_are_gone_in_whatever_order_and_no_others() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap());
+        let (_client, accepted) = tokio::join!(client, listener.accept());
+        let (stream, config) = (accepted.unwrap().0, Config::from_defaults().socket);
+        let socket = Socket::new(stream, Bytes::new(), &config, &Arc::default());
+        let now = Instant::now();
+        let room = Room::new(RoomName::stored("r"), now, &budgets());
+        let new = || {
+            let (door, link, inbox) = (room.door.clone(), socket.link().clone(), Arc::default());
+            let as_user = (UserId::stored("1"), Seq(1));
+            Arc::new(Follower::new(door, link, inbox, Seq(1), as_user, &[]))
+        };
+        let stranger = new();
+        let mut following: Vec<Arc<Follower>> = Vec::new();
+        for step in 0_usize..2000 {
+            // At first more come than go, then fewer.
+            let comes = step * 7919 % 10 < if step < 1000 { 7 } else { 2 };
+            if comes || following.is_empty() {
+                following.push(new());
+                assert!(room.follow(following[following.len() - 1].clone()));
+            } else {
+                let gone = following.swap_remove(step * 104_729 % following.len());
+                room.unfollow(&gone, now);
+                room.unfollow(&gone, now);
+                room.unfollow(&stranger, now);
+            }
+            let address = |follower: &Arc<Follower>| Arc::as_ptr(follower).addr();
+            let mut known: Vec<usize> = room.followers().iter().map(address).collect();
+            let mut wanted: Vec<usize> = following.iter().map(address).collect();
+            known.sort_unstable();
+            wanted.sort_unstable();
+            assert_eq!(known, wanted, "step {step}");
+        }
+    }
+
+    #[test]
+    fn an_event_that_has_left_the_ring_may_have_fitted() {
+        let (name, now) = (RoomName::stored("r"), Instant::now());
+        let frame = |seq| {
+            let kind = EventKind::Message(Text::stored(&format!("of {seq}")));
+            let (room, user, at) = (name.clone(), UserId::stored("1"), Timestamp(0));
+            Entry::new(&Event { room, seq: Seq(seq), user, client_id: None, at, kind }, now)
+        };
+        let room = Room::new(name.clone(), now, &budgets());
+        let nothing = |_: &Frame| false;
+        assert_eq!(
+            room.lacks(Seq(7), nothing),
+            Some(Seq(7)),
+            "the room has no edge, so nobody was sent anything"
+        );
+        room.set_edge(Seq(5));
+        let config = HubConfig { ring_len_max: 3, ..Config::from_defaults().hub };
+        room.accept(&[6, 7, 8, 9].map(frame), &config);
+        let eight = frame(8).frame;
+        let is_eight = |frame: &Frame| *frame == eight;
+        for (after, without, but_eight) in [
+            (5, None, None),
+            (6, Some(9), None),
+            (7, Some(9), None),
+            (8, Some(9), Some(9)),
+            (9, Some(9), Some(9)),
+            (12, Some(12), Some(12)),
+            (u64::MAX, Some(u64::MAX), Some(u64::MAX)),
+        ] {
+            assert_eq!(room.lacks(Seq(after), nothing), without.map(Seq), "{after}");
+            assert_eq!(room.lacks(Seq(after), is_eight), but_eight.map(Seq), "{after}");
+        }
     }
 }

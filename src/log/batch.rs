@@ -188,7 +188,7 @@ mod tests {
         assert_eq!(decided.outcomes.len(), 6);
         assert_eq!(decided.outcomes[1], Outcome::Refused(Refusal::RoomNotFound));
         assert!(
-            matches!(decided.outcomes[3], Outcome::Duplicate(receipt) if receipt.seq == Seq(2))
+            matches!(&decided.outcomes[3], Outcome::Duplicate(receipt) if receipt.seq == Seq(2))
         );
         let events: Vec<_> =
             decided.events().map(|(place, event, turn)| (place, event.seq.0, turn)).collect();

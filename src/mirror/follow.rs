@@ -293,8 +293,8 @@ impl Follow {
             if kind == PushKind::Disconnection {
                 return Err(Lost::Ended);
             }
-            let (PushKind::Message, [channel, payload]) = (kind, data.as_slice()) else { continue };
-            let (Value::BulkString(channel), Value::BulkString(payload)) = (channel, payload)
+            let (PushKind::Message, Ok([Value::BulkString(channel), Value::BulkString(payload)])) =
+                (kind, <[Value; 2]>::try_from(data))
             else {
                 continue;
             };
@@ -304,7 +304,7 @@ impl Follow {
                 }
                 continue;
             }
-            let Some((id, event)) = Mirrored::parse_live(payload.clone()) else { continue };
+            let Some((id, event)) = Mirrored::parse_live(payload) else { continue };
             if id <= self.state.reached.id {
                 continue;
             }

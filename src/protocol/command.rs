@@ -225,7 +225,10 @@ fn parse_fields(
     let user = || fields.user(Key::UserId);
     let room = || fields.room(Key::Room);
     Ok(match re {
-        "create" => Command::Create { user: user()?, room: room()? },
+        "create" => {
+            let user = fields.new_user(Key::UserId)?;
+            Command::Create { user, room: fields.new_room(Key::Room)? }
+        }
         "join" => Command::Join { user: user()?, room: room()?, start: start(fields)? },
         "leave" => Command::Leave { user: user()?, room: room()? },
         "message" => {

@@ -19,6 +19,8 @@ pub enum Code {
     UnknownType,
     RoomExists,
     RoomNotFound,
+    /// The `id` names another command.
+    IdReused,
     NotMember,
     /// A `message` over the limit.
     TooLarge,
@@ -48,12 +50,13 @@ pub struct Problem {
 }
 
 impl Code {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::BadJson,
         Self::BadRequest,
         Self::UnknownType,
         Self::RoomExists,
         Self::RoomNotFound,
+        Self::IdReused,
         Self::NotMember,
         Self::TooLarge,
         Self::RateLimited,
@@ -69,6 +72,7 @@ impl Code {
             Self::UnknownType => "unknown_type",
             Self::RoomExists => "room_exists",
             Self::RoomNotFound => "room_not_found",
+            Self::IdReused => "id_reused",
             Self::NotMember => "not_member",
             Self::TooLarge => "too_large",
             Self::RateLimited => "rate_limited",
@@ -81,7 +85,7 @@ impl Code {
     pub fn status(self) -> u16 {
         match self {
             Self::BadJson | Self::BadRequest | Self::UnknownType => 400,
-            Self::RoomExists => 409,
+            Self::RoomExists | Self::IdReused => 409,
             Self::RoomNotFound => 404,
             Self::NotMember => 403,
             Self::TooLarge => 413,

@@ -143,6 +143,20 @@ impl<'a> Fields<'a> {
         UserId::parse(&text).map_err(|why| invalid(key, why))
     }
 
+    /// As `room`, for one that is to be made.
+    pub fn new_room(&self, key: Key) -> Result<RoomName, Problem> {
+        let room = self.room(key)?;
+        room.check_new().map_err(|why| invalid(key, why))?;
+        Ok(room)
+    }
+
+    /// As `user`, for one who is new to a room in any case.
+    pub fn new_user(&self, key: Key) -> Result<UserId, Problem> {
+        let user = self.user(key)?;
+        user.check_new().map_err(|why| invalid(key, why))?;
+        Ok(user)
+    }
+
     /// An integer from `min` to `max`; `None` if the key is absent.
     pub fn integer(&self, key: Key, min: u64, max: u64) -> Result<Option<u64>, Problem> {
         let Some(raw) = self.raw(key) else { return Ok(None) };

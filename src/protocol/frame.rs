@@ -148,6 +148,23 @@ pub fn event(event: &Event) -> Frame {
     })
 }
 
+/// The first bytes of the payload of each event of this type, room and user, and of no other event:
+/// they tell whose an event is without parsing it.
+pub fn event_begin(kind: &str, room: &RoomName, user: &UserId) -> Vec<u8> {
+    #[derive(Serialize)]
+    struct Begin<'a> {
+        r#type: &'a str,
+        room: &'a str,
+        user_id: &'a str,
+    }
+    let (room, user_id) = (room.as_str(), user.as_str());
+    let mut begin = to_json(&Begin { r#type: kind, room, user_id });
+    // An event has more behind it.
+    begin.pop();
+    begin.push(b',');
+    begin
+}
+
 /// The first frame of every socket.
 #[derive(Clone, Copy, Debug)]
 pub struct Hello<'a> {
@@ -458,6 +475,7 @@ fn to_json<T: Serialize + ?Sized>(value: &T) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::{EventKind, Text};
 
     #[test]
     fn a_frame_of_any_length_gives_back_its_payload_and_type() {
@@ -470,5 +488,29 @@ mod tests {
         }
         assert_eq!(payload_of(Frame::text(b"").bytes()), b"");
         assert_eq!((payload_of(b""), type_of(b"{}")), (&b""[..], ""));
+    }
+
+    #[test]
+    fn an_event_begins_as_those_of_its_type_room_and_user_do_and_no_others() {
+        let texts = ["a", "a\"", "ä\\", "\u{1F980}", "a\",\"user_id\":\"a"];
+        let all = texts.iter().flat_map(|room| texts.map(|user| (*room, user)));
+        for (room, user) in all.clone() {
+            let (room, user) = (RoomName::stored(room), UserId::stored(user));
+            let begins = ["message", "leave"].map(|kind| event_begin(kind, &room, &user));
+            for kind in [EventKind::Message(Text::stored("x")), EventKind::Leave] {
+                let of = |(room, user): (&str, &str)| {
+                    let (room, user) = (RoomName::stored(room), UserId::stored(user));
+                    let (seq, at, kind) = (Seq(7), Timestamp(0), kind.clone());
+                    event(&Event { room, seq, user, client_id: None, at, kind })
+                };
+                for other in all.clone() {
+                    let frame = of(other);
+                    let begun = begins.iter().position(|it| frame.payload().starts_with(it));
+                    let is_same = other == (room.as_str(), user.as_str());
+                    let place = usize::from(kind == EventKind::Leave);
+                    assert_eq!(begun, is_same.then_some(place), "{other:?}");
+                }
+            }
+        }
     }
 }

@@ -25,6 +25,7 @@ use crate::log::{LogError, Reading, Standing};
 use crate::model::{ClientId, Event, RoomName, Seq, Timestamp, UserId};
 use crate::protocol::command::{MEMBERS_LIMIT, Start};
 use crate::protocol::error::{Code, Problem};
+use crate::protocol::fields::{self, Key};
 use crate::protocol::frame::{self, Frame};
 
 /// Bounded by `in_flight_max`: at that length the session stops reading its socket.
@@ -239,11 +240,19 @@ impl Asked {
             _ => "reading it",
         };
         let (code, error): (_, Cow<'static, str>) = match refusal {
+            Refusal::UserName(why) => return self.problem(fields::invalid(Key::UserId, why)),
             Refusal::RoomExists => {
                 (Code::RoomExists, format!("there is a room {room} already: join it").into())
             }
             Refusal::RoomNotFound => {
                 (Code::RoomNotFound, format!("there is no room {room}: create it first").into())
+            }
+            Refusal::IdReused { first } => {
+                let re = self.re;
+                let error = format!(
+                    "your {first} in {room} had this \"id\": give the {re} an \"id\" of its own"
+                );
+                (Code::IdReused, error.into())
             }
             Refusal::NotMember => (Code::NotMember, format!("join {room} before {what}").into()),
         };

@@ -384,8 +384,9 @@ impl Session {
                 Pending::later(|| signs::who(reader, asked, follower))
             }
             Command::Typing { user, room } => {
-                let (follower, asked) = (self.follower(&room), asked(room, user, id));
-                Pending::later(|| signs::typing(reader, asked, follower))
+                let (follower, asked) = (self.follower(&room), asked(room.clone(), user, id));
+                let since = self.shared.hub.room(&room).and_then(|room| room.edge());
+                Pending::later(move || signs::typing(reader, asked, follower, since))
             }
             Command::Read { user, room, seq } => {
                 let (follower, asked) = (self.follower(&room), asked(room, user, id));

@@ -35,12 +35,19 @@ pub async fn who(mut reader: Reader, asked: Asked, follows: Follows) -> Reply {
     Reply::Who(asked)
 }
 
-pub async fn typing(mut reader: Reader, asked: Asked, follows: Follows) -> Reply {
+/// `since`: the room's edge when the command was read. The message that it announces is on its way
+/// to the log as soon as it is read, and may be there before this command has its turn.
+pub async fn typing(
+    mut reader: Reader,
+    asked: Asked,
+    follows: Follows,
+    since: Option<Seq>,
+) -> Reply {
     reader.begin();
     if let Err(problem) = admit(&reader, &asked, follows).await {
         return Reply::Problem(problem);
     }
-    reader.shared.signals.types(&asked.room, &asked.user);
+    reader.shared.signals.types(&asked.room, asked.user.clone(), since);
     taken(&asked)
 }
 

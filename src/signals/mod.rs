@@ -29,15 +29,15 @@ use tokio::time::{MissedTickBehavior, interval, timeout_at};
 use self::marks::Marks;
 pub use self::presence::Crowd;
 use self::presence::{Gap, Limits, Presence, Said};
-use self::tell::{glance, look, quick_look};
-use self::typing::Typing;
+use self::tell::{glance, look, quick_look, silent_up_to};
+use self::typing::{Typing, Typist};
 use self::wire::{Message, Words};
 use crate::config::{Config, SignalsConfig};
 use crate::hub::Hub;
 use crate::log::{Log, Mark};
 use crate::metrics::Metrics;
 use crate::mirror::Signal;
-use crate::model::{RoomName, UserId};
+use crate::model::{RoomName, Seq, UserId};
 use crate::tasks::Tasks;
 
 /// How often it is looked who came, went or types: what people see at once, and not so often that
@@ -156,9 +156,20 @@ impl Signals {
         answer(&presence.snapshot(name, asks).unwrap_or_else(Crowd::nobody));
     }
 
-    /// A member types. Others hear of it within a moment, unless they did so a moment ago.
-    pub fn types(&self, room: &RoomName, user: &UserId) {
-        self.typing().types(room, user, true, Instant::now());
+    /// A member types. Others hear of it within a moment, unless they did so a moment ago, or the
+    /// member's message comes first. `since`: the room's edge here when they said so.
+    pub fn types(&self, room: &RoomName, user: UserId, since: Option<Seq>) {
+        self.note(room, Typist { user, is_here: true, since });
+    }
+
+    fn note(&self, name: &RoomName, typist: Typist) {
+        let room = self.hub.room(name);
+        let user = typist.user.clone();
+        let silent = |since| match &room {
+            Some(room) => silent_up_to(room, &user, since),
+            None => Some(since),
+        };
+        self.typing().types(name, typist, Instant::now(), silent);
     }
 
     /// A member has read up to there. `false`: too many marks wait.
@@ -208,9 +219,9 @@ impl Signals {
         let typing = self.typing().take(Instant::now());
         let mut typed_here = Vec::new();
         for (room, typists) in typing {
-            self.tell_typing(&room, &typists).await;
+            let typists = self.tell_typing(&room, typists).await;
             let here = typists.into_iter().filter(|typist| typist.is_here);
-            typed_here.extend(here.map(|typist| (room.clone(), typist.user)));
+            typed_here.extend(here.map(|typist| (room.clone(), typist.user, typist.since)));
         }
         let said = Said { online, ..Said::default() };
         self.say(Words { said, typing: typed_here, ..Words::default() });
@@ -242,8 +253,9 @@ impl Signals {
         if !asked.is_empty() {
             self.answer(&asked);
         }
-        for (room, user) in message.typing() {
-            self.typing().types(&room, &user, false, now);
+        for (room, user, since) in message.typing() {
+            let since = since.or_else(|| self.hub.room(&room)?.edge());
+            self.note(&room, Typist { user, is_here: false, since });
         }
         self.tell_read(message.read().collect()).await;
     }

@@ -10,10 +10,10 @@ use bytes::{Bytes, BytesMut};
 use super::Signals;
 use super::presence::{Crowd, Seen, Tell, What};
 use super::typing::Typist;
-use crate::hub::{Follower, Hub, Watch};
+use crate::hub::{Follower, Hub, Room, Watch};
 use crate::log::Mark;
-use crate::model::{RoomName, UserId};
-use crate::protocol::frame::Frame;
+use crate::model::{RoomName, Seq, UserId};
+use crate::protocol::frame::{self, Frame};
 use crate::protocol::signal;
 
 /// Followers told, or looked at, between two chances for other tasks: about half a millisecond.
@@ -138,38 +138,30 @@ impl Signals {
         self.metrics.signal("presence", told, skipped);
     }
 
-    /// Tells everyone but themselves who types.
-    pub(super) async fn tell_typing(&self, name: &RoomName, typists: &[Typist]) {
-        let Some(room) = self.hub.room(name) else { return };
+    /// Tells everyone but themselves who types, unless their message has come. Returns those whose
+    /// message has not.
+    pub(super) async fn tell_typing(&self, name: &RoomName, typists: Vec<Typist>) -> Vec<Typist> {
+        let Some(room) = self.hub.room(name) else { return typists };
+        let mut typists = Typists::new(&room, typists, 2 * self.config.typing_interval_ms);
         let followers = room.followers();
         // In a crowd it does not matter who types, and telling everyone would cost more than what
         // they write.
         if followers.len() > self.config.listed_max {
-            return;
+            return typists.into_typists();
         }
-        let expires_ms = 2 * self.config.typing_interval_ms;
-        let frame = |typist: &Typist| signal::typing(name, &typist.user, expires_ms);
-        let frames: Vec<Frame> = typists.iter().map(frame).collect();
-        let everyone = join(&frames);
         let (mut told, mut skipped) = (0, 0);
         for burst in followers.chunks(TOLD_BURST) {
             for follower in burst {
-                let is_other = |typist: &Typist| !follower.follows_as(&typist.user);
-                let others: Vec<bool> = typists.iter().map(is_other).collect();
-                let offered = match others.iter().filter(|is_other| **is_other).count() {
-                    0 => continue,
-                    len if len == frames.len() => follower.signal(&everyone),
-                    _ => {
-                        let others = frames.iter().zip(&others).filter(|(_, is_other)| **is_other);
-                        let others: Vec<Frame> = others.map(|(frame, _)| frame.clone()).collect();
-                        follower.signal(&join(&others))
-                    }
-                };
-                *(if offered { &mut told } else { &mut skipped }) += 1;
+                match typists.tell(follower) {
+                    Some(true) => told += 1,
+                    Some(false) => skipped += 1,
+                    None => {}
+                }
             }
             pause(followers.len()).await;
         }
         self.metrics.signal("typing", told, skipped);
+        typists.into_typists()
     }
 
     /// Tells everyone who follows how far others have read.
@@ -188,7 +180,7 @@ impl Signals {
                 Some(*end)
             });
             let names: Vec<_> = marks.iter().map(|mark| mark.seq).zip(ends).collect();
-            let bytes = join(&frames);
+            let bytes = join(frames.iter());
             let (mut told, mut skipped) = (0, 0);
             let followers = room.followers();
             for burst in followers.chunks(TOLD_BURST) {
@@ -203,6 +195,78 @@ impl Signals {
     }
 }
 
+/// Who is about to be told of as typing in a room.
+///
+/// The race this closes: 1 types, and sends the message before the next tick. Told at the tick, the
+/// typing would come behind its message, and for seconds 1 would seem to write another one. Other
+/// nodes get the two by different ways, in any order. So each typing knows at which seq of the room
+/// it was said, and is told to nobody who has been sent a message of that user above it.
+struct Typists<'r> {
+    room: &'r Room,
+    /// Each with the frame that says so.
+    typists: Vec<(Typist, Frame)>,
+    /// All of the frames.
+    everyone: Bytes,
+    /// Up to here the room has no message that ends the typing of any of them.
+    edge: Seq,
+}
+
+impl<'r> Typists<'r> {
+    fn new(room: &'r Room, typists: Vec<Typist>, expires_ms: u64) -> Self {
+        let framed = |typist: Typist| {
+            let frame = signal::typing(room.name(), &typist.user, expires_ms);
+            (typist, frame)
+        };
+        let typists = typists.into_iter().map(framed).collect();
+        let mut typists = Self { room, typists, everyone: Bytes::new(), edge: Seq(0) };
+        typists.look();
+        typists
+    }
+
+    /// Drops those whose message has come.
+    fn look(&mut self) {
+        // First: what comes meanwhile is above it.
+        self.edge = self.room.edge().unwrap_or_default();
+        let types = |Typist { user, since, .. }: &Typist| {
+            since.is_none_or(|since| silent_up_to(self.room, user, since).is_some())
+        };
+        self.typists.retain(|(typist, _)| types(typist));
+        self.everyone = join(self.typists.iter().map(|(_, frame)| frame));
+    }
+
+    /// Tells one follower of all but itself. `None`: that is nobody.
+    fn tell(&mut self, follower: &Follower) -> Option<bool> {
+        // If it was sent more since the last look, look again. If it is ahead of the room even then
+        // (it reads the log), it goes without.
+        for _ in 0..2 {
+            let typists = self.typists.iter();
+            let others = typists.filter(|(typist, _)| !follower.follows_as(&typist.user));
+            let others: Vec<&Frame> = others.map(|(_, frame)| frame).collect();
+            let told = match others.len() {
+                0 => return None,
+                len if len == self.typists.len() => follower.signal(&self.everyone, self.edge),
+                _ => follower.signal(&join(others.into_iter()), self.edge),
+            };
+            if told.is_some() {
+                return told;
+            }
+            self.look();
+        }
+        Some(false)
+    }
+
+    fn into_typists(self) -> Vec<Typist> {
+        self.typists.into_iter().map(|(typist, _)| typist).collect()
+    }
+}
+
+/// Up to which seq the user has sent nothing above `since` that ends their typing: no message and
+/// no leave. `None`: they have, or nobody here can tell.
+pub fn silent_up_to(room: &Room, user: &UserId, since: Seq) -> Option<Seq> {
+    let ends = ["message", "leave"].map(|kind| frame::event_begin(kind, room.name(), user));
+    room.lacks(since, |event| ends.iter().any(|begin| event.payload().starts_with(begin)))
+}
+
 /// Lets others have their turn, if there is much to do.
 async fn pause(len: usize) {
     if len > TOLD_BURST {
@@ -211,11 +275,12 @@ async fn pause(len: usize) {
 }
 
 /// Frames as one piece, for one write.
-fn join(frames: &[Frame]) -> Bytes {
-    if let [frame] = frames {
+fn join<'f>(frames: impl ExactSizeIterator<Item = &'f Frame> + Clone) -> Bytes {
+    if let (1, Some(frame)) = (frames.len(), frames.clone().next()) {
         return frame.bytes().clone();
     }
-    let mut joined = BytesMut::with_capacity(frames.iter().map(|frame| frame.bytes().len()).sum());
-    frames.iter().for_each(|frame| joined.extend_from_slice(frame.bytes()));
+    let len = frames.clone().map(|frame| frame.bytes().len()).sum();
+    let mut joined = BytesMut::with_capacity(len);
+    frames.for_each(|frame| joined.extend_from_slice(frame.bytes()));
     joined.freeze()
 }

@@ -2,11 +2,15 @@
 //!
 //! It tells nobody: what is to be told is taken from here a few times a second, room by room, so
 //! that a follower gets what many type as one write.
+//!
+//! A user's message ends their typing. Messages do not come by here, so they cost nothing, whoever
+//! types. Instead each typing knows at which seq of the room it was said, and whoever needs to know
+//! whether it holds looks for a message above that.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use crate::model::{RoomName, UserId};
+use crate::model::{RoomName, Seq, UserId};
 
 /// Users of one room who are told of at once. More of them at the same time are a crowd, and who
 /// is in it does not matter: they are taken, and told to nobody.
@@ -18,7 +22,7 @@ pub struct Typing {
     /// Users and rooms that are remembered. While there are more, nobody is told.
     len_max: usize,
     /// When each was last told of. Empty while nobody types.
-    last: HashMap<RoomName, HashMap<UserId, Instant>>,
+    last: HashMap<RoomName, HashMap<UserId, Told>>,
     /// How many that are.
     len: usize,
     /// Who is to be told of next.
@@ -31,6 +35,15 @@ pub struct Typist {
     pub user: UserId,
     /// They type on this node: the others have to hear of it.
     pub is_here: bool,
+    /// The room's edge on their node when they typed. `None`: nobody follows the room there.
+    pub since: Option<Seq>,
+}
+
+/// A user who was told of, or is about to be.
+struct Told {
+    at: Instant,
+    /// As `Typist::since`, moved up as far as it is known that they have sent nothing since.
+    since: Option<Seq>,
 }
 
 impl Typing {
@@ -40,18 +53,38 @@ impl Typing {
     }
 
     /// Somebody types. Whether it is told: not if it was a moment ago, or if too many type.
-    pub fn types(&mut self, room: &RoomName, user: &UserId, is_here: bool, now: Instant) -> bool {
-        let told = self.last.get(room).and_then(|users| users.get(user));
-        if told.is_some_and(|told| *told + self.pause(is_here) > now) {
+    ///
+    /// `silent_up_to`: up to which seq they have sent nothing since another; `None` if they have.
+    /// Then what was told has ended, and this is about the next message, and told at once.
+    pub fn types(
+        &mut self,
+        room: &RoomName,
+        typist: Typist,
+        now: Instant,
+        silent_up_to: impl FnOnce(Seq) -> Option<Seq>,
+    ) -> bool {
+        let pause = self.pause(typist.is_here);
+        let told = self.last.get_mut(room).and_then(|users| users.get_mut(&typist.user));
+        let is_new = told.is_none();
+        if let Some(told) = told.filter(|told| told.at + pause > now) {
+            let Some(since) = told.since else { return false };
+            if let Some(up_to) = silent_up_to(since) {
+                // The next one begins to look here.
+                told.since = Some(up_to);
+                return false;
+            }
+        }
+        let waiting = self.waiting.get_mut(room);
+        let waiting_len = waiting.map_or(0, |waiting| {
+            waiting.retain(|other| other.user != typist.user);
+            waiting.len()
+        });
+        if waiting_len >= USERS_AT_ONCE_MAX || (is_new && self.len >= self.len_max) {
             return false;
         }
-        let waiting = self.waiting.get(room).map_or(0, Vec::len);
-        if waiting >= USERS_AT_ONCE_MAX || (told.is_none() && self.len >= self.len_max) {
-            return false;
-        }
-        let is_new = self.last.entry(room.clone()).or_default().insert(user.clone(), now).is_none();
+        let told = Told { at: now, since: typist.since };
+        self.last.entry(room.clone()).or_default().insert(typist.user.clone(), told);
         self.len += usize::from(is_new);
-        let typist = Typist { user: user.clone(), is_here };
         self.waiting.entry(room.clone()).or_default().push(typist);
         true
     }
@@ -74,7 +107,7 @@ impl Typing {
     pub fn take(&mut self, now: Instant) -> HashMap<RoomName, Vec<Typist>> {
         let interval = self.interval;
         self.last.retain(|_, users| {
-            users.retain(|_, told| *told + interval > now);
+            users.retain(|_, told| told.at + interval > now);
             !users.is_empty()
         });
         self.len = self.last.values().map(HashMap::len).sum();
@@ -100,16 +133,22 @@ mod tests {
         UserId::stored(&id.to_string())
     }
 
+    /// The user types, and has not sent anything.
+    fn types(typing: &mut Typing, name: &str, id: usize, is_here: bool, now: Instant) -> bool {
+        let typist = Typist { user: user(id), is_here, since: Some(Seq(5)) };
+        typing.types(&room(name), typist, now, Some)
+    }
+
     /// The tenths of a second, of ten, in which one was told of who types in each.
     fn told(is_here: impl Fn(u32) -> bool) -> Vec<u32> {
         let (begin, mut typing) = (Instant::now(), Typing::new(INTERVAL, 100));
-        let mut types = |tenth: &u32| {
+        let mut in_each = |tenth: &u32| {
             let now = begin + INTERVAL * *tenth / 30;
-            let is_told = typing.types(&room("r"), &user(1), is_here(*tenth), now);
+            let is_told = types(&mut typing, "r", 1, is_here(*tenth), now);
             typing.take(now);
             is_told
         };
-        (0..100).filter(&mut types).collect()
+        (0..100).filter(&mut in_each).collect()
     }
 
     #[test]
@@ -118,10 +157,36 @@ mod tests {
         assert_eq!(told(|_| false), [0, 15, 30, 45, 60, 75, 90]);
         assert_eq!(told(|tenth| tenth % 2 == 0), [0, 15, 31, 47, 63, 79, 95]);
         let (now, mut typing) = (Instant::now(), Typing::new(INTERVAL, 100));
-        assert!(typing.types(&room("r"), &user(1), true, now));
-        assert!(!typing.types(&room("r"), &user(1), true, now));
-        assert!(typing.types(&room("other"), &user(1), true, now));
-        assert!(typing.types(&room("r"), &user(2), true, now));
+        assert!(types(&mut typing, "r", 1, true, now));
+        assert!(!types(&mut typing, "r", 1, true, now));
+        assert!(types(&mut typing, "other", 1, true, now));
+        assert!(types(&mut typing, "r", 2, true, now));
+    }
+
+    /// One who writes message after message types anew for each.
+    #[test]
+    fn who_has_sent_the_message_is_told_of_at_once_when_they_type_again() {
+        let (now, mut typing) = (Instant::now(), Typing::new(INTERVAL, 100));
+        let typist = |since| Typist { user: user(1), is_here: true, since: Some(Seq(since)) };
+        // Messages of theirs at 6 and 8; the room stands at 9.
+        let looked = std::cell::Cell::new(0);
+        let silent = |since: Seq| {
+            looked.set(looked.get() + 1);
+            (![6, 8].iter().any(|seq| Seq(*seq) > since)).then_some(Seq(9))
+        };
+        for (since, is_told) in [(5, true), (7, true), (8, true), (8, false), (9, false)] {
+            assert_eq!(typing.types(&room("r"), typist(since), now, silent), is_told, "{since}");
+        }
+        assert_eq!(looked.get(), 4);
+        // Of the three only the last is to be told: the others have been answered by messages.
+        assert_eq!(typing.take(now)[&room("r")], [typist(8)]);
+        // What was looked at is not looked at again.
+        let silent = |since: Seq| Some(since).filter(|since| *since == Seq(9));
+        assert!(!typing.types(&room("r"), typist(9), now, silent));
+        // Where nobody knows where the room stands, the pause holds.
+        let unplaced = |id| Typist { user: user(id), is_here: false, since: None };
+        assert!(typing.types(&room("r"), unplaced(2), now, |_| None));
+        assert!(!typing.types(&room("r"), unplaced(2), now, |_| None));
     }
 
     /// Milliseconds for which somebody may seem to have stopped who goes on typing, here and on
@@ -138,11 +203,11 @@ mod tests {
         for ms in (0..600_000).step_by(10) {
             let now = begin + Duration::from_millis(ms);
             if says_at <= ms {
-                nodes[0].types(&room("r"), &user(1), true, now);
+                types(&mut nodes[0], "r", 1, true, now);
                 says_at += pause_ms - up_to(100) + up_to(100);
             }
             for _ in on_its_way.extract_if(.., |arrives_at| *arrives_at <= ms) {
-                nodes[1].types(&room("r"), &user(1), false, now);
+                types(&mut nodes[1], "r", 1, false, now);
             }
             for (node, typing) in nodes.iter_mut().enumerate() {
                 if (ms + 70 * node as u64).is_multiple_of(TICK_MS) && !typing.take(now).is_empty() {
@@ -167,15 +232,15 @@ mod tests {
     fn a_crowd_is_told_of_in_part_and_nothing_is_kept_of_it() {
         let now = Instant::now();
         let mut typing = Typing::new(INTERVAL, 20);
-        let told = (0..50).filter(|id| typing.types(&room("r"), &user(*id), true, now)).count();
+        let told = (0..50).filter(|id| types(&mut typing, "r", *id, true, now)).count();
         assert_eq!(told, USERS_AT_ONCE_MAX);
         assert_eq!(typing.take(now)[&room("r")].len(), USERS_AT_ONCE_MAX);
         for n in 0..30 {
-            typing.types(&room(&n.to_string()), &user(n), true, now);
+            types(&mut typing, &n.to_string(), n, true, now);
         }
         assert_eq!(typing.len, 20);
         typing.take(now + INTERVAL);
         assert_eq!((typing.len, typing.last.capacity()), (0, 0));
-        assert!(typing.types(&room("r"), &user(1), true, now + INTERVAL));
+        assert!(types(&mut typing, "r", 1, true, now + INTERVAL));
     }
 }

@@ -54,6 +54,9 @@ struct Online {
 struct Typing {
     room: String,
     user_id: String,
+    /// Where the room stood there when they typed. A message of theirs above it takes this back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    seq: Option<u64>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -68,7 +71,7 @@ struct Read {
 pub struct Words {
     pub hello: bool,
     pub said: Said,
-    pub typing: Vec<(RoomName, UserId)>,
+    pub typing: Vec<(RoomName, UserId, Option<Seq>)>,
     pub read: Vec<Mark>,
 }
 
@@ -94,10 +97,10 @@ impl Words {
             let online = Online { room: room.to_string(), users, count };
             pages.put(room.as_str().len() + bytes, |page| page.online.push(online));
         }
-        for (room, user) in &typing {
+        for (room, user, since) in &typing {
             let (room, user_id) = (room.to_string(), user.to_string());
-            let bytes = room.len() + user_id.len();
-            pages.put(bytes, |page| page.typing.push(Typing { room, user_id }));
+            let (bytes, seq) = (room.len() + user_id.len(), since.map(|seq| seq.0));
+            pages.put(bytes, |page| page.typing.push(Typing { room, user_id, seq }));
         }
         for Mark { room, user, seq } in &read {
             let (room, user_id) = (room.to_string(), user.to_string());
@@ -167,8 +170,9 @@ impl Message {
         }
     }
 
-    pub fn typing(&self) -> impl Iterator<Item = (RoomName, UserId)> {
-        self.typing.iter().filter_map(|typing| Some((room(&typing.room)?, user(&typing.user_id)?)))
+    pub fn typing(&self) -> impl Iterator<Item = (RoomName, UserId, Option<Seq>)> {
+        let typing = |it: &Typing| Some((room(&it.room)?, user(&it.user_id)?, it.seq.map(Seq)));
+        self.typing.iter().filter_map(typing)
     }
 
     pub fn read(&self) -> impl Iterator<Item = Mark> {
@@ -212,7 +216,7 @@ mod tests {
             gone: false,
         };
         let user = UserId::stored("7");
-        let typing = vec![(one, user.clone())];
+        let typing = vec![(one, user.clone(), Some(Seq(8))), (two.clone(), user.clone(), None)];
         let read = vec![Mark { room: two, user, seq: Seq(9) }];
         let words =
             Words { said: said.clone(), typing: typing.clone(), read: read.clone(), hello: false };
@@ -225,7 +229,8 @@ mod tests {
                 r#"{"node":"n1","watch":["r\"1"],"ask":["r2"],"online":["#,
                 r#"{"room":"r\"1","users":["2","ü"]},{"room":"r2","count":1001},"#,
                 r#"{"room":"r2","users":[]}],"#,
-                r#""typing":[{"room":"r\"1","user_id":"7"}],"#,
+                r#""typing":[{"room":"r\"1","user_id":"7","seq":8},"#,
+                r#"{"room":"r2","user_id":"7"}],"#,
                 r#""read":[{"room":"r2","user_id":"7","seq":9}]}"#,
             )
         );

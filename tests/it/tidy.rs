@@ -40,7 +40,7 @@ const STRANGERS: [&str; 3] = ["log", "mirror", "socket"];
 
 /// Foreign crates with the places, by the beginning of their paths, that may use them: replacing a
 /// library is rewriting one place.
-const CRATES: [(&str, &[&str]); 18] = [
+const CRATES: [(&str, &[&str]); 20] = [
     ("hyper", &["src/server"]),
     ("hyper_util", &["src/server"]),
     ("http_body_util", &["src/server"]),
@@ -54,6 +54,8 @@ const CRATES: [(&str, &[&str]); 18] = [
     ("rusqlite", &["src/log/sqlite"]),
     ("redis", &["src/mirror"]),
     ("prometheus_client", &["src/metrics"]),
+    ("unicode_normalization", &["src/model/name"]),
+    ("icu_properties", &["src/model/name"]),
     ("tracing_subscriber", &["src/trace"]),
     ("clap", &["src/main", "src/bench/args"]),
     ("hdrhistogram", &["src/bench/tally"]),

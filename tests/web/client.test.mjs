@@ -128,6 +128,27 @@ check('an id that cannot be is refused at once, and is in nobody\'s way', async 
   assert.equal(await within('the next one', ada.send(room, 'three', { id: ' ~'.repeat(32) })), 3);
 });
 
+check('a message with the id of another command is refused, and never thought stored', async () => {
+  const room = roomName();
+  const made = await fetch(`http://${n1}/api/rooms`, {
+    method: 'POST',
+    headers: { 'Content-Type': 'application/json', 'Idempotency-Key': 'c1' },
+    body: JSON.stringify({ user_id: 'ada', room }),
+  });
+  assert.equal(made.status, 201);
+  const refusal = { code: 'id_reused', room };
+  await assert.rejects(client(n1, 'ada').send(room, 'lost?', { id: 'c1' }), refusal);
+  // The event of that command has the id, too, and comes while the message waits.
+  const into = (frame) => (frame.code === 'id_reused' ? [] : [frame]);
+  const ada = client(n1, 'ada', { WebSocket: tampered({ into }) });
+  const sent = ada.send(room, 'lost?', { id: 'c1' });
+  await ada.join(room, { since: 0 });
+  await told(ada, room, 1);
+  assert.deepEqual(ada.waiting().map(({ id }) => id), ['c1']);
+  ada.close();
+  await assert.rejects(sent, { code: 'closed' });
+});
+
 check('a hole is mended and a repetition is dropped', async () => {
   const room = roomName();
   const talker = client(n1, 'talker');
@@ -293,6 +314,25 @@ check('who begins to listen is told from then on, and who closes is told no more
   await new Promise((resolve) => { setImmediate(resolve); });
   assert.deepEqual(texts(chat.events), ['1', '2']);
   assert.equal(late, 0);
+});
+
+check('one who types the next message is told of at once', async () => {
+  const room = roomName();
+  const told = [];
+  const out = (frame) => {
+    if (frame.type === 'typing') told.push(frame.room);
+    return [frame];
+  };
+  const [ada, bob] = [client(n1, 'ada', { WebSocket: tampered({ out }) }), client(n1, 'bob')];
+  await ada.create(room);
+  await Promise.all([ada.join(room), bob.join(room)]);
+  for (const message of ['one', 'two', 'three']) {
+    const heard = next(bob, 'typing', ({ user_id }) => user_id === 'ada');
+    for (let key = 0; key < 5; key += 1) await ada.typing(room);
+    await heard;
+    await ada.send(room, message);
+  }
+  assert.equal(told.length, 3);
 });
 
 check('signs of life that a server does not know are asked for once', async () => {

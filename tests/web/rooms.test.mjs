@@ -12,9 +12,9 @@ check('names that cannot be are refused in words for a person', async () => {
   await page.getByText('Please type the name under which you want to speak.').waitFor();
   const field = page.getByLabel('Your name', { exact: true });
   for (const [name, words] of [
-    ['ada\u202eb', 'The name holds characters that nobody can see.'],
-    ['a\u200bb', 'The name holds characters that nobody can see.'],
-    ['n'.repeat(129), 'The name is too long.'],
+    ['ada\u202eb', 'The name must not contain the character U+202E'],
+    ['a\u200bb', 'The name must not contain the character U+200B'],
+    ['n'.repeat(129), 'The name is longer than 128 bytes.'],
   ]) {
     await field.fill(name);
     await page.keyboard.press('Enter');
@@ -24,9 +24,26 @@ check('names that cannot be are refused in words for a person', async () => {
     await until(() => field.getAttribute('aria-invalid'), 'true');
   }
   await enter(page, 'ada');
-  await page.getByLabel('Find or create a room').fill('ro\u202eom');
-  await page.getByRole('button', { name: /Create/ }).click();
-  await page.getByText("The room's name holds characters that nobody can see.").waitFor();
+  for (const [name, words] of [
+    ['ro\u202eom', "The room's name must not contain the character U+202E"],
+    ['ro\u00a0om', "The room's name contains U+00A0, which looks like a space: use U+0020."],
+    ['room\ufe0f', "The room's name contains U+FE0F, which is invisible."],
+  ]) {
+    await page.getByLabel('Find or create a room').fill(name);
+    await page.getByRole('button', { name: /Create/ }).click();
+    await page.getByText(words).waitFor();
+  }
+});
+
+check('a name that looks like another comes into no room, and the page says why', async () => {
+  const { n1 } = await nodes();
+  const room = roomName();
+  await client(n1, 'bob').create(room);
+  const page = await visit(await profile(), n1, { name: 'bob\ufe0f' });
+  await page.getByLabel('Find or create a room').fill(room);
+  await page.locator(`[data-room="${room}"]`).click();
+  await page.getByRole('button', { name: 'Join this room' }).click();
+  await page.getByText('The name contains U+FE0F, which is invisible.').waitFor();
 });
 
 check('a click is heard, whatever is drawn between the press and the release', async () => {

@@ -1,11 +1,11 @@
-//! Commands: each `id` at most once, and what is stored is what was sent, acked or refused.
+//! Commands: each `id` names one, at most once; what is stored was sent, and not refused.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use super::findings::{About, Findings};
 use super::index::Index;
 use crate::history::History;
-use crate::names::{Command, Room};
+use crate::names::{Command, Room, Text, User};
 use crate::record::{Ack, Answer};
 use crate::violation::Rule;
 
@@ -15,8 +15,10 @@ pub(super) fn judge(history: &History, index: &Index, findings: &mut Findings<'_
     judge_commands(history, index, findings);
 }
 
-/// Every row is of a command that somebody sent, and says what it said.
+/// Every row is of a command that somebody sent, says what it said, and is the only one that its
+/// `id` names.
 fn judge_rows(history: &History, index: &Index, findings: &mut Findings<'_>) {
+    let mut named: HashMap<(Room, User, Text), (Command, u64)> = HashMap::new();
     for (number, log) in index.log.iter().enumerate() {
         let room = Room::from(number);
         for line in &log.lines {
@@ -34,6 +36,16 @@ fn judge_rows(history: &History, index: &Index, findings: &mut Findings<'_>) {
                     });
                 }
                 Some(_) => {}
+            }
+            // Twice the same command is found where commands are judged.
+            let Some(id) = command.id else { continue };
+            let new = (event.command, line.seq);
+            let (first, seq) = *named.entry((room, command.user, id)).or_insert(new);
+            if first != event.command {
+                findings.add(Rule::IdStoredTwice, about.at(seq), |history| {
+                    let (one, other) = (history.said(first), history.said(event.command));
+                    format!("{one} is in the log at {seq}, and {other} at {}", line.seq)
+                });
             }
         }
     }

@@ -62,6 +62,12 @@ pub enum What {
     Refused(&'static str),
 }
 
+impl What {
+    pub fn is_refused(&self, with: &str) -> bool {
+        matches!(self, Self::Refused(code) if *code == with)
+    }
+}
+
 #[derive(Clone, Debug)]
 pub struct ViewTale {
     pub who: String,

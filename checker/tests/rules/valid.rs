@@ -23,11 +23,11 @@ fn deliveries(tale: &Tale) -> Vec<(usize, usize)> {
 
 /// Commands of which nobody was ever told what became of them.
 fn unknown(tale: &Tale) -> usize {
-    // The id makes two commands the same; without one, what they say. A join has none.
+    // The id makes two commands of one type the same; without one, what they say. A join has none.
     let key = |command: &CommandTale| {
         let id = command.id.clone().filter(|_| command.kind != Kind::Join);
-        let said = id.is_none().then(|| (command.kind.name(), command.text.clone()));
-        (command.room.clone(), command.user.clone(), id, said)
+        let text = command.text.clone().filter(|_| id.is_none());
+        (command.room.clone(), command.user.clone(), command.kind, id, text)
     };
     let sent: HashSet<_> = tale.sent.iter().map(|it| key(&tale.commands[it.command])).collect();
     let is_known = |it: &&Answer| !matches!(it.what, What::Refused("unavailable"));
@@ -35,9 +35,8 @@ fn unknown(tale: &Tale) -> usize {
     let answered: HashSet<_> = answers.map(|it| key(&tale.commands[it.command])).collect();
     let views = tale.views.iter();
     let joined: HashSet<_> = views.map(|it| (it.room.clone(), it.user.clone())).collect();
-    let has_joined = |(room, user, _, said): &(String, String, _, Option<(&str, _)>)| {
-        said.as_ref().is_some_and(|(kind, _)| *kind == "join")
-            && joined.contains(&(room.clone(), user.clone()))
+    let has_joined = |(room, user, kind, ..): &(String, String, Kind, _, _)| {
+        *kind == Kind::Join && joined.contains(&(room.clone(), user.clone()))
     };
     sent.iter().filter(|key| !answered.contains(*key) && !has_joined(key)).count()
 }

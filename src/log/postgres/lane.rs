@@ -24,8 +24,6 @@
 //! is refused to every verb but `create`, so the first `create` of the batch is its seq 1, and
 //! `WRITE` sets its counters in the same transaction. See `Batch::founders`.
 
-use std::time::SystemTime;
-
 use futures_util::future;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Statement};
@@ -77,14 +75,14 @@ const MEMBERS: &str = "
 
 /// Which of these (room, user, id) were committed before, by their place in the arrays, from 1.
 const RECEIPTS: &str = "
-    select k.place, e.seq, e.at
+    select k.place, e.type, e.seq, e.at
     from unnest($1::text[], $2::text[], $3::text[])
          with ordinality as k (room, user_id, client_id, place)
     cross join lateral (
         select r.id from rooms r where r.name = k.room offset 0
     ) r
     cross join lateral (
-        select e.seq, e.at
+        select e.type, e.seq, e.at
         from events e
         where e.room_id = r.id and e.user_id = k.user_id and e.client_id = k.client_id
         offset 0
@@ -234,8 +232,8 @@ impl Lane {
         }
         for row in receipts? {
             let (place, user, id) = keys[ordinal(row.get(0))];
-            let at = Timestamp::from_system(row.get::<_, SystemTime>(2));
-            let receipt = Receipt { seq: Seq::from_i64(row.get(1)), at };
+            let (kind, seq) = (row.get::<_, String>(1).into(), Seq::from_i64(row.get(2)));
+            let receipt = Receipt { kind, seq, at: Timestamp::from_system(row.get(3)) };
             loaded.facts[place].receipts.insert((user.clone(), id.clone()), receipt);
         }
         Ok(loaded)

@@ -61,13 +61,14 @@ fn load(
         }
     }
     let mut select = transaction.prepare_cached(
-        "select seq, at
+        "select type, seq, at
          from events
          where room_id = ?1 and user_id = ?2 and client_id = ?3",
     )?;
     for (place, user, id) in batch.keys() {
         let receipt = select.query_row(params![ids[place], user.as_str(), id.as_str()], |row| {
-            Ok(Receipt { seq: Seq::from_i64(row.get(0)?), at: Timestamp(row.get(1)?) })
+            let (kind, seq) = (row.get::<_, String>(0)?.into(), Seq::from_i64(row.get(1)?));
+            Ok(Receipt { kind, seq, at: Timestamp(row.get(2)?) })
         });
         let receipt = receipt.optional()?;
         facts[place].receipts.extend(receipt.map(|it| ((user.clone(), id.clone()), it)));

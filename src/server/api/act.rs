@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use hyper::StatusCode;
 
-use super::reply::{self, Refusal};
+use super::reply;
 use super::route::Route;
 use crate::decide::{Outcome, Verb, Write};
 use crate::lane::Lanes;
@@ -138,11 +138,6 @@ async fn commit(
         }
         Outcome::Duplicate(receipt) => {
             let event = stored(shared, &asked, receipt.seq).await?;
-            let first = event.kind.name();
-            if first != asked.re {
-                // It would read as if this had been done: a 200 to a DELETE, say, of a member.
-                return Ok((Refusal::KeyReused { first, re: asked.re }.answer(), "key_reused"));
-            }
             Ok((reply::frame(StatusCode::OK, &frame::event(&event)), "duplicate"))
         }
         Outcome::Refused(refusal) => Err(asked.refused(refusal)),

@@ -29,8 +29,6 @@ pub enum Refusal {
     MediaType,
     /// The body is compressed.
     Coding,
-    /// The idempotency key was given to another kind of command the first time.
-    KeyReused { first: &'static str, re: &'static str },
     /// The body did not come in time.
     Slow,
     /// The body did not come before the node stopped.
@@ -84,12 +82,6 @@ impl Refusal {
                 let mut answer = refuse(status, "unsupported_media_type", error);
                 set(&mut answer, ACCEPT_ENCODING, "identity");
                 answer
-            }
-            Self::KeyReused { first, re } => {
-                let error = format!(
-                    "this Idempotency-Key was given to a {first} before: give this {re} its own"
-                );
-                refuse(StatusCode::UNPROCESSABLE_ENTITY, "key_reused", &error)
             }
             Self::Slow => {
                 let error = "the body did not come in time";

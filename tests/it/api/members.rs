@@ -12,6 +12,7 @@ on_both_logs!(
     a_body_may_say_once_more_who_joins_or_leaves,
     members_are_listed_in_pages_by_id,
     a_member_by_http_is_a_member_on_the_websocket,
+    a_name_that_looks_like_another_is_refused_in_the_words_of_the_websocket,
 );
 
 async fn joining_is_201_the_first_time_and_200_after(world: World) {
@@ -145,4 +146,27 @@ async fn a_member_by_http_is_a_member_on_the_websocket(world: World) {
     client.expect(json!({"type": "leave", "user_id": "2", "seq": 3})).await;
     client.send(json!({"type": "message", "user_id": "2", "room": "r", "message": "x"})).await;
     client.expect(json!({"type": "error", "code": "not_member"})).await;
+}
+
+async fn a_name_that_looks_like_another_is_refused_in_the_words_of_the_websocket(world: World) {
+    let node = world.node().await;
+    let (mut caller, mut client) = (Caller::new(node.addr).await, node.client().await);
+    caller.create().await;
+    for (encoded, name) in [("2%20", "2 "), ("2%EF%B8%8F", "2\u{FE0F}"), ("2%C2%A0", "2\u{A0}")] {
+        let refused = caller.put(&format!("/api/rooms/r/members/{encoded}")).await;
+        assert_refused(&refused, 400, "bad_request", Some("user_id"));
+        client.send(json!({"type": "join", "user_id": name, "room": "r"})).await;
+        client.expect_exactly(&refused.body).await;
+        for body in [json!({"user_id": name, "room": "s"}), json!({"user_id": "1", "room": name})] {
+            let refused = caller.post("/api/rooms", body.clone()).await;
+            let field = if body["room"] == "s" { "user_id" } else { "room" };
+            assert_refused(&refused, 400, "bad_request", Some(field));
+            let mut command = body;
+            command["type"] = json!("create");
+            client.send(command).await;
+            client.expect_exactly(&refused.body).await;
+        }
+    }
+    let members = caller.get("/api/rooms/r/members?user_id=1").await.json();
+    assert_eq!(members["members"], json!([{"user_id": "1", "role": "owner"}]));
 }

@@ -67,7 +67,7 @@ async fn every_promised_answer_is_given_and_no_other() {
     kept.ask(&node, &[], &[ALL[5], ALL[5], ("POST /api/rooms", Some(ROOM))]).await;
     let message = [("Idempotency-Key", "k2")];
     kept.ask(&node, &message, &[ALL[2], ALL[2]]).await;
-    // 422
+    // 409: a key that names another command.
     kept.ask(&node, &message, &ALL[..1]).await;
     kept.ask(&node, &key, &[ALL[2], ("DELETE /api/rooms/r/members/1", None)]).await;
     // 400

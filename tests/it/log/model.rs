@@ -45,7 +45,11 @@ fn answer(rooms: &mut BTreeMap<String, Room>, write: &Write) -> Answer {
     }
     let Some(room) = rooms.get_mut(&name) else { return Answer::Refused(Refusal::RoomNotFound) };
     if let Some(seq) = key.as_ref().and_then(|key| room.receipts.get(key)) {
-        return Answer::Duplicate(*seq);
+        let first = room.events[*seq as usize - 1].0;
+        return match first == write.verb.name() {
+            true => Answer::Duplicate(*seq),
+            false => Answer::Refused(Refusal::IdReused { first: first.into() }),
+        };
     }
     let next = room.events.len() as u64 + 1;
     let member = room.members.contains(&user);
@@ -85,7 +89,7 @@ fn answered(outcome: &Outcome) -> Answer {
             members: *members,
         },
         Outcome::Duplicate(receipt) => Answer::Duplicate(receipt.seq.0),
-        Outcome::Refused(refusal) => Answer::Refused(*refusal),
+        Outcome::Refused(refusal) => Answer::Refused(refusal.clone()),
     }
 }
 

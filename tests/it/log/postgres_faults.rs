@@ -177,7 +177,7 @@ async fn a_commit_whose_answer_is_lost_is_unknown_and_settles() {
     proxy.set(PASS);
     assert_eq!(appender.settle(&[room("r")]).await.unwrap(), [(room("r"), Seq(2))]);
     let again = appender.append(&batch).await.unwrap();
-    assert!(matches!(again[..], [Outcome::Duplicate(it)] if it.seq == Seq(2)), "{again:?}");
+    assert!(matches!(&again[..], [Outcome::Duplicate(it)] if it.seq == Seq(2)), "{again:?}");
 
     // The connection breaks and the commit never arrives. For the node that is the same.
     proxy.set(CUT_BEFORE_COMMIT);

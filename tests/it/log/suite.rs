@@ -3,7 +3,9 @@
 
 use verbatim::decide::{Outcome, Receipt, Refusal, Verb, Write};
 use verbatim::log::{Appender, Log, LogError, Member, Reading, RoomSummary, Standing};
-use verbatim::model::{ClientId, Event, EventKind, Role, RoomName, Seq, Text, UserId};
+use verbatim::model::{
+    ClientId, Event, EventKind, Invalid, Role, RoomName, Seq, Text, Unfit, UserId,
+};
 
 use super::reading;
 
@@ -50,6 +52,7 @@ pub async fn suite(log: &Log) {
     Box::pin(every_kind_of_event_takes_the_next_seq_and_reads_back_equal(log)).await;
     Box::pin(a_refused_write_costs_its_neighbours_nothing(log)).await;
     Box::pin(an_id_is_committed_once_for_ever(log)).await;
+    Box::pin(a_user_whose_name_looks_like_another_does_not_come_in(log)).await;
     Box::pin(leaving_and_joining_within_one_batch_counts_members_right(log)).await;
     Box::pin(pages_meet_without_hole_or_overlap(log)).await;
     Box::pin(a_page_ends_where_its_bytes_end(log)).await;
@@ -127,8 +130,12 @@ async fn an_id_is_committed_once_for_ever(log: &Log) {
         write("ids", "3", "j", Verb::Leave),
     ];
     let outcomes = appender.append(&batch).await.unwrap();
-    let receipt = |event: &Event| Outcome::Duplicate(Receipt { seq: event.seq, at: event.at });
-    assert_eq!(outcomes[1], receipt(committed(&outcomes[0])));
+    let receipt = |event: &Event| {
+        let kind = event.kind.name().into();
+        Outcome::Duplicate(Receipt { kind, seq: event.seq, at: event.at })
+    };
+    let reused = |first: &'static str| Outcome::Refused(Refusal::IdReused { first: first.into() });
+    assert_eq!(outcomes[1], reused("create"));
     assert_eq!(outcomes[3], receipt(committed(&outcomes[2])));
     assert_eq!(committed(&outcomes[5]).seq, Seq(4));
     assert_eq!(committed(&outcomes[6]).client_id, None, "the id of a join is no key");
@@ -138,7 +145,44 @@ async fn an_id_is_committed_once_for_ever(log: &Log) {
     let later = [leave("ids", "1"), say("ids", "1", "m", "third"), batch[0].clone()];
     let again = another.append(&later).await.unwrap();
     assert_eq!(again[1..], [receipt(committed(&outcomes[2])), receipt(committed(&outcomes[0]))]);
-    assert_eq!(log.last_seq(&room("ids")).await.unwrap(), Some(Seq(7)));
+    // For another command neither, whatever else would be said of that one.
+    let others = [
+        say("ids", "1", "same", "the id of the create"),
+        write("ids", "1", "same", Verb::Leave),
+        write("ids", "1", "m", Verb::Create),
+        write("ids", "1", "m", Verb::Leave),
+        say("ids", "3", "j", "the id of the leave"),
+    ];
+    let wanted = ["create", "create", "message", "message", "leave"].map(reused);
+    assert_eq!(another.append(&others).await.unwrap(), wanted);
+    let joined = another.append(&[write("ids", "1", "m", Verb::Join)]).await.unwrap();
+    assert_eq!(committed(&joined[0]).seq, Seq(8), "the id of a join names nothing");
+    assert_eq!(log.last_seq(&room("ids")).await.unwrap(), Some(Seq(8)));
+}
+
+/// But who is in already, by an older version, is taken.
+async fn a_user_whose_name_looks_like_another_does_not_come_in(log: &Log) {
+    let mut appender = log.appender();
+    let batch = [
+        create("alike", "admin "),
+        join("alike", "admin "),
+        join("alike", "admin\u{A0}"),
+        say("alike", "admin ", "", "who am I"),
+        leave("alike", "admin "),
+        join("alike", "admin "),
+        join("alike", "admin"),
+    ];
+    let outcomes = appender.append(&batch).await.unwrap();
+    let refused = |why| Outcome::Refused(Refusal::UserName(why));
+    let joined = |event: Option<Event>, last_seq| {
+        let last_seq = Seq(last_seq);
+        Outcome::Joined { event, last_seq, members: 1, messages: u64::from(last_seq > Seq(1)) }
+    };
+    assert_eq!(outcomes[1], joined(None, 1));
+    assert_eq!(outcomes[2], refused(Invalid::Unfit('\u{A0}', Unfit::Space)));
+    assert_eq!(committed(&outcomes[3]).seq, Seq(2));
+    assert_eq!(outcomes[5], refused(Invalid::Edge), "who left comes in anew");
+    assert_eq!(outcomes[6], joined(Some(committed(&outcomes[6]).clone()), 4));
 }
 
 async fn leaving_and_joining_within_one_batch_counts_members_right(log: &Log) {

@@ -22,7 +22,8 @@ on_both_logs!(
 async fn errors_are_these_bytes(world: World) {
     let node = world.node().await;
     let mut client = node.client().await;
-    create(&mut client, "1", "general").await;
+    client.send_text(r#"{"type":"create","user_id":"1","room":"general","id":"c3"}"#).await;
+    client.expect(json!({"type": "ack", "seq": 1})).await;
     for (command, answer) in [
         (
             r#"{"type":"message","user_id":"2","room":"general","message":"x","id":"c1"}"#,
@@ -31,6 +32,10 @@ async fn errors_are_these_bytes(world: World) {
         (
             r#"{"type":"create","user_id":"2","room":"general"}"#,
             r#"{"type":"error","code":"room_exists","status":409,"error":"there is a room \"general\" already: join it","re":"create","room":"general"}"#,
+        ),
+        (
+            r#"{"type":"message","user_id":"1","room":"general","message":"x","id":"c3"}"#,
+            r#"{"type":"error","code":"id_reused","status":409,"error":"your create in \"general\" had this \"id\": give the message an \"id\" of its own","re":"message","room":"general","id":"c3"}"#,
         ),
         (
             r#"{"type":"join","user_id":"2","room":"x","id":"c2"}"#,

@@ -49,7 +49,7 @@ async fn a_user_id_that_is_no_integer_as_written_is_refused(world: World) {
 fn good_names() -> Vec<String> {
     let longest = "x".repeat(128);
     let longest_wide = "ä".repeat(64);
-    let names = ["a", " a b ", "日本語", "👩🏽\u{FE0F}", "Ünïcødé", "\"quoted\\", "#!/'%&<>", "-1"];
+    let names = ["a", "a  b", "日本語", "👩🏽", "Ünïcødé", "\"quoted\\", "#!/'%&<>", "-1"];
     names.iter().map(|name| (*name).to_owned()).chain([longest, longest_wide]).collect()
 }
 

@@ -3,14 +3,14 @@
 use serde_json::{Value, json};
 
 use super::{create, event_and_ack, exact, follow, join};
-use crate::harness::{World, on_both_logs};
+use crate::harness::{Client, World, on_both_logs};
 
 on_both_logs!(
     the_same_message_again_is_answered_with_the_first_outcome,
     the_same_create_again_is_no_room_exists,
     the_same_leave_again_does_not_leave_again,
     an_id_counts_on_every_socket_after_a_restart_and_after_leaving,
-    an_id_is_shared_between_commands,
+    an_id_names_one_command,
     an_id_counts_within_its_room_and_user,
     a_refused_command_does_not_use_up_its_id,
     the_id_of_a_join_is_no_key,
@@ -113,20 +113,48 @@ async fn an_id_counts_on_every_socket_after_a_restart_and_after_leaving(world: W
     ann.expect(again).await;
 }
 
-async fn an_id_is_shared_between_commands(world: World) {
+/// An `ack` for another command would say that it was done: a message, say, whose text is nowhere.
+async fn an_id_names_one_command(world: World) {
     let node = world.node().await;
-    let mut ann = node.client().await;
-    ann.send(json!({"type": "create", "user_id": "1", "room": "r", "id": "c1"})).await;
-    ann.expect(json!({"type": "ack", "re": "create", "seq": 1})).await;
-    for kind in ["message", "leave"] {
-        let again = json!({"type": kind, "user_id": "1", "room": "r", "message": "x", "id": "c1"});
-        ann.send(again).await;
-        ann.expect(json!({"type": "ack", "re": kind, "seq": 1, "id": "c1", "duplicate": true}))
-            .await;
+    let (mut ann, mut other) = (node.client().await, node.client().await);
+    let with = |kind: &str, id: &str| json!({"type": kind, "user_id": "1", "room": "r", "message": "x", "id": id});
+    // In one breath, so that within a batch it is the same.
+    for (kind, id) in [("create", "c"), ("message", "m"), ("leave", "m"), ("leave", "l")] {
+        ann.send(with(kind, id)).await;
     }
-    // And it was no leave.
-    ann.send(message("x", "c2")).await;
-    ann.expect(json!({"type": "ack", "re": "message", "seq": 2})).await;
+    ann.expect(json!({"type": "ack", "re": "create", "seq": 1, "id": "c"})).await;
+    ann.expect(json!({"type": "ack", "re": "message", "seq": 2, "id": "m"})).await;
+    ann.expect(json!({"code": "id_reused", "re": "leave", "id": "m"})).await;
+    ann.expect(json!({"type": "ack", "re": "leave", "seq": 3, "id": "l"})).await;
+    let check = async |client: &mut Client| {
+        for (kind, id, first) in [
+            ("message", "c", "create"),
+            ("leave", "c", "create"),
+            ("message", "l", "leave"),
+            // Not `room_exists`: what the id says goes before it.
+            ("create", "l", "leave"),
+            ("create", "m", "message"),
+            ("leave", "m", "message"),
+        ] {
+            client.send(with(kind, id)).await;
+            let error = format!(
+                "your {first} in \"r\" had this \"id\": give the {kind} an \"id\" of its own"
+            );
+            let wanted = json!({"type": "error", "code": "id_reused", "status": 409,
+                "error": error, "re": kind, "room": "r", "id": id});
+            assert_eq!(client.next().await, wanted);
+        }
+    };
+    // Not `not_member` either.
+    check(&mut ann).await;
+    assert_eq!(join(&mut other, "1", "r").await, 4);
+    check(&mut ann).await;
+    // The ids are still those of the first, and nothing was written: no leave, above all.
+    ann.send(with("message", "m")).await;
+    ann.expect(json!({"type": "ack", "seq": 2, "duplicate": true})).await;
+    ann.send(message("x", "own")).await;
+    ann.expect(json!({"type": "ack", "re": "message", "seq": 5})).await;
+    other.expect(json!({"type": "message", "seq": 5})).await;
 }
 
 async fn an_id_counts_within_its_room_and_user(world: World) {

@@ -14,6 +14,7 @@ mod join;
 mod leave;
 mod limits;
 mod lists;
+mod names;
 mod resume;
 
 use std::time::{Duration, SystemTime};

@@ -11,7 +11,7 @@ use super::{next_of, read, typing, until_online, watch, who};
 use crate::harness::process::{Exit, Process};
 use crate::harness::redis::Redis;
 use crate::harness::{Client, PATIENCE, services};
-use crate::mirror::cluster::{Cluster, gather, metric, mirror_is, say, until};
+use crate::mirror::cluster::{Cluster, gather, metric, mirror_is, say, say_as, until};
 
 /// Shorter than the default, so that a test need not wait for the default's fifteen seconds.
 const LEASE: Duration = Duration::from_millis(1500);
@@ -251,6 +251,80 @@ async fn typing_and_marks_reach_every_node() {
     other.send(json!({"type": "rooms", "user_id": "1"})).await;
     let rooms = other.expect(json!({"type": "rooms"})).await;
     assert_eq!((&rooms["rooms"][0]["read"], &rooms["rooms"][0]["unread"]), (&json!(3), &json!(0)));
+}
+
+/// Somebody's typing and their message come to other nodes by two channels, in any order.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_typing_comes_behind_its_message_on_any_node() {
+    let cluster = Cluster::shared().await;
+    let often = |config: &mut Config| config.signals.typing_interval_ms = 10;
+    let (one, two) = (cluster.node_with("n1", often).await, cluster.node_with("n2", often).await);
+    let mut clients = gather("r", &[one.addr, two.addr, two.addr]).await;
+    let [ann, bob, cid] = &mut clients[..] else { panic!("three came") };
+    // Until the nodes hear each other.
+    let heard = async {
+        loop {
+            cid.send(typing("2", "r")).await;
+            cid.read_until(json!({"type": "ack"})).await;
+            if timeout(SETTLE, ann.expect(json!({"type": "typing"}))).await.is_ok() {
+                return;
+            }
+        }
+    };
+    timeout(PATIENCE, heard).await.expect("nobody heard");
+    for round in 0..10 {
+        bob.send(typing("1", "r")).await;
+        say_as(bob, "1", "r", &round.to_string()).await;
+        // Before the message it may be told, behind it not.
+        ann.read_until(json!({"type": "message", "message": round.to_string()})).await;
+        cid.send(typing("2", "r")).await;
+        cid.read_until(json!({"type": "ack", "re": "typing"})).await;
+        let behind = ann.read_until(json!({"type": "typing", "user_id": "2"})).await;
+        let late = behind.iter().find(|frame| frame["user_id"] == "1");
+        assert_eq!(late, None, "round {round}");
+    }
+}
+
+/// The same where the message was so much faster that it has been read.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_typing_that_its_message_overtook_is_dropped() {
+    let cluster = Cluster::shared().await;
+    let often = |config: &mut Config| config.signals.typing_interval_ms = 10;
+    let (one, two) = (cluster.node_with("n1", often).await, cluster.node_with("n2", often).await);
+    let mut clients = gather("r", &[one.addr, two.addr, two.addr]).await;
+    let (mut redis, mut seq) = (cluster.redis().await, 3);
+    let channel = format!("{}:signals", cluster.world.config.mirror.prefix);
+    let mut tell = async |typing: Value| {
+        let said = json!({"node": "n3", "typing": typing}).to_string();
+        let mut publish = redis::cmd("PUBLISH");
+        publish.arg(&channel).arg(said).query_async::<()>(&mut redis).await.unwrap();
+    };
+    let of = |user: &str, seq: u64| json!({"room": "r", "user_id": user, "seq": seq});
+    let [ann, bob, _] = &mut clients[..] else { panic!("three came") };
+    // Until the node hears the channel.
+    let heard = async {
+        loop {
+            tell(json!([of("2", seq)])).await;
+            if timeout(SETTLE, ann.expect(json!({"type": "typing"}))).await.is_ok() {
+                return;
+            }
+        }
+    };
+    timeout(PATIENCE, heard).await.expect("nobody heard");
+    for round in 0..3 {
+        say_as(bob, "1", "r", &round.to_string()).await;
+        seq += 1;
+        ann.read_until(json!({"type": "message", "seq": seq})).await;
+        // Of before the message, and of after it.
+        tell(json!([of("1", seq - 1), of("2", seq)])).await;
+        let behind = ann.read_until(json!({"type": "typing", "user_id": "2"})).await;
+        assert_eq!(behind.iter().find(|frame| frame["user_id"] == "1"), None);
+        tell(json!([of("1", seq)])).await;
+        ann.read_until(json!({"type": "typing", "user_id": "1"})).await;
+    }
+    // From a node of an older version: as of when it comes.
+    tell(json!([{"room": "r", "user_id": "0"}, {"room": "r", "user_id": "1"}])).await;
+    ann.read_until(json!({"type": "typing", "user_id": "1"})).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -52,15 +52,16 @@ fn sign() -> Bytes {
 async fn a_sign_is_for_those_who_are_live_and_wait_for_nothing() {
     let (link, _socket, _client) = link().await;
     let follower = follower(&link, 5);
-    assert!(!follower.signal(&sign()), "it is catching up");
+    assert_eq!(follower.signal(&sign(), Seq(5)), Some(false), "it is catching up");
     follower.go_live(Seq(5));
-    assert!(follower.signal(&sign()));
+    assert_eq!(follower.signal(&sign(), Seq(4)), None, "it has what the sign may announce");
+    assert_eq!(follower.signal(&sign(), Seq(5)), Some(true));
     clog(&link);
     let queued = link.queued_bytes();
-    assert!(!follower.signal(&sign()), "something waits");
+    assert_eq!(follower.signal(&sign(), Seq(9)), Some(false), "something waits");
     assert_eq!(link.queued_bytes(), queued);
     follower.stop();
-    assert!(!follower.signal(&sign()));
+    assert_eq!(follower.signal(&sign(), Seq(9)), Some(false));
 }
 
 /// Of many marks one may name an event that is on its way to this socket still.
@@ -74,7 +75,7 @@ async fn of_signs_that_name_events_a_follower_takes_those_that_it_has() {
     follower.go_live(Seq(5));
     assert!(!follower.signal_named(&signs, &names[1..]), "it would take 6 for seen");
     assert!(follower.signal_named(&signs, &names));
-    assert!(follower.signal(&sign()));
+    assert_eq!(follower.signal(&sign(), Seq(5)), Some(true));
     let mut read = [0; 8];
     client.read_exact(&mut read).await.unwrap();
     assert_eq!(&read, b"foursign");

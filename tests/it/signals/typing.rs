@@ -10,6 +10,8 @@ on_both_logs!(
     others_are_told_and_the_typist_has_an_ack,
     typing_is_for_members,
     a_flood_of_typing_is_one_sign_and_disturbs_no_message,
+    whoever_has_sent_the_message_does_not_type_it_any_more,
+    whoever_goes_on_to_the_next_message_is_told_of_at_once,
     in_a_crowd_nobody_hears_who_types,
 );
 
@@ -76,19 +78,20 @@ async fn a_flood_of_typing_is_one_sign_and_disturbs_no_message(world: World) {
     create(&mut ann, "1", "r").await;
     follow(&mut ann, "1", "r").await;
     join(&mut bob, "2", "r").await;
-    ann.expect(json!({"type": "join"})).await;
+    join_too(&mut bob, "3", "r").await;
+    ann.read_until(json!({"type": "join", "user_id": "3"})).await;
     for round in 0..ROUNDS {
         bob.send(typing("2", "r")).await;
         let text = round.to_string();
-        bob.send(message("2", "r", &text)).await;
+        bob.send(message("3", "r", &text)).await;
         bob.send(typing("2", "r")).await;
         bob.expect(json!({"type": "ack", "re": "typing"})).await;
         // The event may be there before the answers of what was sent before it.
         let (one, two) = (bob.next().await, bob.next().await);
         assert!([one, two].iter().any(|frame| frame["message"] == *text));
     }
-    let (mut seq, mut signs) = (2, 0);
-    while seq < ROUNDS + 2 {
+    let (mut seq, mut signs) = (3, 0);
+    while seq < ROUNDS + 3 {
         let frame = ann.next().await;
         match frame["type"].as_str() {
             Some("message") => {
@@ -101,6 +104,55 @@ async fn a_flood_of_typing_is_one_sign_and_disturbs_no_message(world: World) {
     }
     assert_eq!(signs, 1);
     ann.expect_nothing().await;
+}
+
+/// Told behind the message, it would look as if they wrote another one, for seconds.
+async fn whoever_has_sent_the_message_does_not_type_it_any_more(world: World) {
+    let node = world.node_with(|config| config.signals.typing_interval_ms = 10).await;
+    let (mut ann, mut bob) = (node.client().await, node.client().await);
+    create(&mut ann, "1", "r").await;
+    follow(&mut ann, "1", "r").await;
+    // One socket for both, which follows nothing.
+    for user in ["2", "3"] {
+        let mut comes = node.client().await;
+        join(&mut comes, user, "r").await;
+        ann.expect(json!({"type": "join", "user_id": user})).await;
+    }
+    let leave = json!({"type": "leave", "user_id": "2", "room": "r"});
+    // Of what is told every 200 ms; ten times without luck is none.
+    for round in 0..10 {
+        bob.send(typing("2", "r")).await;
+        if round % 2 == 0 {
+            bob.expect(json!({"type": "ack", "re": "typing"})).await;
+        }
+        // Whoever leaves does not type either.
+        let ends = if round < 9 { message("2", "r", "written") } else { leave.clone() };
+        bob.send(ends.clone()).await;
+        bob.read_until(json!({"type": "ack", "re": ends["type"]})).await;
+        ann.read_until(json!({"type": ends["type"], "user_id": "2"})).await;
+        // What waited longer would be told no later than this.
+        bob.send(typing("3", "r")).await;
+        bob.expect(json!({"type": "ack", "re": "typing"})).await;
+        ann.expect(json!({"type": "typing", "user_id": "3"})).await;
+    }
+    ann.expect_nothing().await;
+}
+
+async fn whoever_goes_on_to_the_next_message_is_told_of_at_once(world: World) {
+    // So that without a message nobody would be told a second time.
+    let node = world.node_with(|config| config.signals.typing_interval_ms = 600_000).await;
+    let (mut ann, mut bob) = (node.client().await, node.client().await);
+    create(&mut ann, "1", "r").await;
+    follow(&mut ann, "1", "r").await;
+    join(&mut bob, "2", "r").await;
+    ann.expect(json!({"type": "join"})).await;
+    for round in 0..5 {
+        bob.send(typing("2", "r")).await;
+        bob.expect(json!({"type": "ack", "re": "typing"})).await;
+        ann.expect(json!({"type": "typing", "user_id": "2"})).await;
+        say(&mut bob, "2", "r", &round.to_string()).await;
+        ann.expect(json!({"type": "message"})).await;
+    }
 }
 
 async fn in_a_crowd_nobody_hears_who_types(world: World) {

@@ -202,6 +202,9 @@ impl Chat {
         let same =
             |row: &&RowTale| id.is_some() && (&row.user, &row.client_id) == (&told.user, &id);
         if let Some(row) = rows.iter().find(same) {
+            if row.kind != told.kind.name() {
+                return Some(What::Refused("id_reused"));
+            }
             let (seq, at_ms) = (row.seq, row.at_ms);
             return Some(What::Ack { re: told.kind, seq, at_ms, duplicate: true });
         }
@@ -273,8 +276,14 @@ impl Chat {
         }
     }
 
+    /// Sometimes under an id that an earlier command has, of another type mostly.
     fn leave_or_join(&mut self, talker: usize, side: usize, room: &'static str, choice: usize) {
-        let id = format!("leave-{}", self.tale.commands.len());
+        let commands = self.tale.commands.iter();
+        let own = commands.filter(|it| it.user == self.talkers[talker].user && it.room == room);
+        let used: Vec<_> = own.filter_map(|command| command.id.clone()).collect();
+        let earlier = used.get(choice % used.len().max(1)).filter(|_| choice.is_multiple_of(4));
+        let new = || format!("leave-{}", self.tale.commands.len());
+        let id = earlier.cloned().unwrap_or_else(new);
         match choice % 3 {
             0 => self.say(talker, side, Kind::Leave, room, Some(id)),
             1 => self.say(talker, side, Kind::Create, room, Some(id)),

@@ -59,6 +59,21 @@ pub(super) const PLANTED: &[Planted] = &[
         &[Rule::AckDiffersFromRow],
     ),
     (
+        "a leave under the id of a message is acked as if it had been done",
+        |tale| {
+            let (command, line, seq) = tell(tale, "new");
+            let ack = tale.ack(seq, false);
+            tale.answer(command, line, ack);
+            let leave = tale.leave("new");
+            tale.send(leave, line);
+            let at_ms = tale.row(ROOM, seq).at_ms;
+            let what = What::Ack { re: Kind::Leave, seq, at_ms, duplicate: true };
+            tale.answer(leave, line, what);
+            tale.show();
+        },
+        &[Rule::AckedNotStored],
+    ),
+    (
         "a resend is acked with another seq",
         |tale| {
             let (command, line, seq) = tell(tale, "new");

@@ -113,6 +113,21 @@ pub(super) const PLANTED: &[Planted] = &[
         &[Rule::IdStoredTwice],
     ),
     (
+        "an id is in the log for two commands",
+        |tale| {
+            let (message, line) = (tale.message(Some("new")), tale.line());
+            let leave = tale.leave("new");
+            for command in [message, leave] {
+                tale.send(command, line);
+                let seq = tale.store(command);
+                let ack = tale.ack(seq, false);
+                tale.answer(command, line, ack);
+            }
+            tale.show();
+        },
+        &[Rule::IdStoredTwice],
+    ),
+    (
         "an id with two acks of two seqs, both of which are in the log",
         |tale| {
             let command = tale.message(Some("new"));

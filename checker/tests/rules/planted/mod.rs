@@ -23,6 +23,10 @@ fn all() -> impl Iterator<Item = &'static Planted> {
 
 #[test]
 fn each_planted_fault_is_called_by_its_name() {
+    let soil_is = |what: &str| soil().answers.iter().any(|it| it.what.is_refused(what));
+    for code in ["unavailable", "not_member", "room_exists", "id_reused"] {
+        assert!(soil_is(code), "{code} should be in it, and let through");
+    }
     assert!(check(&soil().history()).is_clean());
     let mut wrong = Vec::new();
     for (what, plant, rules) in all() {

@@ -75,6 +75,13 @@ impl Tale {
         self.commands.len() - 1
     }
 
+    /// The same member leaves.
+    pub fn leave(&mut self, id: &str) -> usize {
+        let command = self.message(Some(id));
+        (self.commands[command].kind, self.commands[command].text) = (Kind::Leave, None);
+        command
+    }
+
     pub fn send(&mut self, command: usize, line: usize) {
         let at = self.tick();
         self.sent.push(Sent { command, line, at });
