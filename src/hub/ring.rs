@@ -18,7 +18,8 @@ const ENTRY_OVERHEAD_BYTES: usize = 160;
 /// One to a room.
 pub struct Ring {
     /// Consecutive, ending at the room's edge. Bounded by `ring_len_max` and `ring_bytes_max`, and
-    /// by what all rings may take; the oldest make room, and whoever still needs them reads the log.
+    /// by what all rings may take; the oldest make room, and whoever still needs them reads the
+    /// log.
     entries: VecDeque<Entry>,
     /// Bytes of the frames.
     frames_bytes: usize,

@@ -284,65 +284,6 @@ pub fn reset(room: &RoomName, last_seq: Seq) -> Frame {
     Frame::json(&ResetFrame { r#type: "reset", room: room.as_str(), last_seq })
 }
 
-/// What a `history` has beside its events, about: names, keys and seqs.
-pub const HISTORY_ENVELOPE_BYTES: usize = 512;
-
-/// A page of a room's past. The events are the very bytes that followers get.
-pub fn history(
-    room: &RoomName,
-    events: &[(Seq, Frame)],
-    more: bool,
-    id: Option<&ClientId>,
-) -> Frame {
-    let len: usize = events.iter().map(|(_, frame)| frame.payload().len() + 1).sum();
-    let mut json = Vec::with_capacity(len + HISTORY_ENVELOPE_BYTES);
-    begin_history(&mut json, room);
-    put_events(&mut json, events);
-    let seq = |event: &(Seq, Frame)| event.0;
-    end_history(&mut json, (events.first().map(seq), events.last().map(seq)), more, id);
-    Frame::text(&json)
-}
-
-/// The beginning of a `history`, up to its first event.
-pub fn begin_history(json: &mut Vec<u8>, room: &RoomName) {
-    json.extend_from_slice(b"{\"type\":\"history\",\"room\":");
-    json.extend_from_slice(&to_json(room.as_str()));
-    json.extend_from_slice(b",\"events\":[");
-}
-
-/// Events of a `history` with commas between them.
-pub fn put_events(json: &mut Vec<u8>, events: &[(Seq, Frame)]) {
-    for (place, (_, frame)) in events.iter().enumerate() {
-        if place > 0 {
-            json.push(b',');
-        }
-        json.extend_from_slice(frame.payload());
-    }
-}
-
-/// The end of a `history`, behind its last event. `ends`: the first and the last, if there are any.
-pub fn end_history(
-    json: &mut Vec<u8>,
-    (first, last): (Option<Seq>, Option<Seq>),
-    more: bool,
-    id: Option<&ClientId>,
-) {
-    #[derive(Serialize)]
-    struct Tail<'a> {
-        #[serde(skip_serializing_if = "Option::is_none")]
-        first: Option<Seq>,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        last: Option<Seq>,
-        more: bool,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        id: Option<&'a str>,
-    }
-    let tail = Tail { first, last, more, id: id.map(ClientId::as_str) };
-    json.extend_from_slice(b"],");
-    // The tail's own opening brace is dropped: its keys go on where the events ended.
-    json.extend_from_slice(&to_json(&tail)[1..]);
-}
-
 /// One room of the list of rooms.
 #[derive(Serialize)]
 pub struct ListedRoom<'a> {
@@ -468,7 +409,7 @@ pub fn help(id: Option<&ClientId>) -> Frame {
 }
 
 /// Serializing our own types cannot fail: no map has a key that is not text.
-fn to_json<T: Serialize + ?Sized>(value: &T) -> Vec<u8> {
+pub(super) fn to_json<T: Serialize + ?Sized>(value: &T) -> Vec<u8> {
     serde_json::to_vec(value).expect("our frames have string keys only")
 }
 

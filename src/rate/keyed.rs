@@ -76,8 +76,8 @@ impl<K: Clone + Eq + Hash> Buckets<K> {
         }
     }
 
-    /// Forgets those that are full again, each time that the map has doubled: so what it costs is no
-    /// more than a few entries looked at, however many parties there are.
+    /// Forgets those that are full again, each time that the map has doubled: so what it costs is
+    /// no more than a few entries looked at, however many parties there are.
     fn sweep(&mut self, now: Instant) {
         let is_due = now.saturating_duration_since(self.swept) >= SWEEP_PAUSE;
         if is_due && self.by_party.len() >= self.sweep_at {

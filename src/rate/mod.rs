@@ -3,8 +3,9 @@
 //! It is the generic cell rate algorithm (ITU-T I.371): a bucket is one point in time, takes no
 //! timer, and counts what happened exactly. What to do at the limit is its user's matter.
 //!
-//! Things have weights. One that is heavier than all that may happen at once may happen when nothing
-//! else did for a while, and is paid for afterwards; so is what a thing turned out to weigh more.
+//! Things have weights. One that is heavier than all that may happen at once may happen when
+//! nothing else did for a while, and is paid for afterwards; so is what a thing turned out to weigh
+//! more.
 
 mod keyed;
 

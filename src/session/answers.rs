@@ -262,8 +262,8 @@ impl Asked {
 
 /// Members in a list that weigh as much as a small command.
 const MEMBERS_PER_WEIGHT: usize = 50;
-/// What a row of a list may take, as it is read and as it is sent: a name twice, and what there is to
-/// say about it.
+/// What a row of a list may take, as it is read and as it is sent: a name twice, and what there is
+/// to say about it.
 pub const ROW_BYTES: usize = 512;
 
 /// When a read of one session failed the last time. Clones share it.

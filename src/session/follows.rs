@@ -295,9 +295,9 @@ impl Follows {
         self.reading.is_some() || self.rest.is_some()
     }
 
-    /// Waits for the page that is being read, for `catch_up` to hand on, or until one may be: it is read to its end also
-    /// while the socket can take nothing, for what it is read with others wait for. Cancel-safe:
-    /// the read goes on.
+    /// Waits for the page that is being read, for `catch_up` to hand on, or until one may be: it is
+    /// read to its end also while the socket can take nothing, for what it is read with others wait
+    /// for. Cancel-safe: the read goes on.
     pub async fn wait(&mut self) {
         if let Some(reading) = &mut self.reading {
             self.read = Some(reading.await);
@@ -335,8 +335,8 @@ impl Follows {
         Ok(())
     }
 
-    /// Serves those behind until the socket is full, a page must be read, or nobody is behind. A page
-    /// is not read before the socket's `wait` for it is over; whether one is now.
+    /// Serves those behind until the socket is full, a page must be read, or nobody is behind. A
+    /// page is not read before the socket's `wait` for it is over; whether one is now.
     pub fn catch_up(&mut self, wait: impl Fn() -> Duration) -> Result<bool, LostSync> {
         if let Some(page) = self.read.take() {
             self.on_page(page)?;

@@ -21,6 +21,7 @@ use crate::model::{Event, Seq};
 use crate::protocol::command::{HISTORY_LIMIT_MAX, Page};
 use crate::protocol::error::Problem;
 use crate::protocol::frame::{self, Frame};
+use crate::protocol::page;
 use crate::replay::PAGE_HELD_BYTES;
 
 /// Events in a piece: as many as a page has.
@@ -106,7 +107,7 @@ pub async fn history(mut reader: Reader, asked: Asked, page: Page, limit: usize)
     };
     if piece.is_last {
         let more = range.more();
-        let frame = frame::history(&asked.room, &piece.frames, more, asked.id.as_ref());
+        let frame = page::whole(&asked.room, &piece.frames, more, asked.id.as_ref());
         let weight = weight(piece.frames.len(), EVENTS_PER_WEIGHT);
         return Reply::Frame { re: "history", frame, weight };
     }
@@ -234,16 +235,16 @@ impl Pages {
 
     fn write(&self, piece: &Piece, is_first: bool) -> Vec<u8> {
         let len: usize = piece.frames.iter().map(|(_, frame)| frame.payload().len() + 1).sum();
-        let mut json = Vec::with_capacity(len + frame::HISTORY_ENVELOPE_BYTES);
+        let mut json = Vec::with_capacity(len + page::ENVELOPE_BYTES);
         match is_first {
-            true => frame::begin_history(&mut json, &self.asked.room),
+            true => page::begin(&mut json, &self.asked.room),
             false if !piece.frames.is_empty() => json.push(b','),
             false => {}
         }
-        frame::put_events(&mut json, &piece.frames);
+        page::put(&mut json, &piece.frames);
         if piece.is_last {
             let ends = (self.range.first, Some(self.range.after));
-            frame::end_history(&mut json, ends, self.range.more(), self.asked.id.as_ref());
+            page::end(&mut json, ends, self.range.more(), self.asked.id.as_ref());
         }
         json
     }

@@ -1,8 +1,8 @@
 //! How fast one socket may speak, and how long it may speak nonsense. Pure: time is an argument.
 //!
-//! It does not close or answer anything; the session does. Commands beyond the rate are answered, so
-//! that a client may learn. What has no answer (control frames, parts of messages) is charged, and
-//! not read on before it is paid for. Either way, who goes on for too many seconds is closed.
+//! It does not close or answer anything; the session does. Commands beyond the rate are answered,
+//! so that a client may learn. What has no answer (control frames, parts of messages) is charged,
+//! and not read on before it is paid for. Either way, who goes on for too many seconds is closed.
 
 use std::time::{Duration, Instant};
 

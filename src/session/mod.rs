@@ -207,8 +207,8 @@ impl Session {
         listens
     }
 
-    /// Whether the work that was done for the client is paid for. Else the next answer is begun when
-    /// it is: what is asked for in one breath is not worked out in one.
+    /// Whether the work that was done for the client is paid for. Else the next answer is begun
+    /// when it is: what is asked for in one breath is not worked out in one.
     fn has_paid(&mut self) -> bool {
         if self.debt.is_none() && !self.answers.is_empty() {
             let wait = self.limits.debt(&self.shared.config.session, Instant::now());

@@ -1,7 +1,7 @@
 //! How fast users and addresses may ask, by whatever sockets and requests they do.
 //!
-//! A command weighs 1 when it comes; what it turned out to be is charged when it is answered, in the
-//! same unit: what a small command costs, a tenth of a millisecond at most.
+//! A command weighs 1 when it comes; what it turned out to be is charged when it is answered, in
+//! the same unit: what a small command costs, a tenth of a millisecond at most.
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};

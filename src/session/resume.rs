@@ -1,9 +1,9 @@
 //! `resume`: a client that is back follows its rooms again, however many, a part of them at a time.
 //!
-//! Each part is one query for the user's standings and one for where the rooms stand that are not in
-//! use here yet. The next part begins when the client has taken what it was told of the one before;
-//! others have their turn in between. The rooms are followed when all parts have been told, so that
-//! no replay comes before the last `joined`.
+//! Each part is one query for the user's standings and one for where the rooms stand that are not
+//! in use here yet. The next part begins when the client has taken what it was told of the one
+//! before; others have their turn in between. The rooms are followed when all parts have been told,
+//! so that no replay comes before the last `joined`.
 
 use std::sync::Arc;
 

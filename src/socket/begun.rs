@@ -1,8 +1,8 @@
 //! A message or frame that has begun and is not whole, and what it takes meanwhile.
 //!
-//! What is kept of it grows with what comes, a little at a time, and counts on what the node may hold
-//! of what clients have begun to send. When that is full, a longer one waits, and those that have
-//! been at it for longest with most may be given up.
+//! What is kept of it grows with what comes, a little at a time, and counts on what the node may
+//! hold of what clients have begun to send. When that is full, a longer one waits, and those that
+//! have been at it for longest with most may be given up.
 
 use std::fmt;
 use std::future::Future;

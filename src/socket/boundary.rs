@@ -1,15 +1,15 @@
-//! Follows the bytes on their way to the codec: where frames and messages end, how many frames there
-//! were, and which bytes the codec must not be given yet.
+//! Follows the bytes on their way to the codec: where frames and messages end, how many frames
+//! there were, and which bytes the codec must not be given yet.
 //!
 //! The codec cannot be asked what is in it. The socket lets go of it between two messages (see
 //! `codec`), and must know that nothing is lost with it: no part of a frame, and no part of a
 //! message.
 //!
 //! And the codec believes what a client announces: it makes room for a whole frame as soon as it
-//! has seen its header. So a frame of any size is *held back* until it is there ([`Boundary::follow`]
-//! says how much is), and the room that it takes grows with what has come, not with what was
-//! announced. What breaks the protocol, or is too large, is the codec's business, and is not held
-//! back.
+//! has seen its header. So a frame of any size is *held back* until it is there
+//! ([`Boundary::follow`] says how much is), and the room that it takes grows with what has come,
+//! not with what was announced. What breaks the protocol, or is too large, is the codec's business,
+//! and is not held back.
 
 /// The opcodes from which on a frame is a control frame (RFC 6455, section 5.2).
 const CONTROL: u8 = 8;

@@ -4,9 +4,9 @@
 //! codec's own buffer is. So an idle socket keeps little memory, and a burst of commands costs one
 //! call to the kernel rather than one for each few of them.
 //!
-//! A long frame is kept here until it is whole (see `boundary`), and what is kept counts on what the
-//! node may hold of what clients have begun to send: when that is full, it waits for room before it
-//! reads on.
+//! A long frame is kept here until it is whole (see `boundary`), and what is kept counts on what
+//! the node may hold of what clients have begun to send: when that is full, it waits for room
+//! before it reads on.
 //!
 //! Pongs and close frames, which tungstenite writes by itself, thereby stand in one queue with our
 //! own frames, so nothing is ever torn by them.
@@ -56,8 +56,8 @@ pub(super) struct Duplex {
 }
 
 impl Duplex {
-    /// `leftover` was read from the connection before. Frames of the lengths in `held` are kept here
-    /// until they are whole.
+    /// `leftover` was read from the connection before. Frames of the lengths in `held` are kept
+    /// here until they are whole.
     pub fn new(reader: OwnedReadHalf, link: Arc<Link>, leftover: Bytes, held: Held) -> Self {
         let mut duplex = Self {
             reader: Some(reader),

@@ -78,9 +78,8 @@ const QUERIES: [&str; 8] = [
     // Up to where the member has read (`m.read`) there are as many messages as before the last
     // event that is none (`c`, which holds that number), and every event since is one: what was
     // said between two joins is not counted one by one. Nodes of version 1 did not write that
-    // number: their events that are no messages (`uncounted`) must be left out.
-    // Each room by its place in the array. `lateral` and `offset 0` leave no other plan than to look
-    // up each.
+    // number: their events that are no messages (`uncounted`) must be left out. Each room by its
+    // place in the array. `lateral` and `offset 0` leave no other plan than to look up each.
     "select q.place, r.last_seq, r.member_count, r.message_count, m.role, m.read,
             coalesce(c.messages, 0) + m.read - coalesce(c.seq, 0) - uncounted.len
      from unnest($1::text[]) with ordinality as q (name, place)
