@@ -1,8 +1,10 @@
-//! The values of a chat: rooms, users, sequence numbers, events. None of them can exist invalid.
+//! The values of a chat: rooms, users, sequence numbers, events, and whom a request is for. None of
+//! them can exist invalid.
 //!
 //! It does not know JSON, SQL or sockets. Whoever holds a `RoomName` holds a name that passed every
 //! rule of the protocol, so nothing below the edge checks again.
 
+mod authority;
 mod name;
 
 use std::fmt;
@@ -11,6 +13,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
+pub use self::authority::{Authority, Host, Origin};
 pub use self::name::Unfit;
 
 /// Longest client id (idempotency key), in bytes.

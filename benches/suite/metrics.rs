@@ -15,7 +15,8 @@ impl Buckets {
     pub fn of(node: SocketAddr, name: &str) -> Result<Self> {
         let mut stream = TcpStream::connect_timeout(&node, Duration::from_secs(5))?;
         stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")?;
+        stream
+            .write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
         let mut text = String::new();
         stream.read_to_string(&mut text)?;
         let mut buckets = Vec::new();

@@ -165,10 +165,7 @@ impl Config {
             let allowed = "must be address:port, such as 127.0.0.1:8080 or [::]:8080";
             return Err(wrong("server.listen", quoted(listen), allowed));
         }
-        if let Some(bad) = self.server.allowed_origins.iter().find(|origin| !is_origin(origin)) {
-            let allowed = "must be scheme://host[:port] in lower case, without a path, or *";
-            return Err(wrong("server.allowed_origins", quoted(bad), allowed));
-        }
+        self.check_door()?;
         if self.log.url.is_empty() && self.log.path.trim().is_empty() {
             return Err(wrong("log.path", quoted(&self.log.path), "must name a file"));
         }
@@ -270,10 +267,6 @@ impl Config {
                 ),
             );
         }
-        if self.server.allowed_origins.iter().any(|origin| origin == "*") {
-            let text = "any web page that a user visits may connect from their browser";
-            warn("server.allowed_origins", text.to_owned());
-        }
         let heartbeat = self.socket.heartbeat_ms;
         if heartbeat >= PROXY_TIMEOUT_MS {
             warn(
@@ -291,11 +284,12 @@ impl Config {
                 ),
             );
         }
+        warnings.extend(self.door_warnings());
         warnings
     }
 }
 
-fn wrong(name: &str, value: impl ToString, allowed: impl Into<String>) -> ConfigError {
+pub(super) fn wrong(name: &str, value: impl ToString, allowed: impl Into<String>) -> ConfigError {
     ConfigError::Value {
         name: name.to_owned(),
         value: value.to_string(),
@@ -317,15 +311,6 @@ fn listen_host(listen: &str) -> Option<&str> {
 fn is_loopback(host: &str) -> bool {
     let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
     address.map_or(host == "localhost", |address| address.is_loopback())
-}
-
-/// What browsers send as `Origin`; anything else would be compared in vain.
-fn is_origin(text: &str) -> bool {
-    let printable = text.bytes().all(|b| b.is_ascii_graphic() && !b.is_ascii_uppercase());
-    let has_host = text.split_once("://").is_some_and(|(scheme, host)| {
-        !scheme.is_empty() && !host.is_empty() && !host.contains(['/', '?', '#', '@', '*'])
-    });
-    text == "*" || text == "null" || (printable && has_host)
 }
 
 /// `tracing` takes a misspelled level for the name of a module, and then says nothing at all.

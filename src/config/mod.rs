@@ -9,6 +9,7 @@
 //! environment except `Sources::of_process`, and nothing keeps a setting in a global.
 
 mod check;
+mod door;
 mod environment;
 mod load;
 mod secret;
@@ -51,6 +52,9 @@ pub struct ServerConfig {
     pub listen: String,
     pub connections_max: usize,
     pub connections_per_address_max: usize,
+    /// Names that the server goes by, beside its addresses and `localhost` (`*`: any).
+    #[serde(deserialize_with = "list")]
+    pub hosts: Vec<String>,
     /// Origins beside the server's own host that browsers may come from (`*`: any). In the
     /// environment: separated by commas.
     #[serde(deserialize_with = "list")]

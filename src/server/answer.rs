@@ -11,7 +11,7 @@ use futures_util::StreamExt;
 use futures_util::stream::Stream;
 use http_body_util::{Either, Full, StreamBody};
 use hyper::body::Frame;
-use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue};
+use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, X_CONTENT_TYPE_OPTIONS};
 use hyper::{Response, StatusCode};
 use serde::Serialize;
 
@@ -100,6 +100,17 @@ pub fn json_content(status: StatusCode, content: Content) -> Answer {
     set(&mut answer, CONTENT_TYPE, "application/json");
     set(&mut answer, CACHE_CONTROL, "no-store");
     answer
+}
+
+/// Whether pages of other origins may load what is answered, beside the rules for reading it.
+pub const CROSS_ORIGIN_RESOURCE_POLICY: HeaderName =
+    HeaderName::from_static("cross-origin-resource-policy");
+
+/// What every answer has: it is of no other kind than it says, and for no other page to load.
+pub fn finish(answer: &mut Answer) {
+    set(answer, X_CONTENT_TYPE_OPTIONS, "nosniff");
+    let policy = answer.headers_mut().entry(CROSS_ORIGIN_RESOURCE_POLICY);
+    policy.or_insert(HeaderValue::from_static("same-origin"));
 }
 
 pub fn set(answer: &mut Answer, name: HeaderName, value: &'static str) {

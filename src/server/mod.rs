@@ -7,6 +7,8 @@
 mod admission;
 mod answer;
 pub mod api;
+mod door;
+mod host;
 pub mod line;
 mod origin;
 mod page;
@@ -27,6 +29,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use self::admission::Admission;
 use self::api::Api;
+use self::door::Door;
 use self::line::Line;
 use self::page::Page;
 use self::routes::Visit;
@@ -52,6 +55,7 @@ pub struct Server {
     api: Arc<Api>,
     admission: Arc<Admission>,
     page: Arc<Page>,
+    door: Arc<Door>,
 }
 
 impl Server {
@@ -59,7 +63,8 @@ impl Server {
         let admission = Admission::new(&shared.config.server, shared.metrics.clone());
         let api = Arc::new(Api::new(shared.clone(), lanes.clone()));
         let page = Arc::new(Page::new(shared.config.server.page));
-        Self { shared, lanes, api, admission, page }
+        let door = Arc::new(Door::new(&shared.config.server));
+        Self { shared, lanes, api, admission, page, door }
     }
 
     /// Accepts until the node stops.

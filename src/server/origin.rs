@@ -1,34 +1,155 @@
 //! Which web pages may ask this server: the one rule for `Origin`, on the WebSocket and under
-//! `/api`.
+//! `/api`; and what browsers are told so that a page may read the answer.
 //!
 //! Browsers send `Origin` and let any page ask anywhere, so the server must choose. Other clients
 //! send none and are always let in: this is no authentication.
 
 use hyper::StatusCode;
-use hyper::header::{HOST, HeaderMap, ORIGIN};
+use hyper::header::{
+    ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS,
+    HeaderMap, HeaderValue, ORIGIN, VARY,
+};
 
-use super::answer::{Answer, refuse};
+use super::answer::{Answer, refuse, set};
+use crate::model::{Authority, Origin};
 
-/// `allowed` is the setting `server.allowed_origins`; the server's own host is allowed anyway.
-pub fn is_allowed(headers: &HeaderMap, allowed: &[String]) -> bool {
-    let Some(origin) = headers.get(ORIGIN) else { return true };
-    let Ok(origin) = origin.to_str() else { return false };
-    if allowed.iter().any(|known| known == "*" || known.eq_ignore_ascii_case(origin)) {
-        return true;
+/// The setting `server.allowed_origins`; the server's own host is allowed anyway.
+pub struct Origins {
+    any: bool,
+    listed: Vec<Origin>,
+}
+
+/// Where a request comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// No web page, or one that need not say.
+    Unsaid,
+    /// A page that may ask. `by_name`: its origin is listed.
+    Page {
+        origin: HeaderValue,
+        by_name: bool,
+    },
+    Foreign,
+    /// There are several `Origin`s: one too many to believe any.
+    Several,
+}
+
+impl Origins {
+    pub fn new(allowed: &[String]) -> Self {
+        let any = allowed.iter().any(|origin| origin == "*");
+        Self { any, listed: allowed.iter().filter_map(|origin| Origin::parse(origin)).collect() }
     }
-    let host = headers.get(HOST).and_then(|host| host.to_str().ok());
-    let authority = origin.split_once("://").map(|(_, authority)| authority);
-    match (authority, host) {
-        (Some(authority), Some(host)) => authority.eq_ignore_ascii_case(host),
-        _ => false,
+
+    /// `own` is whom the request is for.
+    pub fn source(&self, headers: &HeaderMap, own: Option<&Authority>) -> Source {
+        let mut values = headers.get_all(ORIGIN).iter();
+        let Some(value) = values.next() else { return Source::Unsaid };
+        if values.next().is_some() {
+            return Source::Several;
+        }
+        let origin = value.to_str().ok().and_then(Origin::parse);
+        let by_name = origin.as_ref().is_some_and(|origin| self.listed.contains(origin));
+        let is_own = origin.zip(own).is_some_and(|(origin, own)| origin.is_of(own));
+        if by_name || is_own || self.any {
+            Source::Page { origin: value.clone(), by_name }
+        } else {
+            Source::Foreign
+        }
     }
 }
 
-/// The answer to all others.
+impl Source {
+    /// Lets the page read the answer, also one that is a refusal.
+    pub fn admit(self, answer: &mut Answer) {
+        set(answer, VARY, "Origin");
+        let Self::Page { origin, by_name } = self else { return };
+        answer.headers_mut().insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+        set(answer, ACCESS_CONTROL_EXPOSE_HEADERS, "Retry-After");
+        // Who lets everybody in has not thought of each who comes with a user's cookies.
+        if by_name {
+            set(answer, ACCESS_CONTROL_ALLOW_CREDENTIALS, "true");
+        }
+    }
+}
+
+/// The answer to a page that may not ask.
 pub fn refusal() -> Answer {
     refuse(
         StatusCode::FORBIDDEN,
         "origin",
         "this origin may not connect: list it in server.allowed_origins",
     )
+}
+
+/// The answer to a request with several `Origin`s.
+pub fn refusal_of_several() -> Answer {
+    refuse(StatusCode::BAD_REQUEST, "origin", "a request has one Origin header at most")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Where a request with these origins comes from, which is for `host`.
+    fn source(allowed: &[&str], host: &str, origins: &[&[u8]]) -> Source {
+        let allowed: Vec<_> = allowed.iter().map(|&origin| origin.to_owned()).collect();
+        let values = origins.iter().map(|&origin| HeaderValue::from_bytes(origin).unwrap());
+        let mut headers = HeaderMap::new();
+        headers.extend(values.map(|value| (ORIGIN, value)));
+        Origins::new(&allowed).source(&headers, Authority::parse(host).as_ref())
+    }
+
+    fn page(origin: &str, by_name: bool) -> Source {
+        Source::Page { origin: origin.parse().unwrap(), by_name }
+    }
+
+    #[test]
+    fn own_and_listed_pages_may_ask_and_no_other() {
+        const LISTED: &str = "https://chat.example";
+        let check = |origin: &str| source(&[LISTED], "127.0.0.1:8080", &[origin.as_bytes()]);
+        for listed in [LISTED, "https://chat.example:443", "HTTPS://Chat.Example"] {
+            assert_eq!(check(listed), page(listed, true));
+        }
+        for own in ["http://127.0.0.1:8080", "https://127.0.0.1:8080"] {
+            assert_eq!(check(own), page(own, false));
+        }
+        for foreign in [
+            "http://chat.example",
+            "https://chat.example:8443",
+            "https://chat.example.",
+            "https://chat.example.evil",
+            "https://evil.chat.example",
+            "http://127.0.0.1",
+            "http://localhost:8080",
+            "chat.example",
+            "null",
+            "*",
+            "",
+            "https://chat.example, https://chat.example",
+        ] {
+            assert_eq!(check(foreign), Source::Foreign, "{foreign}");
+        }
+        for hostile in [&b"https://chat.example\xff"[..], b"\xff", b"https://\xc3\xa9"] {
+            assert_eq!(source(&[LISTED], "", &[hostile]), Source::Foreign, "{hostile:?}");
+        }
+    }
+
+    #[test]
+    fn one_origin_is_believed_and_two_are_none() {
+        let [a, b]: [&[u8]; 2] = [b"https://a.example", b"http://b.example"];
+        assert_eq!(source(&["*"], "b.example", &[]), Source::Unsaid);
+        assert_eq!(source(&["*"], "b.example", &[a, b]), Source::Several);
+        assert_eq!(source(&["https://a.example"], "b.example", &[a, a]), Source::Several);
+    }
+
+    #[test]
+    fn a_star_lets_all_in_and_names_nobody() {
+        for origin in ["https://any.example", "null", "\"", "chrome-extension://x"] {
+            let found = source(&["*"], "b.example", &[origin.as_bytes()]);
+            assert_eq!(found, page(origin, false), "{origin}");
+        }
+        let both = ["*", "https://a.example"];
+        let found = source(&both, "b.example", &[b"https://a.example"]);
+        assert_eq!(found, page("https://a.example", true));
+    }
 }

@@ -4,12 +4,12 @@
 //! It knows no rooms and no messages: the page talks over `/ws`, as every client does.
 
 use hyper::header::{
-    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, HeaderMap, HeaderName, HeaderValue,
-    IF_NONE_MATCH, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
+    ACCESS_CONTROL_ALLOW_ORIGIN, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG,
+    HeaderMap, HeaderName, HeaderValue, IF_NONE_MATCH, REFERRER_POLICY,
 };
 use hyper::{Response, StatusCode};
 
-use super::answer::{Answer, Content, set};
+use super::answer::{Answer, CROSS_ORIGIN_RESOURCE_POLICY, Content, set};
 
 /// A path, what stands there, and of what kind it is.
 type File = (&'static str, &'static [u8], &'static str);
@@ -102,11 +102,20 @@ impl Page {
         answer.headers_mut().insert(ETAG, tag.clone());
         set(&mut answer, CACHE_CONTROL, CACHING);
         set(&mut answer, CONTENT_SECURITY_POLICY, POLICY);
-        set(&mut answer, X_CONTENT_TYPE_OPTIONS, "nosniff");
         set(&mut answer, REFERRER_POLICY, "no-referrer");
         set(&mut answer, CROSS_ORIGIN_OPENER_POLICY, "same-origin");
+        if is_library(path) {
+            set(&mut answer, ACCESS_CONTROL_ALLOW_ORIGIN, "*");
+            set(&mut answer, CROSS_ORIGIN_RESOURCE_POLICY, "cross-origin");
+        }
         Some(answer)
     }
+}
+
+/// Whether a file is of the library, which is for everybody's pages: `/verbatim.js`, its types, and
+/// the modules that it is made of.
+fn is_library(path: &str) -> bool {
+    path.strip_prefix("/verbatim").is_some_and(|rest| rest.starts_with(['.', '/']))
 }
 
 /// Whether the browser has the file of that tag. A proxy that compresses makes tags weak (`W/`).

@@ -12,9 +12,11 @@ use hyper::{Method, Request, Response, StatusCode};
 use serde::Serialize;
 
 use super::admission::{Limit, Permit};
-use super::answer::{Answer, Body, Content, json, refuse, set};
-use super::api::{Api, Visitor};
+use super::answer::{Answer, Body, Content, finish, json, refuse, set};
+use super::api::{Api, Visitor, body};
+use super::door::{Door, DoorRefused};
 use super::line::Peer;
+use super::origin::Source;
 use super::page::Page;
 use super::{LAST_REQUEST, Server, origin, upgrade};
 use crate::budget::Budgets;
@@ -34,6 +36,7 @@ pub struct Visit {
     lanes: Lanes,
     api: Arc<Api>,
     page: Arc<Page>,
+    door: Arc<Door>,
     /// The connection's place among the admitted; it moves on into the session.
     permit: Mutex<Option<Permit>>,
     visitor: Visitor,
@@ -47,24 +50,36 @@ impl Visit {
             lanes: server.lanes.clone(),
             api: server.api.clone(),
             page: server.page.clone(),
+            door: server.door.clone(),
             permit: Mutex::new(Some(permit)),
             visitor,
         }
     }
 
     pub async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
-        let answer = match Api::owns(request.uri().path()) {
-            true => self.api.answer(request, &self.visitor).await,
-            false => self.answer_whole(request).await,
+        let mut answer = match self.door.check(&request) {
+            Ok(source) if Api::owns(request.uri().path()) => {
+                self.api.answer(request, source, &self.visitor).await
+            }
+            Ok(source) => self.answer_whole(request, source).await,
+            Err(refused) => self.turn_away(request, refused).await,
         };
+        finish(&mut answer);
         answer.map(|content| content.body(&self.visitor.peer, &self.shared.budgets.unsent))
     }
 
-    async fn answer_whole(&self, request: Request<Incoming>) -> Answer {
+    async fn turn_away(&self, request: Request<Incoming>, refused: DoorRefused) -> Answer {
+        self.count_refused(refused.reason());
+        let (parts, mut body) = request.into_parts();
+        body::pass(&mut body, &parts).await;
+        refused.answer()
+    }
+
+    async fn answer_whole(&self, request: Request<Incoming>, source: Source) -> Answer {
         let path = request.uri().path();
         let reads = matches!(*request.method(), Method::GET | Method::HEAD);
         match path {
-            "/ws" => self.upgrade(request),
+            "/ws" => self.upgrade(request, &source),
             "/healthz" if reads => json(StatusCode::OK, &Health { status: "ok" }),
             "/readyz" if reads => self.ready().await,
             "/metrics" if reads => self.metrics(),
@@ -74,13 +89,12 @@ impl Visit {
     }
 
     /// Checks cheap things first, then who may come, then whether there is room.
-    fn upgrade(&self, mut request: Request<Incoming>) -> Answer {
+    fn upgrade(&self, mut request: Request<Incoming>, source: &Source) -> Answer {
         let accept = match upgrade::check(&request) {
             Ok(accept) => accept,
             Err(refused) => return upgrade::refusal(refused),
         };
-        let allowed = &self.shared.config.server.allowed_origins;
-        if !origin::is_allowed(request.headers(), allowed) {
+        if *source == Source::Foreign {
             self.count_refused("origin");
             return origin::refusal();
         }

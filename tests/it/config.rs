@@ -293,9 +293,21 @@ fn texts_that_cannot_work_are_refused() {
     for id in [" ", "a\nb", "a\u{202e}b", &"x".repeat(129)] {
         unfit(|c| c.node.id = id.to_owned(), "node.id = ");
     }
-    for origin in
-        ["a.example", "https://a.example/", "HTTPS://a.example", "https://*.a.example", ""]
-    {
+    for host in ["", "a.example:80", "https://a.example", "*.a.example", "127.0.0.1", "a ", "a."] {
+        unfit(
+            |c| c.server.hosts = vec![host.to_owned()],
+            &format!("server.hosts = {host:?}: must be a host name without scheme"),
+        );
+    }
+    for origin in [
+        "a.example",
+        "https://a.example/",
+        "HTTPS://a.example",
+        "https://*.a.example",
+        "null",
+        "file://a",
+        "",
+    ] {
         unfit(
             |c| c.server.allowed_origins = vec![origin.to_owned()],
             &format!("server.allowed_origins = {origin:?}: must be scheme://host"),
@@ -367,6 +379,7 @@ fn what_is_legal_and_dangerous_is_warned_about() {
         |c| c.server.allowed_origins = vec!["*".to_owned()],
         "server.allowed_origins: any web page",
     );
+    warned(|c| c.server.hosts = vec!["*".to_owned()], "server.hosts: any name is answered");
     warned(|c| c.socket.heartbeat_ms = 60_000, "socket.heartbeat_ms: 60000 is not below 60000");
     warned(
         |c| c.server.connections_max = 100,
@@ -380,6 +393,7 @@ fn what_is_legal_and_dangerous_is_warned_about() {
     let quiet = |change: fn(&mut Config)| assert_eq!(judged(change), Ok(Vec::new()));
     quiet(|c| c.server.listen = "[::1]:0".to_owned());
     quiet(|c| c.server.listen = "localhost:8080".to_owned());
+    quiet(|c| c.server.hosts = vec!["a.example".to_owned(), "node_1".to_owned()]);
     quiet(|c| c.server.allowed_origins = vec!["https://a.example:8443".to_owned()]);
     quiet(|c| c.trace.level = "warn,verbatim::lane=debug,hyper=off".to_owned());
     quiet(|c| c.log.url = Secret(POSTGRES.to_owned()));

@@ -6,7 +6,7 @@
 
 mod act;
 mod ask;
-mod body;
+pub(super) mod body;
 mod reply;
 mod route;
 mod stream;
@@ -19,9 +19,8 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use hyper::body::Incoming;
 use hyper::header::{
-    ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
-    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ALLOW, CACHE_CONTROL, CONTENT_TYPE,
-    HeaderName, HeaderValue, ORIGIN, VARY,
+    ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_MAX_AGE, ALLOW,
+    CACHE_CONTROL, CONTENT_TYPE, HeaderName,
 };
 use hyper::http::request::Parts;
 use hyper::{Method, Request, Response, StatusCode};
@@ -32,9 +31,10 @@ pub use self::route::Route;
 use self::route::{Place, STREAM};
 use self::stream::Wish;
 use super::admission::Limit;
-use super::answer::{Answer, Content, Pieces};
+use super::answer::{Answer, Content, Pieces, set};
 use super::line::Peer;
-use super::{origin, routes};
+use super::origin::{self, Source};
+use super::routes;
 use crate::lane::Lanes;
 use crate::metrics::{self, Reason};
 use crate::protocol::command;
@@ -43,7 +43,8 @@ use crate::session::Shared;
 use crate::session::pace::weight_of;
 
 /// What any request from another origin may send.
-const CROSS_ORIGIN_HEADERS: &str = "Content-Type, Idempotency-Key, Last-Event-ID";
+const CROSS_ORIGIN_HEADERS: &str = "Authorization, Content-Type, Idempotency-Key, Last-Event-ID, \
+                                    traceparent, tracestate, baggage";
 /// How long a browser may remember that it may ask: the ten minutes that most of them grant.
 const CROSS_ORIGIN_MAX_AGE_S: &str = "600";
 /// nginx, and those that learned from it, pass a stream on as it comes.
@@ -74,14 +75,16 @@ impl Api {
         path == "/api" || path.starts_with("/api/")
     }
 
-    pub async fn answer(&self, request: Request<Incoming>, visitor: &Visitor) -> Answer {
+    pub async fn answer(
+        &self,
+        request: Request<Incoming>,
+        source: Source,
+        visitor: &Visitor,
+    ) -> Answer {
         let route = route::find(request.uri().path()).map_or("other", |p| p.route.template());
         let method = route::method_name(request.method());
-        let origin = request.headers().get(ORIGIN).cloned();
-        let allowed = &self.shared.config.server.allowed_origins;
-        let answer = if origin::is_allowed(request.headers(), allowed) {
-            let answer = self.shared.tasks.answer(self.respond(request, visitor)).await;
-            origin.into_iter().fold(answer, admit_origin)
+        let mut answer = if source != Source::Foreign {
+            self.shared.tasks.answer(self.respond(request, visitor)).await
         } else {
             let reason = Reason { reason: "origin" };
             self.shared.metrics.connections_refused.get_or_create(&reason).inc();
@@ -89,6 +92,7 @@ impl Api {
             body::pass(&mut body, &parts).await;
             origin::refusal()
         };
+        source.admit(&mut answer);
         let status = answer.status().as_u16();
         let request = metrics::Request { route, method, status };
         self.shared.metrics.requests.get_or_create(&request).inc();
@@ -197,30 +201,18 @@ fn too_fast(retry_after_ms: u64) -> Problem {
 fn options(route: Route) -> Answer {
     let mut answer = Response::new(Content::default());
     *answer.status_mut() = StatusCode::NO_CONTENT;
-    put(&mut answer, ALLOW, route.allow());
-    put(&mut answer, ACCESS_CONTROL_ALLOW_METHODS, route.allow());
-    put(&mut answer, ACCESS_CONTROL_ALLOW_HEADERS, CROSS_ORIGIN_HEADERS);
-    put(&mut answer, ACCESS_CONTROL_MAX_AGE, CROSS_ORIGIN_MAX_AGE_S);
-    answer
-}
-
-/// Lets the page of an allowed origin read the answer, also one that is a refusal.
-fn admit_origin(mut answer: Answer, origin: HeaderValue) -> Answer {
-    answer.headers_mut().insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
-    put(&mut answer, ACCESS_CONTROL_EXPOSE_HEADERS, "Retry-After");
-    put(&mut answer, VARY, "Origin");
+    set(&mut answer, ALLOW, route.allow());
+    set(&mut answer, ACCESS_CONTROL_ALLOW_METHODS, route.allow());
+    set(&mut answer, ACCESS_CONTROL_ALLOW_HEADERS, CROSS_ORIGIN_HEADERS);
+    set(&mut answer, ACCESS_CONTROL_MAX_AGE, CROSS_ORIGIN_MAX_AGE_S);
     answer
 }
 
 fn stream_answer(events: Pieces, is_head: bool) -> Answer {
     let content = if is_head { Content::default() } else { Content::Pieces(events) };
     let mut answer = Response::new(content);
-    put(&mut answer, CONTENT_TYPE, "text/event-stream");
-    put(&mut answer, CACHE_CONTROL, "no-store");
-    put(&mut answer, X_ACCEL_BUFFERING, "no");
+    set(&mut answer, CONTENT_TYPE, "text/event-stream");
+    set(&mut answer, CACHE_CONTROL, "no-store");
+    set(&mut answer, X_ACCEL_BUFFERING, "no");
     answer
-}
-
-fn put(answer: &mut Answer, name: HeaderName, value: &'static str) {
-    answer.headers_mut().insert(name, HeaderValue::from_static(value));
 }

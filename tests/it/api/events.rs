@@ -163,7 +163,8 @@ async fn what_is_no_json_object_is_bad_json(world: World) {
     let refused = caller.ask(&format!("POST {EVENTS}"), &[super::JSON], Some(&deep)).await;
     assert_refused(&refused, 400, "bad_json", None);
     let mut http = crate::harness::http::Http::connect(node.addr).await;
-    let head = format!("POST {EVENTS} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n");
+    let head =
+        format!("POST {EVENTS} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n");
     let mut bytes = format!("{head}Content-Length: 3\r\n\r\n").into_bytes();
     bytes.extend([b'"', 0xff, b'"']);
     http.send(bytes).await;

@@ -148,7 +148,7 @@ async fn a_body_over_the_limit_is_413_and_can_be_read_by_who_sent_it(world: Worl
     }
     // A length that nobody will ever send.
     let mut http = Http::connect(node.addr).await;
-    let head = "POST /api/rooms HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n";
+    let head = "POST /api/rooms HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n";
     http.send(format!("{head}Content-Length: 1000000000000000000\r\n\r\n{{")).await;
     assert_refused(&http.read(false).await, 413, "too_large", None);
     // One that does not say how long it is.
@@ -165,7 +165,7 @@ async fn a_body_that_does_not_come_is_408(world: World) {
     let change = |config: &mut verbatim::config::Config| config.api.body_timeout_ms = 300;
     let node = world.node_with(change).await;
     let mut http = Http::connect(node.addr).await;
-    let head = "POST /api/rooms HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n";
+    let head = "POST /api/rooms HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n";
     http.send(format!("{head}Content-Length: 40\r\n\r\n{{\"user_id\"")).await;
     let begun = Instant::now();
     let refused = http.read(false).await;
@@ -183,7 +183,7 @@ async fn a_body_that_does_not_come_is_408(world: World) {
 async fn a_body_in_chunks_does_as_well(world: World) {
     let node = world.node().await;
     let mut http = Http::connect(node.addr).await;
-    let head = "POST /api/rooms HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n";
+    let head = "POST /api/rooms HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n";
     let body =
         "10\r\n{\"user_id\":\"1\",\"\r\nb;ext=1\r\nroom\":\"rr\"}\r\n0\r\nX-Trailer: 1\r\n\r\n";
     http.send(format!("{head}Transfer-Encoding: chunked\r\n\r\n{body}")).await;

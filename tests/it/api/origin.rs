@@ -8,6 +8,7 @@ use crate::harness::{World, on_both_logs};
 on_both_logs!(
     a_page_of_another_origin_is_refused_whatever_it_asks,
     a_page_of_an_allowed_origin_may_read_answers_and_refusals,
+    a_page_that_no_setting_names_comes_without_credentials,
     a_browser_that_asks_first_is_told_what_may_be_sent,
     a_form_of_another_page_changes_nothing,
 );
@@ -69,11 +70,35 @@ async fn a_page_of_an_allowed_origin_may_read_answers_and_refusals(world: World)
         assert_eq!(reply.status, status, "{line}");
         assert_eq!(reply.header("access-control-allow-origin"), Some(ALLOWED), "{line}");
         assert_eq!(reply.header("vary"), Some("Origin"));
-        assert_eq!(reply.header("access-control-allow-credentials"), None);
+        assert_eq!(reply.header("access-control-allow-credentials"), Some("true"), "{line}");
     }
     let (stream, _) = super::follow(node.addr, "", &[("Origin", ALLOWED)]).await;
     assert_eq!(stream.head.header("access-control-allow-origin"), Some(ALLOWED));
-    assert_eq!(caller.get("/api/rooms").await.header("access-control-allow-origin"), None);
+    let plain = caller.get("/api/rooms").await;
+    assert_eq!(plain.header("access-control-allow-origin"), None);
+    assert_eq!(plain.header("vary"), Some("Origin"), "a cache may keep it for somebody else");
+    // Its own pages need no leave, and get none for cookies either.
+    let own = format!("http://{}", node.addr);
+    let reply = caller.ask("GET /api/rooms", &[("Origin", &own)], None).await;
+    assert_eq!(reply.header("access-control-allow-credentials"), None);
+}
+
+/// Whoever lets everybody in has not thought of each who comes with a user's cookies.
+async fn a_page_that_no_setting_names_comes_without_credentials(world: World) {
+    let any = |config: &mut verbatim::config::Config| {
+        config.server.allowed_origins = vec!["*".to_owned(), ALLOWED.to_owned()];
+    };
+    let node = world.node_with(any).await;
+    let mut caller = Caller::new(node.addr).await;
+    for (origin, credentials) in
+        [("https://other.example", None), ("null", None), (ALLOWED, Some("true"))]
+    {
+        for line in ["GET /api/rooms", "OPTIONS /api/rooms"] {
+            let reply = caller.ask(line, &[("Origin", origin)], None).await;
+            assert_eq!(reply.header("access-control-allow-origin"), Some(origin), "{line}");
+            assert_eq!(reply.header("access-control-allow-credentials"), credentials, "{origin}");
+        }
+    }
 }
 
 async fn a_browser_that_asks_first_is_told_what_may_be_sent(world: World) {
@@ -93,10 +118,19 @@ async fn a_browser_that_asks_first_is_told_what_may_be_sent(world: World) {
     let methods = told.header("access-control-allow-methods").unwrap();
     assert!(methods.split(", ").any(|method| method == "POST"), "{methods}");
     let headers = told.header("access-control-allow-headers").unwrap().to_lowercase();
-    for needed in ["content-type", "idempotency-key", "last-event-id"] {
+    for needed in [
+        "authorization",
+        "content-type",
+        "idempotency-key",
+        "last-event-id",
+        "traceparent",
+        "tracestate",
+        "baggage",
+    ] {
         assert!(headers.split(", ").any(|header| header == needed), "{headers}");
     }
-    assert!(told.header("access-control-max-age").is_some());
+    let remembered: u32 = told.header("access-control-max-age").unwrap().parse().unwrap();
+    assert!((1..=7200).contains(&remembered), "{remembered}");
 }
 
 /// What a browser sends without asking first is not JSON by its type.

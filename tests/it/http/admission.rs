@@ -85,7 +85,7 @@ async fn a_place_is_free_again_when_its_socket_has_closed(world: World) {
 async fn a_head_that_does_not_come_to_its_end_is_cut(world: World) {
     let node = world.node_with(|config| config.server.header_timeout_ms = 300).await;
     let mut raw = Raw::connect(node.addr).await;
-    raw.send("GET /ws HTTP/1.1\r\nHost: x\r\n").await;
+    raw.send("GET /ws HTTP/1.1\r\nHost: localhost\r\n").await;
     let begun = Instant::now();
     // One more line every 30 ms, until the server has had enough.
     let mut ticks = tokio::time::interval(Duration::from_millis(30));
@@ -100,7 +100,7 @@ async fn a_connection_that_asks_for_nothing_is_cut(world: World) {
     let node = world.node_with(|config| config.server.header_timeout_ms = 300).await;
     let mut silent = Raw::connect(node.addr).await;
     let mut kept_alive = Raw::connect(node.addr).await;
-    kept_alive.send("GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    kept_alive.send("GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
     assert_eq!(kept_alive.read_head().await.status, 200);
     kept_alive.read_exactly(r#"{"status":"ok"}"#.len()).await;
     silent.read_to_end().await;
@@ -114,12 +114,13 @@ async fn a_connection_that_asks_for_nothing_is_cut(world: World) {
 
 async fn a_head_that_is_too_long_is_431(world: World) {
     let node = world.node_with(|config| config.server.header_bytes_max = 8192).await;
-    let long = format!("GET /healthz HTTP/1.1\r\nHost: x\r\nX: {}\r\n\r\n", "x".repeat(9000));
+    let long =
+        format!("GET /healthz HTTP/1.1\r\nHost: localhost\r\nX: {}\r\n\r\n", "x".repeat(9000));
     let (head, _) = ask(node.addr, &long).await;
     assert_eq!(head.status, 431, "{}", head.text);
     let many = "X: 1\r\n".repeat(65);
     let (head, _) =
-        ask(node.addr, &format!("GET /healthz HTTP/1.1\r\nHost: x\r\n{many}\r\n")).await;
+        ask(node.addr, &format!("GET /healthz HTTP/1.1\r\nHost: localhost\r\n{many}\r\n")).await;
     assert_eq!(head.status, 431, "{}", head.text);
     // One that never ends is answered before it has filled our memory.
     let mut raw = Raw::connect(node.addr).await;

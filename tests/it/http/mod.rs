@@ -1,6 +1,7 @@
 //! The HTTP side: the routes, the upgrade, who is let in, and what a bad client cannot do.
 
 mod admission;
+mod hosts;
 mod metrics;
 mod page;
 mod routes;

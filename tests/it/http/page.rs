@@ -42,7 +42,7 @@ async fn what_the_browser_has_it_is_not_sent_again() {
     let tag = header(&head, "etag").expect("no tag").to_owned();
     let ask_with = async |tag: &str| {
         let condition = format!("If-None-Match: {tag}\r\n");
-        ask(node.addr, &format!("GET /app.js HTTP/1.1\r\nHost: x\r\n{condition}\r\n")).await
+        ask(node.addr, &format!("GET /app.js HTTP/1.1\r\nHost: localhost\r\n{condition}\r\n")).await
     };
     let (head, nothing) = ask_with(&tag).await;
     assert_eq!((head.status, &*nothing), (304, ""));
@@ -53,7 +53,7 @@ async fn what_the_browser_has_it_is_not_sent_again() {
     assert_ne!(header(&get(node.addr, "/").await.0, "etag"), Some(&*tag));
 
     let mut raw = Raw::connect(node.addr).await;
-    raw.send("HEAD /app.js HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await;
+    raw.send("HEAD /app.js HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await;
     let head = raw.read_head().await;
     let len = header(&head, "content-length").map(str::to_owned);
     assert_eq!((head.status, len), (200, Some(body.len().to_string())));
@@ -68,7 +68,7 @@ async fn only_what_is_named_is_served_and_nothing_without_the_setting() {
     {
         assert_refusal(&get(node.addr, path).await, 404, "not_found");
     }
-    let post = "POST / HTTP/1.1\r\nHost: x\r\n\r\n";
+    let post = "POST / HTTP/1.1\r\nHost: localhost\r\n\r\n";
     assert_refusal(&ask(node.addr, post).await, 404, "not_found");
     node.stop().await;
 
@@ -77,4 +77,56 @@ async fn only_what_is_named_is_served_and_nothing_without_the_setting() {
         assert_refusal(&get(node.addr, path).await, 404, "not_found");
     }
     assert_eq!(get(node.addr, "/healthz").await.0.status, 200);
+}
+
+/// Pages of other origins may build on the library. The page itself is not theirs to load.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_library_is_for_the_pages_of_everybody() {
+    let node = World::sqlite().await.node().await;
+    for (path, is_library) in [
+        ("/verbatim.js", true),
+        ("/verbatim/line.js", true),
+        ("/verbatim/outbox.js", true),
+        ("/verbatim.d.ts", true),
+        ("/app.js", false),
+        ("/", false),
+        ("/style.css", false),
+    ] {
+        let (head, _) = get(node.addr, path).await;
+        let policy = if is_library { "cross-origin" } else { "same-origin" };
+        assert_eq!(header(&head, "cross-origin-resource-policy"), Some(policy), "{path}");
+        let origin = is_library.then_some("*");
+        assert_eq!(header(&head, "access-control-allow-origin"), origin, "{path}");
+    }
+}
+
+/// Also of refusals, whoever gets them.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_answer_is_of_no_other_kind_than_it_says() {
+    let world = World::sqlite().await;
+    let node = world.node().await;
+    let host = format!("Host: {}\r\n", node.addr);
+    let proper = crate::harness::raw::upgrade_request(node.addr, "");
+    for (request, status) in [
+        (proper.clone(), 101),
+        (proper.replace("GET", "POST"), 405),
+        (format!("GET /healthz HTTP/1.1\r\n{host}\r\n"), 200),
+        (format!("GET /metrics HTTP/1.1\r\n{host}\r\n"), 200),
+        (format!("GET /style.css HTTP/1.1\r\n{host}If-None-Match: *\r\n\r\n"), 304),
+        (format!("GET /nothing HTTP/1.1\r\n{host}\r\n"), 404),
+        (format!("GET /api/rooms HTTP/1.1\r\n{host}\r\n"), 200),
+        (format!("OPTIONS /api/rooms HTTP/1.1\r\n{host}\r\n"), 204),
+        (format!("GET /api/rooms HTTP/1.1\r\n{host}Origin: https://e.example\r\n\r\n"), 403),
+        (format!("PATCH /api/rooms HTTP/1.1\r\n{host}\r\n"), 405),
+        ("GET / HTTP/1.1\r\n\r\n".to_owned(), 400),
+        ("GET / HTTP/1.1\r\nHost: evil.example\r\n\r\n".to_owned(), 421),
+    ] {
+        let mut raw = Raw::connect(node.addr).await;
+        raw.send(&request).await;
+        let head = raw.read_head().await;
+        assert_eq!(head.status, status, "{request}");
+        assert_eq!(header(&head, "x-content-type-options"), Some("nosniff"), "{request}");
+        let policy = header(&head, "cross-origin-resource-policy");
+        assert_eq!(policy, Some("same-origin"), "{request}");
+    }
 }

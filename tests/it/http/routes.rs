@@ -34,7 +34,7 @@ async fn healthz_and_readyz_answer_json(world: World) {
         assert_eq!(header(&head, "cache-control"), Some("no-store"));
     }
     let mut raw = Raw::connect(node.addr).await;
-    raw.send("HEAD /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await;
+    raw.send("HEAD /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await;
     assert_eq!(raw.read_head().await.status, 200);
     raw.expect_end().await;
 }
@@ -85,7 +85,7 @@ async fn everything_else_is_404_with_a_json_body(world: World) {
         assert_refusal(&get(node.addr, path).await, 404, "not_found");
     }
     for method in ["POST", "PUT", "DELETE", "OPTIONS", "BREW"] {
-        let request = format!("{method} /metrics HTTP/1.1\r\nHost: x\r\n\r\n");
+        let request = format!("{method} /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n");
         assert_refusal(&ask(node.addr, &request).await, 404, "not_found");
     }
 }
@@ -140,8 +140,7 @@ async fn frames_sent_along_with_the_upgrade_are_read(world: World) {
 async fn an_origin_must_be_absent_or_the_same_host_or_listed(world: World) {
     let node = world
         .node_with(|config| {
-            config.server.allowed_origins =
-                vec!["https://chat.example".to_owned(), "null".to_owned()];
+            config.server.allowed_origins = vec!["https://chat.example".to_owned()];
         })
         .await;
     let own = format!("http://{}", node.addr);
@@ -151,7 +150,8 @@ async fn an_origin_must_be_absent_or_the_same_host_or_listed(world: World) {
         (&own.replace("http", "https"), 101),
         ("https://chat.example", 101),
         ("HTTPS://Chat.Example", 101),
-        ("null", 101),
+        ("https://chat.example:443", 101),
+        ("null", 403),
         ("http://chat.example", 403),
         ("https://chat.example:8443", 403),
         ("https://evil.chat.example", 403),
@@ -180,7 +180,7 @@ async fn several_requests_may_use_one_connection(world: World) {
     let node = world.node().await;
     let mut raw = Raw::connect(node.addr).await;
     // Pipelined, and an upgrade last.
-    let request = "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n".repeat(3);
+    let request = "GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(3);
     raw.send(request + &upgrade_request(node.addr, "")).await;
     for _ in 0..3 {
         assert_eq!(raw.read_head().await.status, 200);
@@ -195,7 +195,7 @@ async fn several_requests_may_use_one_connection(world: World) {
 async fn a_node_that_stops_takes_no_more_connections(world: World) {
     let node = world.node().await;
     let mut idle = Raw::connect(node.addr).await;
-    idle.send("GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    idle.send("GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
     assert_eq!(idle.read_head().await.status, 200);
     idle.read_exactly(r#"{"status":"ok"}"#.len()).await;
     let mut client = Client::greeted(node.addr).await;

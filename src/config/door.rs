@@ -1,0 +1,52 @@
+//! Which settings about who may come can work.
+
+use super::check::{Warning, wrong};
+use super::{Config, ConfigError};
+use crate::model::{Authority, Host, Origin};
+
+impl Config {
+    pub(super) fn check_door(&self) -> Result<(), ConfigError> {
+        let server = &self.server;
+        if let Some(bad) = server.hosts.iter().find(|host| !is_name(host)) {
+            let allowed = "must be a host name without scheme, port or wildcard, or *; addresses \
+                           and localhost need not be listed";
+            return Err(wrong("server.hosts", format!("{bad:?}"), allowed));
+        }
+        if let Some(bad) = server.allowed_origins.iter().find(|origin| !is_origin(origin)) {
+            let allowed = "must be scheme://host[:port] with http or https, in lower case, \
+                           without a path, or *";
+            return Err(wrong("server.allowed_origins", format!("{bad:?}"), allowed));
+        }
+        Ok(())
+    }
+
+    pub(super) fn door_warnings(&self) -> Vec<Warning> {
+        let mut warnings = Vec::new();
+        let mut warn = |setting, text: String| warnings.push(Warning { setting, text });
+        if self.server.hosts.iter().any(|host| host == "*") {
+            let text = "any name is answered: without a proxy that checks Host, a web page can \
+                        ask this node under a name of its own (DNS rebinding)";
+            warn("server.hosts", text.to_owned());
+        }
+        if self.server.allowed_origins.iter().any(|origin| origin == "*") {
+            let text = "any web page that a user visits may connect from their browser";
+            warn("server.allowed_origins", text.to_owned());
+        }
+        warnings
+    }
+}
+
+/// A name that a `Host` may have; anything else would be compared in vain.
+fn is_name(text: &str) -> bool {
+    let is_part = |b: u8| b.is_ascii_alphanumeric() || b"-._".contains(&b);
+    let host = Authority::parse(text).filter(|it| it.port.is_none()).map(|it| it.host);
+    let is_host = matches!(host, Some(Host::Name(_)));
+    let is_plain = !text.is_empty() && !text.ends_with('.') && text.bytes().all(is_part);
+    text == "*" || (is_host && is_plain)
+}
+
+/// What browsers send as `Origin`; anything else would be compared in vain.
+fn is_origin(text: &str) -> bool {
+    let is_lower = !text.bytes().any(|b| b.is_ascii_uppercase());
+    text == "*" || (is_lower && !text.contains('*') && Origin::parse(text).is_some())
+}
