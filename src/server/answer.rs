@@ -11,7 +11,9 @@ use futures_util::StreamExt;
 use futures_util::stream::Stream;
 use http_body_util::{Either, Full, StreamBody};
 use hyper::body::Frame;
-use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, X_CONTENT_TYPE_OPTIONS};
+use hyper::header::{
+    ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, X_CONTENT_TYPE_OPTIONS,
+};
 use hyper::{Response, StatusCode};
 use serde::Serialize;
 
@@ -82,6 +84,22 @@ pub fn refuse(status: StatusCode, code: &'static str, error: &str) -> Answer {
         error: &'a str,
     }
     json(status, &Body { r#type: "error", code, status: status.as_u16(), error })
+}
+
+/// To a method that is not among those that a path knows.
+pub fn refuse_method(allow: &'static str) -> Answer {
+    let error = format!("method not allowed; use one of {allow}");
+    let mut answer = refuse(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", &error);
+    set(&mut answer, ALLOW, allow);
+    answer
+}
+
+/// To `OPTIONS`: the methods that a path knows.
+pub fn options(allow: &'static str) -> Answer {
+    let mut answer = Response::new(Content::default());
+    *answer.status_mut() = StatusCode::NO_CONTENT;
+    set(&mut answer, ALLOW, allow);
+    answer
 }
 
 pub fn json<T: Serialize>(status: StatusCode, body: &T) -> Answer {

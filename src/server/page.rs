@@ -87,6 +87,10 @@ impl Page {
         Self { files: files.map(|file| (*file, tag(file.1))).collect() }
     }
 
+    pub fn has(&self, path: &str) -> bool {
+        self.files.iter().any(|(file, _)| file.0 == path)
+    }
+
     /// `None`: there is no such file.
     pub fn answer(&self, path: &str, headers: &HeaderMap) -> Option<Answer> {
         let ((_, bytes, kind), tag) = self.files.iter().find(|(file, _)| file.0 == path)?;

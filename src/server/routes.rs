@@ -12,7 +12,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use serde::Serialize;
 
 use super::admission::{Limit, Permit};
-use super::answer::{Answer, Body, Content, finish, json, refuse, set};
+use super::answer::{self, Answer, Body, Content, finish, json, refuse, set};
 use super::api::{Api, Visitor, body};
 use super::door::{Door, DoorRefused};
 use super::line::Peer;
@@ -26,6 +26,11 @@ use crate::mirror::Status;
 use crate::session::{Session, Shared};
 use crate::socket::{Queues, Socket};
 use crate::tasks::Tasks;
+
+/// For `Allow`: of the node as a whole, of what can be read, and of the WebSocket.
+const ALL_METHODS: &str = "GET, HEAD, POST, PUT, DELETE, OPTIONS";
+const READS: &str = "GET, HEAD, OPTIONS";
+const UPGRADES: &str = "GET, OPTIONS";
 
 /// Seconds after which a client that found the server full may come again.
 const RETRY_AFTER_S: HeaderValue = HeaderValue::from_static("5");
@@ -76,15 +81,29 @@ impl Visit {
     }
 
     async fn answer_whole(&self, request: Request<Incoming>, source: Source) -> Answer {
-        let path = request.uri().path();
-        let reads = matches!(*request.method(), Method::GET | Method::HEAD);
+        let (method, path) = (request.method(), request.uri().path());
         match path {
+            "*" if *method == Method::OPTIONS => answer::options(ALL_METHODS),
+            // Balancers ask this unless they are told better, whether or not there is a page.
+            "/" if *method == Method::OPTIONS => answer::options(READS),
+            "/ws" if *method == Method::OPTIONS => answer::options(UPGRADES),
             "/ws" => self.upgrade(request, &source),
-            "/healthz" if reads => json(StatusCode::OK, &Health { status: "ok" }),
-            "/readyz" if reads => self.ready().await,
-            "/metrics" if reads => self.metrics(),
-            _ if reads => self.page.answer(path, request.headers()).unwrap_or_else(refuse_unknown),
-            _ => refuse_unknown(),
+            "/healthz" | "/readyz" | "/metrics" => self.tell(method, path).await,
+            _ if !self.page.has(path) => refuse_unknown(),
+            _ if *method == Method::OPTIONS => answer::options(READS),
+            _ if !reads(method) => answer::refuse_method(READS),
+            _ => self.page.answer(path, request.headers()).unwrap_or_else(refuse_unknown),
+        }
+    }
+
+    /// What the node says of itself.
+    async fn tell(&self, method: &Method, path: &str) -> Answer {
+        match path {
+            _ if *method == Method::OPTIONS => answer::options(READS),
+            _ if !reads(method) => answer::refuse_method(READS),
+            "/readyz" => self.ready().await,
+            "/metrics" => self.metrics(),
+            _ => json(StatusCode::OK, &Health { status: "ok" }),
         }
     }
 
@@ -170,6 +189,10 @@ impl Visit {
         );
         answer
     }
+}
+
+fn reads(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD)
 }
 
 /// Resolves a moment after the node began to stop.

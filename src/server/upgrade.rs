@@ -6,7 +6,7 @@
 use bytes::Bytes;
 use hyper::header::{
     ALLOW, CONNECTION, HeaderMap, HeaderName, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY,
-    SEC_WEBSOCKET_VERSION, UPGRADE,
+    SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE,
 };
 use hyper::upgrade::OnUpgrade;
 use hyper::{Method, Request, Response, StatusCode, Version};
@@ -20,10 +20,18 @@ use super::line::Line;
 /// The only version of the protocol there is.
 const VERSION: HeaderValue = HeaderValue::from_static("13");
 const WEBSOCKET: HeaderValue = HeaderValue::from_static("websocket");
+/// What is spoken on `/ws`, for clients that offer it.
+const PROTOCOL: &str = "verbatim.v1";
 
-/// A proper upgrade request's due: the proof that we read its key.
+/// A proper upgrade request's due.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Accept(String);
+pub struct Accept {
+    /// The proof that we read its key.
+    proof: String,
+    /// The client offered our protocol by its name. One that offers only others is let in all the
+    /// same, and told nothing about them: it is for the client to say whether it minds.
+    named: bool,
+}
 
 /// Why a request is not a proper upgrade. The `Display` form is for the person who wrote it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -62,7 +70,10 @@ pub fn check<B>(request: &Request<B>) -> Result<Accept, UpgradeRefused> {
         return Err(UpgradeRefused::Version);
     }
     match headers.get(SEC_WEBSOCKET_KEY).map(HeaderValue::as_bytes) {
-        Some(key) if is_key(key) => Ok(Accept(derive_accept_key(key))),
+        Some(key) if is_key(key) => {
+            let named = has_name(headers, &SEC_WEBSOCKET_PROTOCOL, PROTOCOL);
+            Ok(Accept { proof: derive_accept_key(key), named })
+        }
         _ => Err(UpgradeRefused::Key),
     }
 }
@@ -74,8 +85,11 @@ pub fn response(accept: &Accept) -> Answer {
     let headers = response.headers_mut();
     headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
     headers.insert(UPGRADE, WEBSOCKET);
-    let value = HeaderValue::from_str(&accept.0).expect("base64 is visible ASCII");
+    let value = HeaderValue::from_str(&accept.proof).expect("base64 is visible ASCII");
     headers.insert(SEC_WEBSOCKET_ACCEPT, value);
+    if accept.named {
+        headers.insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(PROTOCOL));
+    }
     response
 }
 
@@ -110,8 +124,17 @@ pub async fn stream(upgrade: OnUpgrade) -> Result<(TcpStream, Bytes), UpgradeLos
 
 /// Whether a comma-separated header, perhaps given several times, names the token.
 fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
+    parts(headers, name).any(|part| part.eq_ignore_ascii_case(token))
+}
+
+/// As `has_token`, where case matters.
+fn has_name(headers: &HeaderMap, header: &HeaderName, name: &str) -> bool {
+    parts(headers, header).any(|part| part == name)
+}
+
+fn parts<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
     let values = headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok());
-    values.flat_map(|value| value.split(',')).any(|part| part.trim().eq_ignore_ascii_case(token))
+    values.flat_map(|value| value.split(',')).map(str::trim)
 }
 
 /// 16 bytes in base64 are 22 characters of its alphabet and two of padding.
@@ -137,6 +160,9 @@ mod tests {
             let header = HeaderName::from_static(header);
             request.headers_mut().insert(header, value.parse().unwrap());
         }
+        if name == "sec-websocket-protocol" {
+            request.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, value.parse().unwrap());
+        }
         if name == "method" {
             *request.method_mut() = value.parse().unwrap();
         }
@@ -149,10 +175,27 @@ mod tests {
     #[test]
     fn a_proper_upgrade_gets_the_answer_of_the_rfc() {
         let accept = check_with("", "").unwrap();
-        assert_eq!(accept.0, "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+        assert_eq!(accept.proof, "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
         let response = response(&accept);
         assert_eq!(response.status(), 101);
-        assert_eq!(response.headers()["sec-websocket-accept"], accept.0);
+        assert_eq!(response.headers()["sec-websocket-accept"], accept.proof);
+    }
+
+    #[test]
+    fn our_protocol_is_answered_where_it_is_offered_and_no_other_ever() {
+        for (offered, is_ours) in [
+            ("verbatim.v1", true),
+            ("chat, verbatim.v1 ,verbatim.token.abc", true),
+            ("verbatim.v2", false),
+            ("VERBATIM.V1", false),
+            ("verbatim.v1x, xverbatim.v1", false),
+            ("", false),
+        ] {
+            let accept = check_with("sec-websocket-protocol", offered).unwrap();
+            let response = response(&accept);
+            let answered = response.headers().get(SEC_WEBSOCKET_PROTOCOL);
+            assert_eq!(answered.map(|it| it == PROTOCOL), is_ours.then_some(true), "{offered:?}");
+        }
     }
 
     #[test]

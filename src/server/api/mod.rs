@@ -19,11 +19,11 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use hyper::body::Incoming;
 use hyper::header::{
-    ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_MAX_AGE, ALLOW,
+    ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_MAX_AGE,
     CACHE_CONTROL, CONTENT_TYPE, HeaderName,
 };
 use hyper::http::request::Parts;
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::{Method, Request, Response};
 
 use self::ask::Said;
 use self::reply::Refusal;
@@ -31,7 +31,7 @@ pub use self::route::Route;
 use self::route::{Place, STREAM};
 use self::stream::Wish;
 use super::admission::Limit;
-use super::answer::{Answer, Content, Pieces, set};
+use super::answer::{self, Answer, Content, Pieces, set};
 use super::line::Peer;
 use super::origin::{self, Source};
 use super::routes;
@@ -199,9 +199,7 @@ fn too_fast(retry_after_ms: u64) -> Problem {
 /// What there is at a place, for whoever asks, and for the browser that asks before it lets a page
 /// of another origin send what a form could not.
 fn options(route: Route) -> Answer {
-    let mut answer = Response::new(Content::default());
-    *answer.status_mut() = StatusCode::NO_CONTENT;
-    set(&mut answer, ALLOW, route.allow());
+    let mut answer = answer::options(route.allow());
     set(&mut answer, ACCESS_CONTROL_ALLOW_METHODS, route.allow());
     set(&mut answer, ACCESS_CONTROL_ALLOW_HEADERS, CROSS_ORIGIN_HEADERS);
     set(&mut answer, ACCESS_CONTROL_MAX_AGE, CROSS_ORIGIN_MAX_AGE_S);

@@ -4,13 +4,13 @@
 
 use futures_util::stream;
 use hyper::StatusCode;
-use hyper::header::{ACCEPT, ACCEPT_ENCODING, ALLOW, CONNECTION, HeaderValue, RETRY_AFTER};
+use hyper::header::{ACCEPT, ACCEPT_ENCODING, CONNECTION, HeaderValue, RETRY_AFTER};
 
 use crate::model::RoomName;
 use crate::protocol::error::{Code, Problem};
 use crate::protocol::frame::Frame;
 use crate::server::admission::Limit;
-use crate::server::answer::{Answer, Content, json_content, json_text, refuse, set};
+use crate::server::answer::{Answer, Content, json_content, json_text, refuse, refuse_method, set};
 use crate::server::routes;
 use crate::session::history::{Pages, Part};
 
@@ -62,13 +62,7 @@ impl Refusal {
                 "under /api there is /rooms and /rooms/{room}/events, /stream, /members, \
                  /members/{user}",
             ),
-            Self::Method(allow) => {
-                let error = format!("here one can {allow}");
-                let status = StatusCode::METHOD_NOT_ALLOWED;
-                let mut answer = refuse(status, "method_not_allowed", &error);
-                set(&mut answer, ALLOW, allow);
-                answer
-            }
+            Self::Method(allow) => refuse_method(allow),
             Self::MediaType => {
                 let error = "send JSON, with Content-Type: application/json";
                 let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;

@@ -69,7 +69,7 @@ async fn only_what_is_named_is_served_and_nothing_without_the_setting() {
         assert_refusal(&get(node.addr, path).await, 404, "not_found");
     }
     let post = "POST / HTTP/1.1\r\nHost: localhost\r\n\r\n";
-    assert_refusal(&ask(node.addr, post).await, 404, "not_found");
+    assert_refusal(&ask(node.addr, post).await, 405, "method_not_allowed");
     node.stop().await;
 
     let node = world.node_with(|config| config.server.page = false).await;

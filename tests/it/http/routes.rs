@@ -12,6 +12,8 @@ use crate::harness::{Client, World, on_both_logs};
 on_both_logs!(
     healthz_and_readyz_answer_json,
     everything_else_is_404_with_a_json_body,
+    every_path_tells_its_methods_and_answers_head,
+    a_subprotocol_is_answered_if_it_is_ours,
     an_improper_upgrade_is_told_what_would_do,
     an_upgrade_answers_as_the_rfc_has_it,
     frames_sent_along_with_the_upgrade_are_read,
@@ -84,10 +86,49 @@ async fn everything_else_is_404_with_a_json_body(world: World) {
     {
         assert_refusal(&get(node.addr, path).await, 404, "not_found");
     }
-    for method in ["POST", "PUT", "DELETE", "OPTIONS", "BREW"] {
-        let request = format!("{method} /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n");
-        assert_refusal(&ask(node.addr, &request).await, 404, "not_found");
+    for method in ["POST", "HEAD", "OPTIONS", "BREW"] {
+        let request = format!("{method} /nothing HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        let mut raw = Raw::connect(node.addr).await;
+        raw.send(&request).await;
+        assert_eq!(raw.read_head().await.status, 404, "{method}");
     }
+}
+
+/// What balancers ask unless they are told better: `OPTIONS /` and `HEAD`. Another method is told
+/// which there are.
+async fn every_path_tells_its_methods_and_answers_head(world: World) {
+    const READS: &str = "GET, HEAD, OPTIONS";
+    let node = world.node().await;
+    let ask = async |method: &str, path: &str| {
+        let mut raw = Raw::connect(node.addr).await;
+        let head = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n");
+        raw.send(format!("{head}\r\n")).await;
+        let head = raw.read_head().await;
+        let body = raw.read_to_end().await;
+        (head, String::from_utf8(body).unwrap())
+    };
+    for path in ["/", "/app.js", "/verbatim.js", "/healthz", "/readyz", "/metrics"] {
+        let (head, body) = ask("OPTIONS", path).await;
+        assert_eq!((head.status, &*body), (204, ""), "{path}");
+        assert_eq!(header(&head, "allow"), Some(READS), "{path}");
+        let (head, body) = ask("HEAD", path).await;
+        assert_eq!((head.status, &*body), (200, ""), "{path}");
+        for method in ["POST", "PUT", "DELETE", "PATCH", "TRACE", "BREW"] {
+            let refused = ask(method, path).await;
+            assert_refusal(&refused, 405, "method_not_allowed");
+            assert_eq!(header(&refused.0, "allow"), Some(READS), "{path}");
+        }
+    }
+    for (path, allow) in [("*", "GET, HEAD, POST, PUT, DELETE, OPTIONS"), ("/ws", "GET, OPTIONS")] {
+        let (head, body) = ask("OPTIONS", path).await;
+        assert_eq!((head.status, &*body), (204, ""), "{path}");
+        assert_eq!(header(&head, "allow"), Some(allow), "{path}");
+    }
+    node.stop().await;
+    let without = world.node_with(|config| config.server.page = false).await;
+    let mut raw = Raw::connect(without.addr).await;
+    raw.send("OPTIONS / HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+    assert_eq!(raw.read_head().await.status, 204);
 }
 
 async fn an_improper_upgrade_is_told_what_would_do(world: World) {
@@ -120,6 +161,25 @@ async fn an_upgrade_answers_as_the_rfc_has_it(world: World) {
     assert_eq!(header(&head, "connection").map(str::to_lowercase), Some("upgrade".to_owned()));
     // There is no extension, whatever was offered.
     assert_eq!(header(&head, "sec-websocket-extensions"), None);
+}
+
+/// Nothing else is echoed, and nobody is refused for what they offer besides.
+async fn a_subprotocol_is_answered_if_it_is_ours(world: World) {
+    let node = world.node().await;
+    const OURS: Option<&str> = Some("verbatim.v1");
+    for (offered, answered) in [
+        (&["verbatim.v1"][..], OURS),
+        (&["a, verbatim.v1, verbatim.token.x.y"], OURS),
+        (&["a", "verbatim.v1"], OURS),
+        (&["a, verbatim.v2"], None),
+        (&[], None),
+    ] {
+        let lines: Vec<_> =
+            offered.iter().map(|it| format!("Sec-WebSocket-Protocol: {it}\r\n")).collect();
+        let (head, _) = upgrade(node.addr, &lines.concat()).await;
+        assert_eq!(head.status, 101, "{offered:?}");
+        assert_eq!(header(&head, "sec-websocket-protocol"), answered, "{offered:?}");
+    }
 }
 
 async fn frames_sent_along_with_the_upgrade_are_read(world: World) {
