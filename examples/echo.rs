@@ -20,7 +20,6 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use verbatim::config::SocketConfig;
 use verbatim::protocol::frame::{Opcode, encode};
-use verbatim::server::line::Line;
 use verbatim::server::upgrade;
 use verbatim::socket::{Incoming, Queues, Socket, tune};
 
@@ -62,11 +61,10 @@ pub async fn serve(stream: TcpStream) {
         eprintln!("tune: {error}");
         return;
     }
-    let budget = Queues::default().unsent;
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(Duration::from_secs(10))
-        .serve_connection(TokioIo::new(Line::new(stream, &budget)), service_fn(answer))
+        .serve_connection(TokioIo::new(stream), service_fn(answer))
         .with_upgrades();
     if let Err(error) = connection.await {
         eprintln!("http: {error}");
@@ -85,12 +83,13 @@ async fn answer(mut request: Request<Body>) -> Result<Response<Full<Bytes>>, Inf
 }
 
 async fn echo(upgrade: OnUpgrade) {
-    let mut socket = match upgrade::stream(upgrade).await {
-        Ok((stream, leftover)) => {
-            Socket::new(stream, leftover, &SOCKET, &Arc::new(Queues::default()))
-        }
+    let upgraded = match upgrade.await {
+        Ok(upgraded) => upgraded,
         Err(error) => return eprintln!("upgrade: {error}"),
     };
+    let parts = upgraded.downcast::<TokioIo<TcpStream>>().expect("it is what was served");
+    let (stream, leftover) = (parts.io.into_inner(), parts.read_buf);
+    let mut socket = Socket::new(stream, leftover, &SOCKET, &Arc::new(Queues::default()));
     let reason = loop {
         // The socket itself stops reading while its queue is over the limit.
         let frame = match socket.next(true).await {

@@ -15,6 +15,8 @@ pub struct Metrics {
     registry: Registry,
     pub connections: Gauge,
     pub connections_admitted: Gauge,
+    pub connections_displaced: Counter,
+    pub http_connections: Gauge,
     pub connections_refused: Family<Reason, Counter>,
     pub sockets_closed: Family<Code, Counter>,
     pub requests: Family<Request, Counter>,
@@ -120,6 +122,8 @@ impl Metrics {
             registry: Registry::with_prefix("verbatim"),
             connections: Gauge::default(),
             connections_admitted: Gauge::default(),
+            connections_displaced: Counter::default(),
+            http_connections: Gauge::default(),
             connections_refused: Family::default(),
             sockets_closed: Family::default(),
             requests: Family::default(),
@@ -165,6 +169,16 @@ impl Metrics {
             "connections_admitted",
             "Connections open now, those of HTTP too, as connections_max counts them",
             self.connections_admitted.clone(),
+        );
+        m.register(
+            "connections_displaced",
+            "Connections closed while their client had something to do, because others needed them",
+            self.connections_displaced.clone(),
+        );
+        m.register(
+            "http_connections",
+            "Connections of HTTP open now that have asked, as http_connections_max counts them",
+            self.http_connections.clone(),
         );
         m.register(
             "connections_refused",

@@ -61,8 +61,11 @@ pub struct ServerConfig {
     pub allowed_origins: Vec<String>,
     /// Whether the web page is served at `/`.
     pub page: bool,
+    pub http_connections_max: usize,
     pub header_timeout_ms: u64,
     pub header_bytes_max: usize,
+    pub headers_max: usize,
+    pub keep_alive_ms: u64,
     pub unsent_bytes_max: usize,
     pub inbound_bytes_max: usize,
     pub shutdown_timeout_ms: u64,
@@ -78,6 +81,7 @@ pub struct ApiConfig {
     /// Of one address, as are bursts.
     pub requests_per_second: u32,
     pub requests_burst: u32,
+    pub streams_max: usize,
 }
 
 #[derive(Clone, Debug, Deserialize, Serialize)]

@@ -5,26 +5,35 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::Stream;
-use http_body_util::{Either, Full, StreamBody};
-use hyper::body::Frame;
+use http_body_util::Full;
+use hyper::body::{Frame, SizeHint};
 use hyper::header::{
     ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, X_CONTENT_TYPE_OPTIONS,
 };
-use hyper::{Response, StatusCode};
+use hyper::{Method, Response, StatusCode};
 use serde::Serialize;
 
-use super::line::Peer;
+use super::line::{Answering, Peer};
 use crate::budget::Budget;
 use crate::session::history::Broken;
 
 /// An answer on its way to the client.
 pub type Answer = Response<Content>;
-/// What hyper writes.
-pub type Body = Either<Full<Bytes>, StreamBody<Pin<Box<dyn Stream<Item = Chunk> + Send>>>>;
+/// What hyper writes. It lets go of it when it is written, or given up.
+pub struct Body {
+    text: Text,
+    _answering: Answering,
+}
+
+enum Text {
+    Whole(Full<Bytes>),
+    Pieces(Pin<Box<dyn Stream<Item = Chunk> + Send>>),
+}
 /// Pieces as they come, which count already; an error breaks the connection off, for there is no
 /// other way to say that an answer is not whole.
 pub type Pieces = Pin<Box<dyn Stream<Item = Result<Bytes, Broken>> + Send>>;
@@ -49,16 +58,16 @@ impl Default for Content {
 
 impl Content {
     /// For hyper; `unsent` is what it counts on until the client has it.
-    pub fn body(self, peer: &Peer, unsent: &Arc<Budget>) -> Body {
-        match self {
+    pub fn body(self, peer: &Peer, unsent: &Arc<Budget>, answering: Answering) -> Body {
+        let text = match self {
             Self::Static(bytes) => {
                 peer.owes(bytes.len());
-                Either::Left(Full::from(Bytes::from_static(bytes)))
+                Text::Whole(Bytes::from_static(bytes).into())
             }
-            Self::Whole(bytes) if bytes.len() < COUNTED_BYTES_MIN => Either::Left(bytes.into()),
+            Self::Whole(bytes) if bytes.len() < COUNTED_BYTES_MIN => Text::Whole(bytes.into()),
             Self::Whole(bytes) => {
                 peer.owes(bytes.len());
-                Either::Left(Full::from(unsent.hold(bytes.len()).keep(bytes)))
+                Text::Whole(unsent.hold(bytes.len()).keep(bytes).into())
             }
             Self::Pieces(pieces) => {
                 let peer = peer.clone();
@@ -68,8 +77,34 @@ impl Content {
                         Frame::data(bytes)
                     })
                 });
-                Either::Right(StreamBody::new(Box::pin(chunks)))
+                Text::Pieces(Box::pin(chunks))
             }
+        };
+        Body { text, _answering: answering }
+    }
+}
+
+impl hyper::body::Body for Body {
+    type Data = Bytes;
+    type Error = Broken;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Chunk>> {
+        match &mut self.text {
+            Text::Whole(text) => Pin::new(text)
+                .poll_frame(cx)
+                .map(|chunk| chunk.map(|chunk| chunk.map_err(|never| match never {}))),
+            Text::Pieces(pieces) => pieces.as_mut().poll_next(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        matches!(&self.text, Text::Whole(text) if text.is_end_stream())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.text {
+            Text::Whole(text) => text.size_hint(),
+            Text::Pieces(_) => SizeHint::default(),
         }
     }
 }
@@ -84,6 +119,18 @@ pub fn refuse(status: StatusCode, code: &'static str, error: &str) -> Answer {
         error: &'a str,
     }
     json(status, &Body { r#type: "error", code, status: status.as_u16(), error })
+}
+
+/// For `Allow`: of what can be read.
+pub const READS: &str = "GET, HEAD, OPTIONS";
+
+/// What is answered to whoever does not read what can only be read.
+pub fn for_reading(method: &Method) -> Option<Answer> {
+    match *method {
+        Method::GET | Method::HEAD => None,
+        Method::OPTIONS => Some(options(READS)),
+        _ => Some(refuse_method(READS)),
+    }
 }
 
 /// To a method that is not among those that a path knows.

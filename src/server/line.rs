@@ -1,16 +1,29 @@
 //! One connection as HTTP reads and writes it, and beside it, whether the client is still there,
-//! and what waits for it.
+//! what waits for it, and whether an answer is under way.
 //!
 //! It does not know HTTP. hyper reads nothing while it answers, so that a client that shuts down
 //! its side when it has said all it wants to say (`nc -N`) is answered. But an event stream has no
 //! end of its own, and one whose client has gone would be kept until a write fails: two heartbeats,
 //! in a silent room. So a stream looks itself, through a `Peer`.
+//!
+//! hyper keeps to itself how far it is. What must be known of it is seen from here: an answer is
+//! under way while an [`Answering`] lives, and after that until hyper flushes, which it does when
+//! it has nothing left to write. What it writes at any other time is a refusal of its own, of what
+//! it could not read. It has no words in it, so it is not sent: only its status is noted.
+//!
+//! It is idle when it looks for a next request behind an answer. That it has nothing left to write
+//! is not enough, and the difference is a hole: an answer may be given before the body of its
+//! request has been read, and who takes the connection from hyper then would read the rest of the
+//! body as a request.
 
 use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, ready};
 
+use bytes::{Buf, Bytes};
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
@@ -18,17 +31,42 @@ use tokio::time::Instant;
 
 use crate::budget::{Budget, Holder, Place};
 
+/// Where the status stands in what hyper writes: `HTTP/1.1 431 …`.
+const STATUS: std::ops::Range<usize> = 9..12;
+
 /// The connection, for its one owner.
-pub struct Line(Arc<Wire>);
+pub struct Line {
+    wire: Arc<Wire>,
+    /// Read already, and to be read again first.
+    rest: Bytes,
+    /// Nothing is read but `rest`.
+    is_deaf: bool,
+}
 
 /// The client's side. It does not keep the connection open.
 #[derive(Clone, Debug)]
 pub struct Peer(Weak<Wire>);
 
+/// An answer that is under way, from when its request was read until its body has been written or
+/// given up.
+#[derive(Debug)]
+pub struct Answering(Peer);
+
+/// How far an exchange is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Something was asked, and all that was asked is answered and with the kernel.
+    pub is_idle: bool,
+    /// The kernel has no room for what is to be written. It is the number of times that it had.
+    pub stuck: Option<u64>,
+    /// The status with which hyper itself refused what it read.
+    pub refused: Option<u16>,
+}
+
 #[derive(Debug)]
 struct Wire {
     stream: TcpStream,
-    backlog: Mutex<Backlog>,
+    state: Mutex<State>,
     /// Wakes whoever serves the connection, to end it: it takes nothing, and the node needs the
     /// memory of what waits for it.
     evicted: Arc<Notify>,
@@ -36,36 +74,102 @@ struct Wire {
     _place: Place,
 }
 
-/// What hyper was given and the kernel has not taken.
 #[derive(Debug)]
-struct Backlog {
-    bytes: usize,
-    /// When the kernel last took some of it, or it began.
+struct State {
+    /// Of what hyper was given, the bytes that the kernel has not taken.
+    owed: usize,
+    /// When the kernel last took some of them, or they began.
     moved_at: Instant,
+    /// How often the kernel took some.
+    moves: u64,
+    /// Answers under way: one, or none.
+    answering: usize,
+    /// Requests since HTTP began here.
+    asked: usize,
+    /// What is written is of an answer.
+    is_open: bool,
+    /// HTTP has looked for the next request since the last answer.
+    looks: bool,
+    is_blocked: bool,
+    refused: Option<u16>,
 }
 
 impl Line {
     pub fn new(stream: TcpStream, unsent: &Arc<Budget>) -> Self {
-        let backlog = Mutex::new(Backlog { bytes: 0, moved_at: Instant::now() });
-        Self(Arc::new_cyclic(|this: &Weak<Wire>| {
+        let state = Mutex::new(State {
+            owed: 0,
+            moved_at: Instant::now(),
+            moves: 0,
+            answering: 0,
+            asked: 0,
+            is_open: false,
+            looks: false,
+            is_blocked: false,
+            refused: None,
+        });
+        let wire = Arc::new_cyclic(|this: &Weak<Wire>| {
             let (_place, evicted) = (unsent.enter(this.clone()), Arc::default());
-            Wire { stream, backlog, evicted, _place }
-        }))
+            Wire { stream, state, evicted, _place }
+        });
+        Self { wire, rest: Bytes::new(), is_deaf: false }
     }
 
     pub fn peer(&self) -> Peer {
-        Peer(Arc::downgrade(&self.0))
+        Peer(Arc::downgrade(&self.wire))
     }
 
     /// Told when the connection must end. A permit is stored, so it does not matter who is first.
     /// It is no part of the line, so that waiting for it does not keep the line from moving on.
     pub fn evicted(&self) -> Arc<Notify> {
-        self.0.evicted.clone()
+        self.wire.evicted.clone()
     }
 
-    /// The connection itself; `None` while somebody waits for the peer to go.
-    pub fn into_stream(self) -> Option<TcpStream> {
-        Arc::into_inner(self.0).map(|wire| wire.stream)
+    /// The connection itself, and what was read of it already; `None` while somebody waits for the
+    /// peer to go.
+    pub fn into_stream(self) -> Option<(TcpStream, Bytes)> {
+        Some((Arc::into_inner(self.wire)?.stream, self.rest))
+    }
+
+    /// Resolves when the client says something (`true`), or can say nothing more. Cancel-safe.
+    pub async fn arrives(&self) -> bool {
+        !self.rest.is_empty() || matches!(self.wire.stream.peek(&mut [0]).await, Ok(1..))
+    }
+
+    /// Whether something has arrived, also if the runtime does not know it yet.
+    pub fn has_arrived(&self) -> bool {
+        let mut byte = [MaybeUninit::uninit()];
+        let peeked = SockRef::from(&self.wire.stream).peek(&mut byte);
+        !self.rest.is_empty() || matches!(peeked, Ok(1..))
+    }
+
+    /// Makes ready for HTTP to begin anew, which has read these bytes and not used them.
+    pub fn begin_anew(&mut self, unread: Bytes) {
+        self.rest = join(unread, std::mem::take(&mut self.rest));
+        let mut state = self.wire.state();
+        (state.asked, state.refused) = (0, None);
+    }
+
+    /// From here on, this is all that is read.
+    pub fn read_only(&mut self, text: &'static [u8]) {
+        (self.rest, self.is_deaf) = (Bytes::from_static(text), true);
+        self.wire.state().refused = None;
+    }
+
+    /// Reads what the client still sends, up to so many bytes, and drops it, after telling it that
+    /// there is nothing more to come. To close a connection with something unread would reset it,
+    /// and a client that is reset may never see its answer.
+    pub async fn drain(&self, bytes_max: usize) {
+        // It may be gone already.
+        let _ = SockRef::from(&self.wire.stream).shutdown(std::net::Shutdown::Write);
+        let (mut drained, mut buffer) = (0, [0; 4096]);
+        while drained < bytes_max && self.wire.stream.readable().await.is_ok() {
+            match self.wire.stream.try_read(&mut buffer) {
+                Ok(0) => return,
+                Ok(len) => drained += len,
+                Err(err) if err.kind() == io::ErrorKind::WouldBlock => {}
+                Err(_) => return,
+            }
+        }
     }
 }
 
@@ -82,34 +186,73 @@ impl Peer {
     /// So many bytes of an answer are on their way to this client.
     pub fn owes(&self, len: usize) {
         let Some(wire) = self.0.upgrade() else { return };
-        let mut backlog = wire.backlog();
-        if backlog.bytes == 0 {
-            backlog.moved_at = Instant::now();
+        let mut state = wire.state();
+        if state.owed == 0 {
+            state.moved_at = Instant::now();
         }
-        backlog.bytes += len;
+        state.owed += len;
+    }
+
+    /// A request has been read. What is written from here on is its answer.
+    pub fn answering(&self) -> Answering {
+        if let Some(wire) = self.0.upgrade() {
+            let mut state = wire.state();
+            (state.answering, state.asked) = (state.answering + 1, state.asked + 1);
+            (state.is_open, state.looks) = (true, false);
+        }
+        Answering(self.clone())
+    }
+
+    /// To be asked when HTTP has done all that it could do for now.
+    pub fn progress(&self) -> Progress {
+        let Some(wire) = self.0.upgrade() else { return Progress::default() };
+        let state = wire.state();
+        Progress {
+            is_idle: state.asked > 0 && state.looks && !state.is_open && !state.is_blocked,
+            stuck: state.is_blocked.then_some(state.moves),
+            refused: state.refused,
+        }
     }
 }
 
-impl Wire {
-    fn backlog(&self) -> MutexGuard<'_, Backlog> {
-        self.backlog.lock().unwrap_or_else(PoisonError::into_inner)
+impl Drop for Answering {
+    fn drop(&mut self) {
+        if let Some(wire) = self.0.0.upgrade() {
+            wire.state().answering -= 1;
+        }
     }
+}
 
+/// One behind the other.
+pub fn join(first: Bytes, second: Bytes) -> Bytes {
+    if second.is_empty() {
+        return first;
+    }
+    [first, second].concat().into()
+}
+
+impl Wire {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
     /// The kernel took so many bytes: heads and what is not counted are among them, which makes
     /// the rest seem smaller than it is, and never for long.
-    fn wrote(&self, len: usize) {
-        let mut backlog = self.backlog();
-        if backlog.bytes > 0 {
-            backlog.bytes = backlog.bytes.saturating_sub(len);
-            backlog.moved_at = Instant::now();
+    fn wrote(&mut self, len: usize) {
+        (self.is_blocked, self.moves) = (false, self.moves + 1);
+        if self.owed > 0 {
+            self.owed = self.owed.saturating_sub(len);
+            self.moved_at = Instant::now();
         }
     }
 }
 
 impl Holder for Wire {
     fn waiting(&self) -> Option<(usize, Instant)> {
-        let Backlog { bytes, moved_at } = *self.backlog();
-        (bytes > 0).then_some((bytes, moved_at))
+        let State { owed, moved_at, .. } = *self.state();
+        (owed > 0).then_some((owed, moved_at))
     }
 
     fn evict(&self) {
@@ -119,13 +262,23 @@ impl Holder for Wire {
 
 impl AsyncRead for Line {
     fn poll_read(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        {
+            let mut state = self.wire.state();
+            state.looks |= !state.is_open;
+        }
+        if !self.rest.is_empty() || self.is_deaf {
+            let len = self.rest.len().min(buf.remaining());
+            buf.put_slice(&self.rest[..len]);
+            self.rest.advance(len);
+            return Poll::Ready(Ok(()));
+        }
         loop {
-            ready!(self.0.stream.poll_read_ready(cx))?;
-            match self.0.stream.try_read_buf(buf) {
+            ready!(self.wire.stream.poll_read_ready(cx))?;
+            match self.wire.stream.try_read_buf(buf) {
                 Err(err) if err.kind() == io::ErrorKind::WouldBlock => {}
                 read => return Poll::Ready(read.map(drop)),
             }
@@ -147,12 +300,23 @@ impl AsyncWrite for Line {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        let mut state = self.wire.state();
+        if !state.is_open {
+            let head = slices.iter().find(|slice| !slice.is_empty());
+            let status = head.and_then(|head| str::from_utf8(head.get(STATUS)?).ok()?.parse().ok());
+            state.refused = state.refused.or(status);
+            return Poll::Ready(Ok(slices.iter().map(|slice| slice.len()).sum()));
+        }
         loop {
-            ready!(self.0.stream.poll_write_ready(cx))?;
-            match self.0.stream.try_write_vectored(slices) {
+            let Poll::Ready(ready) = self.wire.stream.poll_write_ready(cx) else {
+                state.is_blocked = true;
+                return Poll::Pending;
+            };
+            ready?;
+            match self.wire.stream.try_write_vectored(slices) {
                 Err(err) if err.kind() == io::ErrorKind::WouldBlock => {}
                 written => {
-                    written.iter().for_each(|len| self.0.wrote(*len));
+                    written.iter().for_each(|len| state.wrote(*len));
                     return Poll::Ready(written);
                 }
             }
@@ -163,7 +327,10 @@ impl AsyncWrite for Line {
         true
     }
 
+    /// Called when everything is written.
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut state = self.wire.state();
+        state.is_open &= state.answering > 0;
         Poll::Ready(Ok(()))
     }
 

@@ -7,24 +7,24 @@
 mod admission;
 mod answer;
 pub mod api;
+mod connection;
 mod door;
+mod exchange;
 mod host;
-pub mod line;
+mod line;
+mod lobby;
 mod origin;
 mod page;
 mod routes;
+mod status;
 pub mod upgrade;
 
-use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 
 use self::admission::Admission;
@@ -33,6 +33,7 @@ use self::door::Door;
 use self::line::Line;
 use self::page::Page;
 use self::routes::Visit;
+use self::status::Status;
 use crate::lane::Lanes;
 use crate::session::Shared;
 use crate::socket;
@@ -43,28 +44,26 @@ const ACCEPT_PAUSE_MIN: Duration = Duration::from_millis(5);
 const ACCEPT_PAUSE_MAX: Duration = Duration::from_secs(1);
 /// How long a stopping node waits for what is left of requests, when its last client has gone.
 const LAST_REQUEST: Duration = Duration::from_secs(1);
-/// Headers in a request; browsers send about 20.
-const HEADERS_LEN_MAX: usize = 64;
-/// The smallest buffer that hyper accepts.
-const HEADER_BYTES_MIN: usize = 8192;
 
 /// What every connection of this node needs.
 pub struct Server {
     shared: Arc<Shared>,
     lanes: Lanes,
-    api: Arc<Api>,
+    api: Api,
     admission: Arc<Admission>,
-    page: Arc<Page>,
-    door: Arc<Door>,
+    page: Page,
+    door: Door,
+    status: Arc<Status>,
 }
 
 impl Server {
     pub fn new(shared: Arc<Shared>, lanes: Lanes) -> Self {
-        let admission = Admission::new(&shared.config.server, shared.metrics.clone());
-        let api = Arc::new(Api::new(shared.clone(), lanes.clone()));
-        let page = Arc::new(Page::new(shared.config.server.page));
-        let door = Arc::new(Door::new(&shared.config.server));
-        Self { shared, lanes, api, admission, page, door }
+        let admission = Admission::new(&shared.config, shared.metrics.clone());
+        let api = Api::new(shared.clone(), lanes.clone());
+        let page = Page::new(shared.config.server.page);
+        let door = Door::new(&shared.config.server);
+        let status = Status::new(shared.clone());
+        Self { shared, lanes, api, admission, page, door, status }
     }
 
     /// Accepts until the node stops.
@@ -104,52 +103,14 @@ impl Server {
         // A client that comes by IPv6 to an IPv4 address is the same address.
         let address: IpAddr = peer.ip().to_canonical();
         // Too many wait to be refused: not even a refusal is to be had.
-        let Some(permit) = self.admission.enter(address) else { return };
+        let Some(permit) = self.admission.enter(Some(address)) else { return };
         if let Err(err) = socket::tune(&stream, &self.shared.config.socket) {
             tracing::debug!(%err, "the connection was gone before it was served");
             return;
         }
         let tasks = self.shared.tasks.clone();
         let line = Line::new(stream, &self.shared.budgets.unsent);
-        let visit = Visit::new(&self, permit, line.peer());
-        tasks.spawn_connection(serve(self.shared.clone(), line, Arc::new(visit)));
-    }
-}
-
-/// HTTP on one connection, until it ends or upgrades.
-async fn serve(shared: Arc<Shared>, line: Line, visit: Arc<Visit>) {
-    let config = &shared.config.server;
-    let service = service_fn(|request| {
-        let visit = visit.clone();
-        async move { Ok::<_, Infallible>(visit.answer(request).await) }
-    });
-    let mut http = http1::Builder::new();
-    // Without the timer hyper ignores the time-out. It also ends a kept-alive connection that asks
-    // for nothing more.
-    http.timer(TokioTimer::new())
-        .header_read_timeout(Duration::from_millis(config.header_timeout_ms))
-        .max_headers(HEADERS_LEN_MAX)
-        .max_buf_size(config.header_bytes_max.max(HEADER_BYTES_MIN))
-        .keep_alive(true)
-        // A client that has sent all it wants to send is answered: its commands are carried out.
-        .half_close(true);
-    let evicted = line.evicted();
-    let mut connection = pin!(http.serve_connection(TokioIo::new(line), service).with_upgrades());
-    let served = tokio::select! {
-        served = &mut connection => served,
-        () = evicted.notified() => {
-            tracing::debug!("a connection is ended for what waits for it");
-            Ok(())
-        }
-        // Not before the last client has left: until then a load balancer that keeps a connection
-        // to ask `/readyz` on is told that this node stops.
-        () = shared.tasks.sessions_ended() => {
-            connection.as_mut().graceful_shutdown();
-            // A request that is not complete by now is not worth the rest of the time to stop.
-            tokio::time::timeout(LAST_REQUEST, connection).await.unwrap_or(Ok(()))
-        }
-    };
-    if let Err(err) = served {
-        tracing::debug!(%err, "a connection ended badly");
+        let visit = Visit::new(self, permit, address, line.peer());
+        tasks.spawn_connection(connection::run(visit, line));
     }
 }

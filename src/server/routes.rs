@@ -1,115 +1,141 @@
-//! What is asked over HTTP, and its answers: `/ws`, `/api`, `/healthz`, `/readyz`, `/metrics`, and
-//! the page.
+//! What is asked over HTTP, and its answers: `/ws`, `/api`, the page, and what the node says of
+//! itself.
 //!
 //! It does not accept connections and does not speak WebSocket. Every refusal is a JSON body of
 //! the same shape as an `error` frame.
 
+use std::convert::Infallible;
+use std::future::Future;
+use std::net::IpAddr;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use bytes::Bytes;
 use hyper::body::Incoming;
-use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use hyper::header::{CONNECTION, HeaderValue, RETRY_AFTER};
 use hyper::{Method, Request, Response, StatusCode};
-use serde::Serialize;
+use tokio::net::TcpStream;
+use tokio::sync::oneshot;
 
-use super::admission::{Limit, Permit};
-use super::answer::{self, Answer, Body, Content, finish, json, refuse, set};
+use super::admission::{Limit, Permit, site};
+use super::answer::{self, Answer, Body, Content, finish, refuse, set};
 use super::api::{Api, Visitor, body};
-use super::door::{Door, DoorRefused};
-use super::line::Peer;
+use super::door::DoorRefused;
+use super::line::{Answering, Peer};
 use super::origin::Source;
-use super::page::Page;
 use super::{LAST_REQUEST, Server, origin, upgrade};
 use crate::budget::Budgets;
-use crate::lane::Lanes;
+use crate::config::ServerConfig;
 use crate::metrics::{Gauge, Metrics, Reason};
-use crate::mirror::Status;
-use crate::session::{Session, Shared};
+use crate::session::Session;
 use crate::socket::{Queues, Socket};
 use crate::tasks::Tasks;
 
-/// For `Allow`: of the node as a whole, of what can be read, and of the WebSocket.
+/// For `Allow`: of the node as a whole, and of the WebSocket.
 const ALL_METHODS: &str = "GET, HEAD, POST, PUT, DELETE, OPTIONS";
-const READS: &str = "GET, HEAD, OPTIONS";
 const UPGRADES: &str = "GET, OPTIONS";
 
 /// Seconds after which a client that found the server full may come again.
 const RETRY_AFTER_S: HeaderValue = HeaderValue::from_static("5");
 
+/// A connection that is a WebSocket's from now on, and what was read of it already.
+type Bare = (TcpStream, Bytes);
+
 /// One connection as the routes see it.
 pub struct Visit {
-    shared: Arc<Shared>,
-    lanes: Lanes,
-    api: Arc<Api>,
-    page: Arc<Page>,
-    door: Arc<Door>,
-    /// The connection's place among the admitted; it moves on into the session.
-    permit: Mutex<Option<Permit>>,
-    visitor: Visitor,
+    server: Arc<Server>,
+    permit: Arc<Permit>,
+    address: IpAddr,
+    peer: Peer,
+    /// Who waits for the connection: the session that was promised it.
+    promised: Mutex<Option<oneshot::Sender<Bare>>>,
 }
 
 impl Visit {
-    pub fn new(server: &Server, permit: Permit, peer: Peer) -> Self {
-        let visitor = Visitor { address: permit.address, beyond: permit.beyond, peer };
-        Self {
-            shared: server.shared.clone(),
-            lanes: server.lanes.clone(),
-            api: server.api.clone(),
-            page: server.page.clone(),
-            door: server.door.clone(),
-            permit: Mutex::new(Some(permit)),
-            visitor,
-        }
+    pub fn new(server: Arc<Server>, permit: Permit, address: IpAddr, peer: Peer) -> Arc<Self> {
+        let (permit, promised) = (Arc::new(permit), Mutex::default());
+        Arc::new(Self { server, permit, address, peer, promised })
     }
 
-    pub async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
-        let mut answer = match self.door.check(&request) {
+    pub fn permit(&self) -> &Permit {
+        &self.permit
+    }
+
+    pub fn config(&self) -> &ServerConfig {
+        &self.server.shared.config.server
+    }
+
+    pub fn tasks(&self) -> &Tasks {
+        &self.server.shared.tasks
+    }
+
+    /// A request has been read. From this moment on, not only from when the answer is first worked
+    /// on, the connection is not given up for another.
+    pub fn serve(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+    ) -> Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>> {
+        self.permit.heard();
+        let answering = self.peer.answering();
+        Box::pin(async move {
+            let answer = self.answer(request).await;
+            Ok(answer.map(|content| self.body(content, answering)))
+        })
+    }
+
+    pub fn body(&self, content: Content, answering: Answering) -> Body {
+        content.body(&self.peer, &self.server.shared.budgets.unsent, answering)
+    }
+
+    async fn answer(&self, request: Request<Incoming>) -> Answer {
+        let mut answer = match self.server.door.check(&request) {
             Ok(source) if Api::owns(request.uri().path()) => {
-                self.api.answer(request, source, &self.visitor).await
+                self.server.api.answer(request, source, &self.visitor()).await
             }
             Ok(source) => self.answer_whole(request, source).await,
             Err(refused) => self.turn_away(request, refused).await,
         };
         finish(&mut answer);
-        answer.map(|content| content.body(&self.visitor.peer, &self.shared.budgets.unsent))
+        if self.permit.is_last() && answer.status() != StatusCode::SWITCHING_PROTOCOLS {
+            set(&mut answer, CONNECTION, "close");
+        }
+        answer
+    }
+
+    fn visitor(&self) -> Visitor<'_> {
+        let (client, permit) = (self.address, &self.permit);
+        Visitor { client, address: site(client), permit, peer: &self.peer }
     }
 
     async fn turn_away(&self, request: Request<Incoming>, refused: DoorRefused) -> Answer {
         self.count_refused(refused.reason());
         let (parts, mut body) = request.into_parts();
-        body::pass(&mut body, &parts).await;
+        body::pass(&mut body, &parts, &self.permit).await;
         refused.answer()
     }
 
     async fn answer_whole(&self, request: Request<Incoming>, source: Source) -> Answer {
         let (method, path) = (request.method(), request.uri().path());
+        let Server { page, status, admission, .. } = &*self.server;
+        if let Some(answer) = status.answer(method, path, admission).await {
+            return answer;
+        }
         match path {
             "*" if *method == Method::OPTIONS => answer::options(ALL_METHODS),
             // Balancers ask this unless they are told better, whether or not there is a page.
-            "/" if *method == Method::OPTIONS => answer::options(READS),
+            "/" if *method == Method::OPTIONS => answer::options(answer::READS),
             "/ws" if *method == Method::OPTIONS => answer::options(UPGRADES),
-            "/ws" => self.upgrade(request, &source),
-            "/healthz" | "/readyz" | "/metrics" => self.tell(method, path).await,
-            _ if !self.page.has(path) => refuse_unknown(),
-            _ if *method == Method::OPTIONS => answer::options(READS),
-            _ if !reads(method) => answer::refuse_method(READS),
-            _ => self.page.answer(path, request.headers()).unwrap_or_else(refuse_unknown),
-        }
-    }
-
-    /// What the node says of itself.
-    async fn tell(&self, method: &Method, path: &str) -> Answer {
-        match path {
-            _ if *method == Method::OPTIONS => answer::options(READS),
-            _ if !reads(method) => answer::refuse_method(READS),
-            "/readyz" => self.ready().await,
-            "/metrics" => self.metrics(),
-            _ => json(StatusCode::OK, &Health { status: "ok" }),
+            "/ws" => self.upgrade(&request, &source),
+            _ if !page.has(path) => refuse_unknown(),
+            _ => answer::for_reading(method)
+                .or_else(|| page.answer(path, request.headers()))
+                .unwrap_or_else(refuse_unknown),
         }
     }
 
     /// Checks cheap things first, then who may come, then whether there is room.
-    fn upgrade(&self, mut request: Request<Incoming>, source: &Source) -> Answer {
-        let accept = match upgrade::check(&request) {
+    fn upgrade(&self, request: &Request<Incoming>, source: &Source) -> Answer {
+        let accept = match upgrade::check(request) {
             Ok(accept) => accept,
             Err(refused) => return upgrade::refusal(refused),
         };
@@ -117,82 +143,60 @@ impl Visit {
             self.count_refused("origin");
             return origin::refusal();
         }
-        if let Some(limit) = self.visitor.beyond {
+        if let Some(limit) = self.permit.beyond() {
             return refuse_full(limit);
         }
-        if self.shared.tasks.is_stopping() {
+        if self.tasks().is_stopping() {
             return refuse_full(Limit::Total);
         }
-        let permit = self.permit.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let (shared, lanes) = (self.shared.clone(), self.lanes.clone());
-        let on_upgrade = hyper::upgrade::on(&mut request);
-        let address = self.visitor.address;
-        self.shared.tasks.spawn_session(async move {
-            let upgraded = tokio::select! {
-                upgraded = upgrade::stream(on_upgrade) => upgraded,
-                // It is there when the answer is with the kernel, which a client that reads nothing
+        let place = match self.permit.settle(self.address) {
+            Ok(place) => place,
+            Err(limit) => return refuse_full(limit),
+        };
+        let (shared, lanes) = (self.server.shared.clone(), self.server.lanes.clone());
+        let (promise, promised) = oneshot::channel();
+        *self.promised.lock().unwrap_or_else(PoisonError::into_inner) = Some(promise);
+        let address = site(self.address);
+        self.tasks().spawn_session(async move {
+            let bare = tokio::select! {
+                bare = promised => bare,
+                // It comes when the answer is with the kernel, which a client that reads nothing
                 // may keep from happening; and HTTP waits for this session before it gives up.
-                () = abandoned(&shared.tasks) => return drop(permit),
+                () = abandoned(&shared.tasks) => return drop(place),
             };
-            match upgraded {
-                Ok((stream, leftover)) => {
+            match bare {
+                Ok((stream, rest)) => {
                     let bytes = shared.metrics.queue_bytes.clone();
                     let Budgets { unsent, inbound, .. } = shared.budgets.clone();
                     let queues = Arc::new(Queues { bytes, unsent, inbound });
-                    let socket = Socket::new(stream, leftover, &shared.config.socket, &queues);
+                    let socket = Socket::new(stream, rest, &shared.config.socket, &queues);
                     let _open = Open::new(&shared.metrics);
                     Session::new(shared, lanes, socket, address).run().await;
                 }
-                Err(err) => tracing::debug!(%err, "no upgrade after all"),
+                Err(_) => tracing::debug!("no upgrade after all"),
             }
-            drop(permit);
+            drop(place);
         });
         upgrade::response(&accept)
     }
 
+    /// Whether a session waits for the connection.
+    pub fn has_upgraded(&self) -> bool {
+        self.promised.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
+    pub fn hand_over(&self, stream: TcpStream, rest: Bytes) {
+        let promised = self.promised.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(promised) = promised {
+            // The session may have given it up meanwhile.
+            let _ = promised.send((stream, rest));
+        }
+    }
+
     fn count_refused(&self, reason: &'static str) {
-        let refused = &self.shared.metrics.connections_refused;
+        let refused = &self.server.shared.metrics.connections_refused;
         refused.get_or_create(&Reason { reason }).inc();
     }
-
-    async fn ready(&self) -> Answer {
-        let log = match self.shared.log.ping().await {
-            Ok(()) => "ok",
-            Err(_) => "away",
-        };
-        let (status, word) = if self.shared.tasks.is_stopping() {
-            (StatusCode::SERVICE_UNAVAILABLE, "stopping")
-        } else if log == "ok" {
-            (StatusCode::OK, "ready")
-        } else {
-            (StatusCode::SERVICE_UNAVAILABLE, "unready")
-        };
-        let node = &self.shared.config.node.id;
-        let mirror = match self.shared.status.as_ref().map(|status| *status.borrow()) {
-            None => "none",
-            Some(Status::Live) => "ok",
-            // Commands commit, acks go out, and other nodes hear by way of the log.
-            Some(Status::Away) => "away",
-        };
-        json(status, &Ready { status: word, node, log, mirror })
-    }
-
-    fn metrics(&self) -> Answer {
-        self.shared.budgets.tell(&self.shared.metrics);
-        let metrics = self.shared.metrics.render().into();
-        let mut answer = Response::new(Content::Whole(metrics));
-        // The exposition format that prometheus-client writes.
-        set(
-            &mut answer,
-            CONTENT_TYPE,
-            "application/openmetrics-text; version=1.0.0; charset=utf-8",
-        );
-        answer
-    }
-}
-
-fn reads(method: &Method) -> bool {
-    matches!(*method, Method::GET | Method::HEAD)
 }
 
 /// Resolves a moment after the node began to stop.
@@ -217,21 +221,6 @@ impl Drop for Open {
     }
 }
 
-#[derive(Serialize)]
-struct Health {
-    status: &'static str,
-}
-
-#[derive(Serialize)]
-struct Ready<'a> {
-    status: &'static str,
-    node: &'a str,
-    /// `ok` or `away`.
-    log: &'static str,
-    /// `ok`, `away`, or `none`: this node has no Redis and needs none.
-    mirror: &'static str,
-}
-
 fn refuse_unknown() -> Answer {
     let error = "there is the page at /, and /ws, /api, /healthz, /readyz, /metrics";
     refuse(StatusCode::NOT_FOUND, "not_found", error)
@@ -240,7 +229,11 @@ fn refuse_unknown() -> Answer {
 /// To whoever is beyond a limit, or comes while the node stops.
 pub fn refuse_full(limit: Limit) -> Answer {
     let mut answer = match limit {
-        Limit::Total => {
+        Limit::Streams => {
+            let error = "this node has too many event streams: try another, or again later";
+            refuse(StatusCode::SERVICE_UNAVAILABLE, "full", error)
+        }
+        Limit::Total | Limit::Http => {
             let error = "this node is full or stopping: try another, or again later";
             refuse(StatusCode::SERVICE_UNAVAILABLE, "full", error)
         }

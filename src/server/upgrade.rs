@@ -1,21 +1,16 @@
 //! From an HTTP request to a connection that speaks WebSocket (RFC 6455, section 4.2).
 //!
 //! It does not route, and it does not check origins or limits: it says whether a request is a
-//! proper upgrade, what to answer, and hands over the bare connection.
+//! proper upgrade, and what to answer.
 
-use bytes::Bytes;
 use hyper::header::{
     ALLOW, CONNECTION, HeaderMap, HeaderName, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY,
     SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE,
 };
-use hyper::upgrade::OnUpgrade;
 use hyper::{Method, Request, Response, StatusCode, Version};
-use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::answer::{Answer, Content, refuse};
-use super::line::Line;
 
 /// The only version of the protocol there is.
 const VERSION: HeaderValue = HeaderValue::from_static("13");
@@ -44,15 +39,6 @@ pub enum UpgradeRefused {
     Version,
     #[error("Sec-WebSocket-Key must be 16 bytes in base64")]
     Key,
-}
-
-/// The connection was lost between our answer and its first frame.
-#[derive(Debug, thiserror::Error)]
-pub enum UpgradeLost {
-    #[error("the connection ended before the upgrade")]
-    Http(#[from] hyper::Error),
-    #[error("the connection is not a line of this server, or not free")]
-    NotFree,
 }
 
 /// Whether the request is a proper upgrade.
@@ -110,16 +96,6 @@ pub fn refusal(refused: UpgradeRefused) -> Answer {
         answer.headers_mut().insert(name, value);
     }
     answer
-}
-
-/// The bare connection, and what the client sent behind its request. To be awaited in a task of its
-/// own, for it is ready only after the response has been written. The connection must have been
-/// served as a `TokioIo<Line>`.
-pub async fn stream(upgrade: OnUpgrade) -> Result<(TcpStream, Bytes), UpgradeLost> {
-    let upgraded = upgrade.await?;
-    let parts = upgraded.downcast::<TokioIo<Line>>().map_err(|_| UpgradeLost::NotFree)?;
-    let stream = parts.io.into_inner().into_stream().ok_or(UpgradeLost::NotFree)?;
-    Ok((stream, parts.read_buf))
 }
 
 /// Whether a comma-separated header, perhaps given several times, names the token.

@@ -16,6 +16,7 @@ use super::reply::Refusal;
 use crate::budget::Budget;
 use crate::config::ApiConfig;
 use crate::protocol::error::{Code, Problem};
+use crate::server::admission::{Permit, Wait};
 
 /// How much of a body that is too long is read all the same, and dropped. A connection that is
 /// closed while the client still sends is reset, and then many clients never see the answer.
@@ -59,10 +60,12 @@ pub async fn read(
 
 /// Lets a body go by that is not wanted, for the request is refused already. Whoever waits to be
 /// told to send it (`Expect: 100-continue`) is not told.
-pub async fn pass(body: &mut Incoming, parts: &Parts) {
+pub async fn pass(body: &mut Incoming, parts: &Parts, permit: &Permit) {
     if !body.is_end_stream() && !parts.headers.contains_key(EXPECT) {
+        permit.waits(Wait::Body);
         // It may be too long, break off or not come: the answer is the same.
         let _ = tokio::time::timeout(DROPPED_TIME, drop_all(body)).await;
+        permit.heard();
     }
 }
 

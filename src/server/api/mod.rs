@@ -30,7 +30,7 @@ use self::reply::Refusal;
 pub use self::route::Route;
 use self::route::{Place, STREAM};
 use self::stream::Wish;
-use super::admission::Limit;
+use super::admission::{Limit, Permit, Wait};
 use super::answer::{self, Answer, Content, Pieces, set};
 use super::line::Peer;
 use super::origin::{self, Source};
@@ -56,13 +56,15 @@ pub struct Api {
     lanes: Lanes,
 }
 
-/// Whose connection a request came by.
-#[derive(Debug)]
-pub struct Visitor {
+/// Whose request it is.
+pub struct Visitor<'v> {
+    /// Of the client.
+    pub client: IpAddr,
+    /// What counts for it as an address: with IPv6, its site's.
     pub address: IpAddr,
-    /// The limit of connections that this one is beyond.
-    pub beyond: Option<Limit>,
-    pub peer: Peer,
+    /// The place of its connection.
+    pub permit: &'v Arc<Permit>,
+    pub peer: &'v Peer,
 }
 
 impl Api {
@@ -79,7 +81,7 @@ impl Api {
         &self,
         request: Request<Incoming>,
         source: Source,
-        visitor: &Visitor,
+        visitor: &Visitor<'_>,
     ) -> Answer {
         let route = route::find(request.uri().path()).map_or("other", |p| p.route.template());
         let method = route::method_name(request.method());
@@ -89,7 +91,7 @@ impl Api {
             let reason = Reason { reason: "origin" };
             self.shared.metrics.connections_refused.get_or_create(&reason).inc();
             let (parts, mut body) = request.into_parts();
-            body::pass(&mut body, &parts).await;
+            body::pass(&mut body, &parts, visitor.permit).await;
             origin::refusal()
         };
         source.admit(&mut answer);
@@ -99,10 +101,10 @@ impl Api {
         answer
     }
 
-    async fn respond(&self, request: Request<Incoming>, visitor: &Visitor) -> Answer {
+    async fn respond(&self, request: Request<Incoming>, visitor: &Visitor<'_>) -> Answer {
         let (parts, mut body) = request.into_parts();
         let stopping = self.shared.tasks.is_stopping().then_some(Limit::Total);
-        let answer = match visitor.beyond.or(stopping) {
+        let answer = match visitor.permit.beyond().or(stopping) {
             Some(limit) => Err(routes::refuse_full(limit)),
             None => {
                 let answer = self.carry_out(&parts, &mut body, visitor).await;
@@ -112,7 +114,7 @@ impl Api {
         match answer {
             Ok(answer) => answer,
             Err(refused) => {
-                body::pass(&mut body, &parts).await;
+                body::pass(&mut body, &parts, visitor.permit).await;
                 refused
             }
         }
@@ -122,7 +124,7 @@ impl Api {
         &self,
         parts: &Parts,
         body: &mut Incoming,
-        visitor: &Visitor,
+        visitor: &Visitor<'_>,
     ) -> Result<Answer, Refusal> {
         let place = route::find(parts.uri.path()).ok_or(Refusal::NotFound)?;
         if parts.method == Method::OPTIONS {
@@ -141,11 +143,14 @@ impl Api {
         place: &Place<'_>,
         parts: &Parts,
         body: &mut Incoming,
-        visitor: &Visitor,
+        visitor: &Visitor<'_>,
     ) -> Result<Answer, Refusal> {
         let pace = &self.shared.pace;
         pace.request(visitor.address, Instant::now()).map_err(too_fast)?;
-        let body = if Route::writes(re) { self.body_of(parts, body).await? } else { None };
+        let body = match Route::writes(re) {
+            true => self.body_of(parts, body, visitor).await?,
+            false => None,
+        };
         let said = Said::of(re, place, parts)?;
         let fields = said.fields(body.as_ref())?;
         if re == STREAM {
@@ -178,10 +183,17 @@ impl Api {
     }
 
     /// The body of a write; `None`: it has none, and its path says all there is to say.
-    async fn body_of(&self, parts: &Parts, body: &mut Incoming) -> Result<Option<Bytes>, Refusal> {
+    async fn body_of(
+        &self,
+        parts: &Parts,
+        body: &mut Incoming,
+        visitor: &Visitor<'_>,
+    ) -> Result<Option<Bytes>, Refusal> {
         let stopping = self.shared.tasks.stopping();
         let inbound = &self.shared.budgets.inbound;
+        visitor.permit.waits(Wait::Body);
         let body = body::read(body, &self.shared.config.api, inbound, stopping).await;
+        visitor.permit.heard();
         if parts.method != Method::POST && body.as_ref().is_ok_and(Bytes::is_empty) {
             return Ok(None);
         }

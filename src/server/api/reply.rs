@@ -33,6 +33,8 @@ pub enum Refusal {
     Slow,
     /// The body did not come before the node stopped.
     Stopping,
+    /// There is no place for what would last.
+    Full(Limit),
 }
 
 impl From<Problem> for Refusal {
@@ -84,6 +86,7 @@ impl Refusal {
                 answer
             }
             Self::Stopping => routes::refuse_full(Limit::Total),
+            Self::Full(limit) => routes::refuse_full(*limit),
         }
     }
 }

@@ -24,12 +24,14 @@ use bytes::Bytes;
 use futures_util::stream;
 
 use super::Visitor;
+use super::reply::Refusal;
 use crate::hub::{BATCH_BYTES_MAX, Batch, NextPage, Room};
 use crate::log::LogError;
 use crate::model::{RoomName, Seq, UserId};
 use crate::protocol::error::Problem;
 use crate::protocol::fields::{Fields, Key};
 use crate::protocol::frame;
+use crate::server::admission::Streaming;
 use crate::server::answer::Pieces;
 use crate::session::Shared;
 use crate::session::answers::{self, Asked, Outage, Reader};
@@ -75,6 +77,7 @@ struct Reading {
     ending: Pin<Box<dyn Future<Output = ()> + Send>>,
     /// Nothing comes any more: the user has left, or the log lost what it had.
     is_over: bool,
+    _place: Streaming,
 }
 
 impl Wish {
@@ -85,15 +88,20 @@ impl Wish {
 }
 
 /// Opens a stream for a member of the room, or says why not.
-pub async fn open(shared: &Arc<Shared>, wish: Wish, visitor: &Visitor) -> Result<Pieces, Problem> {
-    let Visitor { address, peer, .. } = visitor;
-    let (address, peer) = (*address, peer.clone());
+pub async fn open(
+    shared: &Arc<Shared>,
+    wish: Wish,
+    visitor: &Visitor<'_>,
+) -> Result<Pieces, Refusal> {
+    let (address, peer) = (visitor.address, visitor.peer.clone());
     let Wish { room, user, after } = wish;
     let asked = Asked { re: super::route::STREAM, room, user, id: None, came: Instant::now() };
     let reader = Reader::new(shared.clone(), Outage::default());
     let standing = answers::member(&reader, &asked).await?;
     let room = reader.read(shared.relay.activate(&asked.room)).await;
     let room = room.map_err(|problem| asked.problem(problem))?;
+
+    let place = visitor.permit.stream(visitor.client).map_err(Refusal::Full)?;
 
     let last_seq = standing.last_seq;
     let is_reset = after.is_some_and(|after| after > last_seq);
@@ -118,6 +126,7 @@ pub async fn open(shared: &Arc<Shared>, wish: Wish, visitor: &Visitor) -> Result
             }
         }),
         is_over: false,
+        _place: place,
     };
     let chunks = stream::unfold(reading, async |mut reading| {
         let bytes = reading.next().await?;

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 use tokio::net::TcpStream;
+use verbatim::config::Config;
 
 use super::{ask, assert_refusal, header, upgrade};
 use crate::harness::process::Process;
@@ -97,14 +98,21 @@ async fn a_head_that_does_not_come_to_its_end_is_cut(world: World) {
 }
 
 async fn a_connection_that_asks_for_nothing_is_cut(world: World) {
-    let node = world.node_with(|config| config.server.header_timeout_ms = 300).await;
+    let brief = |config: &mut Config| {
+        (config.server.header_timeout_ms, config.server.keep_alive_ms) = (300, 600);
+    };
+    let node = world.node_with(brief).await;
+    let begun = Instant::now();
     let mut silent = Raw::connect(node.addr).await;
     let mut kept_alive = Raw::connect(node.addr).await;
     kept_alive.send("GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
     assert_eq!(kept_alive.read_head().await.status, 200);
     kept_alive.read_exactly(r#"{"status":"ok"}"#.len()).await;
-    silent.read_to_end().await;
-    kept_alive.read_to_end().await;
+    silent.expect_end().await;
+    assert!(begun.elapsed() >= Duration::from_millis(300), "cut after {:?}", begun.elapsed());
+    kept_alive.expect_end().await;
+    // Idle is not silent: it has a time of its own.
+    assert!(begun.elapsed() >= Duration::from_millis(600), "cut after {:?}", begun.elapsed());
     // A WebSocket is not an HTTP connection that asks for nothing.
     let mut client = node.client().await;
     let mut other = Raw::connect(node.addr).await;
@@ -116,12 +124,14 @@ async fn a_head_that_is_too_long_is_431(world: World) {
     let node = world.node_with(|config| config.server.header_bytes_max = 8192).await;
     let long =
         format!("GET /healthz HTTP/1.1\r\nHost: localhost\r\nX: {}\r\n\r\n", "x".repeat(9000));
-    let (head, _) = ask(node.addr, &long).await;
-    assert_eq!(head.status, 431, "{}", head.text);
-    let many = "X: 1\r\n".repeat(65);
-    let (head, _) =
-        ask(node.addr, &format!("GET /healthz HTTP/1.1\r\nHost: localhost\r\n{many}\r\n")).await;
-    assert_eq!(head.status, 431, "{}", head.text);
+    let refused = ask(node.addr, &long).await;
+    assert_refusal(&refused, 431, "head_too_large");
+    assert_eq!(header(&refused.0, "connection"), Some("close"));
+    for (fields, status) in [(99, 200), (100, 431)] {
+        let many = "X: 1\r\n".repeat(fields);
+        let request = format!("GET /healthz HTTP/1.1\r\nHost: localhost\r\n{many}\r\n");
+        assert_eq!(ask(node.addr, &request).await.0.status, status, "{fields} and one");
+    }
     // One that never ends is answered before it has filled our memory.
     let mut raw = Raw::connect(node.addr).await;
     raw.send("GET /healthz HTTP/1.1\r\nX: ").await;

@@ -218,27 +218,36 @@ async fn metrics_count_what_happens(world: World) {
     assert!(sample("verbatim_commit_duration_seconds_sum") > 0.0);
 }
 
+/// WebSockets, all connections, and those of HTTP, until they are as many as that.
+async fn await_counts(node: &TestNode, wanted: [f64; 3]) {
+    const NAMES: [&str; 3] =
+        ["verbatim_connections", "verbatim_connections_admitted", "verbatim_http_connections"];
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let families = read(&get(node.addr, "/metrics").await.1);
+        let counts = NAMES.map(|name| families[name].samples[name]);
+        if counts == wanted {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{counts:?}");
+    }
+}
+
 /// The limit counts both, so whoever watches it must see both.
 async fn connections_of_http_are_counted_beside_websockets(world: World) {
     let node = world.node_with(|config| config.server.connections_max = 3).await;
-    let mut http = Http::connect(node.addr).await;
-    let mut counts = async || {
-        let families = read(&http.ask("GET /metrics", &[], None).await.body);
-        ["verbatim_connections", "verbatim_connections_admitted"]
-            .map(|name| families[name].samples[name])
-    };
-    assert_eq!(counts().await, [0.0, 1.0]);
+    // Whoever looks is one of them.
+    await_counts(&node, [0.0, 1.0, 1.0]).await;
     let mut idle = Http::connect(node.addr).await;
     assert_eq!(idle.ask("GET /healthz", &[], None).await.status, 200);
-    let _client = node.client().await;
-    assert_eq!(counts().await, [1.0, 3.0]);
-    // Those beyond the limit are not among them.
-    let mut refused = Http::connect(node.addr).await;
-    assert_eq!(refused.ask("GET /api/rooms", &[], None).await.status, 503);
-    assert_eq!(counts().await, [1.0, 3.0]);
-    drop(idle);
-    let deadline = Instant::now() + PATIENCE;
-    while counts().await != [1.0, 2.0] {
-        assert!(Instant::now() < deadline, "the connection is still counted");
-    }
+    let _first = node.client().await;
+    await_counts(&node, [1.0, 3.0, 2.0]).await;
+    let (_second, third) = (node.client().await, node.client().await);
+    // It gave up its place, and who looks from here on is beyond the limit.
+    idle.expect_end().await;
+    await_counts(&node, [3.0, 3.0, 0.0]).await;
+    let metrics = get(node.addr, "/metrics").await.1;
+    assert!(metrics.contains("\nverbatim_connections_displaced_total 1\n"), "{metrics}");
+    drop(third);
+    await_counts(&node, [2.0, 3.0, 1.0]).await;
 }

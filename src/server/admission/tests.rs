@@ -1,0 +1,337 @@
+//! Who is let in, who gives way to whom, and that every place comes back.
+
+use super::*;
+use crate::config::Config;
+
+/// An admission with these limits: in all, of an address, in HTTP, of streams.
+fn admission([connections, per_address, http, streams]: [usize; 4]) -> Arc<Admission> {
+    let mut config = Config::from_defaults();
+    config.server.connections_max = connections;
+    config.server.connections_per_address_max = per_address;
+    config.server.http_connections_max = http;
+    config.api.streams_max = streams;
+    Admission::new(&config, Arc::default())
+}
+
+fn address(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+fn enter(admission: &Arc<Admission>, from: &str) -> Arc<Permit> {
+    Arc::new(admission.enter(Some(address(from))).expect("closed without a word"))
+}
+
+/// One that has asked and is idle.
+fn idle(admission: &Arc<Admission>, from: &str) -> Arc<Permit> {
+    let permit = enter(admission, from);
+    permit.waits(Wait::FirstByte);
+    assert!(permit.speaks());
+    permit.heard();
+    permit.waits(Wait::NextRequest);
+    permit
+}
+
+/// One whose request is being answered.
+fn busy(admission: &Arc<Admission>, from: &str) -> Arc<Permit> {
+    let permit = enter(admission, from);
+    assert!(permit.speaks());
+    permit.heard();
+    permit
+}
+
+/// Everything that is counted.
+fn counts(admission: &Admission) -> [usize; 6] {
+    let state = admission.state();
+    let by_address = state.by_address.values().sum();
+    let [all, address] = state.beyond;
+    [state.open, state.http, all, address, state.streams, by_address]
+}
+
+#[test]
+fn a_place_that_is_given_back_can_be_taken_again() {
+    let admission = admission([2, 1, 9, 9]);
+    let first = busy(&admission, "10.0.0.1");
+    assert_eq!(first.beyond(), None);
+    let same = enter(&admission, "10.0.0.1");
+    assert_eq!(same.beyond(), Some(Limit::Address));
+    let second = busy(&admission, "10.0.0.2");
+    assert_eq!(second.beyond(), None);
+    assert_eq!(enter(&admission, "10.0.0.3").beyond(), Some(Limit::Total));
+    drop((first, same));
+    assert_eq!(enter(&admission, "10.0.0.1").beyond(), None);
+    drop(second);
+    assert_eq!(counts(&admission), [0; 6]);
+    assert!(admission.state().by_address.is_empty());
+}
+
+#[test]
+fn one_ipv6_site_is_one_address() {
+    let admission = admission([10, 1, 9, 9]);
+    let _first = enter(&admission, "2001:db8::1");
+    assert_eq!(enter(&admission, "2001:db8::2").beyond(), Some(Limit::Address));
+    assert_eq!(enter(&admission, "2001:db8:0:1::1").beyond(), None);
+}
+
+/// Nobody's place is safe who only waits, and nobody's is lost whose request is being answered.
+#[test]
+fn a_full_node_takes_back_the_place_that_was_idle_longest() {
+    let admission = admission([3, 9, 9, 9]);
+    let busy = busy(&admission, "10.0.0.1");
+    let idle = [idle(&admission, "10.0.0.1"), idle(&admission, "10.0.0.1")];
+    let newcomer = enter(&admission, "10.0.0.1");
+    assert_eq!(newcomer.beyond(), None);
+    assert!(idle[0].must_go() && !idle[1].must_go() && !busy.must_go());
+    // It goes only after it was asked to, and its place is counted once all the while.
+    assert_eq!(counts(&admission), [3, 2, 0, 0, 0, 4]);
+    drop(idle);
+    assert_eq!(counts(&admission), [2, 1, 0, 0, 0, 2]);
+    drop((busy, newcomer));
+    assert_eq!(counts(&admission), [0; 6]);
+}
+
+#[test]
+fn silence_gives_way_to_whoever_comes() {
+    let admission = admission([2, 9, 9, 9]);
+    let silent = [enter(&admission, "10.0.0.1"), enter(&admission, "10.0.0.1")];
+    silent.iter().for_each(|silent| silent.waits(Wait::FirstByte));
+    let third = enter(&admission, "10.0.0.1");
+    third.waits(Wait::FirstByte);
+    assert_eq!((third.beyond(), silent[0].must_go()), (None, true));
+    assert!(!silent[1].must_go());
+}
+
+/// The race that this closes: somebody is called in the moment in which a request of theirs comes.
+/// The request is answered, and then the place is free, but not twice.
+#[test]
+fn who_is_called_while_asking_is_answered_and_then_goes() {
+    let admission = admission([1, 9, 9, 9]);
+    let early = idle(&admission, "10.0.0.1");
+    let newcomer = busy(&admission, "10.0.0.2");
+    assert!(early.must_go() && early.speaks());
+    assert!(!early.must_go() && early.is_last());
+    early.heard();
+    early.waits(Wait::Body);
+    assert!(!early.must_go(), "it was called already");
+    assert_eq!(enter(&admission, "10.0.0.3").beyond(), Some(Limit::Total));
+    drop(early);
+    assert_eq!(counts(&admission)[0], 1);
+    drop(newcomer);
+    assert_eq!(counts(&admission), [0; 6]);
+}
+
+#[test]
+fn who_is_slow_in_http_gives_way_in_order() {
+    let admission = admission([99, 99, 3, 9]);
+    let head = enter(&admission, "10.0.0.1");
+    assert!(head.speaks());
+    let body = busy(&admission, "10.0.0.1");
+    body.waits(Wait::Body);
+    let idle = idle(&admission, "10.0.0.1");
+    // A silent one is not in HTTP, and gains nobody a place there.
+    let silent = enter(&admission, "10.0.0.1");
+    silent.waits(Wait::FirstByte);
+    let mut busy_ones = Vec::new();
+    for slow in [&idle, &head, &body] {
+        assert!(!slow.must_go());
+        busy_ones.push(busy(&admission, "10.0.0.2"));
+        assert!(slow.must_go());
+    }
+    assert!(!silent.must_go());
+    // Whoever comes now is told so, and has no other's place.
+    let told = enter(&admission, "10.0.0.2");
+    assert!(told.beyond().is_none() && told.speaks());
+    assert_eq!(told.beyond(), Some(Limit::Http));
+    drop((head, body, idle, silent, busy_ones, told));
+    assert_eq!(counts(&admission), [0; 6]);
+}
+
+#[test]
+fn the_newest_is_told_and_the_longest_silent_is_dropped() {
+    let admission = admission([1, 1, 9, 9]);
+    let _keeper = busy(&admission, "10.0.0.1");
+    for (from, limit) in [("10.0.0.2", Limit::Total), ("10.0.0.1", Limit::Address)] {
+        let max = admission.beyond_max[limit.class()];
+        let silent: Vec<_> = (0..max).map(|_| enter(&admission, from)).collect();
+        silent.iter().for_each(|silent| silent.waits(Wait::FirstByte));
+        let newest = enter(&admission, from);
+        assert_eq!(newest.beyond(), Some(limit));
+        assert!(silent[0].must_go() && !silent[1].must_go());
+        // Those that are being answered keep their places; then there is none.
+        drop(silent);
+        newest.heard();
+        let answered: Vec<_> = (1..max).map(|_| enter(&admission, from)).collect();
+        assert!(admission.enter(Some(address(from))).is_none());
+        drop((answered, newest));
+    }
+    assert_eq!(counts(&admission), [1, 1, 0, 0, 0, 1]);
+}
+
+#[test]
+fn a_websocket_keeps_its_place_and_leaves_http() {
+    let admission = admission([2, 2, 1, 9]);
+    let permit = busy(&admission, "10.0.0.1");
+    let place = permit.settle(address("10.0.0.1")).ok().unwrap();
+    drop(permit);
+    assert_eq!(counts(&admission), [1, 0, 0, 0, 0, 1]);
+    assert_eq!(busy(&admission, "10.0.0.1").beyond(), None);
+    drop(place);
+    assert_eq!(counts(&admission), [0; 6]);
+}
+
+/// The connections of a proxy are nobody's; what lasts on them is their clients'.
+#[test]
+fn what_comes_by_way_of_a_proxy_counts_for_its_client() {
+    let admission = admission([9, 1, 9, 9]);
+    let by_proxy = || {
+        let permit = Arc::new(admission.enter(None).unwrap());
+        assert!(permit.speaks());
+        permit.heard();
+        permit
+    };
+    let permits: Vec<_> = (0..5).map(|_| by_proxy()).collect();
+    assert_eq!(counts(&admission), [5, 5, 0, 0, 0, 0]);
+    let socket = permits[0].settle(address("2001:db8::1")).ok().unwrap();
+    assert_eq!(permits[1].settle(address("2001:db8::2")).err(), Some(Limit::Address));
+    assert_eq!(permits[2].stream(address("2001:db8::3")).err(), Some(Limit::Address));
+    let stream = permits[3].stream(address("10.0.0.1")).ok().unwrap();
+    drop((permits, socket, stream));
+    assert_eq!(counts(&admission), [0; 6]);
+}
+
+#[test]
+fn nobody_has_more_streams_than_are_still_free() {
+    let admission = admission([99, 99, 1, 10]);
+    let open = |from: &str| {
+        let permit = busy(&admission, from);
+        permit.stream(address(from)).ok().map(|stream| (permit, stream))
+    };
+    let mut first: Vec<_> = (0..20).filter_map(|_| open("10.0.0.1")).collect();
+    let second: Vec<_> = (0..20).filter_map(|_| open("10.0.0.2")).collect();
+    assert_eq!((first.len(), second.len()), (5, 3));
+    assert_eq!(counts(&admission)[1], 0, "streams are not in HTTP");
+    first.truncate(1);
+    // HTTP goes on behind a stream, and may be one too many for a moment.
+    let (permit, stream) = first.pop().unwrap();
+    drop(stream);
+    assert_eq!(counts(&admission)[1], 1);
+    drop((permit, second));
+    assert_eq!(counts(&admission), [0; 6]);
+}
+
+mod any_course_of_events {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const CONNECTIONS_MAX: usize = 6;
+    const PER_ADDRESS_MAX: usize = 4;
+    const HTTP_MAX: usize = 3;
+    const STREAMS_MAX: usize = 4;
+
+    /// What may happen to a connection.
+    #[derive(Clone, Debug)]
+    enum Step {
+        Enter(u8),
+        Wait(Wait),
+        Speak,
+        Heard,
+        Stream,
+        StreamEnds,
+        Settle,
+        /// It ends, if it was called, or whether it was or not.
+        GoIfCalled,
+        Go,
+    }
+
+    /// A step, and at which of several places it happens.
+    fn step() -> impl Strategy<Value = (usize, Step)> {
+        use Wait::{Body, FirstByte, NextRequest, Taking};
+        let wait = prop::sample::select(vec![FirstByte, NextRequest, Body, Taking]);
+        let step = prop_oneof![
+            6 => (0..3_u8).prop_map(Step::Enter),
+            4 => wait.prop_map(Step::Wait),
+            4 => Just(Step::Speak),
+            2 => Just(Step::Heard),
+            1 => Just(Step::Stream),
+            1 => Just(Step::StreamEnds),
+            1 => Just(Step::Settle),
+            2 => Just(Step::GoIfCalled),
+            1 => Just(Step::Go),
+        ];
+        (0..12_usize, step)
+    }
+
+    #[derive(Default)]
+    struct Guest {
+        permit: Option<Arc<Permit>>,
+        streaming: Option<Streaming>,
+        place: Option<Place>,
+    }
+
+    impl Guest {
+        fn step(&mut self, admission: &Arc<Admission>, step: Step) {
+            let Some(permit) = self.permit.clone() else {
+                match step {
+                    Step::Enter(from) if self.place.is_none() => {
+                        // No address: by way of a proxy.
+                        let from = (from > 0).then(|| IpAddr::from([10, 0, 0, from]));
+                        self.permit = admission.enter(from).map(Arc::new);
+                    }
+                    Step::Go => self.place = None,
+                    _ => {}
+                }
+                return;
+            };
+            let (in_http, is_stream) = (permit.standing().in_http, self.streaming.is_some());
+            match step {
+                Step::Wait(wait) if !is_stream => {
+                    let is_first = wait == Wait::FirstByte;
+                    if wait == Wait::Taking || is_first != in_http {
+                        permit.waits(wait);
+                    }
+                }
+                Step::Speak if !is_stream && !permit.speaks() => *self = Self::default(),
+                Step::Heard => permit.heard(),
+                Step::Stream if in_http && !is_stream => {
+                    permit.heard();
+                    self.streaming = permit.stream(IpAddr::from([10, 0, 1, 1])).ok();
+                }
+                Step::StreamEnds => self.streaming = None,
+                Step::Settle if !is_stream && permit.beyond().is_none() => {
+                    permit.heard();
+                    self.place = permit.settle(IpAddr::from([10, 0, 2, 2])).ok();
+                    self.permit = self.permit.take().filter(|_| self.place.is_none());
+                }
+                Step::GoIfCalled if permit.must_go() => *self = Self::default(),
+                Step::Go => *self = Self::default(),
+                _ => {}
+            }
+        }
+    }
+
+    proptest! {
+        /// However connections come, wait, are called, turn into sockets and streams, and go: no
+        /// limit is passed, and all places come back.
+        #[test]
+        fn keeps_the_limits_and_gives_all_places_back(
+            steps in prop::collection::vec(step(), 1..200),
+        ) {
+            let limits = [CONNECTIONS_MAX, PER_ADDRESS_MAX, HTTP_MAX, STREAMS_MAX];
+            let admission = admission(limits);
+            let mut guests: Vec<Guest> = (0..12).map(|_| Guest::default()).collect();
+            for (place, step) in steps {
+                guests[place].step(&admission, step);
+                let [open, _, all, address, streams, _] = counts(&admission);
+                prop_assert!(open <= CONNECTIONS_MAX && streams <= STREAMS_MAX);
+                let beyond_max = admission.beyond_max;
+                prop_assert!(all <= beyond_max[0] && address <= beyond_max[1]);
+                let state = admission.state();
+                prop_assert!(state.by_address.values().all(|count| *count <= PER_ADDRESS_MAX));
+            }
+            drop(guests);
+            prop_assert_eq!(counts(&admission), [0; 6]);
+            let state = admission.state();
+            prop_assert!(state.by_address.is_empty() && state.streams_by_address.is_empty());
+        }
+    }
+}

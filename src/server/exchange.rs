@@ -1,0 +1,186 @@
+//! HTTP on a connection: hyper, from the first byte of a request until everything that was asked is
+//! answered, the connection has become a WebSocket, or it is over.
+//!
+//! It knows no routes. hyper keeps some 20 KB for a connection, also for one that only waits for
+//! its next request. So it is made anew each time that something is said, and lives no longer.
+
+use std::convert::Infallible;
+use std::future::{Future, poll_fn, ready};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::Service;
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::time::timeout;
+
+use super::LAST_REQUEST;
+use super::admission::Wait;
+use super::answer::{Body, finish, refuse};
+use super::line::{Line, Peer, Progress, join};
+use super::routes::Visit;
+use crate::config::ServerConfig;
+
+/// The smallest buffer that hyper accepts.
+const HEADER_BYTES_MIN: usize = 8192;
+/// What is still read of a client whose request could not be read: as much as a request may have,
+/// several times over.
+const DRAINED_BYTES_MAX: usize = 128 * 1024;
+/// How long that may take.
+const DRAIN_TIME: Duration = Duration::from_secs(1);
+/// For hyper to answer where there was nothing that it could read: it answers requests only.
+const ANY_REQUEST: &[u8] = b"GET / HTTP/1.1\r\nConnection: close\r\n\r\n";
+
+type Served = Result<Response<Body>, Infallible>;
+type Serving = Pin<Box<dyn Future<Output = Served> + Send>>;
+type Http = http1::Connection<TokioIo<Line>, Speaker>;
+
+/// Answers requests.
+struct Speaker(Box<dyn Fn(Request<Incoming>) -> Serving + Send>);
+
+impl Service<Request<Incoming>> for Speaker {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Serving;
+
+    fn call(&self, request: Request<Incoming>) -> Serving {
+        self.0(request)
+    }
+}
+
+/// What became of it.
+enum Outcome {
+    Idle,
+    Ended(hyper::Result<()>),
+}
+
+/// Serves until all that was asked is answered, and gives the connection back; `None`: it is over.
+/// The head of the first request must come within `head_time`.
+pub async fn serve(visit: &Arc<Visit>, line: Line, head_time: Duration) -> Option<Line> {
+    let (peer, evicted) = (line.peer(), line.evicted());
+    let (permit, tasks) = (visit.permit(), visit.tasks());
+    let own = visit.clone();
+    let speaker = Speaker(Box::new(move |request| own.clone().serve(request)));
+    let mut http = begin(visit.config(), line, head_time, speaker);
+    let mut stopped = pin!(tasks.sessions_ended());
+    let mut stuck = None;
+    let outcome = loop {
+        tokio::select! {
+            outcome = proceed(&mut http, &peer, |progress| {
+                // What the client does not take is up to the client.
+                if progress.stuck != stuck {
+                    stuck = progress.stuck;
+                    if stuck.is_some() { permit.waits(Wait::Taking) } else { permit.heard() }
+                }
+            }) => break outcome,
+            () = evicted.notified() => {
+                tracing::debug!("a connection is ended for what waits for it");
+                return None;
+            }
+            // Else a request came in that moment, and is answered.
+            () = permit.called() => if permit.must_go() { return None },
+            // Not before the last client has left: until then a load balancer that keeps a
+            // connection to ask `/readyz` on is told that this node stops.
+            () = &mut stopped => {
+                Pin::new(&mut http).graceful_shutdown();
+                // A request that is not complete by now is not worth the rest of the time to stop.
+                let last = timeout(LAST_REQUEST, proceed(&mut http, &peer, |_| ())).await;
+                break last.unwrap_or(Outcome::Ended(Ok(())));
+            }
+        }
+    };
+    let parts = http.into_parts();
+    let mut line = parts.io.into_inner();
+    match outcome {
+        Outcome::Idle => {
+            line.begin_anew(parts.read_buf);
+            return Some(line);
+        }
+        Outcome::Ended(Ok(())) => {
+            if let Some((stream, rest)) = visit.has_upgraded().then(|| line.into_stream()).flatten()
+            {
+                visit.hand_over(stream, join(parts.read_buf, rest));
+            }
+        }
+        Outcome::Ended(Err(err)) => {
+            tracing::debug!(%err, "a connection ended badly");
+            if let Some(status) = status_of(&err, peer.progress().refused) {
+                refuse_unread(visit, line, status).await;
+            }
+        }
+    }
+    None
+}
+
+fn begin(config: &ServerConfig, line: Line, head_time: Duration, speaker: Speaker) -> Http {
+    let mut http = http1::Builder::new();
+    // Without the timer hyper ignores the time-out.
+    http.timer(TokioTimer::new())
+        .header_read_timeout(head_time)
+        .max_headers(config.headers_max)
+        .max_buf_size(config.header_bytes_max.max(HEADER_BYTES_MIN))
+        .keep_alive(true)
+        // A client that has sent all it wants to send is answered: its commands are carried out.
+        .half_close(true);
+    http.serve_connection(TokioIo::new(line), speaker)
+}
+
+/// Lets HTTP go on until it is idle or over. Cancel-safe.
+async fn proceed(http: &mut Http, peer: &Peer, mut look: impl FnMut(Progress)) -> Outcome {
+    poll_fn(|cx| {
+        if let Poll::Ready(ended) = http.poll_without_shutdown(cx) {
+            return Poll::Ready(Outcome::Ended(ended));
+        }
+        let progress = peer.progress();
+        look(progress);
+        if progress.is_idle { Poll::Ready(Outcome::Idle) } else { Poll::Pending }
+    })
+    .await
+}
+
+/// With which status a client is told that its request could not be read; `None`: not at all.
+fn status_of(err: &hyper::Error, refused: Option<u16>) -> Option<StatusCode> {
+    match refused {
+        Some(status) => StatusCode::from_u16(status).ok(),
+        None if err.is_timeout() => Some(StatusCode::REQUEST_TIMEOUT),
+        None if err.is_parse() => Some(StatusCode::BAD_REQUEST),
+        None => None,
+    }
+}
+
+/// Says what hyper would have said with an empty body.
+async fn refuse_unread(visit: &Arc<Visit>, mut line: Line, status: StatusCode) {
+    let (code, error) = match status {
+        StatusCode::REQUEST_TIMEOUT => {
+            ("request_timeout", "the head of the request did not come in time")
+        }
+        StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => (
+            "head_too_large",
+            "the head of the request has more bytes than server.header_bytes_max or more fields \
+             than server.headers_max",
+        ),
+        StatusCode::URI_TOO_LONG => ("head_too_large", "the target of the request is too long"),
+        _ => ("bad_head", "this is no request of HTTP/1.1 or HTTP/1.0"),
+    };
+    line.read_only(ANY_REQUEST);
+    let (own, peer) = (visit.clone(), line.peer());
+    let speaker = Speaker(Box::new(move |_| {
+        let answering = peer.answering();
+        let mut answer = refuse(status, code, error);
+        finish(&mut answer);
+        let answer = answer.map(|content| own.body(content, answering));
+        Box::pin(ready(Ok(answer)))
+    }));
+    let mut http = begin(visit.config(), line, DRAIN_TIME, speaker);
+    let told = async {
+        // The client may be gone by now.
+        let _ = poll_fn(|cx| http.poll_without_shutdown(cx)).await;
+        http.into_parts().io.into_inner().drain(DRAINED_BYTES_MAX).await;
+    };
+    // Whoever does not take it in that time does not want it.
+    let _ = timeout(DRAIN_TIME, told).await;
+}
