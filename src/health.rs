@@ -11,6 +11,8 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, lookup_host};
 
+use crate::config::ServerConfig;
+
 /// For all of it. A live node answers in less than a millisecond; container engines wait for 30 s.
 const TIMEOUT: Duration = Duration::from_secs(2);
 /// What is read of an answer. Only its first line matters, and it begins with these.
@@ -19,7 +21,7 @@ const OK: &[u8] = b"HTTP/1.1 200 ";
 /// Why a node is not alive.
 #[derive(Debug, thiserror::Error)]
 pub enum Unhealthy {
-    #[error("server.listen = {0:?} has port 0, which only the node knows; set another")]
+    #[error("{0:?} has port 0, which only the node knows; set another")]
     AnyPort(String),
     #[error("nothing answers at {0}: {1}")]
     NoAnswer(String, io::Error),
@@ -29,12 +31,16 @@ pub enum Unhealthy {
     NotOk(String),
 }
 
-/// Asks the node that listens there, on this machine.
-pub async fn ask(listen: &str) -> Result<(), Unhealthy> {
+/// Asks the node that has these settings, on this machine; where it listens for those who watch it,
+/// if it does: whatever goes on at the other place, there it answers.
+pub async fn ask(server: &ServerConfig) -> Result<(), Unhealthy> {
+    let is_internal = !server.internal_listen.is_empty();
+    let listen = if is_internal { &server.internal_listen } else { &server.listen };
     if listen.ends_with(":0") {
         return Err(Unhealthy::AnyPort(listen.to_owned()));
     }
-    match tokio::time::timeout(TIMEOUT, status(listen)).await {
+    let introduced = Some(server).filter(|_| !is_internal);
+    match tokio::time::timeout(TIMEOUT, status(listen, introduced)).await {
         Ok(Ok(status)) if status == OK => Ok(()),
         Ok(Ok(_)) => Err(Unhealthy::NotOk(listen.to_owned())),
         Ok(Err(err)) => Err(Unhealthy::NoAnswer(listen.to_owned(), err)),
@@ -42,11 +48,16 @@ pub async fn ask(listen: &str) -> Result<(), Unhealthy> {
     }
 }
 
-/// The beginning of the answer.
-async fn status(listen: &str) -> io::Result<Vec<u8>> {
+/// The beginning of the answer. `introduced`: the node may want to know first whose connection it
+/// is.
+async fn status(listen: &str, introduced: Option<&ServerConfig>) -> io::Result<Vec<u8>> {
     let mut addresses = lookup_host(listen).await?;
     let address = addresses.next().ok_or(io::ErrorKind::AddrNotAvailable)?;
     let mut stream = TcpStream::connect(reachable(address)).await?;
+    let own = stream.local_addr()?.ip();
+    if introduced.is_some_and(|server| server.expects_preamble(own)) {
+        stream.write_all(b"PROXY UNKNOWN\r\n").await?;
+    }
     let request = "GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
     stream.write_all(request.as_bytes()).await?;
     let mut answer = Vec::new();
@@ -70,6 +81,13 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
+    use crate::config::Config;
+
+    async fn ask(listen: &str) -> Result<(), Unhealthy> {
+        let mut server = Config::from_defaults().server;
+        server.listen = listen.to_owned();
+        super::ask(&server).await
+    }
 
     /// What is said of a server that gives this answer.
     async fn answered(answer: &'static [u8]) -> Result<(), Unhealthy> {

@@ -16,6 +16,7 @@ use tokio::net::TcpListener;
 use verbatim::config::{Config, ConfigError, Sources, Warning};
 use verbatim::metrics::Metrics;
 use verbatim::node::Node;
+use verbatim::server::files;
 use verbatim::shutdown::Signals;
 use verbatim::verify::plan::Shape;
 use verbatim::verify::{Settings, Target};
@@ -175,14 +176,14 @@ fn serve(config: Config, warnings: Vec<Warning>) -> ExitCode {
 }
 
 async fn serve_until_told(
-    config: Config,
+    mut config: Config,
     warnings: Vec<Warning>,
     metrics: Arc<Metrics>,
 ) -> anyhow::Result<ExitCode> {
     for warning in warnings {
         tracing::warn!(setting = warning.setting, "{}", warning.text);
     }
-    raise_files_limit(config.server.connections_max);
+    fit_files(&mut config);
     let mut signals = Signals::listen().context("cannot handle signals")?;
     let stop_within = Duration::from_millis(config.server.shutdown_timeout_ms);
     let listen = &config.server.listen;
@@ -251,18 +252,30 @@ fn announce(node: &Node) {
     }
 }
 
-/// Every socket is a file, and the usual limit of 1,024 is far below `server.connections_max`.
-fn raise_files_limit(connections_max: usize) {
-    /// The log, the runtime, pools: generous.
-    const FILES_BESIDE_SOCKETS: u64 = 256;
-    let wanted = connections_max as u64 + FILES_BESIDE_SOCKETS;
-    match rlimit::increase_nofile_limit(wanted) {
-        Ok(limit) if limit < wanted => {
-            tracing::warn!(limit, wanted, "fewer connections than server.connections_max fit");
-        }
-        Ok(_) => {}
-        Err(err) => tracing::warn!(%err, wanted, "cannot raise the limit of open files"),
+/// Every socket is a file, and the usual limit of 1,024 is far below `server.connections_max`. It
+/// is raised as far as may be; if that is too little, fewer connections are let in.
+fn fit_files(config: &mut Config) {
+    /// With so many the default of `server.connections_max`, which nobody chose, needs no word.
+    const PLENTY: usize = 10_000;
+    let wanted = files::wanted(config);
+    let limit = raise_files_limit(wanted as u64);
+    let fit = files::connections_max(config, limit.try_into().unwrap_or(usize::MAX));
+    let asked = std::mem::replace(&mut config.server.connections_max, fit);
+    let is_default = asked == Config::from_defaults().server.connections_max;
+    if fit < asked && (fit < PLENTY || !is_default) {
+        tracing::warn!(
+            "at most {fit} connections, not server.connections_max = {asked}: the limit of open \
+             files is {limit}, and {wanted} would be needed"
+        );
     }
+}
+
+/// The limit that there is then.
+fn raise_files_limit(wanted: u64) -> u64 {
+    let raised = rlimit::increase_nofile_limit(wanted);
+    // One that cannot be raised is as it was; one that cannot be read is for the kernel to say.
+    let current = || rlimit::Resource::NOFILE.get().map_or(u64::MAX, |(soft, _)| soft);
+    raised.unwrap_or_else(|_| current())
 }
 
 async fn check(config: &Config, warnings: &[Warning]) -> ExitCode {
@@ -287,7 +300,7 @@ async fn check(config: &Config, warnings: &[Warning]) -> ExitCode {
 
 /// One line for whoever reads the container engine's records.
 async fn ask_health(config: &Config) -> ExitCode {
-    let (text, code) = match health::ask(&config.server.listen).await {
+    let (text, code) = match health::ask(&config.server).await {
         Ok(()) => ("well".to_owned(), ExitCode::SUCCESS),
         Err(unhealthy) => (unhealthy.to_string(), ExitCode::from(EXIT_FAILED)),
     };
@@ -321,7 +334,12 @@ async fn verify(arguments: VerifyArguments) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::from(EXIT_USAGE));
         }
     };
-    raise_files_limit(2 * usize::from(arguments.clients));
+    // Each has two sockets at times.
+    let wanted = 2 * u64::from(arguments.clients) + 256;
+    let limit = raise_files_limit(wanted);
+    if limit < wanted {
+        tracing::warn!(limit, wanted, "the limit of open files is too low for so many clients");
+    }
     let seed = arguments.seed.unwrap_or_else(rand::random);
     let nodes_len = targets.len();
     let shape = Shape {

@@ -6,6 +6,7 @@
 
 mod authority;
 mod name;
+mod network;
 
 use std::fmt;
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use serde::Serialize;
 
 pub use self::authority::{Authority, Host, Origin};
 pub use self::name::Unfit;
+pub use self::network::Network;
 
 /// Longest client id (idempotency key), in bytes.
 pub const CLIENT_ID_BYTES_MAX: usize = 64;

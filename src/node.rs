@@ -21,7 +21,7 @@ use crate::mirror::{self, Mirror, Signal};
 use crate::outbox::{Outbox, Sweeper};
 use crate::relay::Relay;
 use crate::replay::Replay;
-use crate::server::Server;
+use crate::server::{Entrance, Server};
 use crate::session::Shared;
 use crate::session::pace::Pace;
 use crate::signals::Signals;
@@ -31,6 +31,7 @@ use crate::trim;
 /// A node that serves. Dropping it does not stop it; `stop` does.
 pub struct Node {
     address: SocketAddr,
+    internal_address: Option<SocketAddr>,
     tasks: Tasks,
     log_closed: Closed,
 }
@@ -49,6 +50,8 @@ pub enum StartError {
     NoOutbox,
     #[error("the mirror ended while the node was starting")]
     MirrorEnded,
+    #[error("cannot listen on {0} (server.internal_listen): {1}")]
+    Internal(String, std::io::Error),
     #[error("the listening socket is unusable")]
     Listener(#[from] std::io::Error),
 }
@@ -77,6 +80,8 @@ impl Node {
         tasks: Tasks,
     ) -> Result<Self, StartError> {
         let address = listener.local_addr()?;
+        let internal = listen_internally(&config.server.internal_listen).await?;
+        let internal_address = internal.as_ref().map(TcpListener::local_addr).transpose()?;
         let log = Log::open(&config).await?;
         let budgets = Budgets::new(
             config.server.unsent_bytes_max,
@@ -121,14 +126,22 @@ impl Node {
             tasks: tasks.clone(),
         };
         let server = Server::new(Arc::new(shared), lanes);
-        tasks.spawn("accept", server.run(listener));
+        tasks.spawn("accept", server.clone().run(listener, Entrance::Public));
+        if let Some(listener) = internal {
+            tasks.spawn("accept internal", server.run(listener, Entrance::Internal));
+        }
         tasks.spawn("log watch", watch(watched, tasks.clone()));
         tracing::info!(node = node_id, log = name, %address, "ready");
-        Ok(Self { address, tasks, log_closed })
+        Ok(Self { address, internal_address, tasks, log_closed })
     }
 
     pub fn addr(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where it listens for those who watch it, if that is elsewhere.
+    pub fn internal_addr(&self) -> Option<SocketAddr> {
+        self.internal_address
     }
 
     /// Stops accepting, says goodbye to every client, lets the lanes finish what they took, closes
@@ -144,6 +157,14 @@ impl Node {
     pub async fn failed(&self) -> String {
         self.tasks.failed().await
     }
+}
+
+async fn listen_internally(listen: &str) -> Result<Option<TcpListener>, StartError> {
+    if listen.is_empty() {
+        return Ok(None);
+    }
+    let bound = TcpListener::bind(listen).await;
+    bound.map(Some).map_err(|err| StartError::Internal(listen.to_owned(), err))
 }
 
 /// Starts the mirror and what stands between it, the log and the relay. Returns when the node has

@@ -69,6 +69,8 @@ impl Config {
                 server.connections_per_address_max as u64,
                 1..=10_000_000,
             ),
+            ("server.connects_per_second", server.connects_per_second.into(), 1..=10_000_000),
+            ("server.connects_burst", server.connects_burst.into(), 1..=10_000_000),
             ("server.http_connections_max", server.http_connections_max as u64, 1..=10_000_000),
             ("server.header_timeout_ms", server.header_timeout_ms, 10..=10 * MINUTE_MS),
             // hyper's read buffer has no smaller size.
@@ -168,6 +170,13 @@ impl Config {
         if listen_host(listen).is_none() {
             let allowed = "must be address:port, such as 127.0.0.1:8080 or [::]:8080";
             return Err(wrong("server.listen", quoted(listen), allowed));
+        }
+        let internal = &self.server.internal_listen;
+        // Port 0 is any free one, and another each time.
+        let is_same = internal == listen && !listen.ends_with(":0");
+        if !internal.is_empty() && (listen_host(internal).is_none() || is_same) {
+            let allowed = "must be empty, or an address:port other than server.listen";
+            return Err(wrong("server.internal_listen", quoted(internal), allowed));
         }
         self.check_door()?;
         if self.log.url.is_empty() && self.log.path.trim().is_empty() {

@@ -1,8 +1,22 @@
 //! Which settings about who may come can work.
 
+use std::net::IpAddr;
+
 use super::check::{Warning, wrong};
-use super::{Config, ConfigError};
-use crate::model::{Authority, Host, Origin};
+use super::{Config, ConfigError, ServerConfig};
+use crate::model::{Authority, Host, Network, Origin};
+
+/// Values of `server.proxy_header`.
+const PROXY_HEADERS: [&str; 3] = ["x-forwarded-for", "forwarded", PREAMBLE];
+const PREAMBLE: &str = "proxy-protocol";
+
+impl ServerConfig {
+    /// Whether a connection from there begins with the PROXY protocol.
+    pub fn expects_preamble(&self, address: IpAddr) -> bool {
+        let mut trusted = self.trusted_proxies.iter().filter_map(|text| Network::parse(text));
+        self.proxy_header == PREAMBLE && trusted.any(|network| network.contains(address))
+    }
+}
 
 impl Config {
     pub(super) fn check_door(&self) -> Result<(), ConfigError> {
@@ -16,6 +30,19 @@ impl Config {
             let allowed = "must be scheme://host[:port] with http or https, in lower case, \
                            without a path, or *";
             return Err(wrong("server.allowed_origins", format!("{bad:?}"), allowed));
+        }
+        if let Some(bad) = server.trusted_proxies.iter().find(|it| Network::parse(it).is_none()) {
+            let allowed = "must be an address or a network, such as 10.0.0.0/8, whose address has \
+                           no bits behind the prefix";
+            return Err(wrong("server.trusted_proxies", format!("{bad:?}"), allowed));
+        }
+        if !PROXY_HEADERS.contains(&server.proxy_header.as_str()) {
+            let allowed = format!("must be one of {}", PROXY_HEADERS.join(", "));
+            return Err(wrong(
+                "server.proxy_header",
+                format!("{:?}", server.proxy_header),
+                allowed,
+            ));
         }
         Ok(())
     }
@@ -31,6 +58,12 @@ impl Config {
         if self.server.allowed_origins.iter().any(|origin| origin == "*") {
             let text = "any web page that a user visits may connect from their browser";
             warn("server.allowed_origins", text.to_owned());
+        }
+        let trusted = self.server.trusted_proxies.iter().filter_map(|it| Network::parse(it));
+        if trusted.into_iter().any(Network::is_everything) {
+            let text = "whoever connects is believed about whose request it is: limits and log \
+                        lines are of whatever address they name";
+            warn("server.trusted_proxies", text.to_owned());
         }
         warnings
     }

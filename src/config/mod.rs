@@ -50,8 +50,18 @@ pub struct NodeConfig {
 #[serde(deny_unknown_fields)]
 pub struct ServerConfig {
     pub listen: String,
+    /// Where `/readyz` and `/metrics` are asked; empty: at `listen`, as everything.
+    pub internal_listen: String,
     pub connections_max: usize,
     pub connections_per_address_max: usize,
+    /// Of one address, as are bursts.
+    pub connects_per_second: u32,
+    pub connects_burst: u32,
+    /// Networks whose word is taken for whose request or connection something is.
+    #[serde(deserialize_with = "list")]
+    pub trusted_proxies: Vec<String>,
+    /// How they say it: `x-forwarded-for`, `forwarded` or `proxy-protocol`.
+    pub proxy_header: String,
     /// Names that the server goes by, beside its addresses and `localhost` (`*`: any).
     #[serde(deserialize_with = "list")]
     pub hosts: Vec<String>,

@@ -1,4 +1,4 @@
-//! How many connections there may be: in all, from one address, and in HTTP.
+//! How many connections there may be: in all, from one address and how fast, and in HTTP.
 //!
 //! Those within the limits are served. One beyond a limit is let in as far as one answer, so that
 //! it is told why, and so that health checks get through to a node that is full: of those there is
@@ -8,16 +8,18 @@
 //! `lobby`). So neither silence nor slowness keeps anybody out. It is never closed while a whole
 //! request of its is being answered.
 
+mod permit;
+
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use tokio::sync::Notify;
-
-use super::lobby::{List, Lobby, Ticket};
+pub use self::permit::{Permit, Seat, Streaming, Wait};
+use super::lobby::{List, Lobby};
 use crate::config::Config;
 use crate::metrics::{Metrics, Reason};
+use crate::rate::{Rate, Rates};
 
 /// Of so many connections within the limits, a part may be beyond `server.connections_max`, and let
 /// in for one answer, at the same time: few enough for the files that are kept for them.
@@ -44,6 +46,8 @@ pub struct Admission {
     beyond_max: [usize; 2],
     http_max: usize,
     streams_max: usize,
+    /// New connections of each address; of a client behind a proxy, new WebSockets and streams.
+    connects: Rates<IpAddr>,
     state: Mutex<State>,
     metrics: Arc<Metrics>,
 }
@@ -75,57 +79,10 @@ pub enum Limit {
     Http,
     /// `server.connections_per_address_max`
     Address,
+    /// `server.connects_per_second`
+    Connects,
     /// `api.streams_max`
     Streams,
-}
-
-/// What a connection waits for, as far as it is up to its client.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wait {
-    FirstByte,
-    NextRequest,
-    Body,
-    Taking,
-}
-
-/// A connection's place; given back when dropped.
-pub struct Permit {
-    admission: Arc<Admission>,
-    /// Told when the place is needed.
-    call: Arc<Notify>,
-    standing: Mutex<Standing>,
-}
-
-struct Standing {
-    /// The limit that this connection is beyond; `None`: it is welcome.
-    beyond: Option<Limit>,
-    /// What counts for its address; `None`: it is a proxy's, or beyond a limit.
-    seat: Option<Seat>,
-    in_http: bool,
-    ticket: Option<Ticket>,
-    /// It was called, so its place counts for somebody else. It is closed, at once or when it has
-    /// the answer to a request that came in the same moment.
-    is_called: bool,
-}
-
-/// The place of a connection that is a WebSocket; given back when dropped.
-pub struct Place {
-    admission: Arc<Admission>,
-    is_counted: bool,
-    _seat: Seat,
-}
-
-/// The place of a connection for as long as it is an event stream.
-pub struct Streaming {
-    permit: Arc<Permit>,
-    address: IpAddr,
-    _seat: Option<Seat>,
-}
-
-/// What counts for an address; given back when dropped. The state must not be locked then.
-pub struct Seat {
-    admission: Arc<Admission>,
-    address: IpAddr,
 }
 
 impl Limit {
@@ -135,6 +92,7 @@ impl Limit {
             Self::Total => "connections_max",
             Self::Http => "http_connections_max",
             Self::Address => "connections_per_address_max",
+            Self::Connects => "connects_per_second",
             Self::Streams => "streams_max",
         }
     }
@@ -142,13 +100,13 @@ impl Limit {
     fn list(self) -> List {
         match self {
             Self::Total | Self::Http | Self::Streams => List::BeyondTotal,
-            Self::Address => List::BeyondAddress,
+            Self::Address | Self::Connects => List::BeyondAddress,
         }
     }
 
     /// Its place in `State::beyond`.
     fn class(self) -> usize {
-        usize::from(self == Self::Address)
+        usize::from(matches!(self, Self::Address | Self::Connects))
     }
 }
 
@@ -158,37 +116,33 @@ pub fn beyond_max(connections_max: usize) -> [usize; 2] {
     [BEYOND_TOTAL_MAX, BEYOND_ADDRESS_MAX].map(|most| part.clamp(BEYOND_MIN, most))
 }
 
-impl Wait {
-    fn list(self) -> List {
-        match self {
-            Self::FirstByte => List::Silent,
-            Self::NextRequest => List::Idle,
-            Self::Body => List::Body,
-            Self::Taking => List::Taking,
-        }
-    }
-}
-
 impl Admission {
     pub fn new(config: &Config, metrics: Arc<Metrics>) -> Arc<Self> {
         let Config { server: config, api, .. } = config;
+        let connects =
+            Rate { per_second: config.connects_per_second, burst: config.connects_burst };
         Arc::new(Self {
             connections_max: config.connections_max,
             per_address_max: config.connections_per_address_max,
             beyond_max: beyond_max(config.connections_max),
             http_max: config.http_connections_max,
             streams_max: api.streams_max,
+            connects: Rates::new(connects, Instant::now()),
             state: Mutex::default(),
             metrics,
         })
     }
 
-    /// `None`: close it at once, there is no place even for a refusal. Without an address the
+    /// An error: close it at once, there is no place even for a refusal. Without an address the
     /// connection is a proxy's, and counts for none.
-    pub fn enter(self: &Arc<Self>, address: Option<IpAddr>) -> Option<Permit> {
+    pub fn enter(self: &Arc<Self>, address: Option<IpAddr>) -> Result<Permit, Limit> {
         let address = address.map(site);
+        let is_fast = address.is_some_and(|address| self.is_fast(address));
         let mut state = self.state();
-        let beyond = self.beyond(&mut state, address);
+        let beyond = match is_fast {
+            true => Some(Limit::Connects),
+            false => self.beyond(&mut state, address),
+        };
         match beyond {
             None => {
                 state.open += 1;
@@ -197,22 +151,22 @@ impl Admission {
             Some(limit) => {
                 self.count_refused(limit);
                 if !self.enter_beyond(&mut state, limit) {
-                    return None;
+                    return Err(limit);
                 }
             }
         }
         let address = address.filter(|_| beyond.is_none());
         let seat = address.map(|address| {
             *state.by_address.entry(address).or_default() += 1;
-            Seat { admission: self.clone(), address }
+            Seat::new(self.clone(), address)
         });
         drop(state);
-        let standing = Standing { beyond, seat, in_http: false, ticket: None, is_called: false };
-        Some(Permit {
-            admission: self.clone(),
-            call: Arc::default(),
-            standing: Mutex::new(standing),
-        })
+        Ok(Permit::new(self.clone(), beyond, seat))
+    }
+
+    /// Whether the address connects faster than it may.
+    fn is_fast(&self, address: IpAddr) -> bool {
+        self.connects.take(&address, 1, Instant::now()).is_err()
     }
 
     /// The limit that one more connection is beyond. At that of all, somebody may give way.
@@ -255,6 +209,10 @@ impl Admission {
     /// Counts something for an address behind a proxy.
     fn seat(self: &Arc<Self>, address: IpAddr) -> Result<Seat, Limit> {
         let address = site(address);
+        if self.is_fast(address) {
+            self.count_refused(Limit::Connects);
+            return Err(Limit::Connects);
+        }
         let mut state = self.state();
         let count = state.by_address.get(&address).copied().unwrap_or(0);
         if count >= self.per_address_max {
@@ -262,7 +220,7 @@ impl Admission {
             return Err(Limit::Address);
         }
         state.by_address.insert(address, count + 1);
-        Ok(Seat { admission: self.clone(), address })
+        Ok(Seat::new(self.clone(), address))
     }
 
     /// Notes how many connections are in HTTP.
@@ -277,183 +235,6 @@ impl Admission {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Permit {
-    /// The limit that this connection is beyond.
-    pub fn beyond(&self) -> Option<Limit> {
-        self.standing().beyond
-    }
-
-    /// Whether the connection is closed behind the next answer.
-    pub fn is_last(&self) -> bool {
-        let standing = self.standing();
-        standing.beyond.is_some() || standing.is_called
-    }
-
-    /// From here on it is up to the client that something happens, and the place may be called for.
-    pub fn waits(&self, wait: Wait) {
-        let mut standing = self.standing();
-        let mut state = self.admission.state();
-        standing.leave(&mut state);
-        // A stream is not in HTTP: what it does not take keeps no place there.
-        let is_elsewhere = wait == Wait::Taking && !standing.in_http && standing.beyond.is_none();
-        if !standing.is_called && !is_elsewhere {
-            standing.enter(&mut state, wait.list(), &self.call);
-        }
-    }
-
-    /// The client has done its part: the place is safe until the next `waits`.
-    pub fn heard(&self) {
-        let mut standing = self.standing();
-        standing.leave(&mut self.admission.state());
-    }
-
-    /// The first byte of a request has come. `false`: there is no place to answer it.
-    pub fn speaks(&self) -> bool {
-        let mut standing = self.standing();
-        let mut state = self.admission.state();
-        standing.leave(&mut state);
-        if standing.is_called {
-            return true;
-        }
-        if standing.beyond.is_none() && !standing.in_http {
-            if state.http < self.admission.http_max
-                || self.admission.call_first(&mut state, &FOR_HTTP)
-            {
-                state.http += 1;
-                standing.in_http = true;
-            } else {
-                self.admission.count_refused(Limit::Http);
-                state.open -= 1;
-                self.admission.metrics.connections_admitted.dec();
-                standing.beyond = Some(Limit::Http);
-                if !self.admission.enter_beyond(&mut state, Limit::Http) {
-                    standing.is_called = true;
-                    return false;
-                }
-            }
-        }
-        standing.enter(&mut state, List::Head, &self.call);
-        true
-    }
-
-    /// Resolves when the place may have been called for: `must_go` knows.
-    pub async fn called(&self) {
-        self.call.notified().await;
-    }
-
-    /// Whether the place was called for while it was up to the client.
-    pub fn must_go(&self) -> bool {
-        let standing = self.standing();
-        standing.ticket.as_ref().is_some_and(|ticket| !self.admission.state().lobby.holds(ticket))
-    }
-
-    /// Makes the place a WebSocket's, of a client at that address. This one is empty then.
-    pub fn settle(&self, client: IpAddr) -> Result<Place, Limit> {
-        let mut standing = self.standing();
-        let seat = match standing.seat.take() {
-            Some(seat) => seat,
-            None => self.admission.seat(client)?,
-        };
-        standing.leave_http(&self.admission);
-        // It counts for the place now.
-        let is_counted = !std::mem::replace(&mut standing.is_called, true);
-        Ok(Place { admission: self.admission.clone(), is_counted, _seat: seat })
-    }
-
-    /// Makes the place an event stream's, of a client at that address, until that is dropped.
-    /// Nobody may have more streams than are still free: so no address has them all.
-    pub fn stream(self: &Arc<Self>, client: IpAddr) -> Result<Streaming, Limit> {
-        let address = site(client);
-        let mut standing = self.standing();
-        let seat = match standing.seat {
-            Some(_) => None,
-            None => Some(self.admission.seat(client)?),
-        };
-        let mut state = self.admission.state();
-        let count = state.streams_by_address.get(&address).copied().unwrap_or(0);
-        if count >= self.admission.streams_max.saturating_sub(state.streams) {
-            drop((state, standing));
-            self.admission.count_refused(Limit::Streams);
-            return Err(Limit::Streams);
-        }
-        state.streams_by_address.insert(address, count + 1);
-        state.streams += 1;
-        drop(state);
-        standing.leave_http(&self.admission);
-        Ok(Streaming { permit: self.clone(), address, _seat: seat })
-    }
-
-    fn standing(&self) -> MutexGuard<'_, Standing> {
-        self.standing.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Standing {
-    fn enter(&mut self, state: &mut State, list: List, call: &Arc<Notify>) {
-        let list = self.beyond.map_or(list, Limit::list);
-        self.ticket = Some(state.lobby.enter(list, call.clone(), Instant::now()));
-    }
-
-    fn leave_http(&mut self, admission: &Admission) {
-        if std::mem::take(&mut self.in_http) && !self.is_called {
-            admission.state().http -= 1;
-        }
-    }
-
-    fn leave(&mut self, state: &mut State) {
-        if let Some(ticket) = self.ticket.take() {
-            self.is_called |= !state.lobby.leave(&ticket);
-        }
-    }
-}
-
-impl Drop for Permit {
-    fn drop(&mut self) {
-        let standing = self.standing.get_mut().unwrap_or_else(PoisonError::into_inner);
-        let mut state = self.admission.state();
-        standing.leave(&mut state);
-        match standing.beyond {
-            // Whoever called for it has given it back.
-            _ if standing.is_called => {}
-            Some(limit) => state.beyond[limit.class()] -= 1,
-            None => {
-                state.open -= 1;
-                state.http -= usize::from(standing.in_http);
-                self.admission.metrics.connections_admitted.dec();
-            }
-        }
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        if self.is_counted {
-            self.admission.state().open -= 1;
-            self.admission.metrics.connections_admitted.dec();
-        }
-    }
-}
-
-impl Drop for Streaming {
-    fn drop(&mut self) {
-        let mut standing = self.permit.standing();
-        let mut state = self.permit.admission.state();
-        state.streams -= 1;
-        give_back(&mut state.streams_by_address, self.address);
-        // HTTP goes on. For a moment there may be one connection too many in it.
-        if standing.beyond.is_none() && !standing.is_called {
-            standing.in_http = true;
-            state.http += 1;
-        }
-    }
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        give_back(&mut self.admission.state().by_address, self.address);
     }
 }
 

@@ -109,6 +109,10 @@ impl hyper::body::Body for Body {
     }
 }
 
+/// Beside a refusal: the word for why, for a line in the log. hyper does not write it.
+#[derive(Clone, Copy)]
+pub struct Why(pub &'static str);
+
 /// A refusal: the body has the shape of an `error` frame.
 pub fn refuse(status: StatusCode, code: &'static str, error: &str) -> Answer {
     #[derive(Serialize)]

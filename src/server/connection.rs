@@ -17,10 +17,11 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::admission::Wait;
-use super::exchange;
+use super::admission::{Limit, Wait};
 use super::line::Line;
+use super::preamble::BYTES_MAX;
 use super::routes::Visit;
+use super::{exchange, preamble};
 
 /// How long somebody beyond a limit may take to ask: others want to be told, too.
 const BEYOND_TIME: Duration = Duration::from_secs(2);
@@ -33,11 +34,21 @@ pub async fn run(visit: Arc<Visit>, mut line: Line) {
     }
     let keep_alive = Duration::from_millis(config.keep_alive_ms);
     let accepted = Instant::now();
-    permit.waits(Wait::FirstByte);
     let mut came = comes(&visit, &line, head_time).await;
     // Silence is part of the time that the first head may take.
     let mut left = head_time.saturating_sub(accepted.elapsed());
-    while came && permit.speaks() {
+    if came && visit.is_introduced() {
+        // Boxed, as what follows.
+        came = Box::pin(introduced(&visit, &mut line, left)).await;
+        left = head_time.saturating_sub(accepted.elapsed());
+        came = came && comes(&visit, &line, left).await;
+        left = head_time.saturating_sub(accepted.elapsed());
+    }
+    while came {
+        if !permit.speaks() {
+            visit.note_refused(Limit::Http.reason());
+            return;
+        }
         // Boxed, so that a connection that waits does not have room for it.
         let Some(idle) = Box::pin(exchange::serve(&visit, line, left)).await else { return };
         if permit.is_last() {
@@ -47,6 +58,34 @@ pub async fn run(visit: Arc<Visit>, mut line: Line) {
         permit.waits(Wait::NextRequest);
         came = comes(&visit, &line, keep_alive).await;
         left = head_time;
+    }
+}
+
+/// Reads what a proxy says in front of its client's own words. `false`: it does not, or not in
+/// time.
+async fn introduced(visit: &Visit, line: &mut Line, patience: Duration) -> bool {
+    let introduced = async {
+        loop {
+            match preamble::parse(line.ahead()) {
+                Ok(Some(said)) => {
+                    line.skip(said.len);
+                    visit.introduce(said.client);
+                    return true;
+                }
+                Ok(None) if line.read_ahead(BYTES_MAX).await.is_ok() => {}
+                Ok(None) => return false,
+                Err(err) => {
+                    visit.is_not_introduced(&err);
+                    return false;
+                }
+            }
+        }
+    };
+    tokio::select! {
+        introduced = introduced => introduced,
+        () = visit.permit().called() => false,
+        () = tokio::time::sleep(patience) => false,
+        () = visit.tasks().sessions_ended() => false,
     }
 }
 

@@ -78,7 +78,7 @@ pub async fn serve(visit: &Arc<Visit>, line: Line, head_time: Duration) -> Optio
                 }
             }) => break outcome,
             () = evicted.notified() => {
-                tracing::debug!("a connection is ended for what waits for it");
+                visit.note_closed("it takes nothing, and others need the memory");
                 return None;
             }
             // Else a request came in that moment, and is answered.
@@ -166,6 +166,7 @@ async fn refuse_unread(visit: &Arc<Visit>, mut line: Line, status: StatusCode) {
         StatusCode::URI_TOO_LONG => ("head_too_large", "the target of the request is too long"),
         _ => ("bad_head", "this is no request of HTTP/1.1 or HTTP/1.0"),
     };
+    visit.note_refused(code);
     line.read_only(ANY_REQUEST);
     let (own, peer) = (visit.clone(), line.peer());
     let speaker = Speaker(Box::new(move |_| {

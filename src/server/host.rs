@@ -7,7 +7,7 @@
 use hyper::header::{HOST, HeaderValue};
 use hyper::{Request, StatusCode, Version};
 
-use super::answer::{Answer, refuse};
+use super::answer::{Answer, Why, refuse};
 use crate::model::{Authority, Host};
 
 /// The one name that needs no listing: nobody can let it resolve to anything else.
@@ -76,7 +76,9 @@ pub fn refusal(refused: HostRefused) -> Answer {
         HostRefused::Foreign => StatusCode::MISDIRECTED_REQUEST,
         _ => StatusCode::BAD_REQUEST,
     };
-    refuse(status, "host", &refused.to_string())
+    let mut answer = refuse(status, "host", &refused.to_string());
+    answer.extensions_mut().insert(Why("host"));
+    answer
 }
 
 #[cfg(test)]

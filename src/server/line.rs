@@ -130,6 +130,36 @@ impl Line {
         Some((Arc::into_inner(self.wire)?.stream, self.rest))
     }
 
+    /// What was read and not used yet.
+    pub fn ahead(&self) -> &[u8] {
+        &self.rest
+    }
+
+    /// Reads more of it, up to so many bytes in all; an error also if there is no room for more, or
+    /// nothing more comes. Cancel-safe.
+    pub async fn read_ahead(&mut self, bytes_max: usize) -> io::Result<()> {
+        let mut buffer = [0; 1024];
+        let room = bytes_max.saturating_sub(self.rest.len()).min(buffer.len());
+        loop {
+            self.wire.stream.readable().await?;
+            match self.wire.stream.try_read(&mut buffer[..room]) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(len) => {
+                    let read = Bytes::copy_from_slice(&buffer[..len]);
+                    self.rest = join(std::mem::take(&mut self.rest), read);
+                    return Ok(());
+                }
+                Err(err) if err.kind() == io::ErrorKind::WouldBlock => {}
+                Err(err) => return Err(err),
+            }
+        }
+    }
+
+    /// So many bytes of it are used.
+    pub fn skip(&mut self, len: usize) {
+        self.rest.advance(len);
+    }
+
     /// Resolves when the client says something (`true`), or can say nothing more. Cancel-safe.
     pub async fn arrives(&self) -> bool {
         !self.rest.is_empty() || matches!(self.wire.stream.peek(&mut [0]).await, Ok(1..))
@@ -225,8 +255,8 @@ impl Drop for Answering {
 
 /// One behind the other.
 pub fn join(first: Bytes, second: Bytes) -> Bytes {
-    if second.is_empty() {
-        return first;
+    if second.is_empty() || first.is_empty() {
+        return if first.is_empty() { second } else { first };
     }
     [first, second].concat().into()
 }

@@ -10,11 +10,15 @@ pub mod api;
 mod connection;
 mod door;
 mod exchange;
+pub mod files;
 mod host;
 mod line;
 mod lobby;
 mod origin;
 mod page;
+mod preamble;
+mod proxies;
+mod refusals;
 mod routes;
 mod status;
 pub mod upgrade;
@@ -23,18 +27,21 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::net::{TcpListener, TcpStream};
 
-use self::admission::Admission;
+use self::admission::{Admission, Wait};
 use self::api::Api;
 use self::door::Door;
 use self::line::Line;
 use self::page::Page;
+use self::proxies::Proxies;
+use self::refusals::Refusals;
 use self::routes::Visit;
 use self::status::Status;
 use crate::lane::Lanes;
+use crate::protocol::close::CloseCode;
 use crate::session::Shared;
 use crate::socket;
 
@@ -45,31 +52,63 @@ const ACCEPT_PAUSE_MAX: Duration = Duration::from_secs(1);
 /// How long a stopping node waits for what is left of requests, when its last client has gone.
 const LAST_REQUEST: Duration = Duration::from_secs(1);
 
+/// Connections at once of those who watch the node, where they have a listener of their own.
+const WATCHERS_MAX: usize = 64;
+
 /// What every connection of this node needs.
 pub struct Server {
     shared: Arc<Shared>,
     lanes: Lanes,
     api: Api,
     admission: Arc<Admission>,
+    /// Of those who come in by the internal entrance.
+    watchers: Arc<Admission>,
+    proxies: Proxies,
     page: Page,
     door: Door,
     status: Arc<Status>,
+    refusals: Refusals,
+}
+
+/// By which listener somebody comes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Entrance {
+    /// `server.listen`
+    Public,
+    /// `server.internal_listen`
+    Internal,
 }
 
 impl Server {
-    pub fn new(shared: Arc<Shared>, lanes: Lanes) -> Self {
+    pub fn new(shared: Arc<Shared>, lanes: Lanes) -> Arc<Self> {
         let admission = Admission::new(&shared.config, shared.metrics.clone());
         let api = Api::new(shared.clone(), lanes.clone());
         let page = Page::new(shared.config.server.page);
         let door = Door::new(&shared.config.server);
         let status = Status::new(shared.clone());
-        Self { shared, lanes, api, admission, page, door, status }
+        let mut few = shared.config.clone();
+        few.server.connections_max = WATCHERS_MAX;
+        // With numbers of their own, which nobody reads: they are no clients.
+        let watchers = Admission::new(&few, Arc::default());
+        let proxies = Proxies::new(&shared.config.server);
+        let refusals = Refusals::new(Instant::now());
+        Arc::new(Self {
+            shared,
+            lanes,
+            api,
+            admission,
+            watchers,
+            proxies,
+            page,
+            door,
+            status,
+            refusals,
+        })
     }
 
     /// Accepts until the node stops.
-    pub async fn run(self, listener: TcpListener) {
+    pub async fn run(self: Arc<Self>, listener: TcpListener, entrance: Entrance) {
         let tasks = self.shared.tasks.clone();
-        let server = Arc::new(self);
         let mut stopping = pin!(tasks.stopping());
         let mut pause = ACCEPT_PAUSE_MIN;
         loop {
@@ -83,7 +122,7 @@ impl Server {
                         tracing::info!("accepting connections again");
                         pause = ACCEPT_PAUSE_MIN;
                     }
-                    server.clone().greet(stream, peer);
+                    self.clone().greet(stream, peer, entrance);
                 }
                 // The client was gone before we came: nothing of ours is short.
                 Err(err) if err.kind() == io::ErrorKind::ConnectionAborted => {}
@@ -99,18 +138,42 @@ impl Server {
         }
     }
 
-    fn greet(self: Arc<Self>, stream: TcpStream, peer: SocketAddr) {
+    /// A session has ended: a line, if it is for what its client did or did not do.
+    fn note_closed(&self, client: IpAddr, code: CloseCode, reason: &str) {
+        let is_to_tell = [CloseCode::POLICY, CloseCode::STALLED].contains(&code);
+        if is_to_tell && !self.proxies.trusts(client) {
+            self.refusals.closed(client, reason, Some(code));
+        }
+    }
+
+    fn greet(self: Arc<Self>, stream: TcpStream, peer: SocketAddr, entrance: Entrance) {
         // A client that comes by IPv6 to an IPv4 address is the same address.
         let address: IpAddr = peer.ip().to_canonical();
-        // Too many wait to be refused: not even a refusal is to be had.
-        let Some(permit) = self.admission.enter(Some(address)) else { return };
+        let (admission, counted) = match entrance {
+            Entrance::Public => {
+                (&self.admission, Some(address).filter(|it| !self.proxies.trusts(*it)))
+            }
+            Entrance::Internal => (&self.watchers, None),
+        };
+        let permit = match admission.enter(counted) {
+            Ok(permit) => permit,
+            // Too many wait to be refused: not even a refusal is to be had.
+            Err(limit) => {
+                if let Some(address) = counted {
+                    self.refusals.refused(address, limit.reason());
+                }
+                return;
+            }
+        };
         if let Err(err) = socket::tune(&stream, &self.shared.config.socket) {
             tracing::debug!(%err, "the connection was gone before it was served");
             return;
         }
         let tasks = self.shared.tasks.clone();
+        // At once, not when its task is first run: those who come meanwhile need the place.
+        permit.waits(Wait::FirstByte);
         let line = Line::new(stream, &self.shared.budgets.unsent);
-        let visit = Visit::new(self, permit, address, line.peer());
+        let visit = Visit::new(self, entrance, permit, address, line.peer());
         tasks.spawn_connection(connection::run(visit, line));
     }
 }

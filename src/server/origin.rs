@@ -10,7 +10,7 @@ use hyper::header::{
     HeaderMap, HeaderValue, ORIGIN, VARY,
 };
 
-use super::answer::{Answer, refuse, set};
+use super::answer::{Answer, Why, refuse, set};
 use crate::model::{Authority, Origin};
 
 /// The setting `server.allowed_origins`; the server's own host is allowed anyway.
@@ -74,11 +74,10 @@ impl Source {
 
 /// The answer to a page that may not ask.
 pub fn refusal() -> Answer {
-    refuse(
-        StatusCode::FORBIDDEN,
-        "origin",
-        "this origin may not connect: list it in server.allowed_origins",
-    )
+    let error = "this origin may not connect: list it in server.allowed_origins";
+    let mut answer = refuse(StatusCode::FORBIDDEN, "origin", error);
+    answer.extensions_mut().insert(Why("origin"));
+    answer
 }
 
 /// The answer to a request with several `Origin`s.

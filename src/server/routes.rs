@@ -8,22 +8,24 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::net::IpAddr;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use bytes::Bytes;
 use hyper::body::Incoming;
-use hyper::header::{CONNECTION, HeaderValue, RETRY_AFTER};
+use hyper::header::{CONNECTION, HeaderMap, HeaderValue, RETRY_AFTER};
 use hyper::{Method, Request, Response, StatusCode};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 
 use super::admission::{Limit, Permit, site};
-use super::answer::{self, Answer, Body, Content, finish, refuse, set};
+use super::answer::{self, Answer, Body, Content, Why, finish, refuse, set};
 use super::api::{Api, Visitor, body};
 use super::door::DoorRefused;
 use super::line::{Answering, Peer};
 use super::origin::Source;
-use super::{LAST_REQUEST, Server, origin, upgrade};
+use super::preamble::Malformed;
+use super::refusals::Refusals;
+use super::{Entrance, LAST_REQUEST, Server, origin, upgrade};
 use crate::budget::Budgets;
 use crate::config::ServerConfig;
 use crate::metrics::{Gauge, Metrics, Reason};
@@ -44,17 +46,63 @@ type Bare = (TcpStream, Bytes);
 /// One connection as the routes see it.
 pub struct Visit {
     server: Arc<Server>,
+    entrance: Entrance,
     permit: Arc<Permit>,
-    address: IpAddr,
+    /// The other end of the connection, which may be a proxy.
+    from: IpAddr,
+    /// Whose connection it is, as the proxy said in front of everything else.
+    introduced: OnceLock<IpAddr>,
     peer: Peer,
     /// Who waits for the connection: the session that was promised it.
     promised: Mutex<Option<oneshot::Sender<Bare>>>,
 }
 
 impl Visit {
-    pub fn new(server: Arc<Server>, permit: Permit, address: IpAddr, peer: Peer) -> Arc<Self> {
-        let (permit, promised) = (Arc::new(permit), Mutex::default());
-        Arc::new(Self { server, permit, address, peer, promised })
+    pub fn new(
+        server: Arc<Server>,
+        entrance: Entrance,
+        permit: Permit,
+        from: IpAddr,
+        peer: Peer,
+    ) -> Arc<Self> {
+        let (permit, introduced, promised) = (Arc::new(permit), OnceLock::new(), Mutex::default());
+        Arc::new(Self { server, entrance, permit, from, introduced, peer, promised })
+    }
+
+    /// Whether the connection begins with a proxy's word for whom it is.
+    pub fn is_introduced(&self) -> bool {
+        self.entrance == Entrance::Public && self.server.proxies.introduces(self.from)
+    }
+
+    /// The proxy has said whose connection it is; `None`: it does not know, or it is its own.
+    pub fn introduce(&self, client: Option<IpAddr>) {
+        let _ = self.introduced.set(client.unwrap_or(self.from));
+    }
+
+    /// A line about it, which is for whoever set up the proxy.
+    pub fn is_not_introduced(&self, err: &Malformed) {
+        self.server.refusals.refused(self.from, &err.to_string());
+    }
+
+    /// A line about a refusal, if it is known whom it is about.
+    pub fn note_refused(&self, reason: &str) {
+        self.note(self.introduced(), |refusals, client| refusals.refused(client, reason));
+    }
+
+    /// As `note_refused`, of a connection that was ended while it was served.
+    pub fn note_closed(&self, reason: &str) {
+        self.note(self.introduced(), |refusals, client| refusals.closed(client, reason, None));
+    }
+
+    /// A proxy's address is not to blame for what came by way of it.
+    fn note(&self, client: IpAddr, write: impl FnOnce(&Refusals, IpAddr)) {
+        if !self.server.proxies.trusts(client) && !self.tasks().is_stopping() {
+            write(&self.server.refusals, client);
+        }
+    }
+
+    fn introduced(&self) -> IpAddr {
+        self.introduced.get().copied().unwrap_or(self.from)
     }
 
     pub fn permit(&self) -> &Permit {
@@ -88,13 +136,18 @@ impl Visit {
     }
 
     async fn answer(&self, request: Request<Incoming>) -> Answer {
+        let client = self.client(request.headers());
         let mut answer = match self.server.door.check(&request) {
+            Ok(_) if self.entrance == Entrance::Internal => self.answer_watcher(&request).await,
             Ok(source) if Api::owns(request.uri().path()) => {
-                self.server.api.answer(request, source, &self.visitor()).await
+                self.server.api.answer(request, source, &self.visitor(client)).await
             }
-            Ok(source) => self.answer_whole(request, source).await,
+            Ok(source) => self.answer_whole(request, source, client).await,
             Err(refused) => self.turn_away(request, refused).await,
         };
+        if let Some(Why(reason)) = answer.extensions_mut().remove() {
+            self.note(client, |refusals, client| refusals.refused(client, reason));
+        }
         finish(&mut answer);
         if self.permit.is_last() && answer.status() != StatusCode::SWITCHING_PROTOCOLS {
             set(&mut answer, CONNECTION, "close");
@@ -102,8 +155,16 @@ impl Visit {
         answer
     }
 
-    fn visitor(&self) -> Visitor<'_> {
-        let (client, permit) = (self.address, &self.permit);
+    /// Whose request it is that has these headers.
+    fn client(&self, headers: &HeaderMap) -> IpAddr {
+        match self.introduced.get() {
+            Some(introduced) => *introduced,
+            None => self.server.proxies.client(self.from, headers),
+        }
+    }
+
+    fn visitor(&self, client: IpAddr) -> Visitor<'_> {
+        let permit = &self.permit;
         Visitor { client, address: site(client), permit, peer: &self.peer }
     }
 
@@ -114,10 +175,28 @@ impl Visit {
         refused.answer()
     }
 
-    async fn answer_whole(&self, request: Request<Incoming>, source: Source) -> Answer {
+    /// To whoever watches the node at a listener of their own.
+    async fn answer_watcher(&self, request: &Request<Incoming>) -> Answer {
+        let Server { status, admission, .. } = &*self.server;
+        let answer = status.answer(request.method(), request.uri().path(), admission).await;
+        answer.unwrap_or_else(|| {
+            let error = "there is /healthz, /readyz and /metrics; all else is at server.listen";
+            refuse(StatusCode::NOT_FOUND, "not_found", error)
+        })
+    }
+
+    async fn answer_whole(
+        &self,
+        request: Request<Incoming>,
+        source: Source,
+        client: IpAddr,
+    ) -> Answer {
         let (method, path) = (request.method(), request.uri().path());
         let Server { page, status, admission, .. } = &*self.server;
-        if let Some(answer) = status.answer(method, path, admission).await {
+        let is_elsewhere =
+            matches!(path, "/readyz" | "/metrics") && !self.config().internal_listen.is_empty();
+        let answer = if is_elsewhere { None } else { status.answer(method, path, admission).await };
+        if let Some(answer) = answer {
             return answer;
         }
         match path {
@@ -125,7 +204,7 @@ impl Visit {
             // Balancers ask this unless they are told better, whether or not there is a page.
             "/" if *method == Method::OPTIONS => answer::options(answer::READS),
             "/ws" if *method == Method::OPTIONS => answer::options(UPGRADES),
-            "/ws" => self.upgrade(&request, &source),
+            "/ws" => self.upgrade(&request, &source, client),
             _ if !page.has(path) => refuse_unknown(),
             _ => answer::for_reading(method)
                 .or_else(|| page.answer(path, request.headers()))
@@ -134,7 +213,7 @@ impl Visit {
     }
 
     /// Checks cheap things first, then who may come, then whether there is room.
-    fn upgrade(&self, request: &Request<Incoming>, source: &Source) -> Answer {
+    fn upgrade(&self, request: &Request<Incoming>, source: &Source, client: IpAddr) -> Answer {
         let accept = match upgrade::check(request) {
             Ok(accept) => accept,
             Err(refused) => return upgrade::refusal(refused),
@@ -149,14 +228,14 @@ impl Visit {
         if self.tasks().is_stopping() {
             return refuse_full(Limit::Total);
         }
-        let place = match self.permit.settle(self.address) {
+        let place = match self.permit.settle(client) {
             Ok(place) => place,
             Err(limit) => return refuse_full(limit),
         };
-        let (shared, lanes) = (self.server.shared.clone(), self.server.lanes.clone());
+        let server = self.server.clone();
+        let (shared, lanes) = (server.shared.clone(), server.lanes.clone());
         let (promise, promised) = oneshot::channel();
         *self.promised.lock().unwrap_or_else(PoisonError::into_inner) = Some(promise);
-        let address = site(self.address);
         self.tasks().spawn_session(async move {
             let bare = tokio::select! {
                 bare = promised => bare,
@@ -171,7 +250,9 @@ impl Visit {
                     let queues = Arc::new(Queues { bytes, unsent, inbound });
                     let socket = Socket::new(stream, rest, &shared.config.socket, &queues);
                     let _open = Open::new(&shared.metrics);
-                    Session::new(shared, lanes, socket, address).run().await;
+                    let session = Session::new(shared, lanes, socket, site(client));
+                    let (code, reason) = session.run().await;
+                    server.note_closed(client, code, reason);
                 }
                 Err(_) => tracing::debug!("no upgrade after all"),
             }
@@ -237,11 +318,16 @@ pub fn refuse_full(limit: Limit) -> Answer {
             let error = "this node is full or stopping: try another, or again later";
             refuse(StatusCode::SERVICE_UNAVAILABLE, "full", error)
         }
+        Limit::Connects => {
+            let error = "too many new connections from your address: wait a moment";
+            refuse(StatusCode::TOO_MANY_REQUESTS, "too_many_connections", error)
+        }
         Limit::Address => {
             let error = "too many connections from your address: close some";
             refuse(StatusCode::TOO_MANY_REQUESTS, "too_many_connections", error)
         }
     };
+    answer.extensions_mut().insert(Why(limit.reason()));
     answer.headers_mut().insert(RETRY_AFTER, RETRY_AFTER_S);
     set(&mut answer, CONNECTION, "close");
     answer

@@ -114,8 +114,8 @@ impl Status {
     async fn has_log(self: &Arc<Self>) -> bool {
         let (mut answer, before) = {
             let mut asking = lock(&self.log);
-            if asking.answer.is_none() && asking.left.take(PINGS, 1, Instant::now()).is_ok() {
-                asking.answer = Some(self.ask_log());
+            if let Some(tell) = asking.begin(Instant::now()) {
+                self.ask_log(tell);
             }
             (asking.answer.clone(), asking.is_there)
         };
@@ -132,8 +132,7 @@ impl Status {
 
     /// In a task of its own, and to its end: whoever wants to know may go away, and a connection to
     /// the log must not be left with an answer that nobody takes.
-    fn ask_log(self: &Arc<Self>) -> watch::Receiver<bool> {
-        let (tell, answer) = watch::channel(false);
+    fn ask_log(self: &Arc<Self>, tell: watch::Sender<bool>) {
         let this = self.clone();
         self.shared.tasks.spawn_connection(async move {
             let is_there = this.shared.log.ping().await.is_ok();
@@ -141,17 +140,15 @@ impl Status {
             (asking.is_there, asking.answer) = (Some(is_there), None);
             tell.send_replace(is_there);
         });
-        answer
     }
 
     fn metrics(&self, admission: &Admission) -> Answer {
-        let mut rendered = lock(&self.rendered);
-        if rendered.left.take(RENDERINGS, 1, Instant::now()).is_ok() {
+        let text = lock(&self.rendered).text(Instant::now(), || {
             self.shared.budgets.tell(&self.shared.metrics);
             admission.tell();
-            rendered.text = self.shared.metrics.render().into();
-        }
-        let mut answer = Response::new(Content::Whole(rendered.text.clone()));
+            self.shared.metrics.render().into()
+        });
+        let mut answer = Response::new(Content::Whole(text));
         // The exposition format that prometheus-client writes.
         let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
         set(&mut answer, CONTENT_TYPE, kind);
@@ -159,6 +156,65 @@ impl Status {
     }
 }
 
+impl Asking {
+    /// Whom to tell what the log answers, if it is to be asked now: nobody asks already, and it was
+    /// not asked too often.
+    fn begin(&mut self, now: Instant) -> Option<watch::Sender<bool>> {
+        if self.answer.is_some() || self.left.take(PINGS, 1, now).is_err() {
+            return None;
+        }
+        let (tell, answer) = watch::channel(false);
+        self.answer = Some(answer);
+        Some(tell)
+    }
+}
+
+impl Rendered {
+    fn text(&mut self, now: Instant, render: impl FnOnce() -> Bytes) -> Bytes {
+        if self.left.take(RENDERINGS, 1, now).is_ok() {
+            self.text = render();
+        }
+        self.text.clone()
+    }
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_log_is_asked_once_for_all_and_not_too_often() {
+        let begin = Instant::now();
+        let mut asking = Asking { left: Bucket::full(begin), is_there: None, answer: None };
+        assert!(asking.begin(begin).is_some());
+        // As long as it has not answered, nobody asks again, however long that is.
+        for s in 0..100 {
+            assert!(asking.begin(begin + Duration::from_secs(s)).is_none());
+        }
+        let later = begin + Duration::from_secs(100);
+        let asked = (0..1000).filter(|_| {
+            asking.answer = None;
+            asking.begin(later).is_some()
+        });
+        assert_eq!(asked.count(), PINGS.burst as usize);
+    }
+
+    #[test]
+    fn numbers_are_written_a_few_times_a_second() {
+        let begin = Instant::now();
+        let mut rendered = Rendered { left: Bucket::full(begin), text: Bytes::new() };
+        let mut written = 0;
+        for ms in 0..10_000 {
+            let text = rendered.text(begin + Duration::from_millis(ms), || {
+                written += 1;
+                "numbers".into()
+            });
+            assert_eq!(text, "numbers");
+        }
+        assert!((100..=120).contains(&written), "{written} in ten seconds");
+    }
 }

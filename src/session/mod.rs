@@ -106,7 +106,7 @@ pub struct Session {
 }
 
 /// Why a session ends.
-type End = (CloseCode, &'static str);
+pub type End = (CloseCode, &'static str);
 
 const RESTARTS: End = (CloseCode::RESTART, "the node restarts");
 /// What a command that waits for its answer takes, beside its text.
@@ -139,8 +139,8 @@ impl Session {
         })
     }
 
-    /// Serves the client until one side ends it.
-    pub async fn run(mut self: Box<Self>) {
+    /// Serves the client until one side ends it; how it was ended.
+    pub async fn run(mut self: Box<Self>) -> End {
         self.greet();
         let (code, text) = self.serve().await;
         self.shared.metrics.sockets_closed.get_or_create(&metrics::Code { code: code.0 }).inc();
@@ -149,6 +149,7 @@ impl Session {
         let Self { socket, follows, answers, parked, awaited, paging, .. } = *self;
         drop((follows, answers, parked, awaited, paging));
         socket.close(code, text).await;
+        (code, text)
     }
 
     async fn serve(&mut self) -> End {

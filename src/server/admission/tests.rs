@@ -1,5 +1,6 @@
 //! Who is let in, who gives way to whom, and that every place comes back.
 
+use super::permit::Place;
 use super::*;
 use crate::config::Config;
 
@@ -62,6 +63,29 @@ fn a_place_that_is_given_back_can_be_taken_again() {
     drop(second);
     assert_eq!(counts(&admission), [0; 6]);
     assert!(admission.state().by_address.is_empty());
+}
+
+/// Coming and going costs the node, too, and the limit of how many there are at once sees none of
+/// it.
+#[test]
+fn an_address_that_connects_too_fast_is_beyond_and_others_are_not() {
+    let mut config = Config::from_defaults();
+    (config.server.connects_per_second, config.server.connects_burst) = (1, 3);
+    let admission = Admission::new(&config, Arc::default());
+    for _ in 0..3 {
+        assert_eq!(enter(&admission, "10.0.0.1").beyond(), None);
+    }
+    assert_eq!(enter(&admission, "10.0.0.1").beyond(), Some(Limit::Connects));
+    assert_eq!(enter(&admission, "10.0.0.2").beyond(), None);
+    // Whoever comes by way of a proxy is asked when their connection is to last.
+    let proxied = |client: &str| {
+        let permit = admission.enter(None).unwrap();
+        assert_eq!(permit.beyond(), None);
+        permit.settle(address(client)).err()
+    };
+    assert_eq!(proxied("10.0.0.1"), Some(Limit::Connects));
+    assert_eq!(proxied("10.0.0.2"), None);
+    assert_eq!(counts(&admission), [0; 6]);
 }
 
 #[test]
@@ -160,7 +184,7 @@ fn the_newest_is_told_and_the_longest_silent_is_dropped() {
         drop(silent);
         newest.heard();
         let answered: Vec<_> = (1..max).map(|_| enter(&admission, from)).collect();
-        assert!(admission.enter(Some(address(from))).is_none());
+        assert!(admission.enter(Some(address(from))).is_err());
         drop((answered, newest));
     }
     assert_eq!(counts(&admission), [1, 1, 0, 0, 0, 1]);
@@ -275,7 +299,7 @@ mod any_course_of_events {
                     Step::Enter(from) if self.place.is_none() => {
                         // No address: by way of a proxy.
                         let from = (from > 0).then(|| IpAddr::from([10, 0, 0, from]));
-                        self.permit = admission.enter(from).map(Arc::new);
+                        self.permit = admission.enter(from).ok().map(Arc::new);
                     }
                     Step::Go => self.place = None,
                     _ => {}

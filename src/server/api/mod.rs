@@ -20,7 +20,6 @@ use futures_util::StreamExt;
 use hyper::body::Incoming;
 use hyper::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_MAX_AGE,
-    CACHE_CONTROL, CONTENT_TYPE, HeaderName,
 };
 use hyper::http::request::Parts;
 use hyper::{Method, Request, Response};
@@ -47,8 +46,6 @@ const CROSS_ORIGIN_HEADERS: &str = "Authorization, Content-Type, Idempotency-Key
                                     traceparent, tracestate, baggage";
 /// How long a browser may remember that it may ask: the ten minutes that most of them grant.
 const CROSS_ORIGIN_MAX_AGE_S: &str = "600";
-/// nginx, and those that learned from it, pass a stream on as it comes.
-const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
 /// One to a node.
 pub struct Api {
@@ -83,8 +80,10 @@ impl Api {
         source: Source,
         visitor: &Visitor<'_>,
     ) -> Answer {
-        let route = route::find(request.uri().path()).map_or("other", |p| p.route.template());
+        let place = route::find(request.uri().path()).map(|place| place.route);
+        let route = place.map_or("other", Route::template);
         let method = route::method_name(request.method());
+        let is_patient = place == Some(Route::Stream) && reply::is_event_source(&request);
         let mut answer = if source != Source::Foreign {
             self.shared.tasks.answer(self.respond(request, visitor)).await
         } else {
@@ -94,8 +93,12 @@ impl Api {
             body::pass(&mut body, &parts, visitor.permit).await;
             origin::refusal()
         };
-        source.admit(&mut answer);
         let status = answer.status().as_u16();
+        if is_patient {
+            let at_least_ms = self.shared.config.server.reconnect_ms;
+            answer = reply::come_back(answer, at_least_ms);
+        }
+        source.admit(&mut answer);
         let request = metrics::Request { route, method, status };
         self.shared.metrics.requests.get_or_create(&request).inc();
         answer
@@ -221,8 +224,6 @@ fn options(route: Route) -> Answer {
 fn stream_answer(events: Pieces, is_head: bool) -> Answer {
     let content = if is_head { Content::default() } else { Content::Pieces(events) };
     let mut answer = Response::new(content);
-    set(&mut answer, CONTENT_TYPE, "text/event-stream");
-    set(&mut answer, CACHE_CONTROL, "no-store");
-    set(&mut answer, X_ACCEL_BUFFERING, "no");
+    reply::make_event_stream(&mut answer);
     answer
 }

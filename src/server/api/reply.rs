@@ -3,19 +3,28 @@
 //! It does not decide which answer is due.
 
 use futures_util::stream;
-use hyper::StatusCode;
-use hyper::header::{ACCEPT, ACCEPT_ENCODING, CONNECTION, HeaderValue, RETRY_AFTER};
+use hyper::header::{
+    ACCEPT, ACCEPT_ENCODING, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue,
+    RETRY_AFTER,
+};
+use hyper::{Method, Request, StatusCode};
 
 use crate::model::RoomName;
 use crate::protocol::error::{Code, Problem};
 use crate::protocol::frame::Frame;
 use crate::server::admission::Limit;
-use crate::server::answer::{Answer, Content, json_content, json_text, refuse, refuse_method, set};
+use crate::server::answer::{
+    Answer, Content, Why, json_content, json_text, refuse, refuse_method, set,
+};
 use crate::server::routes;
 use crate::session::history::{Pages, Part};
 
 /// Seconds after which it is worth asking again while the log is away.
 const RETRY_AFTER_S: u64 = 1;
+
+const EVENT_STREAM: &str = "text/event-stream";
+/// nginx, and those that learned from it, pass a stream on as it comes.
+const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
 /// Why a request is not carried out.
 pub enum Refusal {
@@ -110,6 +119,41 @@ pub fn pages(pages: Box<Pages>) -> Answer {
     json_content(StatusCode::OK, Content::Pieces(Box::pin(pieces)))
 }
 
+/// Whether it is an `EventSource` that asks. It gives up for ever on any answer but a 200.
+pub fn is_event_source<B>(request: &Request<B>) -> bool {
+    let is_named = |accept: &HeaderValue| {
+        accept.to_str().is_ok_and(|it| it.to_ascii_lowercase().contains(EVENT_STREAM))
+    };
+    request.method() == Method::GET && request.headers().get_all(ACCEPT).iter().any(is_named)
+}
+
+/// A refusal that is for now only, as a stream that ends: with when to come back, and why, in a
+/// comment. Other answers stay as they are.
+pub fn come_back(answer: Answer, at_least_ms: u64) -> Answer {
+    let is_for_now =
+        matches!(answer.status(), StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE);
+    let (mut head, content) = answer.into_parts();
+    let Content::Whole(why) = content else { return Answer::from_parts(head, content) };
+    if !is_for_now {
+        return Answer::from_parts(head, Content::Whole(why));
+    }
+    let seconds = head.headers.remove(RETRY_AFTER);
+    let seconds = seconds.and_then(|it| it.to_str().ok()?.parse::<u64>().ok()).unwrap_or(0);
+    let retry_ms = at_least_ms.max(seconds.saturating_mul(1000));
+    // JSON has no line break in it.
+    let text = [format!("retry: {retry_ms}\n: ").as_bytes(), &why, b"\n\n"].concat();
+    head.status = StatusCode::OK;
+    let mut answer = Answer::from_parts(head, Content::Whole(text.into()));
+    make_event_stream(&mut answer);
+    answer
+}
+
+pub fn make_event_stream(answer: &mut Answer) {
+    set(answer, CONTENT_TYPE, EVENT_STREAM);
+    set(answer, CACHE_CONTROL, "no-store");
+    set(answer, X_ACCEL_BUFFERING, "no");
+}
+
 fn refused(problem: &Problem) -> Answer {
     let status = StatusCode::from_u16(problem.code.status());
     let status = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
@@ -119,6 +163,9 @@ fn refused(problem: &Problem) -> Answer {
         (Code::Unavailable, None) => Some(RETRY_AFTER_S),
         _ => None,
     };
+    if problem.code == Code::RateLimited {
+        answer.extensions_mut().insert(Why("rate_limited"));
+    }
     if let Some(seconds) = retry_after_s {
         answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
     }

@@ -83,6 +83,11 @@ impl TestNode {
         Self { addr: node.addr(), config, node }
     }
 
+    /// Where it listens for those who watch it.
+    pub fn internal_addr(&self) -> SocketAddr {
+        self.node.internal_addr().expect("it has no internal_listen")
+    }
+
     /// A new client that has taken its `hello`.
     pub async fn client(&self) -> Client {
         Client::greeted(self.addr).await

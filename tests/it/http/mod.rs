@@ -1,9 +1,13 @@
 //! The HTTP side: the routes, the upgrade, who is let in, and what a bad client cannot do.
 
 mod admission;
+mod crowded;
 mod hosts;
+mod internal;
 mod metrics;
 mod page;
+mod proxies;
+mod refusals;
 mod routes;
 
 use std::net::SocketAddr;

@@ -1,0 +1,266 @@
+//! A connection's place, from when it is let in until it is over: what it waits for, when it must
+//! go, and what becomes of the place as a WebSocket or an event stream.
+//!
+//! The limits are not its matter. Whoever holds a place gives it back by dropping it.
+
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use tokio::sync::Notify;
+
+use super::{Admission, FOR_HTTP, Limit, State, give_back, site};
+use crate::server::lobby::{List, Ticket};
+
+/// What a connection waits for, as far as it is up to its client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    FirstByte,
+    NextRequest,
+    Body,
+    Taking,
+}
+
+/// A connection's place; given back when dropped.
+pub struct Permit {
+    admission: Arc<Admission>,
+    /// Told when the place is needed.
+    call: Arc<Notify>,
+    standing: Mutex<Standing>,
+}
+
+pub(super) struct Standing {
+    /// The limit that this connection is beyond; `None`: it is welcome.
+    beyond: Option<Limit>,
+    /// What counts for its address; `None`: it is a proxy's, or beyond a limit.
+    seat: Option<Seat>,
+    pub(super) in_http: bool,
+    ticket: Option<Ticket>,
+    /// It was called, so its place counts for somebody else. It is closed, at once or when it has
+    /// the answer to a request that came in the same moment.
+    is_called: bool,
+}
+
+/// The place of a connection that is a WebSocket; given back when dropped.
+pub struct Place {
+    admission: Arc<Admission>,
+    is_counted: bool,
+    _seat: Seat,
+}
+
+/// The place of a connection for as long as it is an event stream.
+pub struct Streaming {
+    permit: Arc<Permit>,
+    address: IpAddr,
+    _seat: Option<Seat>,
+}
+
+/// What counts for an address; given back when dropped. The state must not be locked then.
+pub struct Seat {
+    admission: Arc<Admission>,
+    address: IpAddr,
+}
+
+impl Wait {
+    fn list(self) -> List {
+        match self {
+            Self::FirstByte => List::Silent,
+            Self::NextRequest => List::Idle,
+            Self::Body => List::Body,
+            Self::Taking => List::Taking,
+        }
+    }
+}
+
+impl Permit {
+    pub(super) fn new(
+        admission: Arc<Admission>,
+        beyond: Option<Limit>,
+        seat: Option<Seat>,
+    ) -> Self {
+        let standing = Standing { beyond, seat, in_http: false, ticket: None, is_called: false };
+        Self { admission, call: Arc::default(), standing: Mutex::new(standing) }
+    }
+
+    /// The limit that this connection is beyond.
+    pub fn beyond(&self) -> Option<Limit> {
+        self.standing().beyond
+    }
+
+    /// Whether the connection is closed behind the next answer.
+    pub fn is_last(&self) -> bool {
+        let standing = self.standing();
+        standing.beyond.is_some() || standing.is_called
+    }
+
+    /// From here on it is up to the client that something happens, and the place may be called for.
+    pub fn waits(&self, wait: Wait) {
+        let mut standing = self.standing();
+        let mut state = self.admission.state();
+        standing.leave(&mut state);
+        // A stream is not in HTTP: what it does not take keeps no place there.
+        let is_elsewhere = wait == Wait::Taking && !standing.in_http && standing.beyond.is_none();
+        if !standing.is_called && !is_elsewhere {
+            standing.enter(&mut state, wait.list(), &self.call);
+        }
+    }
+
+    /// The client has done its part: the place is safe until the next `waits`.
+    pub fn heard(&self) {
+        let mut standing = self.standing();
+        standing.leave(&mut self.admission.state());
+    }
+
+    /// The first byte of a request has come. `false`: there is no place to answer it.
+    pub fn speaks(&self) -> bool {
+        let mut standing = self.standing();
+        let mut state = self.admission.state();
+        standing.leave(&mut state);
+        if standing.is_called {
+            return true;
+        }
+        if standing.beyond.is_none() && !standing.in_http {
+            if state.http < self.admission.http_max
+                || self.admission.call_first(&mut state, &FOR_HTTP)
+            {
+                state.http += 1;
+                standing.in_http = true;
+            } else {
+                self.admission.count_refused(Limit::Http);
+                state.open -= 1;
+                self.admission.metrics.connections_admitted.dec();
+                standing.beyond = Some(Limit::Http);
+                if !self.admission.enter_beyond(&mut state, Limit::Http) {
+                    standing.is_called = true;
+                    return false;
+                }
+            }
+        }
+        standing.enter(&mut state, List::Head, &self.call);
+        true
+    }
+
+    /// Resolves when the place may have been called for: `must_go` knows.
+    pub async fn called(&self) {
+        self.call.notified().await;
+    }
+
+    /// Whether the place was called for while it was up to the client.
+    pub fn must_go(&self) -> bool {
+        let standing = self.standing();
+        standing.ticket.as_ref().is_some_and(|ticket| !self.admission.state().lobby.holds(ticket))
+    }
+
+    /// Makes the place a WebSocket's, of a client at that address. This one is empty then.
+    pub fn settle(&self, client: IpAddr) -> Result<Place, Limit> {
+        let mut standing = self.standing();
+        let seat = match standing.seat.take() {
+            Some(seat) => seat,
+            None => self.admission.seat(client)?,
+        };
+        standing.leave_http(&self.admission);
+        // It counts for the place now.
+        let is_counted = !std::mem::replace(&mut standing.is_called, true);
+        Ok(Place { admission: self.admission.clone(), is_counted, _seat: seat })
+    }
+
+    /// Makes the place an event stream's, of a client at that address, until that is dropped.
+    /// Nobody may have more streams than are still free: so no address has them all.
+    pub fn stream(self: &Arc<Self>, client: IpAddr) -> Result<Streaming, Limit> {
+        let address = site(client);
+        let mut standing = self.standing();
+        let seat = match standing.seat {
+            Some(_) => None,
+            None => Some(self.admission.seat(client)?),
+        };
+        let mut state = self.admission.state();
+        let count = state.streams_by_address.get(&address).copied().unwrap_or(0);
+        if count >= self.admission.streams_max.saturating_sub(state.streams) {
+            drop((state, standing));
+            self.admission.count_refused(Limit::Streams);
+            return Err(Limit::Streams);
+        }
+        state.streams_by_address.insert(address, count + 1);
+        state.streams += 1;
+        drop(state);
+        standing.leave_http(&self.admission);
+        Ok(Streaming { permit: self.clone(), address, _seat: seat })
+    }
+
+    pub(super) fn standing(&self) -> MutexGuard<'_, Standing> {
+        self.standing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Seat {
+    /// It is counted already.
+    pub(super) fn new(admission: Arc<Admission>, address: IpAddr) -> Self {
+        Self { admission, address }
+    }
+}
+
+impl Standing {
+    fn enter(&mut self, state: &mut State, list: List, call: &Arc<Notify>) {
+        let list = self.beyond.map_or(list, Limit::list);
+        self.ticket = Some(state.lobby.enter(list, call.clone(), Instant::now()));
+    }
+
+    fn leave_http(&mut self, admission: &Admission) {
+        if std::mem::take(&mut self.in_http) && !self.is_called {
+            admission.state().http -= 1;
+        }
+    }
+
+    fn leave(&mut self, state: &mut State) {
+        if let Some(ticket) = self.ticket.take() {
+            self.is_called |= !state.lobby.leave(&ticket);
+        }
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        let standing = self.standing.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.admission.state();
+        standing.leave(&mut state);
+        match standing.beyond {
+            // Whoever called for it has given it back.
+            _ if standing.is_called => {}
+            Some(limit) => state.beyond[limit.class()] -= 1,
+            None => {
+                state.open -= 1;
+                state.http -= usize::from(standing.in_http);
+                self.admission.metrics.connections_admitted.dec();
+            }
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if self.is_counted {
+            self.admission.state().open -= 1;
+            self.admission.metrics.connections_admitted.dec();
+        }
+    }
+}
+
+impl Drop for Streaming {
+    fn drop(&mut self) {
+        let mut standing = self.permit.standing();
+        let mut state = self.permit.admission.state();
+        state.streams -= 1;
+        give_back(&mut state.streams_by_address, self.address);
+        // HTTP goes on. For a moment there may be one connection too many in it.
+        if standing.beyond.is_none() && !standing.is_called {
+            standing.in_http = true;
+            state.http += 1;
+        }
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        give_back(&mut self.admission.state().by_address, self.address);
+    }
+}

@@ -1,0 +1,60 @@
+//! How many connections fit into the files that the process may have open. Each is a file, and
+//! what a node needs for itself must not go to them: a node that is full has to answer those who
+//! are in, and health checks.
+
+use super::WATCHERS_MAX;
+use super::admission::beyond_max;
+use crate::config::Config;
+
+/// Standard streams, the runtime, listeners, signals, name look-ups, generously.
+const FILES_OF_PROCESS: usize = 32;
+/// A connection to the log is one file, or with the embedded log up to three.
+const FILES_OF_LOG_CONNECTION: usize = 3;
+/// Connections to the log beside those of lanes and readers, and to Redis.
+const CONNECTIONS_BESIDE: usize = 8;
+
+/// How many files the process should be allowed.
+pub fn wanted(config: &Config) -> usize {
+    let connections_max = config.server.connections_max;
+    let beyond: usize = beyond_max(connections_max).iter().sum();
+    connections_max.saturating_add(beyond).saturating_add(of_node(config))
+}
+
+/// How many connections there may be at once, if so many files may be open.
+pub fn connections_max(config: &Config, files_max: usize) -> usize {
+    if files_max >= wanted(config) {
+        return config.server.connections_max;
+    }
+    let room = files_max.saturating_sub(of_node(config));
+    let beyond: usize = beyond_max(room).iter().sum();
+    room.saturating_sub(beyond).clamp(1, config.server.connections_max)
+}
+
+/// What is kept for the node itself.
+fn of_node(config: &Config) -> usize {
+    let log = config.lane.count + config.log.readers + CONNECTIONS_BESIDE;
+    let watchers = if config.server.internal_listen.is_empty() { 0 } else { WATCHERS_MAX };
+    FILES_OF_PROCESS + FILES_OF_LOG_CONNECTION * log + watchers
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_are_as_many_as_there_is_room_for() {
+        let config = Config::from_defaults();
+        let all = config.server.connections_max;
+        assert_eq!(connections_max(&config, wanted(&config)), all);
+        assert_eq!(connections_max(&config, usize::MAX), all);
+        for files in [0, 64, 200, 1024, 4096, 65_536, wanted(&config) - 1] {
+            let fit = connections_max(&config, files);
+            let beyond: usize = beyond_max(fit).iter().sum();
+            assert!(fit == 1 || fit + beyond + of_node(&config) <= files, "{fit} of {files}");
+            assert!(fit < all);
+        }
+        // Of the usual limit most is for connections.
+        assert!(connections_max(&config, 1024) > 650);
+        assert!(connections_max(&config, 200) > 50);
+    }
+}
