@@ -313,6 +313,18 @@ fn texts_that_cannot_work_are_refused() {
             &format!("server.allowed_origins = {origin:?}: must be scheme://host"),
         );
     }
+    for proxy in ["", "localhost", "10.0.0.0/33", "10.0.0.1/8", "::ffff:10.0.0.1", "*", "10.0.0"] {
+        unfit(
+            |c| c.server.trusted_proxies = vec![proxy.to_owned()],
+            &format!("server.trusted_proxies = {proxy:?}: must be an address or a network"),
+        );
+    }
+    for header in ["", "X-Forwarded-For", "x-real-ip"] {
+        unfit(|c| c.server.proxy_header = header.to_owned(), "server.proxy_header = ");
+    }
+    for listen in ["9090", "127.0.0.1", "127.0.0.1:8080"] {
+        unfit(|c| c.server.internal_listen = listen.to_owned(), "server.internal_listen = ");
+    }
     for prefix in ["", "a b", "{a}", "a\n", "é"] {
         unfit(|c| c.mirror.prefix = prefix.to_owned(), "mirror.prefix = ");
     }
@@ -380,6 +392,10 @@ fn what_is_legal_and_dangerous_is_warned_about() {
         "server.allowed_origins: any web page",
     );
     warned(|c| c.server.hosts = vec!["*".to_owned()], "server.hosts: any name is answered");
+    warned(
+        |c| c.server.trusted_proxies = vec!["::1".to_owned(), "0.0.0.0/0".to_owned()],
+        "server.trusted_proxies: whoever connects is believed",
+    );
     warned(|c| c.socket.heartbeat_ms = 60_000, "socket.heartbeat_ms: 60000 is not below 60000");
     warned(
         |c| c.server.connections_max = 100,
@@ -395,6 +411,8 @@ fn what_is_legal_and_dangerous_is_warned_about() {
     quiet(|c| c.server.listen = "localhost:8080".to_owned());
     quiet(|c| c.server.hosts = vec!["a.example".to_owned(), "node_1".to_owned()]);
     quiet(|c| c.server.allowed_origins = vec!["https://a.example:8443".to_owned()]);
+    quiet(|c| c.server.trusted_proxies = vec!["10.0.0.0/8".to_owned(), "fd00::/8".to_owned()]);
+    quiet(|c| c.server.internal_listen = "0.0.0.0:9090".to_owned());
     quiet(|c| c.trace.level = "warn,verbatim::lane=debug,hyper=off".to_owned());
     quiet(|c| c.log.url = Secret(POSTGRES.to_owned()));
 }

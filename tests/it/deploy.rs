@@ -122,9 +122,9 @@ fn nodes_of_the_compose_file_agree_with_the_stores_and_the_load_balancer() {
         assert_eq!(config.server.listen, format!("0.0.0.0:{PORT}"));
         assert_eq!(config.log.url.0, log);
         assert_eq!(config.mirror.url.0, "redis://redis:6379/0");
-        // Behind the balancer all clients have one address.
-        assert_eq!(config.server.connections_per_address_max, config.server.connections_max);
-        assert!(config.api.requests_per_second as usize >= config.server.connections_max);
+        // Behind the balancer a client is known by what it says, and by nothing else.
+        assert!(!config.server.trusted_proxies.is_empty());
+        assert_eq!(config.server.proxy_header, "x-forwarded-for");
         let published = format!("- 127.0.0.1:{}:{PORT}\n", PORT + number);
         assert!(block(&["services", node, "ports"]).contains(&published), "{published}");
         assert!(balancer.contains(&format!("server {node}:{PORT} ")), "{node} is not behind nginx");
@@ -310,4 +310,26 @@ async fn health_is_0_of_a_node_that_serves_and_1_of_one_that_does_not() {
     assert_eq!(asked.exit, Exit::Code(1));
     assert!(asked.stdout.starts_with(&format!("nothing answers at {listen}: ")), "{asked:?}");
     assert_eq!(asked.stdout.lines().count(), 1);
+}
+
+/// A client's own word for who it is must not get through to a node that believes the balancer.
+#[test]
+fn the_balancer_says_who_asks_and_limits_each() {
+    for line in [
+        "proxy_set_header X-Forwarded-For $remote_addr;",
+        "proxy_set_header Forwarded \"\";",
+        "limit_conn connections ",
+        "limit_req zone=requests ",
+        "limit_conn_status 429;",
+        "limit_req_status 429;",
+    ] {
+        let there = NGINX.lines().filter(|it| it.trim().starts_with(line)).count();
+        assert_eq!(there, 1, "nginx.conf: {line}");
+    }
+    for path in ["/metrics", "/readyz"] {
+        let closed = format!("location = {path} {{\n            return 404;\n");
+        assert!(NGINX.contains(&closed), "nginx.conf lets {path} through");
+    }
+    let trusts = "VERBATIM_SERVER__TRUSTED_PROXIES=127.0.0.1 ";
+    assert!(CLUSTER_PARTS.contains(trusts), "scripts/cluster: {trusts}");
 }

@@ -14,6 +14,7 @@ on_both_logs!(
     a_refusal_that_does_not_read_the_body_is_no_reset,
     a_connection_beyond_the_limit_is_refused,
     a_stream_takes_a_connection_and_gives_it_back,
+    an_event_source_is_told_when_to_come_back,
 );
 
 fn slow(config: &mut Config) {
@@ -122,4 +123,42 @@ async fn a_stream_takes_a_connection_and_gives_it_back(world: World) {
             assert!(Instant::now() < deadline, "{:?}", stream.head);
         }
     }
+}
+
+/// An `EventSource` gives up for ever on anything but a 200.
+async fn an_event_source_is_told_when_to_come_back(world: World) {
+    const PATH: &str = "GET /api/rooms/r/stream?user_id=1";
+    let told = async |caller: &mut Caller, at_least_ms: u64, code: &str| {
+        let reply = caller.ask(PATH, &[("Accept", "text/event-stream")], None).await;
+        assert_eq!(reply.status, 200, "{reply:?}");
+        assert_eq!(reply.header("content-type"), Some("text/event-stream"));
+        assert_eq!(reply.header("retry-after"), None);
+        let retry = reply.body.strip_prefix("retry: ").and_then(|it| it.split_once("\n: "));
+        let (ms, why) = retry.unwrap_or_else(|| panic!("{reply:?}"));
+        assert!(ms.parse::<u64>().unwrap() >= at_least_ms, "{reply:?}");
+        // A comment says why, and there is nothing else.
+        let why = why.strip_suffix("\n\n").unwrap();
+        assert!(!why.contains('\n') && why.contains(code), "{reply:?}");
+    };
+
+    let node = world.node_with(|config| config.server.connections_max = 1).await;
+    let client = node.client().await;
+    let mut beyond = Caller::new(node.addr).await;
+    told(&mut beyond, 5000, "full").await;
+    // Whoever can read a status gets one.
+    for accept in ["*/*", "application/json"] {
+        assert_eq!(beyond.ask(PATH, &[("Accept", accept)], None).await.status, 503);
+    }
+    client.close().await;
+    node.stop().await;
+
+    let node =
+        world.node_with(|c| (c.api.requests_per_second, c.api.requests_burst) = (1, 1)).await;
+    let mut caller = Caller::new(node.addr).await;
+    // What will not be otherwise in a moment is a refusal to everybody.
+    let foreign = caller.ask(PATH, &[("Accept", "text/event-stream")], None).await;
+    assert_eq!(foreign.status, 404);
+    told(&mut caller, world.config.server.reconnect_ms, "rate_limited").await;
+    let elsewhere = caller.ask("GET /api/rooms", &[("Accept", "text/event-stream")], None).await;
+    assert_eq!(elsewhere.status, 429);
 }
