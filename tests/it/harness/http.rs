@@ -134,7 +134,7 @@ impl Http {
         let reply = self.try_read_head().await?;
         match reply.header("content-type") {
             _ if is_head => Some(reply),
-            Some("text/event-stream") => None,
+            Some("text/event-stream") if reply.header("transfer-encoding").is_some() => None,
             _ => self.try_read_body(reply).await,
         }
     }
