@@ -136,6 +136,7 @@ impl Config {
             ("mirror.stream_len_max", mirror.stream_len_max as u64, 1..=100_000_000),
             ("mirror.queue_len_max", mirror.queue_len_max as u64, 1..=1_000_000),
             ("mirror.live_len_max", mirror.live_len_max as u64, 1..=10_000_000),
+            ("mirror.queue_bytes_max", mirror.queue_bytes_max as u64, 1024..=2048 * MIB),
             ("mirror.timeout_ms", mirror.timeout_ms, 10..=10 * MINUTE_MS),
             ("mirror.heartbeat_ms", mirror.heartbeat_ms, 10..=10 * MINUTE_MS),
             ("mirror.forget_after_s", mirror.forget_after_s, 1..=366 * 24 * 60 * 60),

@@ -157,6 +157,7 @@ pub struct MirrorConfig {
     pub stream_len_max: usize,
     pub queue_len_max: usize,
     pub live_len_max: usize,
+    pub queue_bytes_max: usize,
     pub timeout_ms: u64,
     pub heartbeat_ms: u64,
     pub forget_after_s: u64,
