@@ -349,7 +349,7 @@ impl Session {
         let re = command.name();
         let came = Instant::now();
         let asked = |room, user, id| Asked { re, room, user, id, came };
-        let reader = Reader::new(self.shared.clone(), self.outage.clone());
+        let (reader, from) = (Reader::new(self.shared.clone(), self.outage.clone()), self.address);
         match command {
             Command::Create { user, room } => self.write(asked(room, user, id), Verb::Create),
             Command::Leave { user, room } => self.write(asked(room, user, id), Verb::Leave),
@@ -381,16 +381,16 @@ impl Session {
             }
             Command::Who { user, room } => {
                 let (follower, asked) = (self.follower(&room), asked(room, user, id));
-                Pending::later(|| signs::who(reader, asked, follower))
+                Pending::later(move || signs::who(reader, asked, follower, from))
             }
             Command::Typing { user, room } => {
                 let (follower, asked) = (self.follower(&room), asked(room.clone(), user, id));
                 let since = self.shared.hub.room(&room).and_then(|room| room.edge());
-                Pending::later(move || signs::typing(reader, asked, follower, since))
+                Pending::later(move || signs::typing(reader, asked, follower, since, from))
             }
             Command::Read { user, room, seq } => {
                 let (follower, asked) = (self.follower(&room), asked(room, user, id));
-                Pending::later(move || signs::read(reader, asked, seq, follower))
+                Pending::later(move || signs::read(reader, asked, seq, follower, from))
             }
             Command::Ping => Pending::Ready(Reply::frame(re, frame::pong(id.as_ref()))),
             Command::Help => Pending::Ready(Reply::frame(re, frame::help(id.as_ref()))),
