@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The places, and who has how many of them.
 #[derive(Debug)]
@@ -66,6 +67,69 @@ impl<K: Clone + Eq + Hash> Shares<K> {
     }
 }
 
+/// Shares that many hold at once.
+#[derive(Debug)]
+pub struct Pool<K>(Mutex<Shares<K>>);
+
+/// What one holder has of a pool, for one party; given back when dropped.
+#[derive(Debug)]
+pub struct Share<K: Clone + Eq + Hash> {
+    pool: Arc<Pool<K>>,
+    party: K,
+    count: usize,
+}
+
+impl<K: Clone + Eq + Hash> Pool<K> {
+    pub fn new(places: usize) -> Arc<Self> {
+        Arc::new(Self(Mutex::new(Shares::new(places))))
+    }
+
+    /// Nothing that runs under this lock can panic.
+    fn shares(&self) -> MutexGuard<'_, Shares<K>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Places that are taken.
+    pub fn taken(&self) -> usize {
+        self.shares().taken()
+    }
+}
+
+impl<K: Clone + Eq + Hash> Share<K> {
+    /// Of no places yet.
+    pub fn new(pool: Arc<Pool<K>>, party: K) -> Self {
+        Self { pool, party, count: 0 }
+    }
+
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    /// Whether so many more places could be taken.
+    pub fn grow(&mut self, count: usize) -> bool {
+        let grown = self.pool.shares().take(std::slice::from_ref(&self.party), count);
+        if grown {
+            self.count += count;
+        }
+        grown
+    }
+
+    /// Gives so many back.
+    pub fn shrink(&mut self, count: usize) {
+        let count = count.min(self.count);
+        if count > 0 {
+            self.pool.shares().give_back(std::slice::from_ref(&self.party), count);
+            self.count -= count;
+        }
+    }
+}
+
+impl<K: Clone + Eq + Hash> Drop for Share<K> {
+    fn drop(&mut self) {
+        self.shrink(self.count);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -107,6 +171,21 @@ mod tests {
         shares.give_back(&[1], 1);
         assert!(shares.take(&[2], 1));
         assert!(!Shares::new(0).take(&[1_u8], 1));
+    }
+
+    #[test]
+    fn what_a_holder_has_is_given_back_when_it_ends() {
+        let pool = Pool::new(100);
+        let (mut one, mut other) = (Share::new(pool.clone(), 1), Share::new(pool.clone(), 1));
+        assert!(one.grow(30) && other.grow(20));
+        assert!(!other.grow(1), "both are one party");
+        one.shrink(5);
+        assert!(other.grow(5));
+        assert_eq!((one.count(), other.count(), pool.taken()), (25, 25, 50));
+        other.shrink(100);
+        assert_eq!((other.count(), pool.taken()), (0, 25));
+        drop((one, other));
+        assert_eq!(pool.taken(), 0);
     }
 
     proptest! {

@@ -123,6 +123,7 @@ impl Config {
             ("hub.ring_len_max", hub.ring_len_max as u64, 1..=1_000_000),
             ("hub.ring_bytes_max", hub.ring_bytes_max as u64, 1024..=1024 * MIB),
             ("hub.rings_bytes_max", hub.rings_bytes_max as u64, 0..=2048 * MIB),
+            ("hub.follows_max", hub.follows_max as u64, 1..=1_000_000_000),
             ("hub.room_linger_ms", hub.room_linger_ms, 0..=DAY_MS),
             ("hub.hold_ms", hub.hold_ms, 1..=MINUTE_MS),
             ("hub.held_len_max", hub.held_len_max as u64, 1..=1_000_000),

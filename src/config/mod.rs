@@ -125,6 +125,8 @@ pub struct HubConfig {
     pub ring_bytes_max: usize,
     /// Of all rooms together.
     pub rings_bytes_max: usize,
+    /// Of all sockets together.
+    pub follows_max: usize,
     pub room_linger_ms: u64,
     pub hold_ms: u64,
     pub held_len_max: usize,
