@@ -89,7 +89,7 @@ pub struct Session {
     parked: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     /// An event that is an answer and is not with the socket yet. While it is awaited no other
     /// answer is given, so that answers keep their order.
-    awaited: Option<Awaited>,
+    awaited: Option<Box<Awaited>>,
     /// An answer of several pieces that is on its way. Meanwhile nothing else is given.
     paging: Option<Box<Paging>>,
     limits: Limits,
@@ -175,7 +175,7 @@ impl Session {
             let result = tokio::select! {
                 incoming = self.socket.next(reading) => self.on_incoming(incoming),
                 (reply, asks) = self.answers.next(), if answering => self.on_reply(reply, asks),
-                () = overdue(self.awaited.as_ref()), if self.awaited.is_some() => Ok(()),
+                () = overdue(self.awaited.as_deref()), if self.awaited.is_some() => Ok(()),
                 len = paged(self.paging.as_mut()), if self.paging.is_some() => self.on_paged(len),
                 () = inbox.arrived() => {
                     self.follows.sort_inbox();
