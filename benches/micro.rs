@@ -20,7 +20,7 @@ use rand::seq::SliceRandom;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
 use verbatim::budget::{Budget, Budgets};
-use verbatim::config::SocketConfig;
+use verbatim::config::{Config, SocketConfig};
 use verbatim::decide::{Room, Verb, Write};
 use verbatim::hub::{self, Batch, Door, Entry, Follower};
 use verbatim::model::{ClientId, Event, EventKind, RoomName, Seq, Text, Timestamp, UserId};
@@ -152,7 +152,7 @@ fn unfollow(criterion: &mut Criterion) {
     let (stream, _) = runtime.block_on(connect()).expect("loopback can be connected to");
     let link = runtime
         .block_on(async { serve(Socket::new(stream, Bytes::new(), &SOCKET, &Arc::default())) });
-    let budgets = Budgets::new(usize::MAX, usize::MAX, usize::MAX);
+    let budgets = Budgets::new(&Config::from_defaults());
     let mut group = criterion.benchmark_group("unfollow");
     group.sample_size(10);
     for len in [1000, 10_000, 100_000] {

@@ -17,6 +17,7 @@ use bytes::Bytes;
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 
+use crate::config::Config;
 use crate::metrics::{Counter, Metrics};
 
 /// A connection that has taken nothing for so long may be ended for the room that it keeps. Shorter
@@ -39,21 +40,43 @@ pub struct Budgets {
     pub inbound: Arc<Budget>,
     /// The recent events of all rooms in use.
     pub rings: Arc<Budget>,
+    /// Events on their way to Redis. More are left to the outbox.
+    pub to_mirror: Arc<Budget>,
+    /// Events on their way from Redis. More are read from the stream, later.
+    pub from_mirror: Arc<Budget>,
 }
 
 impl Budgets {
-    pub fn new(unsent_max: usize, inbound_max: usize, rings_max: usize) -> Self {
-        let [unsent, inbound, rings] = [unsent_max, inbound_max, rings_max].map(Budget::new);
-        Self { unsent, inbound, rings }
+    pub fn new(config: &Config) -> Self {
+        Self {
+            unsent: Budget::new(config.server.unsent_bytes_max),
+            inbound: Budget::new(config.server.inbound_bytes_max),
+            rings: Budget::new(config.hub.rings_bytes_max),
+            to_mirror: Budget::new(config.mirror.queue_bytes_max),
+            from_mirror: Budget::new(config.mirror.queue_bytes_max),
+        }
     }
 
     /// Notes how full each is.
     pub fn tell(&self, metrics: &Metrics) {
-        for (name, budget) in
-            [("unsent", &self.unsent), ("inbound", &self.inbound), ("rings", &self.rings)]
-        {
+        for (name, budget) in self.named() {
             metrics.budget(name, budget.bytes(), budget.bytes_max());
         }
+    }
+
+    /// What is held in all of them.
+    pub fn bytes(&self) -> usize {
+        self.named().iter().map(|(_, budget)| budget.bytes()).sum()
+    }
+
+    fn named(&self) -> [(&'static str, &Arc<Budget>); 5] {
+        [
+            ("unsent", &self.unsent),
+            ("inbound", &self.inbound),
+            ("rings", &self.rings),
+            ("to_mirror", &self.to_mirror),
+            ("from_mirror", &self.from_mirror),
+        ]
     }
 }
 
@@ -134,10 +157,21 @@ impl Budget {
         Held { budget: self.clone(), bytes }
     }
 
+    /// Holds bytes at once if they fit. More than the whole budget counts as all of it.
+    pub fn hold_if_fits(self: &Arc<Self>, bytes: usize) -> Option<Held> {
+        let count = self.count(bytes);
+        self.room.try_acquire_many(count).ok()?.forget();
+        Some(Held { budget: self.clone(), bytes: count as usize })
+    }
+
+    fn count(&self, bytes: usize) -> u32 {
+        u32::try_from(bytes.min(self.bytes_max)).unwrap_or(u32::MAX)
+    }
+
     /// Holds bytes as soon as they fit. Those who came first are served first. More than the whole
     /// budget counts as all of it. Cancel-safe.
     pub async fn room(self: &Arc<Self>, bytes: usize) -> Held {
-        let count = u32::try_from(bytes.min(self.bytes_max)).unwrap_or(u32::MAX);
+        let count = self.count(bytes);
         let permit = match self.room.try_acquire_many(count) {
             Ok(permit) => permit,
             Err(_) => {
@@ -200,7 +234,7 @@ impl Budget {
 
     /// Ends connections for as long as somebody has to wait for room or more is held than the
     /// limit, and then waits for the next such time. Does not return. `evicted` counts them.
-    pub async fn relieve(self: Arc<Self>, evicted: Counter) {
+    pub async fn relieve(&self, evicted: Counter) {
         loop {
             self.pressed.notified().await;
             while self.is_full() || self.waiting.load(Ordering::SeqCst) > 0 {

@@ -67,6 +67,8 @@ pub mod metrics;
 pub mod probe;
 /// How often something may happen.
 pub mod rate;
+/// How many of what everybody wants one party may have.
+pub mod share;
 /// The signals of the process.
 pub mod shutdown;
 /// What a node has running, the word to stop, the first failure.

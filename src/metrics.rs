@@ -33,7 +33,7 @@ pub struct Metrics {
     pub queue_bytes: Gauge,
     pub budget_bytes: Family<Budget, Gauge>,
     pub budget_max_bytes: Family<Budget, Gauge>,
-    pub evicted: Counter,
+    evicted: Family<Budget, Counter>,
     pub log_errors: Family<Kind, Counter>,
     pub panics: Counter,
     pub log_lines_dropped: Counter,
@@ -140,7 +140,7 @@ impl Metrics {
             queue_bytes: Gauge::default(),
             budget_bytes: Family::default(),
             budget_max_bytes: Family::default(),
-            evicted: Counter::default(),
+            evicted: Family::default(),
             log_errors: Family::default(),
             panics: Counter::default(),
             log_lines_dropped: Counter::default(),
@@ -243,7 +243,7 @@ impl Metrics {
         );
         m.register(
             "evicted",
-            "Connections ended because they kept memory that others needed",
+            "Connections ended because they kept memory that others needed, by what it was",
             self.evicted.clone(),
         );
         m.register("log_errors", "Failed calls of the log, by kind", self.log_errors.clone());
@@ -317,6 +317,11 @@ impl Metrics {
             self.presence_rooms.clone(),
         );
         m.register("read_marks", "Read marks stored", self.read_marks.clone());
+    }
+
+    /// Counts connections that are ended for what they keep of a budget.
+    pub fn evicted(&self, budget: &'static str) -> Counter {
+        self.evicted.get_or_create_owned(&Budget { budget })
     }
 
     /// Notes how full a budget is.

@@ -83,11 +83,7 @@ impl Node {
         let internal = listen_internally(&config.server.internal_listen).await?;
         let internal_address = internal.as_ref().map(TcpListener::local_addr).transpose()?;
         let log = Log::open(&config).await?;
-        let budgets = Budgets::new(
-            config.server.unsent_bytes_max,
-            config.server.inbound_bytes_max,
-            config.hub.rings_bytes_max,
-        );
+        let budgets = Budgets::new(&config);
         let hub = Hub::new(config.hub.clone(), budgets.clone(), metrics.clone(), tasks.clone());
         watch_memory(&budgets, &metrics, &tasks);
         let relay = Relay::new(
@@ -100,7 +96,8 @@ impl Node {
         let (mirror, signals) = match config.mirror.url.is_empty() {
             true => (None, None),
             false => {
-                let parts = start_mirror(&config, &log, &hub, &relay, &metrics, &tasks).await?;
+                let parts =
+                    start_mirror(&config, &budgets, &log, &hub, &relay, &metrics, &tasks).await?;
                 (Some(parts.0), Some(parts.1))
             }
         };
@@ -171,6 +168,7 @@ async fn listen_internally(listen: &str) -> Result<Option<TcpListener>, StartErr
 /// read what it missed while it was away, or knows that Redis is.
 async fn start_mirror(
     config: &Config,
+    budgets: &Budgets,
     log: &Log,
     hub: &Arc<Hub>,
     relay: &Arc<Relay>,
@@ -179,7 +177,7 @@ async fn start_mirror(
 ) -> Result<(Mirror, ToPeers), StartError> {
     let outbox = || log.outbox().ok_or(StartError::NoOutbox);
     let (looked_into, swept) = (outbox()?, outbox()?);
-    let (mirror, streams) = Mirror::start(config, metrics, tasks)?;
+    let (mirror, streams) = Mirror::start(config, budgets, metrics, tasks)?;
     let doubts = Doubts::start(log, hub, relay, tasks);
     let feed = Feed { incoming: streams.incoming, relay: relay.clone(), doubts: doubts.clone() };
     tasks.spawn("feed", feed.run());
@@ -214,7 +212,8 @@ fn watch_memory(budgets: &Budgets, metrics: &Arc<Metrics>, tasks: &Tasks) {
     let (budgets, metrics, stop) = (budgets.clone(), metrics.clone(), tasks.clone());
     tasks.spawn("memory", async move {
         tokio::select! {
-            () = budgets.unsent.clone().relieve(metrics.evicted.clone()) => {}
+            () = budgets.unsent.relieve(metrics.evicted("unsent")) => {}
+            () = budgets.inbound.relieve(metrics.evicted("inbound")) => {}
             () = trim::run(&budgets, &metrics) => {}
             () = stop.stopping() => {}
         }

@@ -310,7 +310,7 @@ mod tests {
         log.appender().append(&writes).await.unwrap();
         let metrics = Arc::new(Metrics::new());
         let tasks = Tasks::new(metrics.panics.clone());
-        let budgets = Budgets::new(1 << 20, 1 << 20, 1 << 20);
+        let budgets = Budgets::new(&Config::from_defaults());
         let hub = Hub::new(config.hub.clone(), budgets, metrics.clone(), tasks.clone());
         Relay::new(hub, log, config.hub, metrics, tasks)
     }

@@ -20,10 +20,8 @@ pub async fn run(budgets: &Budgets, metrics: &Metrics) {
     let mut most = 0;
     loop {
         tokio::time::sleep(PAUSE).await;
-        let Budgets { unsent, inbound, rings } = budgets;
-        let counted: usize = [unsent, inbound, rings].iter().map(|budget| budget.bytes()).sum();
         let connections = usize::try_from(metrics.connections_admitted.get()).unwrap_or(0);
-        let held = counted + connections * CONNECTION_BYTES;
+        let held = budgets.bytes() + connections * CONNECTION_BYTES;
         most = most.max(held);
         if most - held >= FALLEN_BYTES {
             most = held;

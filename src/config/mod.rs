@@ -143,6 +143,8 @@ pub struct HubConfig {
     pub ring_bytes_max: usize,
     /// Of all rooms together.
     pub rings_bytes_max: usize,
+    /// Of all sockets together.
+    pub follows_max: usize,
     pub room_linger_ms: u64,
     pub hold_ms: u64,
     pub held_len_max: usize,
@@ -175,6 +177,7 @@ pub struct MirrorConfig {
     pub stream_len_max: usize,
     pub queue_len_max: usize,
     pub live_len_max: usize,
+    pub queue_bytes_max: usize,
     pub timeout_ms: u64,
     pub heartbeat_ms: u64,
     pub forget_after_s: u64,

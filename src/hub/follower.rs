@@ -189,13 +189,21 @@ impl Follower {
         place.users.len() + place.asks.len() + usize::from(!known)
     }
 
+    /// How many users it follows as, or may come to.
+    pub fn users_len(&self) -> usize {
+        let place = self.place();
+        place.users.len() + place.asks.len()
+    }
+
     /// A command is sent that may make the socket follow as this user. A stopped follower does not
-    /// take it.
-    pub fn ask(&self, user: &UserId) {
+    /// take it: `false`.
+    pub fn ask(&self, user: &UserId) -> bool {
         let mut place = self.place();
-        if place.state != State::Stopped {
+        let takes = place.state != State::Stopped;
+        if takes {
             place.asks.push(Ask { user: user.clone(), left: None });
         }
+        takes
     }
 
     /// The answer to the oldest such command: the user is a member as of this seq, or is not.

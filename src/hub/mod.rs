@@ -15,6 +15,7 @@ mod room;
 
 use std::collections::HashMap;
 use std::hash::BuildHasher;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -28,6 +29,7 @@ use crate::budget::Budgets;
 use crate::config::HubConfig;
 use crate::metrics::Metrics;
 use crate::model::RoomName;
+use crate::share::{Pool, Share};
 use crate::tasks::Tasks;
 
 /// Locks that the map of rooms is spread over, so that rooms rarely wait for each other.
@@ -51,6 +53,8 @@ pub struct Hub {
     hasher: std::hash::RandomState,
     config: HubConfig,
     budgets: Budgets,
+    /// Who has how many of the places for those who follow.
+    follows: Arc<Pool<IpAddr>>,
     /// Where the search for rings that are not used goes on, and when it may begin again.
     hand: Mutex<(usize, Instant)>,
     metrics: Arc<Metrics>,
@@ -67,7 +71,8 @@ impl Hub {
         let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
         let hasher = std::hash::RandomState::new();
         let hand = Mutex::new((0, Instant::now()));
-        let hub = Arc::new(Self { shards, hasher, config, budgets, hand, metrics, tasks });
+        let follows = Pool::new(config.follows_max);
+        let hub = Arc::new(Self { shards, hasher, config, budgets, follows, hand, metrics, tasks });
         hub.tasks.spawn("hub sweep", sweep(hub.clone()));
         hub
     }
@@ -80,6 +85,11 @@ impl Hub {
     /// What the rings of all rooms count on.
     pub fn budgets(&self) -> &Budgets {
         &self.budgets
+    }
+
+    /// What a socket of that address holds of the places for those who follow.
+    pub fn share(&self, address: IpAddr) -> Share<IpAddr> {
+        Share::new(self.follows.clone(), address)
     }
 
     /// The room, made if it is not in use yet. From here on its events are no longer ignored, and
@@ -181,16 +191,27 @@ async fn fan_out_room(hub: Arc<Hub>, room: Arc<Room>) {
 }
 
 /// Lets go of rooms that nobody has followed for `room_linger_ms`. They linger because clients of
-/// a broken connection come back within seconds, and find the ring still warm.
+/// a broken connection come back within seconds, and find the ring still warm. But not while more
+/// rooms are in use than half of what may be followed: who follows ever new rooms, and leaves them,
+/// would fill the memory.
 async fn sweep(hub: Arc<Hub>) {
     let linger = Duration::from_millis(hub.config.room_linger_ms).max(LINGER_MIN);
-    let mut ticks = tokio::time::interval(linger / 2);
+    let mut ticks = tokio::time::interval(LINGER_MIN / 2);
+    let mut next = Instant::now() + linger / 2;
     loop {
         tokio::select! {
             _ = ticks.tick() => {}
             () = hub.tasks.stopping() => return,
         }
-        let Some(before) = Instant::now().checked_sub(linger) else { continue };
+        let now = Instant::now();
+        let rooms = usize::try_from(hub.metrics.rooms_followed.get()).unwrap_or(0);
+        let is_crowded = rooms > hub.config.follows_max / 2;
+        if !is_crowded && now < next {
+            continue;
+        }
+        next = now + linger / 2;
+        let linger = if is_crowded { LINGER_MIN } else { linger };
+        let Some(before) = now.checked_sub(linger) else { continue };
         for shard in &hub.shards {
             let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
             let len = shard.len();

@@ -326,7 +326,7 @@ mod tests {
     use crate::socket::Socket;
 
     fn budgets() -> Budgets {
-        Budgets::new(1 << 20, 1 << 20, 1 << 20)
+        Budgets::new(&Config::from_defaults())
     }
 
     /// Each is found at once, wherever it has come to stand by the others' going.

@@ -12,6 +12,7 @@ use redis::{RedisError, Script};
 use tokio::sync::{mpsc, oneshot};
 
 use super::connect::Connector;
+use crate::budget::{Budget, Held};
 use crate::metrics::Metrics;
 use crate::model::{RoomName, Seq};
 use crate::protocol::frame::Frame;
@@ -21,6 +22,8 @@ const EVENTS_PER_CALL: usize = 512;
 /// Bytes in one call, unless one event is longer. All of them are owed to every connection that
 /// listens before Redis writes to any, and it ends those that it owes 32 MB.
 const BYTES_PER_CALL: usize = 4 * 1024 * 1024;
+/// Bytes that a waiting event takes beyond its own: where it stands, and its room's name.
+const EVENT_BYTES: usize = 64;
 /// Pause after a failed connection; commands that come meanwhile are left to the outbox.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(250);
 
@@ -33,6 +36,12 @@ pub struct Batch {
     pub done: Option<oneshot::Sender<bool>>,
 }
 
+/// A batch that waits, and its bytes.
+pub(super) struct Queued {
+    batch: Batch,
+    _held: Held,
+}
+
 /// Owned by its task.
 pub(super) struct Append {
     pub connector: Connector,
@@ -40,13 +49,22 @@ pub(super) struct Append {
     pub key: String,
     pub channel: String,
     pub stream_len_max: usize,
-    /// Bounded by `mirror.queue_len_max`; when it is full the lanes drop their batch, which stays
-    /// in the outbox.
-    pub batches: mpsc::Receiver<Batch>,
+    /// Bounded by `mirror.queue_len_max` and `mirror.queue_bytes_max`; when it is full the lanes
+    /// drop their batch, which stays in the outbox.
+    pub batches: mpsc::Receiver<Queued>,
     /// Receipts of what is in Redis. When it is full they are dropped, and the sweep puts the
     /// events there a second time: at least once is what is promised.
     pub mirrored: mpsc::Sender<Vec<i64>>,
     pub metrics: Arc<Metrics>,
+}
+
+impl Queued {
+    /// `None`: there is no room for it.
+    pub fn new(batch: Batch, budget: &Arc<Budget>) -> Option<Self> {
+        let len = |(_, _, frame): &(RoomName, Seq, Frame)| frame.payload().len() + EVENT_BYTES;
+        let held = budget.hold_if_fits(batch.events.iter().map(len).sum())?;
+        Some(Self { batch, _held: held })
+    }
 }
 
 impl Append {
@@ -80,10 +98,10 @@ impl Append {
         &self,
         script: &Script,
         redis: &mut MultiplexedConnection,
-        batches: Vec<Batch>,
+        batches: Vec<Queued>,
     ) -> Result<(), RedisError> {
         let begun = Instant::now();
-        let events: Vec<_> = batches.iter().flat_map(|batch| &batch.events).collect();
+        let events: Vec<_> = batches.iter().flat_map(|queued| &queued.batch.events).collect();
         let mut rest = events.as_slice();
         while !rest.is_empty() {
             let (call, later) = rest.split_at(call_len(rest));
@@ -104,7 +122,7 @@ impl Append {
         self.metrics.mirror_append_duration.observe(begun.elapsed().as_secs_f64());
         self.metrics.mirror_appended.inc_by(events.len() as u64);
         let mut receipts = Vec::new();
-        for batch in batches {
+        for Queued { batch, .. } in batches {
             receipts.extend(batch.receipts);
             if let Some(done) = batch.done {
                 // An error: the sweep has given up waiting, and will sweep again.
@@ -118,8 +136,8 @@ impl Append {
         Ok(())
     }
 
-    fn drop(&self, batches: Vec<Batch>) {
-        for batch in batches {
+    fn drop(&self, batches: Vec<Queued>) {
+        for Queued { batch, .. } in batches {
             self.metrics.mirror_dropped.inc_by(batch.events.len() as u64);
             if let Some(done) = batch.done {
                 // An error: the sweep has given up waiting, and will sweep again.

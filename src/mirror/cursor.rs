@@ -10,8 +10,9 @@ use redis::{FromRedisValue, RedisError, Value, cmd, pipe};
 
 use super::event::{Mirrored, StreamId};
 
-/// Most entries read in one round trip while draining.
+/// Most entries read in one round trip while draining, and about the most bytes of their events.
 const PAGE_LEN_MAX: usize = 512;
+const PAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// The one consumer of a node's group.
 const CONSUMER: &str = "node";
 
@@ -27,7 +28,8 @@ pub struct Place {
 ///
 /// Nobody knows how long they are before they are read, and a page that does not arrive within
 /// `mirror.timeout_ms` is read again: on a slow way, for ever. So pages begin short, grow with each
-/// that arrives, are much shorter after one that did not, and do not become as long again.
+/// that arrives, are much shorter after one that did not, and do not become as long again. Nor do
+/// they grow to more bytes than the node wants to hold at once, judged by those before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct PageLen {
     now: usize,
@@ -41,8 +43,10 @@ impl Default for PageLen {
 }
 
 impl PageLen {
-    pub fn arrived(&mut self) {
-        self.now = (self.now * 2).min(self.max);
+    /// A page of so many entries has come, and their events had so many bytes.
+    pub fn arrived(&mut self, len: usize, bytes: usize) {
+        let fit = PAGE_BYTES_MAX.saturating_mul(len).checked_div(bytes).unwrap_or(PAGE_LEN_MAX);
+        self.now = (self.now * 2).min(self.max).min(fit.max(1));
     }
 
     pub fn was_lost(&mut self) {
@@ -219,4 +223,25 @@ fn entry(value: Value) -> Option<(StreamId, Option<Mirrored>)> {
         _ => None,
     };
     Some((id, event))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_grow_to_what_may_be_held_at_once() {
+        let mut page = PageLen::default();
+        for _ in 0..9 {
+            page.arrived(page.now, page.now * 100);
+        }
+        assert_eq!(page.now, PAGE_LEN_MAX);
+        // Long ones: the next page is shorter, and never empty.
+        page.arrived(page.now, page.now * 64 * 1024);
+        assert_eq!(page.now, 64);
+        page.arrived(page.now, page.now * 8 * 1024 * 1024);
+        assert_eq!(page.now, 1);
+        page.arrived(page.now, 0);
+        assert_eq!(page.now, 2);
+    }
 }

@@ -26,14 +26,17 @@ use super::connect::{Connector, is_refused};
 use super::cursor::{Cursor, PageLen, Place, is_missing};
 use super::event::Mirrored;
 use super::lease::Lease;
-use super::listen::Listener;
+use super::listen::{Listener, Message};
 use super::{Incoming, OpenError, Status};
+use crate::budget::Budget;
 use crate::metrics::Metrics;
 use crate::tasks::Tasks;
 
 /// The first pause before another connection, doubled each time up to the longest.
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
+/// Bytes of events that are handed on at once, and one event more.
+const BYTES_PER_PIECE: usize = 1024 * 1024;
 /// Signs of life in a row that the node does not hear itself, and the subscription counts as dead.
 /// Signs and not seconds: a node that was slow, or slept, has heard nothing either.
 const UNHEARD_MAX: u32 = 3;
@@ -54,6 +57,7 @@ pub(super) struct Follow {
     pub heartbeat: Duration,
     /// Messages that may wait between Redis' connection and this task.
     pub live_len_max: usize,
+    pub live_budget: Arc<Budget>,
     pub incoming: mpsc::Sender<Incoming>,
     pub status: watch::Sender<Status>,
     pub metrics: Arc<Metrics>,
@@ -145,7 +149,9 @@ impl Follow {
         pause: &mut Duration,
     ) -> Result<std::convert::Infallible, Lost> {
         let channels = [&*self.events_channel, &self.nodes_channel];
-        let mut listener = Listener::connect(&self.connector, &channels, self.live_len_max).await?;
+        let (len_max, budget) = (self.live_len_max, &self.live_budget);
+        let connecting = Listener::connect(&self.connector, &channels, len_max, budget);
+        let mut listener = connecting.await?;
         if !self.lease.take(&mut listener.redis).await? {
             return Err(Lost::NameTaken);
         }
@@ -231,11 +237,13 @@ impl Follow {
         loop {
             let page = self.cursor.read(&mut redis, self.state.page_len).await;
             let page = page.inspect_err(|_| self.state.page_len.was_lost())?;
-            self.state.page_len.arrived();
             read += page.entries.len() as u64;
             self.metrics.mirror_drained.inc_by(page.entries.len() as u64);
             let last = page.entries.last().map(|(id, _)| Place { id: *id, read });
+            let len = page.entries.len();
             let events: Vec<_> = page.entries.into_iter().filter_map(|(_, event)| event).collect();
+            let bytes = events.iter().map(|event| event.frame.bytes().len()).sum();
+            self.state.page_len.arrived(len, bytes);
             if !events.is_empty() {
                 self.hand_on(Incoming::Events { events, backlog }).await?;
             }
@@ -284,12 +292,13 @@ impl Follow {
     async fn on_messages(
         &mut self,
         listener: &mut Listener,
-        messages: Vec<PushInfo>,
+        messages: Vec<Message>,
         end: Option<Place>,
     ) -> Result<bool, Lost> {
-        let mut events = Vec::new();
+        let (mut events, mut bytes) = (Vec::new(), 0);
         let mut agrees = None;
-        for PushInfo { kind, data } in messages {
+        for message in messages {
+            let PushInfo { kind, data } = message.push;
             if kind == PushKind::Disconnection {
                 return Err(Lost::Ended);
             }
@@ -312,7 +321,13 @@ impl Follow {
                 agrees.get_or_insert(self.state.reached == end);
             }
             self.state.reached = Place { id, read: self.state.reached.read + 1 };
+            bytes += event.frame.bytes().len();
             events.push(event);
+            if bytes >= BYTES_PER_PIECE {
+                bytes = 0;
+                let events = std::mem::take(&mut events);
+                self.hand_on(Incoming::Events { events, backlog: false }).await?;
+            }
         }
         if !events.is_empty() {
             self.hand_on(Incoming::Events { events, backlog: false }).await?;

@@ -34,12 +34,13 @@ pub use append::Batch;
 pub use event::Mirrored;
 pub use signal::Signal;
 
-use self::append::Append;
+use self::append::{Append, Queued};
 use self::connect::Connector;
 use self::cursor::Cursor;
 use self::follow::{Follow, Position};
 use self::lease::Lease;
 use self::signal::Signals;
+use crate::budget::{Budget, Budgets};
 use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::tasks::Tasks;
@@ -47,15 +48,20 @@ use crate::tasks::Tasks;
 /// What the names of the nodes' consumer groups begin with.
 const GROUP_PREFIX: &str = "node:";
 /// Pieces of `Incoming` that may wait for their reader; when it is full, the follower waits, and
-/// its own queue of live messages fills (see `mirror.live_len_max`).
-const INCOMING_LEN: usize = 64;
+/// its own queue of live messages fills (see `mirror.live_len_max` and `queue_bytes_max`).
+/// Each has some MiB at the most, which its reader takes at once.
+const INCOMING_LEN: usize = 8;
+/// Bytes of what other nodes say that may wait: 64 of the longest messages. More are dropped.
+const SIGNALS_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Receipts of batches that may wait for the outbox to hear of them.
 const MIRRORED_LEN: usize = 1024;
 
 /// A node's way to Redis. Cheap to clone; when the last clone is gone, appending ends.
 #[derive(Clone)]
 pub struct Mirror {
-    batches: mpsc::Sender<Batch>,
+    batches: mpsc::Sender<Queued>,
+    /// Of what waits there.
+    budget: Arc<Budget>,
     status: watch::Receiver<Status>,
 }
 
@@ -111,6 +117,7 @@ impl Mirror {
     /// Starts to append and to follow.
     pub fn start(
         config: &Config,
+        budgets: &Budgets,
         metrics: &Arc<Metrics>,
         tasks: &Tasks,
     ) -> Result<(Self, Streams), OpenError> {
@@ -148,6 +155,7 @@ impl Mirror {
             node,
             heartbeat,
             live_len_max: settings.live_len_max,
+            live_budget: budgets.from_mirror.clone(),
             incoming,
             status,
             metrics: metrics.clone(),
@@ -157,12 +165,14 @@ impl Mirror {
         tasks.spawn("mirror follow", follow.run(first_attempt));
         let (incoming, mirrored) = (incoming_rx, mirrored_rx);
         let streams = Streams { incoming, signals, mirrored, started };
-        Ok((Self { batches, status: status_rx }, streams))
+        let budget = budgets.to_mirror.clone();
+        Ok((Self { batches, budget, status: status_rx }, streams))
     }
 
     /// Hands over committed events. `false`: the queue is full, and they are left to the outbox.
     pub fn append(&self, batch: Batch) -> bool {
-        self.batches.try_send(batch).is_ok()
+        let queued = Queued::new(batch, &self.budget);
+        queued.is_some_and(|queued| self.batches.try_send(queued).is_ok())
     }
 
     pub fn status(&self) -> Status {
@@ -189,6 +199,7 @@ fn start_signals(
         channel: connector.channel(&format!("{}:signals", config.mirror.prefix)),
         heartbeat: Duration::from_millis(config.mirror.heartbeat_ms),
         queue_len_max,
+        budget: Budget::new(SIGNALS_BYTES_MAX),
         outgoing,
         incoming,
         metrics: metrics.clone(),

@@ -14,6 +14,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use super::connect::Connector;
 use super::listen::Listener;
+use crate::budget::Budget;
 use crate::metrics::Metrics;
 use crate::tasks::Tasks;
 
@@ -40,6 +41,8 @@ pub(super) struct Signals {
     /// Messages that may wait between Redis' connection and this task, and between it and its
     /// reader. More are dropped.
     pub queue_len_max: usize,
+    /// Of those from Redis' connection.
+    pub budget: Arc<Budget>,
     /// What this node says. Bounded by the same number; who finds it full drops what they say.
     pub outgoing: mpsc::Receiver<Vec<u8>>,
     pub incoming: mpsc::Sender<Signal>,
@@ -97,8 +100,9 @@ impl Signals {
     /// One connection, from greeting to loss.
     async fn listen(&mut self, pause: &mut Duration) -> Result<Infallible, Lost> {
         let (channels, len_max) = ([self.channel.as_str()], self.queue_len_max);
+        let connecting = Listener::connect(&self.connector, &channels, len_max, &self.budget);
         let mut listener = tokio::select! {
-            listener = Listener::connect(&self.connector, &channels, len_max) => listener?,
+            listener = connecting => listener?,
             // A node that stops does not wait for a Redis that is away.
             () = self.tasks.stopping() => return Err(Lost::Ended),
         };
@@ -113,7 +117,7 @@ impl Signals {
                         return Err(Lost::Ended);
                     }
                     for message in messages {
-                        self.hand_on(message)?;
+                        self.hand_on(message.push)?;
                     }
                 }
                 said = self.outgoing.recv() => {

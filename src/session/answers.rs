@@ -43,9 +43,10 @@ pub struct Answers {
 /// An answer that is owed, what it may make the socket follow, and what it counts on meanwhile.
 type Owed = (Pending, Asks, Option<Held>);
 
-/// What the socket may come to follow by an answer.
+/// Whose command an answer is to, and what the socket may come to follow by it.
 #[derive(Default)]
 pub struct Asks {
+    pub user: Option<UserId>,
     /// Each room with the user to follow it as: one for a `join`, in their order for a `resume`.
     pub follows: Vec<(RoomName, UserId)>,
     /// How many of those rooms it does not follow yet.

@@ -6,6 +6,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::future::Future;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,8 +21,9 @@ use crate::hub::{
 use crate::log::LogError;
 use crate::model::{ClientId, RoomName, Seq, UserId};
 use crate::protocol::command::{Command, Request};
-use crate::protocol::error::Problem;
+use crate::protocol::error::{Code, Problem};
 use crate::protocol::frame::{self, Frame};
+use crate::share::Share;
 use crate::socket::Link;
 
 type Page = Result<Option<Arc<Batch>>, LogError>;
@@ -30,9 +32,11 @@ type Page = Result<Option<Arc<Batch>>, LogError>;
 pub struct Follows {
     shared: Arc<Shared>,
     link: Arc<Link>,
+    /// Places for rooms and users that it follows, or may come to.
+    share: Share<IpAddr>,
     /// Where fan-outs leave followers that fell behind or stopped.
     pub inbox: Arc<Inbox>,
-    rooms: HashMap<RoomName, (Arc<Room>, Arc<Follower>)>,
+    rooms: HashMap<RoomName, Followed>,
     /// Those that are behind, in the order they will be served. At most one entry a room.
     behind: VecDeque<(Arc<Room>, Arc<Follower>)>,
     /// Users whose `join` or `resume` is on its way, by room.
@@ -51,6 +55,14 @@ pub struct Follows {
     resumes: Vec<Resume>,
 }
 
+/// A room that the socket follows, or has left a moment ago.
+struct Followed {
+    room: Arc<Room>,
+    follower: Arc<Follower>,
+    /// What it has of the share. It may be more than it needs: users leave, which is not told.
+    places: usize,
+}
+
 /// A `resume` that waits for its rooms.
 struct Resume {
     id: Option<ClientId>,
@@ -67,8 +79,9 @@ struct Resume {
 pub struct LostSync;
 
 impl Follows {
-    pub fn new(shared: Arc<Shared>, link: Arc<Link>) -> Self {
+    pub fn new(shared: Arc<Shared>, link: Arc<Link>, address: IpAddr) -> Self {
         Self {
+            share: shared.hub.share(address),
             shared,
             link,
             inbox: Arc::default(),
@@ -86,7 +99,7 @@ impl Follows {
 
     /// What the socket may come to follow by the command; refused if that is too much. `asked`:
     /// rooms that were asked for before and are not followed yet.
-    pub fn admit(&self, request: &Request, asked: usize) -> Result<Asks, Problem> {
+    pub fn admit(&mut self, request: &Request, asked: usize) -> Result<Asks, Problem> {
         let command = &request.command;
         let (field, follows) = match command {
             Command::Join { room, user, .. } => ("room", vec![(room.clone(), user.clone())]),
@@ -94,7 +107,7 @@ impl Follows {
                 let follow = |(room, _): &(RoomName, Seq)| (room.clone(), user.clone());
                 ("rooms", rooms.iter().map(follow).collect())
             }
-            _ => return Ok(Asks::default()),
+            _ => return Ok(Asks { user: command.user().cloned(), ..Asks::default() }),
         };
         let refusal = |field, limit: usize, error: String| Problem {
             limit: Some(limit as u64),
@@ -105,33 +118,51 @@ impl Follows {
         };
         let users_max = self.shared.config.session.users_per_room_max;
         let too_many = |(room, user): &(RoomName, UserId)| {
-            let follower = self.rooms.get(room).map(|(_, follower)| follower);
-            follower.is_some_and(|follower| follower.users_with(user) > users_max)
+            let followed = self.rooms.get(room);
+            followed.is_some_and(|followed| followed.follower.users_with(user) > users_max)
         };
         if follows.iter().any(too_many) {
             let error = format!("one socket may follow a room as up to {users_max} users");
             return Err(refusal("user_id", users_max, error));
         }
         let more = follows.iter().filter(|(room, _)| !self.contains(room)).count();
-        let asks = Asks { follows, rooms: more };
+        let asks = Asks { user: command.user().cloned(), follows, rooms: more };
         let max = self.shared.config.session.follows_max;
         // Rooms that were left and are not forgotten yet do not count. Looking for them takes a
         // while, so it is done only where it matters; a client that has it done again and again
         // is closed for its refused frames.
         let followed = || self.rooms.keys().filter(|room| self.contains(room)).count();
         let fits = |followed| followed + asked + more <= max;
-        if more == 0 || fits(self.rooms.len()) || fits(followed()) {
-            return Ok(asks);
+        if more > 0 && !fits(self.rooms.len()) && !fits(followed()) {
+            return Err(refusal(field, max, format!("one socket may follow up to {max} rooms")));
         }
-        Err(refusal(field, max, format!("one socket may follow up to {max} rooms")))
+        if !self.grow(asks.follows.len()) {
+            let error = "this node has no place for more rooms to follow (hub.follows_max): \
+                         follow fewer, or try again later";
+            let problem = Problem::new(Code::Unavailable, error);
+            let (re, room) = (Some(command.name()), command.room().cloned());
+            return Err(Problem { re, room, id: request.id.clone(), ..problem });
+        }
+        Ok(asks)
+    }
+
+    /// Takes places for so many more. Those of users who have left are not looked for but where it
+    /// matters.
+    fn grow(&mut self, count: usize) -> bool {
+        self.share.grow(count) || {
+            self.rooms.values_mut().for_each(|followed| followed.settle(&mut self.share));
+            self.share.grow(count)
+        }
     }
 
     /// The command was sent: from here on the rooms' followers note the leaves of these users.
     pub fn ask(&mut self, follows: &[(RoomName, UserId)]) {
         for (room, user) in follows {
             self.asked_for.entry(room.clone()).or_default().push(user.clone());
-            if let Some((_, follower)) = self.rooms.get(room) {
-                follower.ask(user);
+            if let Some(followed) = self.rooms.get_mut(room)
+                && followed.follower.ask(user)
+            {
+                followed.places += 1;
             }
         }
     }
@@ -139,15 +170,33 @@ impl Follows {
     /// The answer is that the user is not a member.
     pub fn refuse(&mut self, room: &RoomName, user: &UserId) {
         self.answered(room, user);
-        if let Some((_, follower)) = self.rooms.get(room).cloned() {
-            self.sort(&follower.answer(user, None), &follower);
+        if self.answer(room, user, None).is_none() {
+            self.share.shrink(1);
         }
+    }
+
+    /// Tells the room's follower what became of an ask. `None`: there is none that knows of it.
+    fn answer(
+        &mut self,
+        room: &RoomName,
+        user: &UserId,
+        as_of: Option<Seq>,
+    ) -> Option<Arc<Follower>> {
+        let followed = self.rooms.get_mut(room)?;
+        let answered = followed.follower.answer(user, as_of);
+        if answered == Answered::Unknown {
+            return None;
+        }
+        followed.settle(&mut self.share);
+        let follower = followed.follower.clone();
+        self.sort(&answered, &follower);
+        Some(follower)
     }
 
     /// The answer is that the user has left.
     pub fn leaves(&self, room: &RoomName, user: &UserId, seq: Seq) {
-        if let Some((_, follower)) = self.rooms.get(room) {
-            follower.leaves(user, seq);
+        if let Some(followed) = self.rooms.get(room) {
+            followed.follower.leaves(user, seq);
         }
     }
 
@@ -167,7 +216,7 @@ impl Follows {
 
     /// What follows from an answer for a follower that was paused.
     fn sort(&mut self, answered: &Answered, follower: &Arc<Follower>) {
-        let Some((room, _)) = self.rooms.get(follower.room()) else { return };
+        let Some(Followed { room, .. }) = self.rooms.get(follower.room()) else { return };
         match answered {
             Answered::State(State::Stopped) => self.stopped.push(follower.clone()),
             Answered::State(State::CatchingUp)
@@ -186,7 +235,7 @@ impl Follows {
 
     /// By which follower this socket follows the room, if it does.
     pub fn follower(&self, room: &RoomName) -> Option<&Arc<Follower>> {
-        let (_, follower) = self.rooms.get(room)?;
+        let Followed { follower, .. } = self.rooms.get(room)?;
         Some(follower).filter(|follower| follower.state() != State::Stopped)
     }
 
@@ -195,7 +244,7 @@ impl Follows {
     /// A `leave` stops the follower behind its event, perhaps before the command's answer is
     /// handled here. So a follower that stopped stays known until no answer is owed.
     pub fn by_whom(&self, room: &RoomName, seq: Seq) -> Option<Arc<Follower>> {
-        let (_, follower) = self.rooms.get(room)?;
+        let Followed { follower, .. } = self.rooms.get(room)?;
         follower.gets(seq).then(|| follower.clone())
     }
 
@@ -203,13 +252,10 @@ impl Follows {
     pub fn follow(&mut self, follow: &Follow) -> Result<Arc<Follower>, LostSync> {
         let (name, user, as_of) = (&follow.asked.room, &follow.asked.user, follow.last_seq);
         self.answered(name, user);
-        if let Some((_, follower)) = self.rooms.get(name).cloned() {
-            let answered = follower.answer(user, Some(as_of));
-            if answered != Answered::Unknown {
-                self.sort(&answered, &follower);
-                return Ok(follower);
-            }
-            self.forget(name);
+        if let Some(follower) = self.answer(name, user, Some(as_of)) {
+            return Ok(follower);
+        }
+        if let Some(follower) = self.forget(name) {
             self.stopped.retain(|known| !Arc::ptr_eq(known, &follower));
         }
         let (link, inbox) = (self.link.clone(), self.inbox.clone());
@@ -223,7 +269,9 @@ impl Follows {
         if !self.shared.hub.follow(&follow.room, follower.clone()) {
             return Err(LostSync);
         }
-        self.rooms.insert(name.clone(), (follow.room.clone(), follower.clone()));
+        // Its asks have their places already, from before there was a follower.
+        let (room, places) = (follow.room.clone(), follower.users_len());
+        self.rooms.insert(name.clone(), Followed { room, follower: follower.clone(), places });
         if follower.state() == State::CatchingUp {
             self.behind.push_back((follow.room.clone(), follower.clone()));
         }
@@ -256,7 +304,7 @@ impl Follows {
     /// Sorts what the fan-outs left: who stopped, and who fell behind.
     pub fn sort_inbox(&mut self) {
         for follower in self.inbox.take() {
-            let Some((room, _)) = self.rooms.get(follower.room()) else { continue };
+            let Some(Followed { room, .. }) = self.rooms.get(follower.room()) else { continue };
             match follower.state() {
                 State::Stopped => self.stopped.push(follower),
                 State::CatchingUp => self.behind.push_back((room.clone(), follower)),
@@ -275,19 +323,20 @@ impl Follows {
     pub fn forget_stopped(&mut self) {
         for follower in std::mem::take(&mut self.stopped) {
             let current = self.rooms.get(follower.room());
-            if current.is_some_and(|(_, known)| Arc::ptr_eq(known, &follower)) {
+            if current.is_some_and(|current| Arc::ptr_eq(&current.follower, &follower)) {
                 self.forget(follower.room());
             }
         }
     }
 
-    fn forget(&mut self, name: &RoomName) {
-        if let Some((room, follower)) = self.rooms.remove(name) {
-            self.shared.hub.unfollow(&room, &follower);
-        }
+    fn forget(&mut self, name: &RoomName) -> Option<Arc<Follower>> {
+        let Followed { room, follower, places } = self.rooms.remove(name)?;
+        self.shared.hub.unfollow(&room, &follower);
+        self.share.shrink(places);
         if self.rooms.is_empty() {
             self.rooms = HashMap::new();
         }
+        Some(follower)
     }
 
     /// Whether a page is being read, or must not be read yet.
@@ -418,9 +467,18 @@ impl Follows {
     }
 }
 
+impl Followed {
+    /// Gives back the places of users who have left.
+    fn settle(&mut self, share: &mut Share<IpAddr>) {
+        let needed = self.follower.users_len();
+        share.shrink(self.places.saturating_sub(needed));
+        self.places = needed;
+    }
+}
+
 impl Drop for Follows {
     fn drop(&mut self) {
-        for (room, follower) in std::mem::take(&mut self.rooms).into_values() {
+        for Followed { room, follower, .. } in std::mem::take(&mut self.rooms).into_values() {
             self.shared.hub.unfollow(&room, &follower);
         }
     }

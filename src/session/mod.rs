@@ -37,7 +37,7 @@ use self::answers::{Answers, Asked, Asks, Awaited, Outage, Pending, Reader, Repl
 use self::follows::{Follows, LostSync};
 use self::history::Broken;
 use self::limits::Limits;
-use self::pace::{PAGE_WEIGHT, Pace};
+use self::pace::{PAGE_WEIGHT, Pace, weight_of};
 use self::paging::Paging;
 use self::resume::Resuming;
 use self::written::overdue;
@@ -49,7 +49,7 @@ use crate::lane::Lanes;
 use crate::log::Log;
 use crate::metrics::{self, Metrics};
 use crate::mirror::Status;
-use crate::model::RoomName;
+use crate::model::{RoomName, UserId};
 use crate::protocol::close::CloseCode;
 use crate::protocol::command::{Command, Request};
 use crate::protocol::frame::{self, Hello};
@@ -89,12 +89,14 @@ pub struct Session {
     parked: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     /// An event that is an answer and is not with the socket yet. While it is awaited no other
     /// answer is given, so that answers keep their order.
-    awaited: Option<Awaited>,
+    awaited: Option<Box<Awaited>>,
     /// An answer of several pieces that is on its way. Meanwhile nothing else is given.
     paging: Option<Box<Paging>>,
     limits: Limits,
     /// Whose socket it is.
     address: IpAddr,
+    /// Whose command was answered last: what that was worth is theirs to pay, too.
+    payer: Option<UserId>,
     /// Until when nothing is read, because too much was said; or if the node stops, when an answer
     /// on its way is given up.
     rest: Option<Pin<Box<Sleep>>>,
@@ -120,7 +122,7 @@ impl Session {
     pub fn new(shared: Arc<Shared>, lanes: Lanes, socket: Socket, address: IpAddr) -> Box<Self> {
         let link = socket.link().clone();
         Box::new(Self {
-            follows: Follows::new(shared.clone(), link.clone()),
+            follows: Follows::new(shared.clone(), link.clone(), address),
             shared,
             lanes,
             socket,
@@ -132,6 +134,7 @@ impl Session {
             paging: None,
             limits: Limits::new(Instant::now()),
             address,
+            payer: None,
             rest: None,
             debt: None,
             out: Vec::new(),
@@ -173,10 +176,8 @@ impl Session {
             let result = tokio::select! {
                 incoming = self.socket.next(reading) => self.on_incoming(incoming),
                 (reply, asks) = self.answers.next(), if answering => self.on_reply(reply, asks),
-                () = overdue(self.awaited.as_ref()), if self.awaited.is_some() => Ok(()),
-                paged = paged(self.paging.as_mut()), if self.paging.is_some() => {
-                    paged.map_err(|Broken| (CloseCode::RESYNC, "an answer broke off: reconnect"))
-                }
+                () = overdue(self.awaited.as_deref()), if self.awaited.is_some() => Ok(()),
+                len = paged(self.paging.as_mut()), if self.paging.is_some() => self.on_paged(len),
                 () = inbox.arrived() => {
                     self.follows.sort_inbox();
                     Ok(())
@@ -268,6 +269,8 @@ impl Session {
         let wait = || self.limits.wait(config, Instant::now());
         let begins_page = self.follows.catch_up(wait).map_err(lost_sync)?;
         if begins_page {
+            // Whoever said what has to be read, it is this socket that has not got it.
+            self.payer = None;
             self.charge(PAGE_WEIGHT);
         }
         Ok(())
@@ -283,6 +286,12 @@ impl Session {
         });
         self.out.extend_from_slice(hello.bytes());
         self.flush();
+    }
+
+    fn on_paged(&mut self, len: Result<usize, Broken>) -> Result<(), End> {
+        let len = len.map_err(|Broken| (CloseCode::RESYNC, "an answer broke off: reconnect"))?;
+        self.charge(weight_of(len));
+        Ok(())
     }
 
     fn on_rested(&mut self) -> Result<(), End> {
@@ -350,7 +359,7 @@ impl Session {
         let re = command.name();
         let came = Instant::now();
         let asked = |room, user, id| Asked { re, room, user, id, came };
-        let reader = Reader::new(self.shared.clone(), self.outage.clone());
+        let (reader, from) = (Reader::new(self.shared.clone(), self.outage.clone()), self.address);
         match command {
             Command::Create { user, room } => self.write(asked(room, user, id), Verb::Create),
             Command::Leave { user, room } => self.write(asked(room, user, id), Verb::Leave),
@@ -382,16 +391,16 @@ impl Session {
             }
             Command::Who { user, room } => {
                 let (follower, asked) = (self.follower(&room), asked(room, user, id));
-                Pending::later(|| signs::who(reader, asked, follower))
+                Pending::later(move || signs::who(reader, asked, follower, from))
             }
             Command::Typing { user, room } => {
                 let (follower, asked) = (self.follower(&room), asked(room.clone(), user, id));
                 let since = self.shared.hub.room(&room).and_then(|room| room.edge());
-                Pending::later(move || signs::typing(reader, asked, follower, since))
+                Pending::later(move || signs::typing(reader, asked, follower, since, from))
             }
             Command::Read { user, room, seq } => {
                 let (follower, asked) = (self.follower(&room), asked(room, user, id));
-                Pending::later(move || signs::read(reader, asked, seq, follower))
+                Pending::later(move || signs::read(reader, asked, seq, follower, from))
             }
             Command::Ping => Pending::Ready(Reply::frame(re, frame::pong(id.as_ref()))),
             Command::Help => Pending::Ready(Reply::frame(re, frame::help(id.as_ref()))),
@@ -423,7 +432,7 @@ async fn passed(moment: &mut Option<Pin<Box<Sleep>>>) {
     }
 }
 
-async fn paged(paging: Option<&mut Box<Paging>>) -> Result<(), Broken> {
+async fn paged(paging: Option<&mut Box<Paging>>) -> Result<usize, Broken> {
     match paging {
         None => std::future::pending().await,
         Some(paging) => paging.advance().await,

@@ -60,9 +60,18 @@ impl Pace {
     }
 
     /// As `charge`, for one who asks over HTTP.
-    pub fn charge_request(&self, address: IpAddr, weight: u32, now: Instant) {
+    pub fn charge_request(
+        &self,
+        address: IpAddr,
+        user: Option<&UserId>,
+        weight: u32,
+        now: Instant,
+    ) {
         if weight > 0 {
             self.requests.charge(&address, weight, now);
+            if let Some(user) = user {
+                self.by_user.charge(user, weight, now);
+            }
         }
     }
 

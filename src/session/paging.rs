@@ -52,14 +52,16 @@ impl Paging {
         }
     }
 
-    /// Hands over the next piece when it has been read. Cancel-safe: the read goes on.
-    pub async fn advance(&mut self) -> Result<(), Broken> {
+    /// Hands over the next piece when it has been read; of how many bytes. Cancel-safe: the read
+    /// goes on.
+    pub async fn advance(&mut self) -> Result<usize, Broken> {
         let Next::Reads(read) = &mut self.next else { return std::future::pending().await };
         let (pages, part) = read.await;
         self.next = Next::Over;
         let Part { json, held, is_last } = part?;
         let fragment = frame::fragment(&json, !self.is_begun, is_last);
         drop(json);
+        let len = fragment.len();
         // Closed: the session hears of it from the socket.
         let _ = self.link.push_shared(&held.keep(fragment));
         self.is_begun = true;
@@ -68,7 +70,7 @@ impl Paging {
         } else {
             self.next = Next::Waits(pages);
         }
-        Ok(())
+        Ok(len)
     }
 
     /// Whether the last piece is with the socket.

@@ -23,7 +23,8 @@ const ROOMS_PER_WEIGHT: usize = 5;
 const LARGE_BYTES_MIN: usize = 4096;
 
 impl Session {
-    pub(super) fn on_reply(&mut self, reply: Reply, asks: Asks) -> Result<(), End> {
+    pub(super) fn on_reply(&mut self, reply: Reply, mut asks: Asks) -> Result<(), End> {
+        self.payer = asks.user.take();
         match reply {
             Reply::Nothing => Ok(()),
             Reply::Frame { re, frame, weight } => {
@@ -98,6 +99,7 @@ impl Session {
         self.charge(weight(resuming.done.len() - from, ROOMS_PER_WEIGHT));
         self.flush();
         if !resuming.is_over() {
+            let asks = Asks { user: self.payer.clone(), ..asks };
             self.answers.go_on(Pending::later(|| resume::part(resuming)), asks);
             return Ok(());
         }
@@ -175,7 +177,7 @@ impl Session {
         if weight > 0 {
             let now = Instant::now();
             self.limits.charge(&self.shared.config.session, weight, now);
-            self.shared.pace.charge(self.address, None, weight, now);
+            self.shared.pace.charge(self.address, self.payer.as_ref(), weight, now);
         }
     }
 

@@ -4,6 +4,7 @@
 //! a member's, so the log is only asked about others. That is looked at when the command's turn has
 //! come, not when it is read: a `leave` may be before it.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::Session;
@@ -13,7 +14,7 @@ use crate::log::Mark;
 use crate::model::{Seq, UserId};
 use crate::protocol::error::{Code, Problem};
 use crate::protocol::signal;
-use crate::signals::Crowd;
+use crate::signals::{Crowd, Party};
 
 /// By whom the socket followed the room when the command was read.
 type Follows = Option<Arc<Follower>>;
@@ -26,12 +27,13 @@ async fn admit(reader: &Reader, asked: &Asked, follows: Follows) -> Result<(), P
     }
 }
 
-pub async fn who(mut reader: Reader, asked: Asked, follows: Follows) -> Reply {
+pub async fn who(mut reader: Reader, asked: Asked, follows: Follows, from: IpAddr) -> Reply {
     reader.begin();
     if let Err(problem) = admit(&reader, &asked, follows).await {
         return Reply::Problem(problem);
     }
-    reader.shared.signals.gather(&asked.room).await;
+    let asks = [Party::Address(from), Party::User(asked.user.clone())];
+    reader.shared.signals.gather(&asked.room, &asks).await;
     Reply::Who(asked)
 }
 
@@ -42,22 +44,29 @@ pub async fn typing(
     asked: Asked,
     follows: Follows,
     since: Option<Seq>,
+    from: IpAddr,
 ) -> Reply {
     reader.begin();
     if let Err(problem) = admit(&reader, &asked, follows).await {
         return Reply::Problem(problem);
     }
-    reader.shared.signals.types(&asked.room, asked.user.clone(), since);
+    reader.shared.signals.types(&asked.room, asked.user.clone(), from, since);
     taken(&asked)
 }
 
-pub async fn read(mut reader: Reader, asked: Asked, seq: Seq, follows: Follows) -> Reply {
+pub async fn read(
+    mut reader: Reader,
+    asked: Asked,
+    seq: Seq,
+    follows: Follows,
+    from: IpAddr,
+) -> Reply {
     reader.begin();
     if let Err(problem) = admit(&reader, &asked, follows).await {
         return Reply::Problem(problem);
     }
     let (room, user) = (asked.room.clone(), asked.user.clone());
-    if reader.shared.signals.read(&Mark { room, user, seq }) {
+    if reader.shared.signals.read(&Mark { room, user, seq }, from) {
         return taken(&asked);
     }
     let error = "too many marks wait for the log: try again in a moment";

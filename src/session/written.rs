@@ -31,7 +31,7 @@ impl Session {
                 // long replay, waits for all their events together, not for one after the other.
                 let budget = self.shared.config.lane.answer_timeout_ms;
                 let due = asked.came + Duration::from_millis(budget);
-                self.awaited = Some(Awaited { asked, seq, at, follower, due });
+                self.awaited = Some(Box::new(Awaited { asked, seq, at, follower, due }));
             }
             _ => self.ack(&asked, seq, at, duplicate),
         }

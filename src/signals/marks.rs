@@ -5,14 +5,17 @@
 //! the mark is lost, and the user has a few messages unread that they have seen.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
+use super::Party;
 use crate::log::{Mark, Marked, Marker};
 use crate::model::{RoomName, Seq, UserId};
+use crate::share::Shares;
 use crate::tasks::Tasks;
 
 /// Marks in one statement.
@@ -23,9 +26,8 @@ const HURRY_PAUSE: Duration = Duration::from_millis(50);
 
 /// One to a node.
 pub struct Marks {
-    state: Mutex<State>,
     /// Bounded by `signals.read_len_max`.
-    len_max: usize,
+    state: Mutex<State>,
     /// Something waits.
     waiting: Notify,
     /// Somebody waits for what waits.
@@ -34,53 +36,66 @@ pub struct Marks {
     written: watch::Sender<u64>,
 }
 
-#[derive(Default)]
 struct State {
     waiting: Waiting,
-    /// Taken, and not known to be stored.
-    writing: Waiting,
+    /// Taken, and not known to be stored; and who said them.
+    writing: HashMap<UserId, HashMap<RoomName, IpAddr>>,
 }
 
-/// The last mark of each user and room.
-#[derive(Debug, Default, PartialEq, Eq)]
+/// The last mark of each user and room, and who said the first that waits.
+#[derive(Debug)]
 struct Waiting {
-    users: HashMap<UserId, HashMap<RoomName, Seq>>,
-    len: usize,
+    users: HashMap<UserId, HashMap<RoomName, (Seq, IpAddr)>>,
+    /// Who has how many of the places.
+    shares: Shares<Party>,
+}
+
+/// Whose place a mark takes.
+fn parties(user: &UserId, from: IpAddr) -> [Party; 2] {
+    [Party::Address(from), Party::User(user.clone())]
 }
 
 impl Waiting {
-    /// Keeps the higher of two. `false`: there are too many.
-    fn put(&mut self, mark: &Mark, len_max: usize) -> bool {
+    fn new(len_max: usize) -> Self {
+        Self { users: HashMap::new(), shares: Shares::new(len_max) }
+    }
+
+    fn len(&self) -> usize {
+        self.shares.taken()
+    }
+
+    /// Keeps the higher of two. `false`: there is no place for it.
+    fn put(&mut self, mark: &Mark, from: IpAddr) -> bool {
         let known = self.users.get_mut(&mark.user).and_then(|rooms| rooms.get_mut(&mark.room));
-        if let Some(known) = known {
+        if let Some((known, _)) = known {
             *known = mark.seq.max(*known);
             return true;
         }
-        if self.len >= len_max {
+        if !self.shares.take(&parties(&mark.user, from), 1) {
             return false;
         }
         let rooms = self.users.entry(mark.user.clone()).or_default();
-        rooms.insert(mark.room.clone(), mark.seq);
-        self.len += 1;
+        rooms.insert(mark.room.clone(), (mark.seq, from));
         true
     }
 
-    fn take(&mut self, len_max: usize) -> Vec<Mark> {
+    fn take(&mut self, len_max: usize) -> Vec<(Mark, IpAddr)> {
         let mut taken = Vec::new();
         self.users.retain(|user, rooms| {
             let room_for = len_max - taken.len();
             let mut room_for = room_for.min(rooms.len());
-            rooms.retain(|room, seq| {
+            rooms.retain(|room, (seq, from)| {
                 let stays = room_for == 0;
                 if !stays {
                     room_for -= 1;
-                    taken.push(Mark { room: room.clone(), user: user.clone(), seq: *seq });
+                    let mark = Mark { room: room.clone(), user: user.clone(), seq: *seq };
+                    self.shares.give_back(&parties(user, *from), 1);
+                    taken.push((mark, *from));
                 }
                 stays
             });
             !rooms.is_empty()
         });
-        self.len -= taken.len();
         if self.users.is_empty() {
             self.users = HashMap::new();
         }
@@ -92,7 +107,8 @@ impl Marks {
     pub fn new(len_max: usize) -> Self {
         let (waiting, hurry) = (Notify::new(), Notify::new());
         let written = watch::Sender::new(0);
-        Self { state: Mutex::default(), len_max, waiting, hurry, written }
+        let state = State { waiting: Waiting::new(len_max), writing: HashMap::new() };
+        Self { state: Mutex::new(state), waiting, hurry, written }
     }
 
     /// Nothing that runs under this lock can panic.
@@ -101,8 +117,8 @@ impl Marks {
     }
 
     /// `false`: too many wait.
-    pub fn put(&self, mark: &Mark) -> bool {
-        let put = self.state().waiting.put(mark, self.len_max);
+    pub fn put(&self, mark: &Mark, from: IpAddr) -> bool {
+        let put = self.state().waiting.put(mark, from);
         self.waiting.notify_one();
         put
     }
@@ -113,7 +129,7 @@ impl Marks {
         let mut written = self.written.subscribe();
         let waits = || {
             let state = self.state();
-            state.waiting.users.contains_key(user) || state.writing.users.contains_key(user)
+            state.waiting.users.contains_key(user) || state.writing.contains_key(user)
         };
         // It is not known after how many writes. The one that is under way may have begun before,
         // more may wait than go into the next, and a mark whose row is locked waits for another.
@@ -160,7 +176,7 @@ impl Marks {
 
     /// Writes what waits by now, once: what could not be written waits again.
     async fn write_all(&self, marker: &mut Marker, told: &impl Fn(Vec<Mark>)) {
-        let mut left = self.state().waiting.len;
+        let mut left = self.state().waiting.len();
         while left > 0 {
             let batch = self.take(left.min(BATCH_LEN));
             left -= batch.len().clamp(1, left);
@@ -184,20 +200,22 @@ impl Marks {
 
     fn take(&self, len: usize) -> Vec<Mark> {
         let mut state = self.state();
-        let batch = state.waiting.take(len);
-        for mark in &batch {
-            state.writing.put(mark, usize::MAX);
+        let taken = state.waiting.take(len);
+        for (mark, from) in &taken {
+            let rooms = state.writing.entry(mark.user.clone()).or_default();
+            rooms.insert(mark.room.clone(), *from);
         }
-        batch
+        taken.into_iter().map(|(mark, _)| mark).collect()
     }
 
     /// Ends a write. What is to be written again may find its place taken by a later mark, which
     /// is as good, or no place at all: then it is lost.
     fn put_back(&self, again: &[Mark]) {
         let mut state = self.state();
-        state.writing = Waiting::default();
+        let writing = std::mem::take(&mut state.writing);
         for mark in again {
-            state.waiting.put(mark, self.len_max);
+            let from = writing.get(&mark.user).and_then(|rooms| rooms.get(&mark.room));
+            from.map(|from| state.waiting.put(mark, *from));
         }
         drop(state);
         if !again.is_empty() {
@@ -209,6 +227,8 @@ impl Marks {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
 
     fn mark(user: usize, room: usize, seq: u64) -> Mark {
@@ -216,26 +236,34 @@ mod tests {
         Mark { room: RoomName::stored(&room), user: UserId::stored(&user), seq: Seq(seq) }
     }
 
+    /// Each user has an address of their own.
+    fn put(waiting: &mut Waiting, mark: &Mark) -> bool {
+        let number: u32 = mark.user.as_str().parse().unwrap();
+        waiting.put(mark, Ipv4Addr::from_bits(number).into())
+    }
+
     #[test]
     fn of_each_user_and_room_the_highest_mark_waits_and_no_more_than_fit() {
-        let mut waiting = Waiting::default();
+        let mut waiting = Waiting::new(4);
         for seq in [3, 9, 5] {
-            assert!(waiting.put(&mark(1, 1, seq), 2));
+            assert!(put(&mut waiting, &mark(1, 1, seq)));
         }
-        assert!(waiting.put(&mark(1, 2, 1), 2));
-        assert!(!waiting.put(&mark(2, 1, 1), 2), "there is no room");
-        assert!(waiting.put(&mark(1, 2, 4), 2), "that one has its place");
-        let mut taken = waiting.take(10);
-        taken.sort_by_key(|mark| mark.room.clone());
-        assert_eq!(taken, [mark(1, 1, 9), mark(1, 2, 4)]);
-        assert_eq!(waiting, Waiting::default());
+        assert!(put(&mut waiting, &mark(1, 2, 1)));
+        assert!(!put(&mut waiting, &mark(1, 3, 1)), "that user has half of the places");
+        assert!(put(&mut waiting, &mark(1, 2, 4)), "that one has its place");
+        assert!(put(&mut waiting, &mark(2, 1, 1)) && put(&mut waiting, &mark(3, 1, 1)));
+        assert!(!put(&mut waiting, &mark(4, 1, 1)), "there is no place");
+        let mut taken: Vec<_> = waiting.take(10).into_iter().map(|(mark, _)| mark).collect();
+        taken.sort_by_key(|mark| (mark.user.clone(), mark.room.clone()));
+        assert_eq!(taken, [mark(1, 1, 9), mark(1, 2, 4), mark(2, 1, 1), mark(3, 1, 1)]);
+        assert_eq!((waiting.len(), waiting.users.capacity()), (0, 0));
     }
 
     #[tokio::test]
     async fn whoever_asks_waits_for_all_that_they_said_in_however_many_writes() {
         let marks = Marks::new(usize::MAX);
         for room in 0..3 * BATCH_LEN {
-            assert!(marks.put(&mark(1, room, 1)));
+            assert!(marks.put(&mark(1, room, 1), Ipv4Addr::LOCALHOST.into()));
         }
         let (user, until) = (UserId::stored("1"), Instant::now() + Duration::from_secs(3600));
         let mut stored = std::pin::pin!(marks.stored(&user, until));
@@ -250,15 +278,15 @@ mod tests {
 
     #[test]
     fn batches_take_every_mark_once() {
-        let mut waiting = Waiting::default();
+        let mut waiting = Waiting::new(1000);
         for n in 0..100 {
-            waiting.put(&mark(n % 7, n, n as u64), 1000);
+            put(&mut waiting, &mark(n % 7, n, n as u64));
         }
         let mut taken = Vec::new();
-        while waiting.len > 0 {
+        while waiting.len() > 0 {
             let batch = waiting.take(9);
-            assert!(batch.len() == 9 || waiting.len == 0);
-            taken.extend(batch);
+            assert!(batch.len() == 9 || waiting.len() == 0);
+            taken.extend(batch.into_iter().map(|(mark, _)| mark));
         }
         taken.sort_by_key(|mark| mark.seq);
         assert!(taken.into_iter().eq((0..100).map(|n| mark(n % 7, n, n as u64))));

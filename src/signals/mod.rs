@@ -19,6 +19,7 @@ mod typing;
 mod wire;
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -39,6 +40,15 @@ use crate::metrics::Metrics;
 use crate::mirror::Signal;
 use crate::model::{RoomName, Seq, UserId};
 use crate::tasks::Tasks;
+
+/// Whose places count together, of those that there are so many of (`Shares`).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Party {
+    Address(IpAddr),
+    User(UserId),
+    /// Another node, which has limits of its own.
+    Node(Arc<str>),
+}
 
 /// How often it is looked who came, went or types: what people see at once, and not so often that
 /// looking costs anything.
@@ -113,14 +123,14 @@ impl Signals {
     }
 
     /// Sees to it that this node knows who is online in the room, on all nodes; waits a moment for
-    /// them the first time. To be followed by `who`.
-    pub async fn gather(&self, room: &RoomName) {
+    /// them the first time. To be followed by `who`. `asks`: for whom it takes a place.
+    pub async fn gather(&self, room: &RoomName, asks: &[Party]) {
         let now = Instant::now();
         let mut heard = self.heard.subscribe();
         let gap = {
             let mut presence = self.presence();
             let connected = self.connected.load(Ordering::Relaxed);
-            if presence.want(room, now) && connected { presence.gap(room, now) } else { None }
+            if presence.want(room, asks, now) && connected { presence.gap(room, now) } else { None }
         };
         let Some(Gap { ask, until }) = gap else { return };
         if ask {
@@ -158,8 +168,8 @@ impl Signals {
 
     /// A member types. Others hear of it within a moment, unless they did so a moment ago, or the
     /// member's message comes first. `since`: the room's edge here when they said so.
-    pub fn types(&self, room: &RoomName, user: UserId, since: Option<Seq>) {
-        self.note(room, Typist { user, is_here: true, since });
+    pub fn types(&self, room: &RoomName, user: UserId, address: IpAddr, since: Option<Seq>) {
+        self.note(room, Typist { user, from: Party::Address(address), since });
     }
 
     fn note(&self, name: &RoomName, typist: Typist) {
@@ -173,8 +183,8 @@ impl Signals {
     }
 
     /// A member has read up to there. `false`: too many marks wait.
-    pub fn read(&self, mark: &Mark) -> bool {
-        self.marks.put(mark)
+    pub fn read(&self, mark: &Mark, address: IpAddr) -> bool {
+        self.marks.put(mark, address)
     }
 
     /// Waits until what the user said they have read is stored, but no longer than until `due`.
@@ -220,7 +230,7 @@ impl Signals {
         let mut typed_here = Vec::new();
         for (room, typists) in typing {
             let typists = self.tell_typing(&room, typists).await;
-            let here = typists.into_iter().filter(|typist| typist.is_here);
+            let here = typists.into_iter().filter(Typist::is_here);
             typed_here.extend(here.map(|typist| (room.clone(), typist.user, typist.since)));
         }
         let said = Said { online, ..Said::default() };
@@ -253,9 +263,10 @@ impl Signals {
         if !asked.is_empty() {
             self.answer(&asked);
         }
+        let peer: Arc<str> = message.node.as_str().into();
         for (room, user, since) in message.typing() {
             let since = since.or_else(|| self.hub.room(&room)?.edge());
-            self.note(&room, Typist { user, is_here: false, since });
+            self.note(&room, Typist { user, from: Party::Node(peer.clone()), since });
         }
         self.tell_read(message.read().collect()).await;
     }

@@ -20,7 +20,9 @@ use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
 use self::room::Room;
+use super::Party;
 use crate::model::{RoomName, UserId};
+use crate::share::Shares;
 
 /// Longest list of users that goes into one frame, in bytes of JSON. A longer one is only counted:
 /// a frame must not fill a socket's queue, and clients have their limits, too.
@@ -77,6 +79,8 @@ impl Limits {
 pub struct Presence {
     limits: Limits,
     rooms: HashMap<RoomName, Room>,
+    /// Who has how many of the places for rooms.
+    shares: Shares<Party>,
     peers: HashMap<String, Peer>,
 }
 
@@ -171,7 +175,8 @@ impl Crowd {
 
 impl Presence {
     pub fn new(limits: Limits) -> Self {
-        Self { limits, rooms: HashMap::new(), peers: HashMap::new() }
+        let shares = Shares::new(limits.rooms_max);
+        Self { limits, rooms: HashMap::new(), shares, peers: HashMap::new() }
     }
 
     /// How many rooms somebody asks about.
@@ -188,10 +193,10 @@ impl Presence {
         self.rooms.iter().map(|(name, room)| (name.clone(), room.is_new())).collect()
     }
 
-    /// Somebody here wants to know. `false`: there is no room for one more.
-    pub fn want(&mut self, name: &RoomName, now: Instant) -> bool {
+    /// Somebody here wants to know. `false`: there is no place for one more of theirs.
+    pub fn want(&mut self, name: &RoomName, asks: &[Party], now: Instant) -> bool {
         let lease = self.limits.lease;
-        let Some(room) = self.room(name, now) else { return false };
+        let Some(room) = self.room(name, asks, now) else { return false };
         room.asked_until = now + lease;
         true
     }
@@ -281,8 +286,9 @@ impl Presence {
         let known = self.peers.entry(peer.to_owned()).or_insert(Peer { until, is_mute: false });
         known.until = until;
         known.is_mute &= said.online.is_empty();
+        let asks = [Party::Node(peer.into())];
         for name in said.watch.iter().chain(&said.ask) {
-            if let Some(room) = self.room(name, now) {
+            if let Some(room) = self.room(name, &asks, now) {
                 room.wanted_until = until;
             }
         }
@@ -304,7 +310,13 @@ impl Presence {
     pub fn tick(&mut self, now: Instant) -> (Vec<Tell>, Vec<(RoomName, Crowd)>) {
         let Limits { settle, listed_max, .. } = self.limits;
         self.peers.retain(|_, peer| peer.until > now);
-        self.rooms.retain(|_, room| room.is_wanted(now));
+        self.rooms.retain(|_, room| {
+            let stays = room.is_wanted(now);
+            if !stays {
+                self.shares.give_back(&room.asked_by, 1);
+            }
+            stays
+        });
         // A crowd that is gone takes its memory with it.
         if self.rooms.capacity() > 64 && self.rooms.len() < self.rooms.capacity() / 4 {
             self.rooms.shrink_to_fit();
@@ -347,12 +359,12 @@ impl Presence {
         said
     }
 
-    /// The room, made if there is place for it.
-    fn room(&mut self, name: &RoomName, now: Instant) -> Option<&mut Room> {
-        if self.rooms.len() >= self.limits.rooms_max && !self.rooms.contains_key(name) {
+    /// The room, made if there is a place for it.
+    fn room(&mut self, name: &RoomName, asks: &[Party], now: Instant) -> Option<&mut Room> {
+        if !self.rooms.contains_key(name) && !self.shares.take(asks, 1) {
             return None;
         }
-        Some(self.rooms.entry(name.clone()).or_insert_with(|| Room::new(now)))
+        Some(self.rooms.entry(name.clone()).or_insert_with(|| Room::new(asks, now)))
     }
 }
 

@@ -8,9 +8,12 @@
 //! whether it holds looks for a message above that.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::time::{Duration, Instant};
 
+use super::Party;
 use crate::model::{RoomName, Seq, UserId};
+use crate::share::Shares;
 
 /// Users of one room who are told of at once. More of them at the same time are a crowd, and who
 /// is in it does not matter: they are taken, and told to nobody.
@@ -19,12 +22,10 @@ const USERS_AT_ONCE_MAX: usize = 8;
 pub struct Typing {
     /// About the time between two of one user in one room; what was told holds for two.
     interval: Duration,
-    /// Users and rooms that are remembered. While there are more, nobody is told.
-    len_max: usize,
+    /// Who has how many of the places for users and rooms that are remembered.
+    shares: Shares<Party>,
     /// When each was last told of. Empty while nobody types.
     last: HashMap<RoomName, HashMap<UserId, Told>>,
-    /// How many that are.
-    len: usize,
     /// Who is to be told of next.
     waiting: HashMap<RoomName, Vec<Typist>>,
 }
@@ -33,8 +34,8 @@ pub struct Typing {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Typist {
     pub user: UserId,
-    /// They type on this node: the others have to hear of it.
-    pub is_here: bool,
+    /// Where they type. If it is on this node, the others have to hear of it.
+    pub from: Party,
     /// The room's edge on their node when they typed. `None`: nobody follows the room there.
     pub since: Option<Seq>,
 }
@@ -42,14 +43,27 @@ pub struct Typist {
 /// A user who was told of, or is about to be.
 struct Told {
     at: Instant,
+    /// Whose place it is, and the user's.
+    from: Party,
     /// As `Typist::since`, moved up as far as it is known that they have sent nothing since.
     since: Option<Seq>,
+}
+
+impl Typist {
+    pub fn is_here(&self) -> bool {
+        matches!(self.from, Party::Address(_))
+    }
+
+    /// Whose place they take.
+    fn parties(&self) -> [Party; 2] {
+        [self.from.clone(), Party::User(self.user.clone())]
+    }
 }
 
 impl Typing {
     pub fn new(interval: Duration, len_max: usize) -> Self {
         let (last, waiting) = (HashMap::new(), HashMap::new());
-        Self { interval, len_max, last, len: 0, waiting }
+        Self { interval, shares: Shares::new(len_max), last, waiting }
     }
 
     /// Somebody types. Whether it is told: not if it was a moment ago, or if too many type.
@@ -63,7 +77,7 @@ impl Typing {
         now: Instant,
         silent_up_to: impl FnOnce(Seq) -> Option<Seq>,
     ) -> bool {
-        let pause = self.pause(typist.is_here);
+        let pause = self.pause(typist.is_here());
         let told = self.last.get_mut(room).and_then(|users| users.get_mut(&typist.user));
         let is_new = told.is_none();
         if let Some(told) = told.filter(|told| told.at + pause > now) {
@@ -79,12 +93,17 @@ impl Typing {
             waiting.retain(|other| other.user != typist.user);
             waiting.len()
         });
-        if waiting_len >= USERS_AT_ONCE_MAX || (is_new && self.len >= self.len_max) {
+        if waiting_len >= USERS_AT_ONCE_MAX || (is_new && !self.shares.take(&typist.parties(), 1)) {
             return false;
         }
-        let told = Told { at: now, since: typist.since };
-        self.last.entry(room.clone()).or_default().insert(typist.user.clone(), told);
-        self.len += usize::from(is_new);
+        let Typist { user, from, since } = typist.clone();
+        match self.last.entry(room.clone()).or_default().entry(user) {
+            Entry::Vacant(place) => drop(place.insert(Told { at: now, from, since })),
+            // It is the place of whoever took it.
+            Entry::Occupied(mut known) => {
+                (known.get_mut().at, known.get_mut().since) = (now, since)
+            }
+        }
         self.waiting.entry(room.clone()).or_default().push(typist);
         true
     }
@@ -107,10 +126,16 @@ impl Typing {
     pub fn take(&mut self, now: Instant) -> HashMap<RoomName, Vec<Typist>> {
         let interval = self.interval;
         self.last.retain(|_, users| {
-            users.retain(|_, told| told.at + interval > now);
+            users.retain(|user, told| {
+                let stays = told.at + interval > now;
+                if !stays {
+                    let from = told.from.clone();
+                    self.shares.give_back(&[from, Party::User(user.clone())], 1);
+                }
+                stays
+            });
             !users.is_empty()
         });
-        self.len = self.last.values().map(HashMap::len).sum();
         if self.last.is_empty() {
             // What a crowd needed is not kept.
             self.last = HashMap::new();
@@ -121,6 +146,8 @@ impl Typing {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
 
     const INTERVAL: Duration = Duration::from_secs(3);
@@ -133,9 +160,17 @@ mod tests {
         UserId::stored(&id.to_string())
     }
 
+    /// Each user has an address of their own.
+    fn from(id: usize, is_here: bool) -> Party {
+        match is_here {
+            true => Party::Address(Ipv4Addr::from_bits(id as u32).into()),
+            false => Party::Node("n2".into()),
+        }
+    }
+
     /// The user types, and has not sent anything.
     fn types(typing: &mut Typing, name: &str, id: usize, is_here: bool, now: Instant) -> bool {
-        let typist = Typist { user: user(id), is_here, since: Some(Seq(5)) };
+        let typist = Typist { user: user(id), from: from(id, is_here), since: Some(Seq(5)) };
         typing.types(&room(name), typist, now, Some)
     }
 
@@ -167,7 +202,7 @@ mod tests {
     #[test]
     fn who_has_sent_the_message_is_told_of_at_once_when_they_type_again() {
         let (now, mut typing) = (Instant::now(), Typing::new(INTERVAL, 100));
-        let typist = |since| Typist { user: user(1), is_here: true, since: Some(Seq(since)) };
+        let typist = |since| Typist { user: user(1), from: from(1, true), since: Some(Seq(since)) };
         // Messages of theirs at 6 and 8; the room stands at 9.
         let looked = std::cell::Cell::new(0);
         let silent = |since: Seq| {
@@ -184,7 +219,7 @@ mod tests {
         let silent = |since: Seq| Some(since).filter(|since| *since == Seq(9));
         assert!(!typing.types(&room("r"), typist(9), now, silent));
         // Where nobody knows where the room stands, the pause holds.
-        let unplaced = |id| Typist { user: user(id), is_here: false, since: None };
+        let unplaced = |id| Typist { user: user(id), from: from(id, false), since: None };
         assert!(typing.types(&room("r"), unplaced(2), now, |_| None));
         assert!(!typing.types(&room("r"), unplaced(2), now, |_| None));
     }
@@ -238,9 +273,28 @@ mod tests {
         for n in 0..30 {
             types(&mut typing, &n.to_string(), n, true, now);
         }
-        assert_eq!(typing.len, 20);
+        assert_eq!(typing.shares.taken(), 20);
         typing.take(now + INTERVAL);
-        assert_eq!((typing.len, typing.last.capacity()), (0, 0));
+        assert_eq!((typing.shares.taken(), typing.last.capacity()), (0, 0));
         assert!(types(&mut typing, "r", 1, true, now + INTERVAL));
+    }
+
+    #[test]
+    fn one_who_types_in_every_room_leaves_places_for_the_others() {
+        let (now, mut typing) = (Instant::now(), Typing::new(INTERVAL, 100));
+        // By one name, by many of one address, by a peer.
+        let one = |n| (user(0), from(n, true));
+        let many = |n| (user(n), from(0, true));
+        let peer = |n| (user(n), from(0, false));
+        let mut greedy = |party: &dyn Fn(usize) -> (UserId, Party)| {
+            let types = |n: &usize| {
+                let (user, from) = party(*n);
+                let typist = Typist { user, from, since: None };
+                typing.types(&room(&n.to_string()), typist, now, Some)
+            };
+            (1..1000).filter(types).count()
+        };
+        assert_eq!((greedy(&one), greedy(&many), greedy(&peer)), (50, 25, 12));
+        assert!(types(&mut typing, "r", 5000, true, now));
     }
 }

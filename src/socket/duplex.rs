@@ -49,8 +49,9 @@ pub(super) struct Duplex {
     held: Held,
     /// The message or frame that is not whole.
     begun: Option<Box<Begun>>,
-    /// Reads that are left in this turn.
+    /// Reads that are left in this turn, and bytes that are left for ever.
     reads_left: u8,
+    bytes_left: usize,
     /// Bytes came in since the owner last asked.
     heard: bool,
 }
@@ -67,6 +68,7 @@ impl Duplex {
             held,
             begun: None,
             reads_left: READS_PER_TURN,
+            bytes_left: usize::MAX,
             heard: false,
         };
         duplex.take(&leftover);
@@ -81,6 +83,11 @@ impl Duplex {
     /// The socket's task has its turn.
     pub fn begin_turn(&mut self) {
         self.reads_left = READS_PER_TURN;
+    }
+
+    /// No more than so many bytes are read from here on; behind them the stream reads as ended.
+    pub fn limit(&mut self, bytes: usize) {
+        self.bytes_left = bytes;
     }
 
     /// Whether bytes came in since the last call.
@@ -140,6 +147,7 @@ impl Duplex {
             held: self.held,
             begun: self.begun.take(),
             reads_left: self.reads_left,
+            bytes_left: self.bytes_left,
             heard: self.heard,
         }
     }
@@ -147,18 +155,24 @@ impl Duplex {
     /// Reads and forgets until the peer's end of the stream, or an error, which ends it as well.
     pub fn poll_discard(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         (self.ahead, self.begun) = (Bytes::new(), None);
-        let Some(reader) = &mut self.reader else { return Poll::Ready(()) };
         let mut space = [const { MaybeUninit::uninit() }; AHEAD_BYTES];
         // Others have their turn also while somebody sends without end to a socket that is closing.
         for _ in 0..READS_PER_TURN {
+            let Some(reader) = &mut self.reader else { return Poll::Ready(()) };
             let mut buf = ReadBuf::uninit(&mut space);
-            match ready!(Pin::new(&mut *reader).poll_read(cx, &mut buf)) {
-                Ok(()) if !buf.filled().is_empty() => {}
-                Ok(()) | Err(_) => return Poll::Ready(()),
+            let read = ready!(Pin::new(reader).poll_read(cx, &mut buf));
+            if read.is_err() || !self.goes_on(buf.filled().len()) {
+                return Poll::Ready(());
             }
         }
         cx.waker().wake_by_ref();
         Poll::Pending
+    }
+
+    /// Counts what was read; whether there may be more.
+    fn goes_on(&mut self, len: usize) -> bool {
+        self.bytes_left = self.bytes_left.saturating_sub(len);
+        len > 0 && self.bytes_left > 0
     }
 
     /// Whether this turn may read on.
@@ -193,7 +207,7 @@ impl Duplex {
             let mut read = ReadBuf::uninit(&mut space[..len]);
             ready!(Pin::new(reader).poll_read(cx, &mut read))?;
             self.reads_left -= 1;
-            if read.filled().is_empty() {
+            if !self.goes_on(read.filled().len()) {
                 // The end. What was begun will never be whole.
                 return Poll::Ready(Ok(()));
             }

@@ -42,6 +42,10 @@ use crate::protocol::close::CloseCode;
 /// whole before it, and its client does not read.
 const EVICTED_CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// What a client may still send when it is told to go: what may be on its way by then, and some.
+/// Who goes on for longer is cut off.
+const FAREWELL_BYTES_MAX: usize = 16 * 1024 * 1024;
+
 /// An empty ping.
 static PING: Bytes = Bytes::from_static(&[0x89, 0]);
 
@@ -257,6 +261,7 @@ impl Socket {
 
     async fn finish(&mut self, code: CloseCode, reason: &'static str) {
         self.link.begin_close();
+        self.codec.duplex().limit(FAREWELL_BYTES_MAX);
         if code == CloseCode::STALLED {
             // What did not move for a minute will not move in time; the client reads it from the
             // log when it is back.
@@ -278,6 +283,7 @@ impl Socket {
     /// Until the queue is with the kernel and the client has answered the close frame. Both at
     /// once: a client that is busy writing may not read before it has written.
     fn poll_farewell(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.codec.duplex().begin_turn();
         let flow = self.link.poll_flush(cx);
         while self.stage == Stage::Open {
             match ready!(self.codec.poll_next(cx)) {

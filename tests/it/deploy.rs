@@ -275,6 +275,7 @@ fn metrics_in_use() -> Metrics {
     metrics.signals.get_or_create(&Signal { r#type: "typing" }).inc();
     metrics.log_error("refused");
     metrics.budget("unsent", 0, 1);
+    metrics.evicted("unsent").inc();
     let text = include_str!("../../src/metrics.rs");
     let registered =
         text.matches("m.register(").count() + text.matches("m.register_with_unit(").count();

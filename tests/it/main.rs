@@ -18,6 +18,7 @@ mod disk_faults;
 mod disk_full;
 mod faults;
 mod guarantees;
+mod hostile;
 mod http;
 mod idle;
 mod lanes;

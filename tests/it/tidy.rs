@@ -30,7 +30,10 @@ const LEVELS: [&[&str]; 13] = [
     &["log", "mirror", "socket"],
     &["decide"],
     &["protocol"],
-    &["model", "budget", "config", "metrics", "rate", "shutdown", "tasks", "trace", "trim"],
+    &[
+        "model", "budget", "config", "metrics", "rate", "share", "shutdown", "tasks", "trace",
+        "trim",
+    ],
     // It talks to a server as any client does, and shares nothing with it.
     &["verify", "bench"],
 ];

@@ -6,6 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, ffi};
 
 use super::place::Place;
@@ -103,6 +104,9 @@ impl LogFile {
         let connection = Connection::open_with_flags(&self.place.path, flags)?;
         connection.busy_timeout(self.busy_timeout)?;
         connection.set_prepared_statement_cache_capacity(STATEMENTS_KEPT);
+        // Plans depend on the schema alone. Without this guarantee a prepared statement is planned
+        // anew for each value that is bound to it, in case that the value matters.
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
         Ok(connection)
     }
 

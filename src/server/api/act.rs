@@ -66,9 +66,10 @@ async fn run(
     let asked = |room, user| Asked { re, room, user, id: id.clone(), came };
     let reader = Reader::new(shared.clone(), Outage::default());
     let write = async |asked, verb| commit(shared, lanes, asked, verb).await;
+    let payer = command.user().cloned();
     let read = |reply| {
         if let Reply::Frame { weight, .. } = &reply {
-            shared.pace.charge_request(address, *weight, Instant::now());
+            shared.pace.charge_request(address, payer.as_ref(), *weight, Instant::now());
         }
         answered(reply)
     };

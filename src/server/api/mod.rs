@@ -36,6 +36,7 @@ use super::origin::{self, Source};
 use super::routes;
 use crate::lane::Lanes;
 use crate::metrics::{self, Reason};
+use crate::model::UserId;
 use crate::protocol::command;
 use crate::protocol::error::{Code, Problem};
 use crate::session::Shared;
@@ -163,16 +164,19 @@ impl Api {
         }
         let message_bytes_max = self.shared.config.session.message_bytes_max;
         let request = command::Request::of(&fields, message_bytes_max)?;
-        let user = request.command.user();
-        pace.take(visitor.address, user, Instant::now()).map_err(too_fast)?;
+        let user = request.command.user().cloned();
+        pace.take(visitor.address, user.as_ref(), Instant::now()).map_err(too_fast)?;
         let answer = act::act(&self.shared, &self.lanes, request, visitor.address).await?;
-        Ok(answer.map(|content| self.charged(content, visitor.address)))
+        Ok(answer.map(|content| self.charged(content, visitor.address, user)))
     }
 
     /// What the bytes of an answer turn out to weigh is paid for afterwards.
-    fn charged(&self, content: Content, address: IpAddr) -> Content {
+    fn charged(&self, content: Content, address: IpAddr, user: Option<UserId>) -> Content {
         let shared = self.shared.clone();
-        let charge = move |len| shared.pace.charge_request(address, weight_of(len), Instant::now());
+        let charge = move |len| {
+            let weight = weight_of(len);
+            shared.pace.charge_request(address, user.as_ref(), weight, Instant::now());
+        };
         match content {
             Content::Pieces(pieces) => Content::Pieces(Box::pin(pieces.inspect(move |piece| {
                 charge(piece.as_ref().map_or(0, Bytes::len));

@@ -5,10 +5,12 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
-use super::{Crowd, Seen, Settle, What};
+use super::{Crowd, Party, Seen, Settle, What};
 use crate::model::UserId;
 
 pub(super) struct Room {
+    /// Who asked first: it takes a place of theirs for as long as anybody asks.
+    pub asked_by: Box<[Party]>,
     /// Who is online by way of this node: what peers and watchers are told.
     pub here: Crowd,
     /// Users who are online here and not in `here`, or the other way round, and since when.
@@ -48,8 +50,9 @@ pub(super) struct Room {
 }
 
 impl Room {
-    pub fn new(now: Instant) -> Self {
+    pub fn new(asks: &[Party], now: Instant) -> Self {
         Self {
+            asked_by: asks.into(),
             here: Crowd::nobody(),
             unsettled: BTreeMap::new(),
             seen_at: None,

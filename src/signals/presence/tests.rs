@@ -37,7 +37,7 @@ impl Table {
     /// Somebody asks, and watches from there on.
     fn watched(users: &[u8]) -> Self {
         let mut table = Self { presence: Presence::new(limits()), now: Instant::now() };
-        assert!(table.presence.want(&room(0), table.now));
+        assert!(table.presence.want(&room(0), &[], table.now));
         assert_eq!(table.asked(users, None), crowd(users));
         table
     }
@@ -189,7 +189,7 @@ fn for_those_who_ask_it_is_looked_as_often_as_the_sockets_of_the_room_allow() {
     }
     assert!(looks(&table));
     assert!(!table.presence.may_look(&room(1), table.now), "it is kept nowhere");
-    table.presence.want(&room(1), table.now);
+    table.presence.want(&room(1), &[], table.now);
     assert!(table.presence.may_look(&room(1), table.now), "nobody ever did");
 }
 
@@ -230,10 +230,10 @@ fn a_room_that_nobody_asks_about_any_more_is_forgotten_and_there_are_never_too_m
     let mut presence = Presence::new(limits());
     let mut now = Instant::now();
     for n in 0..3 {
-        assert!(presence.want(&room(n), now));
+        assert!(presence.want(&room(n), &[], now));
     }
-    assert!(!presence.want(&room(3), now));
-    assert!(presence.want(&room(0), now));
+    assert!(!presence.want(&room(3), &[], now));
+    assert!(presence.want(&room(0), &[], now));
     let said = Said { watch: vec![room(4), room(0)], ..Said::default() };
     presence.hear("n2", said, now);
     assert_eq!((presence.len(), presence.is_kept(&room(4))), (3, false));
@@ -274,7 +274,7 @@ fn those_who_ask_wait_together_and_once_for_a_peer_that_does_not_answer() {
     table.presence.give_up(&room(0));
     assert_eq!(gap(&mut table, 0), None);
     // In the next room only the other one is waited for.
-    table.presence.want(&room(1), table.now);
+    table.presence.want(&room(1), &[], table.now);
     let until = table.now + GATHER_TIMEOUT;
     assert_eq!(gap(&mut table, 1), Some(Gap { ask: true, until }));
     let said = Said { online: vec![(room(1), crowd(&[]))], ..Said::default() };
@@ -313,4 +313,25 @@ fn what_nobody_has_looked_at_is_not_told_as_nobody() {
     assert_eq!(presence.round(later).online, []);
     presence.seen(&room(0), seen(&[], false), false, later);
     assert_eq!(presence.tick(later).1, [(room(0), crowd(&[]))]);
+}
+
+#[test]
+fn one_who_asks_about_every_room_leaves_places_for_the_others() {
+    let (limits, now) = (Limits { rooms_max: 100, ..limits() }, Instant::now());
+    let mut presence = Presence::new(limits);
+    let address = |n: u8| Party::Address([10, 0, 0, n].into());
+    // By one name, by many of one address.
+    let one = |n| [address(n), Party::User(user(0))];
+    let many = |n| [address(200), Party::User(user(n))];
+    let mut asks = |parties: &dyn Fn(u8) -> [Party; 2], from: u8| {
+        (from..from + 80).filter(|n| presence.want(&room(*n), &parties(*n), now)).count()
+    };
+    assert_eq!((asks(&one, 0), asks(&many, 80)), (50, 25));
+    // A peer has watched rooms of its own.
+    let said = Said { watch: (160..240).map(room).collect(), ..Said::default() };
+    presence.hear("n2", said, now);
+    assert_eq!(presence.len(), 50 + 25 + 12);
+    assert!(presence.want(&room(255), &many(255)[1..], now));
+    presence.tick(now + 15 * SECOND);
+    assert_eq!((presence.len(), presence.shares.taken()), (0, 0));
 }

@@ -49,6 +49,18 @@ impl Client {
         client
     }
 
+    /// Connects from that address of this machine, and takes the `hello`. (Elsewhere than on Linux
+    /// only one of 127.0.0.0/8 is there.)
+    #[cfg(target_os = "linux")]
+    pub async fn from_address(address: &str, addr: SocketAddr) -> Self {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(SocketAddr::new(address.parse().unwrap(), 0)).unwrap();
+        let stream = socket.connect(addr).await.expect("cannot connect");
+        let mut client = Self::over(stream, &[]).await.expect("cannot connect");
+        client.expect_hello().await;
+        client
+    }
+
     /// With more headers; an error tells the HTTP status (`Error::Http`).
     pub async fn try_connect(addr: SocketAddr, headers: &[(&str, &str)]) -> Result<Self, Error> {
         Self::over(TcpStream::connect(addr).await?, headers).await

@@ -1,5 +1,6 @@
 //! How a socket ends: the right code, nothing lost before it, nothing torn, and nobody left behind.
 
+use std::future::poll_fn;
 use std::sync::Arc;
 
 use tokio::io::AsyncWriteExt;
@@ -93,6 +94,39 @@ async fn a_close_that_nobody_answers_ends_in_time() {
     soon(socket.close(CloseCode::RESTART, "restart")).await;
     assert_eq!(read_frame(&mut client).await.unwrap().0, CLOSE);
     assert_eq!(read_frame(&mut client).await, None);
+}
+
+/// It is told to go, and floods on: what it sends is not taken for as long as it likes.
+#[tokio::test]
+async fn a_client_that_does_not_stop_sending_is_cut_off() {
+    let config = SocketConfig { close_timeout_ms: 600_000, ..config() };
+    let (socket, mut client) = pair(&config).await;
+    let closing = tokio::spawn(socket.close(CloseCode::POLICY, "too much"));
+    let flood = masked(PING, b"").repeat(10_000);
+    let mut sent = 0;
+    while client.write_all(&flood).await.is_ok() {
+        sent += flood.len();
+        assert!(sent < 100 * 1024 * 1024, "it is still read");
+    }
+    soon(closing).await.unwrap();
+}
+
+/// The race this closes: a socket reads so much in one turn and has itself woken for the next. One
+/// that was closing never began a next turn, and was woken again and again for nothing.
+#[tokio::test]
+async fn a_socket_that_closes_is_at_rest_while_its_client_is_silent() {
+    let config = SocketConfig { close_timeout_ms: 500, ..config() };
+    let (socket, mut client) = pair(&config).await;
+    // More than is read in one turn, and then nothing.
+    client.write_all(&masked(PING, b"").repeat(20_000)).await.unwrap();
+    let mut closing = socket.close(CloseCode::POLICY, "too much");
+    let mut polls = 0;
+    soon(poll_fn(|cx| {
+        polls += 1;
+        closing.as_mut().poll(cx)
+    }))
+    .await;
+    assert!(polls < 200, "polled {polls} times");
 }
 
 #[tokio::test]

@@ -108,7 +108,7 @@ impl Cluster {
                 self.doors[node] = true;
             }
             Step::Ask(node) => {
-                self.nodes[node].want(&room(0), self.now);
+                self.nodes[node].want(&room(0), &[], self.now);
                 if self.nodes[node].gap(&room(0), self.now).is_some_and(|gap| gap.ask) {
                     self.say(node, &Said { ask: vec![room(0)], ..Said::default() });
                 }
