@@ -20,6 +20,7 @@ use super::lobby::{List, Lobby};
 use crate::config::Config;
 use crate::metrics::{Metrics, Reason};
 use crate::rate::{Rate, Rates};
+use crate::share::Shares;
 
 /// Of so many connections within the limits, a part may be beyond `server.connections_max`, and let
 /// in for one answer, at the same time: few enough for the files that are kept for them.
@@ -45,14 +46,12 @@ pub struct Admission {
     /// As `State::beyond`.
     beyond_max: [usize; 2],
     http_max: usize,
-    streams_max: usize,
     /// New connections of each address; of a client behind a proxy, new WebSockets and streams.
     connects: Rates<IpAddr>,
     state: Mutex<State>,
     metrics: Arc<Metrics>,
 }
 
-#[derive(Default)]
 struct State {
     /// Connections within the limits.
     open: usize,
@@ -64,9 +63,8 @@ struct State {
     /// What counts for an address: its connections, or if it comes by way of a proxy, its
     /// WebSockets and streams.
     by_address: HashMap<IpAddr, usize>,
-    /// Event streams, and those of each address.
-    streams: usize,
-    streams_by_address: HashMap<IpAddr, usize>,
+    /// Event streams, of which there are few: no address has all of them.
+    streams: Shares<IpAddr>,
     lobby: Lobby,
 }
 
@@ -126,9 +124,15 @@ impl Admission {
             per_address_max: config.connections_per_address_max,
             beyond_max: beyond_max(config.connections_max),
             http_max: config.http_connections_max,
-            streams_max: api.streams_max,
             connects: Rates::new(connects, Instant::now()),
-            state: Mutex::default(),
+            state: Mutex::new(State {
+                open: 0,
+                http: 0,
+                beyond: [0; 2],
+                by_address: HashMap::new(),
+                streams: Shares::new(api.streams_max),
+                lobby: Lobby::default(),
+            }),
             metrics,
         })
     }

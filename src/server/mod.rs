@@ -41,6 +41,7 @@ use self::refusals::Refusals;
 use self::routes::Visit;
 use self::status::Status;
 use crate::lane::Lanes;
+use crate::model::UserId;
 use crate::protocol::close::CloseCode;
 use crate::session::Shared;
 use crate::socket;
@@ -139,10 +140,10 @@ impl Server {
     }
 
     /// A session has ended: a line, if it is for what its client did or did not do.
-    fn note_closed(&self, client: IpAddr, code: CloseCode, reason: &str) {
+    fn note_closed(&self, client: IpAddr, code: CloseCode, reason: &str, user: Option<&UserId>) {
         let is_to_tell = [CloseCode::POLICY, CloseCode::STALLED].contains(&code);
         if is_to_tell && !self.proxies.trusts(client) {
-            self.refusals.closed(client, reason, Some(code));
+            self.refusals.closed(client, reason, Some(code), user);
         }
     }
 

@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
+use crate::model::UserId;
 use crate::protocol::close::CloseCode;
 use crate::rate::{Bucket, Rate, Rates};
 
@@ -43,10 +44,18 @@ impl Refusals {
     }
 
     /// A connection that was served was ended, for what its client does or does not do.
-    pub fn closed(&self, address: IpAddr, reason: &str, code: Option<CloseCode>) {
+    /// The user is in quotes, and behind everything that is ours: a name may have any letters.
+    pub fn closed(
+        &self,
+        address: IpAddr,
+        reason: &str,
+        code: Option<CloseCode>,
+        user: Option<&UserId>,
+    ) {
         if let Some(unsaid) = self.may_say(address, Instant::now()) {
             let code = code.map(|code| code.0);
-            tracing::info!(%address, code, %reason, unsaid, "closed");
+            let user = user.map(UserId::as_str);
+            tracing::info!(%address, code, %reason, unsaid, user, "closed");
         }
     }
 

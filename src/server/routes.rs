@@ -91,7 +91,9 @@ impl Visit {
 
     /// As `note_refused`, of a connection that was ended while it was served.
     pub fn note_closed(&self, reason: &str) {
-        self.note(self.introduced(), |refusals, client| refusals.closed(client, reason, None));
+        self.note(self.introduced(), |refusals, client| {
+            refusals.closed(client, reason, None, None)
+        });
     }
 
     /// A proxy's address is not to blame for what came by way of it.
@@ -251,8 +253,8 @@ impl Visit {
                     let socket = Socket::new(stream, rest, &shared.config.socket, &queues);
                     let _open = Open::new(&shared.metrics);
                     let session = Session::new(shared, lanes, socket, site(client));
-                    let (code, reason) = session.run().await;
-                    server.note_closed(client, code, reason);
+                    let ((code, reason), user) = session.run().await;
+                    server.note_closed(client, code, reason, user.as_ref());
                 }
                 Err(_) => tracing::debug!("no upgrade after all"),
             }

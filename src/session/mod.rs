@@ -142,17 +142,17 @@ impl Session {
         })
     }
 
-    /// Serves the client until one side ends it; how it was ended.
-    pub async fn run(mut self: Box<Self>) -> End {
+    /// Serves the client until one side ends it: how it was ended, and who spoke last.
+    pub async fn run(mut self: Box<Self>) -> (End, Option<UserId>) {
         self.greet();
         let (code, text) = self.serve().await;
         self.shared.metrics.sockets_closed.get_or_create(&metrics::Code { code: code.0 }).inc();
         // Before the close, which may take seconds: nothing more is for this socket, and what its
         // answers hold (a connection to the log, the activation of a room) others wait for.
-        let Self { socket, follows, answers, parked, awaited, paging, .. } = *self;
+        let Self { socket, follows, answers, parked, awaited, paging, payer, .. } = *self;
         drop((follows, answers, parked, awaited, paging));
         socket.close(code, text).await;
-        (code, text)
+        ((code, text), payer)
     }
 
     async fn serve(&mut self) -> End {

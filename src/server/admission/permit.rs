@@ -165,7 +165,6 @@ impl Permit {
     }
 
     /// Makes the place an event stream's, of a client at that address, until that is dropped.
-    /// Nobody may have more streams than are still free: so no address has them all.
     pub fn stream(self: &Arc<Self>, client: IpAddr) -> Result<Streaming, Limit> {
         let address = site(client);
         let mut standing = self.standing();
@@ -174,14 +173,11 @@ impl Permit {
             None => Some(self.admission.seat(client)?),
         };
         let mut state = self.admission.state();
-        let count = state.streams_by_address.get(&address).copied().unwrap_or(0);
-        if count >= self.admission.streams_max.saturating_sub(state.streams) {
+        if !state.streams.take(&[address], 1) {
             drop((state, standing));
             self.admission.count_refused(Limit::Streams);
             return Err(Limit::Streams);
         }
-        state.streams_by_address.insert(address, count + 1);
-        state.streams += 1;
         drop(state);
         standing.leave_http(&self.admission);
         Ok(Streaming { permit: self.clone(), address, _seat: seat })
@@ -249,8 +245,7 @@ impl Drop for Streaming {
     fn drop(&mut self) {
         let mut standing = self.permit.standing();
         let mut state = self.permit.admission.state();
-        state.streams -= 1;
-        give_back(&mut state.streams_by_address, self.address);
+        state.streams.give_back(&[self.address], 1);
         // HTTP goes on. For a moment there may be one connection too many in it.
         if standing.beyond.is_none() && !standing.is_called {
             standing.in_http = true;

@@ -15,6 +15,7 @@ on_both_logs!(
     a_connection_beyond_the_limit_is_refused,
     a_stream_takes_a_connection_and_gives_it_back,
     an_event_source_is_told_when_to_come_back,
+    streams_have_a_limit_of_their_own,
 );
 
 fn slow(config: &mut Config) {
@@ -161,4 +162,27 @@ async fn an_event_source_is_told_when_to_come_back(world: World) {
     told(&mut caller, world.config.server.reconnect_ms, "rate_limited").await;
     let elsewhere = caller.ask("GET /api/rooms", &[("Accept", "text/event-stream")], None).await;
     assert_eq!(elsewhere.status, 429);
+}
+
+async fn streams_have_a_limit_of_their_own(world: World) {
+    const PATH: &str = "/api/rooms/r/stream?user_id=1";
+    let few = |config: &mut Config| {
+        (config.api.streams_max, config.server.http_connections_max) = (2, 1);
+    };
+    let node = world.node_with(few).await;
+    let mut caller = Caller::new(node.addr).await;
+    caller.create().await;
+    let first = Stream::open(node.addr, PATH, &[]).await;
+    assert_eq!(first.head.status, 200);
+    // The other one is for somebody else.
+    let mut caller = Caller::new(node.addr).await;
+    assert_refused(&caller.get(PATH).await, 503, "full", None);
+    // Streams are not of those that ask.
+    let mut caller = Caller::new(node.addr).await;
+    assert_eq!(caller.get("/api/rooms").await.status, 200);
+    drop(first);
+    let deadline = Instant::now() + PATIENCE;
+    while Stream::open(node.addr, PATH, &[]).await.head.status != 200 {
+        assert!(Instant::now() < deadline, "its place does not come free");
+    }
 }
