@@ -324,9 +324,13 @@ impl Session {
         let request = Request::parse(text, bytes_max);
         let command = request.as_ref().ok().map(|request| &request.command);
         let admitted = self.admit(command, Instant::now());
+        let mut user = None;
         let request = match (admitted, request) {
             (Ok(()), request) => request,
-            (Err(retry_after_ms), request) => Err(limits::rate_limited(request, retry_after_ms)),
+            (Err(retry_after_ms), request) => {
+                user = request.as_ref().ok().and_then(|it| it.command.user()).cloned();
+                Err(limits::rate_limited(request, retry_after_ms))
+            }
         };
         let admitted = request.and_then(|request| {
             let asks = self.follows.admit(&request, self.answers.rooms())?;
@@ -343,7 +347,8 @@ impl Session {
             Err(problem) => {
                 let config = &self.shared.config.session;
                 self.limits.waste(config, text.len(), Instant::now());
-                self.answers.push(Pending::Ready(Reply::Problem(problem)), Asks::default(), None);
+                let asks = Asks { user, ..Asks::default() };
+                self.answers.push(Pending::Ready(Reply::Problem(problem)), asks, None);
             }
         }
     }

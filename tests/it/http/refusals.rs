@@ -68,8 +68,11 @@ async fn who_is_refused_is_named_as_the_page_has_it() {
         let world = World::sqlite().await;
         let mut settings = world.environment();
         settings.push(("VERBATIM_TRACE__FORMAT".to_owned(), format.to_owned()));
-        settings.push(("VERBATIM_SESSION__REFUSED_PER_SECOND_MAX".to_owned(), "1".to_owned()));
-        settings.push(("VERBATIM_SESSION__REFUSED_SECONDS_MAX".to_owned(), "1".to_owned()));
+        let mut set = |name: &str, value: &str| {
+            settings.push((format!("VERBATIM_SESSION__{name}"), value.to_owned()));
+        };
+        set("REFUSED_PER_SECOND_MAX", "1");
+        set("REFUSED_SECONDS_MAX", "1");
         let process = Process::start(settings).await;
         refused_in_many_ways(&process).await;
         let lines = async || timeless(&process.output());
