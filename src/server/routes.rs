@@ -235,7 +235,6 @@ impl Visit {
             Err(limit) => return refuse_full(limit),
         };
         let server = self.server.clone();
-        let (shared, lanes) = (server.shared.clone(), server.lanes.clone());
         let (promise, promised) = oneshot::channel();
         *self.promised.lock().unwrap_or_else(PoisonError::into_inner) = Some(promise);
         self.tasks().spawn_session(async move {
@@ -243,10 +242,12 @@ impl Visit {
                 bare = promised => bare,
                 // It comes when the answer is with the kernel, which a client that reads nothing
                 // may keep from happening; and HTTP waits for this session before it gives up.
-                () = abandoned(&shared.tasks) => return drop(place),
+                () = abandoned(&server.shared.tasks) => return drop(place),
             };
             match bare {
                 Ok((stream, rest)) => {
+                    // Not before: what waits here is kept for as long as the socket lives.
+                    let (shared, lanes) = (server.shared.clone(), server.lanes.clone());
                     let bytes = shared.metrics.queue_bytes.clone();
                     let Budgets { unsent, inbound, .. } = shared.budgets.clone();
                     let queues = Arc::new(Queues { bytes, unsent, inbound });
