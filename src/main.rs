@@ -53,8 +53,7 @@ struct Arguments {
 enum Command {
     /// Print the effective settings, passwords masked, and try the log and the mirror
     Check,
-    /// Ask the node that listens at server.internal_listen, else server.listen, whether it is
-    /// alive: 0 yes, 1 no
+    /// Ask the node on this machine whether it is alive: 0 yes, 1 no
     Health,
     /// Put a running cluster's promise to the test, in rooms of its own: 0 kept, 1 broken
     Verify(VerifyArguments),
