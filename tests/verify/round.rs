@@ -11,7 +11,7 @@ use verbatim::verify::plan::Shape;
 use verbatim::verify::{Run, Settings, Target};
 use verbatim_checker::{History, Limits, Report, check};
 
-use crate::crew::{Crew, Waits};
+use crate::crew::{Crew, Waits, furnish};
 use crate::harness::postgres::Postgres;
 use crate::inject::inject;
 use crate::reading;
@@ -111,6 +111,10 @@ pub async fn play(
     let tally = Mutex::default();
     let mut broken = Vec::new();
     let mut waits = None;
+    let addrs = site.addrs().await;
+    if kind == Kind::Crew {
+        furnish(addrs[0]).await;
+    }
     let before = reading::memory(&site, run.recorder());
     {
         let (run, begun) = (&run, Instant::now());
@@ -124,7 +128,7 @@ pub async fn play(
         let end = begun + Duration::from_secs(seconds);
         let faults = async {
             if kind == Kind::Crew {
-                let crew = Crew::board(&site.addrs().await, seed).await;
+                let crew = Crew::board(&addrs, seed);
                 sleep_until(end).await;
                 waits = Some(crew.leave().await);
             }
