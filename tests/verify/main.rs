@@ -3,15 +3,18 @@
 //!
 //! It is a program of its own and not part of the server. `make verify` runs it in release mode;
 //! `cargo test` runs its short form, of two seeds. What is there to set is in the environment:
-//! `SEEDS` (how many), `SEED` (that one only), `FIRST` (the first), `SECONDS` (of each).
+//! `SEEDS` (how many), `SEED` (that one only), `FIRST` (the first), `SECONDS` (of each), `KIND`
+//! (`faults` or `crew`, else both: a crew boards with every second seed), `DEED` (those of a crew
+//! only whose name has that in it).
 //!
-//! - `schedule`: what goes wrong and when, by the seed
+//! - `schedule`: what goes wrong and when, by the seed; `crew`: clients that mean harm
 //! - `site`: the servers; `inject`: what is done to them; `reading`: what they hold
 //! - `round`: one schedule; `report`: what came of all
 
 #[path = "../it/harness/mod.rs"]
 mod harness;
 
+mod crew;
 mod inject;
 mod reading;
 mod report;
@@ -24,7 +27,7 @@ use std::sync::Arc;
 
 use crate::harness::postgres::Postgres;
 use crate::report::Totals;
-use crate::round::{Live, play};
+use crate::round::{Kind, Live, play};
 use crate::schedule::{SHORT_SECONDS, SHORT_SEEDS};
 
 /// Of each schedule, unless told otherwise.
@@ -49,16 +52,29 @@ fn main() -> ExitCode {
 async fn run() -> ExitCode {
     let (seeds, seconds) = wanted();
     let mut postgres = Postgres::start(&["autovacuum_naptime=5s"]).await;
-    let mut totals = Totals::new(seeds.len());
-    for seed in seeds {
+    let schedules: Vec<_> = seeds.into_iter().flat_map(kinds).collect();
+    let mut totals = Totals::new(schedules.len());
+    for schedule in schedules {
         let live = Arc::new(Live::default());
         let progress = tokio::spawn(report::tell_progress(totals.line(), live.clone()));
-        let outcome = play(&mut postgres, seed, seconds, &live).await;
+        let outcome = play(&mut postgres, schedule, seconds, &live).await;
         progress.abort();
         totals.add(&outcome, seconds);
     }
     totals.tell();
     if totals.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// What is played with that seed.
+fn kinds(seed: u64) -> Vec<(Kind, u64)> {
+    let kinds = match std::env::var("KIND").unwrap_or_default().as_str() {
+        "faults" => vec![Kind::Faults],
+        "crew" => vec![Kind::Crew],
+        "" if seed.is_multiple_of(2) => vec![Kind::Faults, Kind::Crew],
+        "" => vec![Kind::Faults],
+        other => panic!("KIND is neither faults nor crew: {other:?}"),
+    };
+    kinds.into_iter().map(|kind| (kind, seed)).collect()
 }
 
 /// The seeds, and the seconds of each.

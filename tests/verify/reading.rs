@@ -7,6 +7,7 @@ use tokio_postgres::Client as Sql;
 use verbatim::verify::recorder::Recorder;
 use verbatim_checker::{MembersRow, Place, Read, RoomRow, Row, StreamEntry};
 
+use crate::crew;
 use crate::site::Site;
 
 /// How far each room goes, which also says what was not committed before.
@@ -14,7 +15,7 @@ pub async fn positions(sql: &Sql, recorder: &Recorder) -> Result<(), tokio_postg
     let asked_at = recorder.now();
     let rows = sql.query("select name, last_seq from rooms", &[]).await?;
     let mut history = recorder.history();
-    for row in rows {
+    for row in rows.iter().filter(|row| !is_crews(row.get(0))) {
         let room = history.room(row.get(0));
         let last_seq = number(row.get(1));
         history.read(Read { place: Place::Table, room, asked_at, last_seq });
@@ -57,7 +58,7 @@ pub async fn table(sql: &Sql, recorder: &Recorder) -> Result<(), tokio_postgres:
     let events = sql.query(EVENTS, &[]).await?;
     let mut history = recorder.history();
     let mut names = HashMap::new();
-    for row in rooms {
+    for row in rooms.iter().filter(|row| !is_crews(row.get(1))) {
         let room = history.room(row.get(1));
         names.insert(row.get::<_, i64>(0), room);
         history.room_row(RoomRow {
@@ -68,14 +69,16 @@ pub async fn table(sql: &Sql, recorder: &Recorder) -> Result<(), tokio_postgres:
         });
     }
     for row in members {
-        let (room, user) = (names[&row.get::<_, i64>(0)], history.user(row.get(1)));
+        let Some(room) = names.get(&row.get::<_, i64>(0)).copied() else { continue };
+        let user = history.user(row.get(1));
         history.member(MembersRow { room, user });
     }
     for row in events {
+        let Some(room) = names.get(&row.get::<_, i64>(0)).copied() else { continue };
         let at: SystemTime = row.get(6);
         let at_ms = at.duration_since(SystemTime::UNIX_EPOCH).expect("a time of this century");
         history.row(&Row {
-            room: names[&row.get::<_, i64>(0)],
+            room,
             seq: number(row.get(1)),
             kind: row.get(2),
             user: row.get(3),
@@ -85,6 +88,11 @@ pub async fn table(sql: &Sql, recorder: &Recorder) -> Result<(), tokio_postgres:
         });
     }
     Ok(())
+}
+
+/// What a crew says is nobody's loss.
+fn is_crews(room: &str) -> bool {
+    room.starts_with(crew::PREFIX)
 }
 
 /// Rows that wait for Redis.
@@ -104,6 +112,9 @@ pub async fn stream(site: &Site<'_>, recorder: &Recorder) -> redis::RedisResult<
     for (id, fields) in entries {
         let (ms, number) = id.split_once('-').expect("a stream's ID");
         let text = |key: &str| String::from_utf8_lossy(&fields[key]).into_owned();
+        if is_crews(&text("room")) {
+            continue;
+        }
         let (room, frame) = (history.room(&text("room")), history.frame(&fields["event"]));
         let id = (ms.parse().expect("a stream's ID"), number.parse().expect("a stream's ID"));
         let seq = text("seq").parse().expect("a seq");

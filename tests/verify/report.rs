@@ -13,7 +13,8 @@ use serde::{Deserialize, Serialize};
 use tokio::time::sleep;
 use verbatim::verify::thousands;
 
-use crate::round::{Live, Outcome};
+use crate::crew::Waits;
+use crate::round::{Kind, Live, Outcome};
 
 /// A line for each schedule that was ever run here.
 const RUNS: &str = "runs.jsonl";
@@ -23,6 +24,9 @@ const SHOWN_MAX: usize = 5;
 /// What one schedule came to, as it is kept.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Line {
+    /// Lines of before there were crews have none.
+    #[serde(default)]
+    kind: Kind,
     seed: u64,
     seconds: u64,
     /// Faults that hit, by kind, and those that met nothing.
@@ -36,6 +40,9 @@ struct Line {
     reconnects: u64,
     heal_ms: u64,
     memory_bytes: u64,
+    /// Of the neighbours of a crew, for their pongs: one in a hundred waited longer.
+    #[serde(default)]
+    wait_us: u64,
     violations: usize,
 }
 
@@ -85,6 +92,7 @@ impl Totals {
     pub fn add(&mut self, outcome: &Outcome, seconds: u64) {
         let counts = outcome.report.counts;
         let line = Line {
+            kind: outcome.kind,
             seed: outcome.seed,
             seconds,
             faults: outcome.faults.clone(),
@@ -97,14 +105,18 @@ impl Totals {
             reconnects: outcome.reconnects,
             heal_ms: counts.heal / 1_000_000,
             memory_bytes: outcome.memory_bytes,
+            wait_us: outcome.waits.map_or(0, |waits| waits.p99.as_micros() as u64),
             violations: outcome.report.total() + outcome.broken.len(),
         };
         append_line(&serde_json::to_string(&line).expect("texts and numbers only"));
+        let met = match line.kind {
+            Kind::Faults => format!("{} faults", line.faults.values().sum::<usize>()),
+            Kind::Crew => format!("a hostile crew, {}", told(outcome.waits.as_ref(), &line)),
+        };
         println!(
-            "{}seed {}: {} faults, {} acked, {} deliveries, healed in {} ms, {} violations",
+            "{}seed {}: {met}, {} acked, {} deliveries, healed in {} ms, {} violations",
             clear_line(),
             line.seed,
-            line.faults.values().sum::<usize>(),
             thousands(line.acked as u64),
             thousands(line.deliveries as u64),
             line.heal_ms,
@@ -128,6 +140,8 @@ impl Totals {
         let sum = |of: fn(&Line) -> u64| thousands(self.sum(of));
         let most = |of: fn(&Line) -> u64| self.lines.iter().map(of).max().unwrap_or_default();
         row("schedules", thousands(self.lines.len() as u64));
+        let crews = self.lines.iter().filter(|line| line.kind == Kind::Crew).count();
+        row("of which with a hostile crew", thousands(crews as u64));
         row("faults", thousands(faults.values().sum::<usize>() as u64));
         for (kind, count) in faults {
             row(&format!("  {kind}"), thousands(count as u64));
@@ -141,10 +155,14 @@ impl Totals {
         row("reconnects", sum(|line| line.reconnects));
         row("longest time to heal", format!("{} ms", most(|line| line.heal_ms)));
         row("most memory of a node", format!("{} MiB", most(|line| line.memory_bytes) >> 20));
+        row(
+            "p99 of a pong beside a crew",
+            format!("{:.1} ms", most(|line| line.wait_us) as f64 / 1e3),
+        );
         row("violations", sum(|line| line.violations as u64));
         println!("\n{text}");
         for line in self.lines.iter().filter(|line| line.violations > 0) {
-            println!("  broken: make verify SEED={} SECONDS={}", line.seed, line.seconds);
+            println!("  broken: {}", again(line.kind, line.seed, line.seconds));
         }
     }
 }
@@ -192,7 +210,21 @@ fn tell_failure(outcome: &Outcome, seconds: u64) {
     }
     std::fs::write(folder.join("report.txt"), text).expect("it can be written");
     println!("everything there is to know: {}", folder.display());
-    println!("once more: make verify SEED={} SECONDS={seconds}\n", outcome.seed);
+    println!("once more: {}\n", again(outcome.kind, outcome.seed, seconds));
+}
+
+fn again(kind: Kind, seed: u64, seconds: u64) -> String {
+    let kind = if kind == Kind::Crew { "crew" } else { "faults" };
+    format!("make verify KIND={kind} SEED={seed} SECONDS={seconds}")
+}
+
+/// How the others fared beside a crew.
+fn told(waits: Option<&Waits>, line: &Line) -> String {
+    let ms = |wait: Duration| wait.as_secs_f64() * 1e3;
+    let (median, p99, count) =
+        waits.map_or((0.0, 0.0, 0), |it| (ms(it.median), ms(it.p99), it.count));
+    let mib = line.memory_bytes >> 20;
+    format!("{count} pongs in {median:.1} ms (p99 {p99:.1}), {mib} MiB at most")
 }
 
 fn append_line(line: &str) {

@@ -5,11 +5,13 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use verbatim::verify::plan::Shape;
 use verbatim::verify::{Run, Settings, Target};
 use verbatim_checker::{History, Limits, Report, check};
 
+use crate::crew::{Crew, Waits, furnish};
 use crate::harness::postgres::Postgres;
 use crate::inject::inject;
 use crate::reading;
@@ -25,9 +27,30 @@ const OUTBOX_TIMEOUT: Duration = Duration::from_secs(15);
 /// Resident memory of a node, which some 60 clients and a few thousand events must not reach,
 /// whatever happens to it.
 const MEMORY_BYTES_MAX: u64 = 128 * 1024 * 1024;
+/// The same with a crew on board, which may hold what the budgets of a node allow,
+const CREW_MEMORY_BYTES_MAX: u64 = 1024 * 1024 * 1024;
+/// and what may be left of it a minute after they have gone.
+const LEFT_BYTES_MAX: u64 = 120 * 1024 * 1024;
+const LEFT_TIMEOUT: Duration = Duration::from_secs(60);
+/// What the neighbours of a crew wait for a pong at most, but for one in a hundred.
+const WAIT_MAX: Duration = Duration::from_millis(100);
+/// How fast a build for tests is says nothing of the one that is shipped.
+const IS_TIMED: bool = cfg!(not(debug_assertions));
+
+/// What is done to a cluster.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// What `schedule` is about.
+    #[default]
+    Faults,
+    /// Nothing fails, and a hostile crew is on board.
+    Crew,
+}
 
 /// What one schedule came to.
 pub struct Outcome {
+    pub kind: Kind,
     pub seed: u64,
     /// Faults that hit, by kind.
     pub faults: BTreeMap<String, usize>,
@@ -36,6 +59,8 @@ pub struct Outcome {
     pub unavailable: u64,
     pub reconnects: u64,
     pub memory_bytes: u64,
+    /// With a crew: how long its neighbours waited.
+    pub waits: Option<Waits>,
     pub report: Report,
     pub history: History,
     /// What is wrong beside what the checker says: a node that died by itself.
@@ -62,27 +87,51 @@ struct Tally {
     whole_since: u64,
 }
 
-pub async fn play(postgres: &mut Postgres, seed: u64, seconds: u64, live: &Live) -> Outcome {
-    let site = Site::new(postgres).await;
+pub async fn play(
+    postgres: &mut Postgres,
+    (kind, seed): (Kind, u64),
+    seconds: u64,
+    live: &Live,
+) -> Outcome {
+    let site = Site::new(postgres, kind).await;
     site.start().await;
+    let memory_bytes_max = match kind {
+        Kind::Faults => MEMORY_BYTES_MAX,
+        Kind::Crew => CREW_MEMORY_BYTES_MAX,
+    };
     let targets = site.urls().map(|url| Target::parse(&url).expect("a URL of ours"));
     let settings = Settings {
         targets: targets.to_vec(),
         seed,
         shape: Shape { clients: 60, rooms: 6, rate: 300, message_bytes_max: 16 * 1024 },
         name: format!("s{seed}"),
-        limits: Limits { memory_bytes: Some(MEMORY_BYTES_MAX), ..Limits::default() },
+        limits: Limits { memory_bytes: Some(memory_bytes_max), ..Limits::default() },
     };
     let mut run = Run::begin(settings).await.expect("nothing disturbs the beginning");
     let tally = Mutex::default();
     let mut broken = Vec::new();
+    let mut waits = None;
+    let addrs = site.addrs().await;
+    if kind == Kind::Crew {
+        furnish(addrs[0]).await;
+    }
+    let before = reading::memory(&site, run.recorder());
     {
         let (run, begun) = (&run, Instant::now());
-        let tracks = tracks(seed, seconds).into_iter();
-        let tracks =
-            tracks.map(|track| carry_out(&site, run, track, (begun, seconds), &tally, live));
+        let tracks = match kind {
+            Kind::Faults => tracks(seed, seconds),
+            Kind::Crew => Vec::new(),
+        };
+        let tracks = tracks
+            .into_iter()
+            .map(|track| carry_out(&site, run, track, (begun, seconds), &tally, live));
         let end = begun + Duration::from_secs(seconds);
         let faults = async {
+            if kind == Kind::Crew {
+                let crew = Crew::board(&addrs, seed);
+                sleep_until(end).await;
+                waits = Some(crew.leave().await);
+            }
             futures_util::future::join_all(tracks).await;
             sleep_until(end).await;
             run.recorder().note("the last fault has ended");
@@ -96,6 +145,12 @@ pub async fn play(postgres: &mut Postgres, seed: u64, seconds: u64, live: &Live)
     }
     run.hush().await;
     run.end().await;
+    if let Some(waits) = waits {
+        broken.extend(
+            (waits.p99 > WAIT_MAX && IS_TIMED).then(|| format!("neighbours waited: {waits:?}")),
+        );
+        broken.extend(left(&site, &run, before).await);
+    }
     broken.extend(run.troubles.iter().map(|trouble| (*trouble).to_owned()));
     let tally = tally.into_inner().expect("nobody panicked");
     if let Err(err) = read(&site, &run, tally.whole_since).await {
@@ -111,16 +166,33 @@ pub async fn play(postgres: &mut Postgres, seed: u64, seconds: u64, live: &Live)
         logs.push((node.name.clone(), node.log().await));
     }
     Outcome {
+        kind,
         seed,
         faults: tally.hit,
         missed: tally.missed,
         unavailable,
         reconnects,
         memory_bytes: live.memory_bytes.load(Ordering::Relaxed),
+        waits,
         report,
         history,
         broken,
         logs,
+    }
+}
+
+/// Waits until the nodes have given back what they held for a crew; what is wrong if they do not.
+async fn left(site: &Site<'_>, run: &Run, before: u64) -> Option<String> {
+    let due = Instant::now() + LEFT_TIMEOUT;
+    loop {
+        let now = reading::memory(site, run.recorder());
+        if now <= before + LEFT_BYTES_MAX {
+            return None;
+        }
+        if Instant::now() > due {
+            return Some(format!("{} MiB before the crew, {} MiB after", before >> 20, now >> 20));
+        }
+        sleep(LOOK_PAUSE).await;
     }
 }
 

@@ -3,6 +3,7 @@
 //!
 //! It does nothing to them by itself.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
@@ -14,6 +15,7 @@ use crate::harness::postgres::Postgres;
 use crate::harness::process::{Exit, Process};
 use crate::harness::proxy::{Pieces, Proxy};
 use crate::harness::redis::Redis;
+use crate::round::Kind;
 use crate::schedule::{Link, NODES, To};
 
 /// What the runner itself may wait for a server.
@@ -22,6 +24,8 @@ const ASK_TIMEOUT: Duration = Duration::from_secs(2);
 const START_PAUSE: Duration = Duration::from_millis(100);
 /// Starts of one node in a row, before it counts as broken.
 const STARTS_MAX: usize = 100;
+/// What a node may ask of the system when a crew is sent to it: 1.5 GiB, in KiB.
+const CREW_LIMIT: &str = "ulimit -v 1572864";
 
 pub struct Site<'a> {
     /// Whoever does something to a server holds it meanwhile.
@@ -35,6 +39,8 @@ pub struct Site<'a> {
 pub struct Node {
     pub name: String,
     environment: Vec<(String, String)>,
+    /// What a shell does before it becomes the process.
+    script: Option<&'static str>,
     /// `None` while it is down.
     pub process: Mutex<Option<Process>>,
     /// What earlier processes of it said.
@@ -49,11 +55,16 @@ pub struct Node {
 
 impl<'a> Site<'a> {
     /// A new database, a new Redis, and nodes that have not started.
-    pub async fn new(postgres: &'a mut Postgres) -> Self {
+    pub async fn new(postgres: &'a mut Postgres, kind: Kind) -> Self {
         let postgres_url = postgres.database().await;
         let database = postgres_url.rsplit('/').next().unwrap().to_owned();
         let redis = Redis::start(&[]).await;
         let (redis_port, postgres_port) = (redis.port(), postgres.port());
+        // A crew has more to say than anybody wants to keep.
+        let (level, script) = match kind {
+            Kind::Faults => ("verbatim=debug", None),
+            Kind::Crew => ("info", Some(CREW_LIMIT)),
+        };
         let node = async |number: usize| {
             let name = format!("n{}", number + 1);
             let redis = Proxy::to(redis_port, Pieces::Chunks).await;
@@ -63,14 +74,14 @@ impl<'a> Site<'a> {
                 ("VERBATIM_NODE__ID", name.clone()),
                 ("DATABASE_URL", database),
                 ("REDIS_URL", format!("redis://127.0.0.1:{}/0", redis.port())),
-                ("VERBATIM_TRACE__LEVEL", "verbatim=debug".to_owned()),
+                ("VERBATIM_TRACE__LEVEL", level.to_owned()),
             ];
             let environment = environment.map(|(name, value)| (name.to_owned(), value)).to_vec();
             // Until it has started there is nothing behind it.
             let clients = Proxy::tight(1).await;
             let (process, log) = (Mutex::default(), Mutex::default());
             let (busy, links) = Default::default();
-            Node { name, environment, process, log, redis, postgres, clients, busy, links }
+            Node { name, environment, script, process, log, redis, postgres, clients, busy, links }
         };
         let nodes = [node(0).await, node(1).await, node(2).await];
         let redis_url = redis.url();
@@ -91,6 +102,15 @@ impl<'a> Site<'a> {
     /// Where clients find the nodes.
     pub fn urls(&self) -> [String; NODES] {
         self.nodes.each_ref().map(|node| format!("ws://127.0.0.1:{}", node.clients.port()))
+    }
+
+    /// Where the nodes listen themselves.
+    pub async fn addrs(&self) -> Vec<SocketAddr> {
+        let mut addrs = Vec::new();
+        for node in &self.nodes {
+            addrs.extend(node.process.lock().await.as_ref().map(|process| process.addr));
+        }
+        addrs
     }
 
     pub fn proxy(&self, link: Link) -> &Proxy {
@@ -125,7 +145,7 @@ impl Node {
     pub async fn start(&self) {
         let mut process = self.process.lock().await;
         for _ in 0..STARTS_MAX {
-            match Process::try_start(self.environment.clone()).await {
+            match Process::try_start(self.script, self.environment.clone()).await {
                 Ok(started) => {
                     self.clients.retarget(started.addr.port());
                     *process = Some(started);

@@ -122,10 +122,18 @@ impl Process {
         served.unwrap_or_else(|output| panic!("the program does not serve:\n{output}"))
     }
 
-    /// As `start`, for when it may fail, because something that it needs is away: what it said.
-    pub async fn try_start(environment: Vec<(String, String)>) -> Result<Self, String> {
+    /// As `start` or `start_after`, for when it may fail, because something that it needs is away:
+    /// what it said.
+    pub async fn try_start(
+        script: Option<&str>,
+        environment: Vec<(String, String)>,
+    ) -> Result<Self, String> {
         let folder = sandbox().folder("process");
-        Self::try_serve(command(&folder, environment, PROGRAM), folder).await
+        let command = match script {
+            None => command(&folder, environment, PROGRAM),
+            Some(script) => shell(&folder, environment, script),
+        };
+        Self::try_serve(command, folder).await
     }
 
     /// As `start`, with so few open files, from which the program cannot raise itself.
@@ -136,9 +144,7 @@ impl Process {
     /// As `start`, by a shell that has done this first: `umask`, `trap`, `ulimit`.
     pub async fn start_after(script: &str, environment: Vec<(String, String)>) -> Self {
         let folder = sandbox().folder("process");
-        let mut shell = command(&folder, environment, "sh");
-        shell.args(["-c", &format!("{script} && exec \"$0\""), PROGRAM]);
-        Self::serve(shell, folder).await
+        Self::serve(shell(&folder, environment, script), folder).await
     }
 
     async fn serve(command: Command, folder: TempDir) -> Self {
@@ -234,6 +240,13 @@ impl Drop for Process {
         let _ = self.child.start_kill();
         sandbox().forget(self.pid);
     }
+}
+
+/// A shell that does that and then becomes the program.
+fn shell(folder: &TempDir, environment: Vec<(String, String)>, script: &str) -> Command {
+    let mut shell = command(folder, environment, "sh");
+    shell.args(["-c", &format!("{script} && exec \"$0\""), PROGRAM]);
+    shell
 }
 
 /// Nothing of our own environment and folder may leak into the settings.
