@@ -18,6 +18,10 @@ use tokio::time::Instant;
 use super::duplex::AHEAD_BYTES;
 use crate::budget::{Budget, Held, Holder, Place};
 
+/// What every socket may keep of a frame that is not whole, however many do: nobody has to wait with
+/// an ordinary message because others hold all that there is.
+const SMALL_BYTES: usize = 2048;
+
 type Room = Pin<Box<dyn Future<Output = Held> + Send>>;
 
 /// Made when a frame does not come whole, which small ones rarely do.
@@ -84,7 +88,7 @@ impl Begun {
         self.held.set(bytes.max(self.held.bytes().min(bytes + AHEAD_BYTES)));
         if let Some(known) = &self.known {
             known.mark.bytes.store(bytes, Ordering::Relaxed);
-        } else if bytes > AHEAD_BYTES {
+        } else if bytes > SMALL_BYTES {
             self.known = Some(Known::new(&self.held, self.since, bytes));
         }
     }
@@ -95,7 +99,7 @@ impl Begun {
             known.mark.owner.register(cx.waker());
         }
         // Small ones do not wait: they are over before anybody could want their memory.
-        if self.bytes.len() <= AHEAD_BYTES || self.held.bytes() >= self.bytes.len() + AHEAD_BYTES {
+        if self.bytes.len() <= SMALL_BYTES || self.held.bytes() >= self.bytes.len() + AHEAD_BYTES {
             return Poll::Ready(());
         }
         let room = self.room.get_or_insert_with(|| {

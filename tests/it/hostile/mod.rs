@@ -3,5 +3,7 @@
 //! Each test does one thing that took a node down, or slowed it for everybody, and sees that it
 //! does not. All of them together are the hostile crew of `verbatim verify`.
 
+mod costs;
+mod memory;
 #[cfg(target_os = "linux")]
 mod quotas;
