@@ -189,10 +189,11 @@ impl Follower {
         place.users.len() + place.asks.len() + usize::from(!known)
     }
 
-    /// How many users it follows as, or may come to.
+    /// How many users it follows as, or may come to. One who was answered that they have left is
+    /// none, though their event is on its way.
     pub fn users_len(&self) -> usize {
         let place = self.place();
-        place.users.len() + place.asks.len()
+        place.users.iter().filter(|known| !known.is_leaving).count() + place.asks.len()
     }
 
     /// A command is sent that may make the socket follow as this user. A stopped follower does not
