@@ -112,21 +112,22 @@ impl Status {
 
     /// Whether the log answers, asked now if it was not asked too often.
     async fn has_log(self: &Arc<Self>) -> bool {
-        let (mut answer, before) = {
+        let (mut answer, before, is_first) = {
             let mut asking = lock(&self.log);
-            if let Some(tell) = asking.begin(Instant::now()) {
+            let tell = asking.begin(Instant::now());
+            let is_first = tell.is_some();
+            if let Some(tell) = tell {
                 self.ask_log(tell);
             }
-            (asking.answer.clone(), asking.is_there)
+            (asking.answer.clone(), asking.is_there, is_first)
         };
-        match (&mut answer, before) {
-            // Nobody waits for a log that was away a moment ago: those who ask would pile up.
-            (Some(_), Some(false)) => false,
-            (Some(answer), _) => {
+        match &mut answer {
+            // One at a time waits for a log that was away a moment ago: those who ask would pile up.
+            Some(answer) if is_first || before != Some(false) => {
                 let answered = timeout(PING_TIME, answer.changed()).await;
                 matches!(answered, Ok(Ok(()))) && *answer.borrow()
             }
-            (None, before) => before.unwrap_or(false),
+            _ => before.unwrap_or(false),
         }
     }
 

@@ -18,8 +18,8 @@ use tokio::time::Instant;
 use super::duplex::AHEAD_BYTES;
 use crate::budget::{Budget, Held, Holder, Place};
 
-/// What every socket may keep of a frame that is not whole, however many do: nobody has to wait with
-/// an ordinary message because others hold all that there is.
+/// What every socket may keep of a frame that is not whole, however many do: nobody has to wait
+/// with an ordinary message because others hold all that there is.
 const SMALL_BYTES: usize = 2048;
 
 type Room = Pin<Box<dyn Future<Output = Held> + Send>>;
