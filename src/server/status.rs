@@ -122,7 +122,7 @@ impl Status {
             (asking.answer.clone(), asking.is_there, is_first)
         };
         match &mut answer {
-            // One at a time waits for a log that was away a moment ago: those who ask would pile up.
+            // One at a time waits for a log that was away: those who ask would pile up.
             Some(answer) if is_first || before != Some(false) => {
                 let answered = timeout(PING_TIME, answer.changed()).await;
                 matches!(answered, Ok(Ok(()))) && *answer.borrow()
