@@ -148,7 +148,7 @@ impl Budget {
 
     /// Whether nothing is left.
     pub fn is_full(&self) -> bool {
-        self.room.available_permits() == 0
+        self.bytes() >= self.bytes_max
     }
 
     /// Holds bytes at once, whether or not they fit.
@@ -252,10 +252,11 @@ impl Budget {
     /// Ends those that keep most and have taken nothing for a while, until enough is expected to
     /// be left. How many.
     fn evict(&self, now: Instant) -> usize {
-        let known: Vec<_> =
-            self.holders().places.iter().flatten().filter_map(Weak::upgrade).collect();
-        let waiting = |holder: Arc<dyn Holder>| {
-            let (bytes, since) = holder.waiting()?;
+        // Nobody is kept for longer than it takes to ask: whoever owns a connection may want to
+        // take it out of what it is shared in.
+        let known: Vec<_> = self.holders().places.iter().flatten().cloned().collect();
+        let waiting = |holder: Weak<dyn Holder>| {
+            let (bytes, since) = holder.upgrade()?.waiting()?;
             (now.saturating_duration_since(since) >= PATIENCE).then_some((bytes, holder))
         };
         let mut stuck: Vec<_> = known.into_iter().filter_map(waiting).collect();
@@ -266,6 +267,7 @@ impl Budget {
             if excess == 0 {
                 break;
             }
+            let Some(holder) = holder.upgrade() else { continue };
             holder.evict();
             excess = excess.saturating_sub(bytes);
             ended += 1;

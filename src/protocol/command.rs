@@ -132,6 +132,19 @@ impl Command {
         }
     }
 
+    /// About how much it keeps, in bytes, beside what every command does.
+    pub fn bytes(&self) -> usize {
+        /// A name, and the seq beside it.
+        const ROOM_BYTES: usize = 64;
+        match self {
+            Self::Message { text, .. } => text.as_str().len(),
+            Self::Resume { rooms, .. } => {
+                rooms.iter().map(|(room, _)| ROOM_BYTES + room.as_str().len()).sum()
+            }
+            _ => 0,
+        }
+    }
+
     /// Who asks, if it says so.
     pub fn user(&self) -> Option<&UserId> {
         match self {

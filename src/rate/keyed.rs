@@ -20,6 +20,9 @@ const SWEEP_LEN_MIN: usize = 64;
 /// and again.
 const SWEEP_PAUSE: Duration = Duration::from_millis(100);
 
+/// How long a party may have to pay for what was done. Behind an address there may be many people.
+const DEBT_MAX: Duration = Duration::from_secs(2);
+
 /// One to a node and kind of party.
 pub struct Rates<K> {
     rate: Rate,
@@ -57,7 +60,7 @@ impl<K: Clone + Eq + Hash> Rates<K> {
 
     /// The party did something of that weight.
     pub fn charge(&self, party: &K, weight: u32, now: Instant) {
-        self.shard(party).of(party, now).charge(self.rate, weight, now);
+        self.shard(party).of(party, now).charge_up_to(self.rate, weight, DEBT_MAX, now);
     }
 
     fn shard(&self, party: &K) -> MutexGuard<'_, Buckets<K>> {

@@ -53,6 +53,13 @@ impl Bucket {
         self.full_at = self.full_at.max(now) + rate.interval() * weight;
     }
 
+    /// As `charge`, and forgets what would take longer to pay for than this: it is of many, and
+    /// they would all be kept out for what one of them did.
+    pub fn charge_up_to(&mut self, rate: Rate, weight: u32, longest: Duration, now: Instant) {
+        self.charge(rate, weight, now);
+        self.full_at = self.full_at.min(now + rate.interval() * rate.burst + longest);
+    }
+
     /// How long it is until something of that weight may happen.
     pub fn wait(&self, rate: Rate, weight: u32, now: Instant) -> Duration {
         let full_at = self.full_at.max(now) + rate.interval() * weight.min(rate.burst);
@@ -116,6 +123,16 @@ mod tests {
         assert_eq!(bucket.take(RATE, 50, later), Err(2001));
         bucket.charge(RATE, 10, later);
         assert_eq!(bucket.take(RATE, 1, later), Err(1101));
+    }
+
+    #[test]
+    fn what_one_of_many_did_keeps_nobody_out_for_long() {
+        let begin = Instant::now();
+        let mut bucket = Bucket::full(begin);
+        bucket.charge_up_to(RATE, 1_000_000, Duration::from_secs(2), begin);
+        assert_eq!(bucket.wait(RATE, 0, begin), Duration::from_secs(2));
+        bucket.charge_up_to(RATE, 1_000_000, Duration::from_secs(2), begin);
+        assert_eq!(bucket.wait(RATE, 0, begin), Duration::from_secs(2));
     }
 
     #[test]

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use super::history::Pages;
+use super::owing::Owing;
 use super::pace::weight;
 use super::resume::Resuming;
 use super::{Shared, reading};
@@ -27,21 +28,25 @@ use crate::protocol::command::{MEMBERS_LIMIT, Start};
 use crate::protocol::error::{Code, Problem};
 use crate::protocol::fields::{self, Key};
 use crate::protocol::frame::{self, Frame};
+use crate::socket::Link;
+
+/// Commands that keep more than this are looked at when others need their memory.
+const OWING_BYTES_MIN: usize = 8 * 1024;
 
 /// Bounded by `in_flight_max`: at that length the session stops reading its socket.
 #[derive(Default)]
 pub struct Answers {
     /// Each with what it may make the socket follow.
-    owed: VecDeque<Owed>,
+    owed: VecDeque<(Pending, Asks)>,
     /// Those rooms, summed. A client that does not wait for its answers gets no more rooms than
     /// one that does.
     rooms: usize,
     /// The front one is being worked out.
     has_begun: bool,
+    /// Bytes that those commands keep.
+    bytes: usize,
+    owing: Option<Box<Owing>>,
 }
-
-/// An answer that is owed, what it may make the socket follow, and what it counts on meanwhile.
-type Owed = (Pending, Asks, Option<Held>);
 
 /// Whose command an answer is to, and what the socket may come to follow by it.
 #[derive(Default)]
@@ -51,6 +56,8 @@ pub struct Asks {
     pub follows: Vec<(RoomName, UserId)>,
     /// How many of those rooms it does not follow yet.
     pub rooms: usize,
+    /// What the command keeps until it is answered.
+    pub held: Option<Held>,
 }
 
 /// An answer that is owed.
@@ -170,39 +177,55 @@ impl Answers {
         self.has_begun
     }
 
-    pub fn push(&mut self, pending: Pending, asks: Asks, held: Option<Held>) {
+    /// Whether the next answer is of a write, which is decided elsewhere, or is there already.
+    pub fn is_decided(&self) -> bool {
+        matches!(self.owed.front(), Some((Pending::Write(..), _)))
+    }
+
+    pub fn push(&mut self, pending: Pending, asks: Asks, link: &Arc<Link>) {
         self.rooms += asks.rooms;
-        self.owed.push_back((pending, asks, held));
+        self.bytes += asks.held.as_ref().map_or(0, Held::bytes);
+        if let Some(owing) = &self.owing {
+            owing.tell(self.bytes);
+        } else if let Some(held) = &asks.held
+            && self.bytes > OWING_BYTES_MIN
+        {
+            self.owing = Some(Box::new(Owing::new(held, link, self.bytes)));
+        }
+        self.owed.push_back((pending, asks));
     }
 
     /// An answer of several parts goes on: it is the next one again.
     pub fn go_on(&mut self, pending: Pending, asks: Asks) {
         self.rooms += asks.rooms;
-        self.owed.push_front((pending, asks, None));
+        self.bytes += asks.held.as_ref().map_or(0, Held::bytes);
+        self.owed.push_front((pending, asks));
     }
 
     /// The next answer, when it is there. Cancel-safe: what is not finished stays in front.
     pub async fn next(&mut self) -> (Reply, Asks) {
-        if let Some((front, ..)) = self.owed.front_mut() {
+        if let Some((front, _)) = self.owed.front_mut() {
             front.begin();
         }
         let reply = match self.owed.front_mut() {
             None => return std::future::pending().await,
-            Some((Pending::Ready(_) | Pending::Later(_), ..)) => None,
-            Some((Pending::Write(_, answered), ..)) => Some(Ok(answered.await)),
-            Some((Pending::Work(work), ..)) => {
+            Some((Pending::Ready(_) | Pending::Later(_), _)) => None,
+            Some((Pending::Write(_, answered), _)) => Some(Ok(answered.await)),
+            Some((Pending::Work(work), _)) => {
                 self.has_begun = true;
                 Some(Err(work.await))
             }
         };
         self.has_begun = false;
-        let front = self.owed.pop_front().map(|(pending, asks, _)| (pending, asks));
-        let (front, asks) = front.unzip();
-        let asks = asks.unwrap_or_default();
+        let (front, asks) = self.owed.pop_front().unzip();
+        let asks: Asks = asks.unwrap_or_default();
         self.rooms -= asks.rooms;
+        self.bytes -= asks.held.as_ref().map_or(0, Held::bytes);
         if self.owed.is_empty() {
             // Idle sockets keep no memory for answers.
-            self.owed = VecDeque::new();
+            (self.owed, self.owing) = (VecDeque::new(), None);
+        } else if let Some(owing) = &self.owing {
+            owing.moved(self.bytes);
         }
         let reply = match (front, reply) {
             (Some(Pending::Ready(reply)), _) | (_, Some(Err(reply))) => reply,

@@ -126,7 +126,7 @@ impl Follows {
             return Err(refusal("user_id", users_max, error));
         }
         let more = follows.iter().filter(|(room, _)| !self.contains(room)).count();
-        let asks = Asks { user: command.user().cloned(), follows, rooms: more };
+        let asks = Asks { user: command.user().cloned(), follows, rooms: more, held: None };
         let max = self.shared.config.session.follows_max;
         // Rooms that were left and are not forgotten yet do not count. Looking for them takes a
         // while, so it is done only where it matters; a client that has it done again and again

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use super::Shared;
 use super::answers::{Asked, Outage, Reader, Reply, member};
-use super::pace::weight;
+use super::pace::{weight, weight_of};
 use crate::budget::Held;
 use crate::hub::BATCH_BYTES_MAX;
 use crate::model::{Event, Seq};
@@ -40,6 +40,8 @@ pub struct Pages {
     range: Range,
     /// The first piece: it was read to know that there is an answer.
     first: Option<Part>,
+    /// What it weighed to find where the page begins, before anything of it is sent.
+    pub weight: u32,
 }
 
 /// The next part of such an answer.
@@ -67,6 +69,8 @@ struct Range {
     more_before: Option<bool>,
     /// The first event of the page.
     first: Option<Seq>,
+    /// Bytes of events that were looked at to find where it begins.
+    walked: usize,
 }
 
 /// Consecutive events, as many as fit into a piece.
@@ -89,6 +93,7 @@ pub async fn history(mut reader: Reader, asked: Asked, page: Page, limit: usize)
             bytes_left: bytes_max,
             more_before: None,
             first: None,
+            walked: 0,
         };
         let piece = match page {
             Page::After(seq) => {
@@ -111,7 +116,8 @@ pub async fn history(mut reader: Reader, asked: Asked, page: Page, limit: usize)
         let weight = weight(piece.frames.len(), EVENTS_PER_WEIGHT);
         return Reply::Frame { re: "history", frame, weight };
     }
-    let mut pages = Pages { shared: reader.shared, asked, range, first: None };
+    let weight = weight_of(range.walked);
+    let mut pages = Pages { shared: reader.shared, asked, range, first: None, weight };
     let json = pages.write(&piece, true);
     pages.first = Some(Part { json, held, is_last: false });
     Reply::Pages(Box::new(pages))
@@ -152,6 +158,7 @@ impl Range {
             let mut taken = take(events.iter().rev(), self.bytes_left, first);
             self.len_left -= taken.frames.len().min(self.len_left);
             self.bytes_left -= taken.bytes.min(self.bytes_left);
+            self.walked += taken.bytes;
             newest = newest.or(taken.frames.first().map(|(seq, _)| *seq));
             let oldest = taken.frames.last().map(|(seq, _)| *seq);
             before = oldest.or(before);

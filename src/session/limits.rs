@@ -3,6 +3,8 @@
 //! It does not close or answer anything; the session does. Commands beyond the rate are answered,
 //! so that a client may learn. What has no answer (control frames, parts of messages) is charged,
 //! and not read on before it is paid for. Either way, who goes on for too many seconds is closed.
+//! What was done for a client has the same rate, and only makes it wait: it asked for no more than
+//! it may, and could not know how much that would be.
 
 use std::time::{Duration, Instant};
 
@@ -18,10 +20,14 @@ const WASTE_BYTES: usize = 16 * 1024;
 const REFUSED_ANSWERED_MAX: u32 = 1000;
 const SECOND: Duration = Duration::from_secs(1);
 
-/// One socket's rate. Both rules together take 48 bytes and no timer.
+/// One socket's rates. All rules together take 72 bytes and no timer.
 #[derive(Clone, Debug)]
 pub struct Limits {
     commands: Bucket,
+    /// What has no answer.
+    frames: Bucket,
+    /// What was done.
+    work: Bucket,
     /// The second that refused frames are being counted in.
     second: Instant,
     /// Refused frames in that second.
@@ -42,7 +48,9 @@ pub enum Verdict {
 
 impl Limits {
     pub fn new(now: Instant) -> Self {
-        Self { commands: Bucket::full(now), second: now, refused: 0, bad_seconds: 0 }
+        let full = Bucket::full(now);
+        let (commands, frames, work) = (full, full, full);
+        Self { commands, frames, work, second: now, refused: 0, bad_seconds: 0 }
     }
 
     /// Whether one more command may come now; if not, in how many milliseconds.
@@ -53,26 +61,25 @@ impl Limits {
     /// Something was done for the socket that is worth so much.
     pub fn charge(&mut self, config: &SessionConfig, weight: u32, now: Instant) {
         if weight > 0 {
-            self.commands.charge(rate(config), weight, now);
+            self.work.charge(rate(config), weight, now);
         }
     }
 
     /// How long it is until something of weight 1 may be done.
     pub fn wait(&self, config: &SessionConfig, now: Instant) -> Duration {
-        self.commands.wait(rate(config), 1, now)
+        self.work.wait(rate(config), 1, now)
     }
 
     /// How long it is until what was done is paid for; `None`: it is.
     pub fn debt(&self, config: &SessionConfig, now: Instant) -> Option<Duration> {
-        // A command that was admitted may have taken the last of what there was.
-        let wait = self.commands.wait(rate(config), 0, now);
+        let wait = self.work.wait(rate(config), 0, now);
         (!wait.is_zero()).then_some(wait)
     }
 
     /// Frames came that have no answer.
     pub fn frames(&mut self, config: &SessionConfig, count: u32, now: Instant) -> Verdict {
-        self.charge(config, count, now);
-        let wait = self.wait(config, now);
+        self.frames.charge(rate(config), count, now);
+        let wait = self.frames.wait(rate(config), 1, now);
         if wait.is_zero() {
             return Verdict::Go;
         }

@@ -13,6 +13,7 @@ mod follows;
 /// As `answers`.
 pub mod history;
 mod limits;
+mod owing;
 /// As `answers`.
 pub mod pace;
 mod paging;
@@ -146,6 +147,10 @@ impl Session {
     pub async fn run(mut self: Box<Self>) -> (End, Option<UserId>) {
         self.greet();
         let (code, text) = self.serve().await;
+        // In the middle of a message nothing else can be said.
+        if self.paging.is_none() {
+            self.flush();
+        }
         self.shared.metrics.sockets_closed.get_or_create(&metrics::Code { code: code.0 }).inc();
         // Before the close, which may take seconds: nothing more is for this socket, and what its
         // answers hold (a connection to the log, the activation of a room) others wait for.
@@ -210,8 +215,12 @@ impl Session {
     }
 
     /// Whether the work that was done for the client is paid for. Else the next answer is begun
-    /// when it is: what is asked for in one breath is not worked out in one.
+    /// when it is: what is asked for in one breath is not worked out in one. What is decided
+    /// already is told, and a node that stops does not wait for anybody.
     fn has_paid(&mut self) -> bool {
+        if self.stopping || self.answers.is_decided() {
+            return true;
+        }
         if self.debt.is_none() && !self.answers.is_empty() {
             let wait = self.limits.debt(&self.shared.config.session, Instant::now());
             self.debt = wait.map(|wait| Box::pin(tokio::time::sleep(wait)));
@@ -294,8 +303,18 @@ impl Session {
         Ok(())
     }
 
+    /// A node that stops answers what it has read; but who asked for much, or takes a long answer
+    /// slowly, gets no more than can be done until now.
     fn on_rested(&mut self) -> Result<(), End> {
-        if self.stopping && self.paging.is_some() { Err(RESTARTS) } else { Ok(()) }
+        if !self.stopping {
+            return Ok(());
+        }
+        let debt = self.limits.debt(&self.shared.config.session, Instant::now());
+        if self.paging.is_some() || debt.is_some() {
+            return Err(RESTARTS);
+        }
+        self.rest = Some(Box::pin(tokio::time::sleep(LAST_CALL)));
+        Ok(())
     }
 
     fn on_stopping(&mut self) -> Result<(), End> {
@@ -340,15 +359,16 @@ impl Session {
             Ok((request, asks)) => {
                 // Before the command is sent: its events may be back before its answer.
                 self.follows.ask(&asks.follows);
-                let held = self.shared.budgets.inbound.hold(text.len() + OWED_BYTES);
+                let bytes = request.command.bytes() + OWED_BYTES;
+                let asks = Asks { held: Some(self.shared.budgets.inbound.hold(bytes)), ..asks };
                 let pending = self.command(request);
-                self.answers.push(pending, asks, Some(held));
+                self.answers.push(pending, asks, &self.link);
             }
             Err(problem) => {
                 let config = &self.shared.config.session;
                 self.limits.waste(config, text.len(), Instant::now());
                 let asks = Asks { user, ..Asks::default() };
-                self.answers.push(Pending::Ready(Reply::Problem(problem)), asks, None);
+                self.answers.push(Pending::Ready(Reply::Problem(problem)), asks, &self.link);
             }
         }
     }

@@ -34,6 +34,7 @@ impl Session {
             }
             Reply::Pages(pages) => {
                 self.count("history", "ok");
+                self.charge(pages.weight);
                 self.flush();
                 self.paging = Some(Box::new(Paging::new(self.link.clone(), pages)));
                 Ok(())

@@ -39,8 +39,8 @@ impl Resuming {
         rooms: Vec<(RoomName, Seq)>,
         id: Option<ClientId>,
     ) -> Box<Self> {
-        let done = Vec::with_capacity(rooms.len());
-        Box::new(Self { reader, user, rooms: rooms.into_iter(), id, done })
+        // Grown as it is answered: hundreds may wait, and few of them are begun.
+        Box::new(Self { reader, user, rooms: rooms.into_iter(), id, done: Vec::new() })
     }
 
     /// Whether all parts have been answered.

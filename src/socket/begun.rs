@@ -30,6 +30,8 @@ pub(super) struct Begun {
     pub since: Instant,
     /// What is kept of a frame until it is whole.
     bytes: Vec<u8>,
+    /// Bytes of fragments that the codec has.
+    message_len: usize,
     /// What is held for those bytes, and for the fragments that the codec has.
     held: Held,
     /// More of it is being waited for.
@@ -53,7 +55,12 @@ struct Mark {
 impl Begun {
     pub fn new(inbound: &Arc<Budget>) -> Self {
         let (since, held) = (Instant::now(), inbound.hold(0));
-        Self { since, bytes: Vec::new(), held, room: None, known: None }
+        Self { since, bytes: Vec::new(), message_len: 0, held, room: None, known: None }
+    }
+
+    /// Its time begins anew.
+    pub fn renew(&mut self) {
+        (self.since, self.known) = (Instant::now(), None);
     }
 
     /// Takes what came, of which that much is not whole at the end, and gives what is.
@@ -83,6 +90,7 @@ impl Begun {
 
     /// Counts what is kept here, and the fragments that the codec has.
     pub fn count(&mut self, message_len: usize) {
+        self.message_len = message_len;
         let bytes = self.bytes.capacity() + message_len;
         // What was waited for beforehand counts until it is used.
         self.held.set(bytes.max(self.held.bytes().min(bytes + AHEAD_BYTES)));
@@ -99,7 +107,8 @@ impl Begun {
             known.mark.owner.register(cx.waker());
         }
         // Small ones do not wait: they are over before anybody could want their memory.
-        if self.bytes.len() <= SMALL_BYTES || self.held.bytes() >= self.bytes.len() + AHEAD_BYTES {
+        let kept = self.bytes.len() + self.message_len;
+        if kept <= SMALL_BYTES || self.held.bytes() >= kept + AHEAD_BYTES {
             return Poll::Ready(());
         }
         let room = self.room.get_or_insert_with(|| {
@@ -133,7 +142,8 @@ impl Known {
 
 impl Holder for Mark {
     fn waiting(&self) -> Option<(usize, Instant)> {
-        Some((self.bytes.load(Ordering::Relaxed), self.since))
+        let is_evicted = self.is_evicted.load(Ordering::Relaxed);
+        (!is_evicted).then(|| (self.bytes.load(Ordering::Relaxed), self.since))
     }
 
     fn evict(&self) {

@@ -109,7 +109,7 @@ impl Duplex {
     /// client's fault.
     pub fn forgive(&mut self) {
         if let Some(begun) = &mut self.begun {
-            begun.since = Instant::now();
+            begun.renew();
         }
     }
 
@@ -250,7 +250,7 @@ impl Duplex {
             self.begun.take().unwrap_or_else(|| Box::new(Begun::new(self.link.inbound())));
         self.ahead = begun.keep(came, held_len);
         if self.boundary.take_ended() {
-            begun.since = Instant::now();
+            begun.renew();
         }
         if !self.boundary.is_whole() {
             begun.count(self.boundary.message_len());

@@ -283,7 +283,8 @@ impl Link {
 impl Holder for Link {
     fn waiting(&self) -> Option<(usize, Instant)> {
         let state = self.lock();
-        (!state.pieces.is_empty()).then_some((state.queued.bytes, state.moved_at))
+        // What others wait for as well is not given back by ending this one.
+        (!state.pieces.is_empty()).then(|| (state.queued.held.bytes(), state.moved_at))
     }
 
     fn evict(&self) {

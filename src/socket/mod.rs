@@ -163,15 +163,16 @@ impl Socket {
             if flow.has_drained {
                 return Poll::Ready(Incoming::Drained);
             }
+            // Also while nothing is read: what has begun is kept all the same.
+            if self.codec.duplex().is_evicted() {
+                return Poll::Ready(self.on_end(CloseReason::UNFINISHED));
+            }
             let reading = reading && !flow.is_over_limit;
             if reading {
                 match self.poll_read(cx) {
                     Poll::Ready(Some(incoming)) => return Poll::Ready(incoming),
                     // A control frame may have put a pong into the queue: flush again.
                     Poll::Ready(None) => continue,
-                    Poll::Pending if self.codec.duplex().is_evicted() => {
-                        return Poll::Ready(self.on_end(CloseReason::UNFINISHED));
-                    }
                     Poll::Pending => {}
                 }
                 // A failed write alone does not end the socket: the client may have sent its last

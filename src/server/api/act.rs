@@ -68,9 +68,12 @@ async fn run(
     let write = async |asked, verb| commit(shared, lanes, asked, verb).await;
     let payer = command.user().cloned();
     let read = |reply| {
-        if let Reply::Frame { weight, .. } = &reply {
-            shared.pace.charge_request(address, payer.as_ref(), *weight, Instant::now());
-        }
+        let weight = match &reply {
+            Reply::Frame { weight, .. } => *weight,
+            Reply::Pages(pages) => pages.weight,
+            _ => 0,
+        };
+        shared.pace.charge_request(address, payer.as_ref(), weight, Instant::now());
         answered(reply)
     };
     match command {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use std::time::Instant;
 
 use serde_json::json;
+use tokio_tungstenite::tungstenite::Message;
 
 use crate::harness::http::Http;
 use crate::harness::process::Process;
@@ -17,6 +18,7 @@ on_both_logs!(
     answers_that_nobody_reads_take_no_more_than_they_may,
     long_messages_in_many_rooms_take_no_more_than_the_rings_may,
     frames_that_are_begun_take_no_more_than_they_may,
+    who_keeps_most_goes_and_not_who_waits_for_it,
 );
 
 const MIB: u64 = 1024 * 1024;
@@ -159,11 +161,14 @@ async fn frames_that_are_begun_take_no_more_than_they_may(world: World) {
     follow(&mut other, "1", "other").await;
     let mut begun = masked_frame(0x81, &[b' '; 60_000]);
     begun.pop();
+    // The same in fragments, of which each is whole.
+    let mut fragments = masked_frame(0x01, &[b' '; 4000]);
+    fragments.extend(masked_frame(0x00, &[b' '; 4000]).repeat(14));
     let mut sockets = Vec::new();
     for number in 0..60 {
         let mut socket = Raw::upgrade(process.addr).await;
         // One that is ended for what it holds may be so before it has sent all of it.
-        let _ = socket.try_send(&begun).await;
+        let _ = socket.try_send(if number % 2 == 0 { &begun } else { &fragments }).await;
         sockets.push(socket);
         if number % 10 == 0 {
             is_served(&mut other, number).await;
@@ -172,6 +177,48 @@ async fn frames_that_are_begun_take_no_more_than_they_may(world: World) {
         }
     }
     is_served(&mut other, 1000).await;
+}
+
+/// What was done: commands behind an answer that is not read keep all there is of `inbound`, and
+/// nothing could be ended for it but a message of somebody else that came in two parts.
+async fn who_keeps_most_goes_and_not_who_waits_for_it(world: World) {
+    let settings = [("VERBATIM_SERVER__INBOUND_BYTES_MAX", MIB.to_string())];
+    let process = serve(&world, &settings).await;
+    let mut other = Client::greeted(process.addr).await;
+    create(&mut other, "1", "r").await;
+    create(&mut other, "1", "other").await;
+    fill(&mut other, "r", MESSAGES).await;
+    let mut greedy = Client::narrow(process.addr, RECEIVE_BYTES).await;
+    for _ in 0..10 {
+        let history = json!({"type": "history", "user_id": "1", "room": "r", "limit": 200});
+        greedy.send(history).await;
+    }
+    let text = "x".repeat(MESSAGE_BYTES);
+    let message = json!({"type": "message", "user_id": "1", "room": "r", "message": text});
+    let sending = tokio::spawn(async move {
+        // What is not taken any more is somebody else's to wait for.
+        while greedy.try_send(Message::text(message.to_string())).await.is_ok() {}
+    });
+    let deadline = Instant::now() + PATIENCE;
+    while metric(&process, "verbatim_budget_bytes{budget=\"inbound\"}").await < MIB {
+        assert!(Instant::now() < deadline, "it does not keep so much");
+    }
+    let mut socket = Raw::upgrade(process.addr).await;
+    socket.read_frame().await;
+    let message = json!({"type": "message", "user_id": "1", "room": "other", "message": text,
+        "id": "1"});
+    let message = masked_frame(0x81, message.to_string().as_bytes());
+    let (first, second) = message.split_at(9000);
+    socket.send(first).await;
+    let deadline = Instant::now() + PATIENCE;
+    while metric(&process, "verbatim_evicted_total{budget=\"inbound\"}").await == 0 {
+        assert!(Instant::now() < deadline, "nobody is ended");
+    }
+    socket.send(second).await;
+    let answer = socket.read_frame().await;
+    let answer = String::from_utf8(answer.payload).unwrap();
+    assert!(answer.contains("\"ack\""), "{answer}");
+    sending.abort();
 }
 
 /// What was done: a node that had held much kept it for ever.
