@@ -14,7 +14,7 @@ use std::time::Duration;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::Service;
-use hyper::{Request, Response, StatusCode};
+use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::time::timeout;
 
@@ -77,10 +77,11 @@ pub async fn serve(visit: &Arc<Visit>, line: Line, head_time: Duration) -> Optio
                     if stuck.is_some() { permit.waits(Wait::Taking) } else { permit.heard() }
                 }
             }) => break outcome,
-            () = evicted.notified() => {
+            // Else it took everything in that moment.
+            () = evicted.notified() => if peer.is_owed() {
                 visit.note_closed("it takes nothing, and others need the memory");
                 return None;
-            }
+            },
             // Else a request came in that moment, and is answered.
             () = permit.called() => if permit.must_go() { return None },
             // Not before the last client has left: until then a load balancer that keeps a
@@ -173,7 +174,7 @@ async fn refuse_unread(visit: &Arc<Visit>, mut line: Line, status: StatusCode) {
         let answering = peer.answering();
         let mut answer = refuse(status, code, error);
         finish(&mut answer);
-        let answer = answer.map(|content| own.body(content, answering));
+        let answer = answer.map(|content| own.body(&Method::GET, content, answering));
         Box::pin(ready(Ok(answer)))
     }));
     let mut http = begin(visit.config(), line, DRAIN_TIME, speaker);

@@ -23,6 +23,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
+use futures_util::FutureExt;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -176,7 +177,10 @@ impl Line {
     pub fn begin_anew(&mut self, unread: Bytes) {
         self.rest = join(unread, std::mem::take(&mut self.rest));
         let mut state = self.wire.state();
-        (state.asked, state.refused) = (0, None);
+        (state.asked, state.refused, state.owed) = (0, None, 0);
+        // The race that this closes: the node wants the memory of what waits for a client, who
+        // takes it in that moment. Its next request must not end for that.
+        let _ = self.wire.evicted.notified().now_or_never();
     }
 
     /// From here on, this is all that is read.
@@ -221,6 +225,11 @@ impl Peer {
             state.moved_at = Instant::now();
         }
         state.owed += len;
+    }
+
+    /// Whether something waits for this client.
+    pub fn is_owed(&self) -> bool {
+        self.0.upgrade().is_some_and(|wire| wire.state().owed > 0)
     }
 
     /// A request has been read. What is written from here on is its answer.
@@ -286,7 +295,11 @@ impl Holder for Wire {
     }
 
     fn evict(&self) {
-        self.evicted.notify_one();
+        // It may have taken everything since it was asked.
+        let state = self.state();
+        if state.owed > 0 {
+            self.evicted.notify_one();
+        }
     }
 }
 
@@ -361,11 +374,63 @@ impl AsyncWrite for Line {
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut state = self.wire.state();
         state.is_open &= state.answering > 0;
+        if !state.is_open {
+            state.owed = 0;
+        }
         Poll::Ready(Ok(()))
     }
 
     /// The end is told by closing, which comes right behind it.
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hyper::Method;
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::server::answer::Content;
+
+    /// A connection, and its client's end.
+    async fn line() -> (Line, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        (Line::new(stream, &Budget::new(1024)), client)
+    }
+
+    #[tokio::test]
+    async fn an_answer_without_its_body_is_owed_to_nobody() {
+        let (line, _client) = line().await;
+        let (peer, unsent) = (line.peer(), Budget::new(1024));
+        let waits = |method: &Method| {
+            for content in
+                [Content::Static(&[0; 4096]), Content::Whole(Bytes::from_static(&[0; 4096]))]
+            {
+                drop(content.body(method, &peer, &unsent, peer.answering()));
+            }
+            line.wire.waiting().map(|(bytes, _)| bytes)
+        };
+        assert_eq!(waits(&Method::HEAD), None);
+        assert_eq!(waits(&Method::GET), Some(8192));
+    }
+
+    #[tokio::test]
+    async fn who_has_taken_everything_is_not_ended_for_what_waited() {
+        let (mut line, _client) = line().await;
+        let is_ended = |line: &Line| line.wire.evicted.notified().now_or_never().is_some();
+        line.peer().owes(4096);
+        line.wire.evict();
+        line.begin_anew(Bytes::new());
+        assert!(!is_ended(&line) && line.wire.waiting().is_none());
+        // And whoever looked before that comes too late.
+        line.wire.evict();
+        assert!(!is_ended(&line));
+        line.peer().owes(4096);
+        line.wire.evict();
+        assert!(is_ended(&line));
     }
 }
