@@ -19,7 +19,6 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::time::timeout;
 
 use super::LAST_REQUEST;
-use super::admission::Wait;
 use super::answer::{Body, finish, refuse};
 use super::line::{Line, Peer, Progress, join};
 use super::routes::Visit;
@@ -71,10 +70,13 @@ pub async fn serve(visit: &Arc<Visit>, line: Line, head_time: Duration) -> Optio
     let outcome = loop {
         tokio::select! {
             outcome = proceed(&mut http, &peer, |progress| {
-                // What the client does not take is up to the client.
-                if progress.stuck != stuck {
-                    stuck = progress.stuck;
-                    if stuck.is_some() { permit.waits(Wait::Taking) } else { permit.heard() }
+                // What the client does not take is up to the client. Not only when that changes:
+                // what it was waited for meanwhile may have come, behind an answer that is stuck.
+                let is_news = std::mem::replace(&mut stuck, progress.stuck) != stuck;
+                match progress.stuck {
+                    Some(_) => permit.takes_nothing(is_news),
+                    None if is_news => permit.takes(),
+                    None => {}
                 }
             }) => break outcome,
             // Else it took everything in that moment.

@@ -36,6 +36,8 @@ pub(super) struct Standing {
     seat: Option<Seat>,
     pub(super) in_http: bool,
     ticket: Option<Ticket>,
+    /// What it waits for is that the client takes what it asked for.
+    pub(super) is_taking: bool,
     /// It was called, so its place counts for somebody else, and it is one of those that leave. It
     /// is closed, at once or when it has the answer to a request that came in the same moment.
     is_called: bool,
@@ -86,6 +88,7 @@ impl Permit {
             seat,
             in_http: false,
             ticket: None,
+            is_taking: false,
             is_called: false,
             is_out: false,
             is_settled: false,
@@ -114,6 +117,7 @@ impl Permit {
         if is_elsewhere {
             return;
         }
+        standing.is_taking = wait == Wait::Taking;
         // Whoever was called and waits all the same would do so for as long as they like, and be
         // called by nobody: there are places for that, or it is over.
         if standing.stand_beyond(&self.admission, &mut state) {
@@ -121,6 +125,28 @@ impl Permit {
         } else {
             standing.is_out = true;
             self.call.notify_one();
+        }
+    }
+
+    /// The client takes nothing of its answer; `is_news`: it did until now. Whoever waits for
+    /// something else goes on to do so: a slow body behind an answer that nobody takes was in no
+    /// list, and kept its place to the end of its time.
+    pub fn takes_nothing(&self, is_news: bool) {
+        let is_to_wait = {
+            let standing = self.standing();
+            let waits = standing.is_out || standing.ticket.is_some();
+            !waits || (is_news && standing.is_taking)
+        };
+        if is_to_wait {
+            self.waits(Wait::Taking);
+        }
+    }
+
+    /// The client takes its answer again, which changes nothing for whoever waits for more of it.
+    pub fn takes(&self) {
+        let mut standing = self.standing();
+        if standing.is_taking {
+            standing.leave(&mut self.admission.state());
         }
     }
 
@@ -238,7 +264,7 @@ impl Standing {
     }
 
     fn leave(&mut self, state: &mut State) {
-        self.is_out = false;
+        (self.is_out, self.is_taking) = (false, false);
         if let Some(ticket) = self.ticket.take() {
             self.is_called |= !state.lobby.leave(&ticket);
         }

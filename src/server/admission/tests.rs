@@ -238,6 +238,34 @@ fn who_is_slow_in_http_gives_way_in_order() {
     assert_eq!(counts(&admission), [0; 6]);
 }
 
+/// It was in no list when the answer before it was taken, however slowly the body came.
+#[test]
+fn a_slow_body_behind_an_answer_that_is_not_taken_gives_way() {
+    let admission = admission([9, 9, 1, 9]);
+    for is_stuck in [true, false] {
+        let slow = busy(&admission, "10.0.0.1");
+        slow.takes_nothing(true);
+        slow.heard();
+        slow.waits(Wait::Body);
+        // Again and again, until it is taken.
+        [true, false].into_iter().for_each(|is_news| slow.takes_nothing(is_news));
+        if !is_stuck {
+            slow.takes();
+        }
+        let newcomer = busy(&admission, "10.0.0.2");
+        assert!(newcomer.beyond().is_none() && slow.must_go());
+        drop((slow, newcomer));
+        assert_eq!(counts(&admission), [0; 6]);
+    }
+    // Who took some just now may go on, and who waits for nothing else stands there.
+    let taking = busy(&admission, "10.0.0.1");
+    taking.takes_nothing(false);
+    assert_eq!(busy(&admission, "10.0.0.2").beyond(), Some(Limit::Http));
+    assert!(taking.standing().is_taking);
+    taking.takes();
+    assert!(!taking.standing().is_taking);
+}
+
 #[test]
 fn the_newest_is_told_and_the_longest_silent_is_dropped() {
     let admission = admission([1, 1, 9, 9]);
