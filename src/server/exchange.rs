@@ -19,6 +19,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::time::timeout;
 
 use super::LAST_REQUEST;
+use super::admission::Wait;
 use super::answer::{Body, finish, refuse};
 use super::line::{Line, Peer, Progress, join};
 use super::routes::Visit;
@@ -84,8 +85,8 @@ pub async fn serve(visit: &Arc<Visit>, line: Line, head_time: Duration) -> Optio
                 visit.note_closed("it takes nothing, and others need the memory");
                 return None;
             },
-            // Else a request came in that moment, and is answered.
-            () = permit.called() => if permit.must_go() { return None },
+            // Not if a request came in that moment: it is answered.
+            () = permit.called() => return None,
             // Not before the last client has left: until then a load balancer that keeps a
             // connection to ask `/readyz` on is told that this node stops.
             () = &mut stopped => {
@@ -170,6 +171,8 @@ async fn refuse_unread(visit: &Arc<Visit>, mut line: Line, status: StatusCode) {
         _ => ("bad_head", "this is no request of HTTP/1.1 or HTTP/1.0"),
     };
     visit.note_refused(code);
+    // To take that, and to say no more, is up to the client, and the file may be needed.
+    visit.permit().waits(Wait::Body);
     line.read_only(ANY_REQUEST);
     let (own, peer) = (visit.clone(), line.peer());
     let speaker = Speaker(Box::new(move |_| {
@@ -185,6 +188,12 @@ async fn refuse_unread(visit: &Arc<Visit>, mut line: Line, status: StatusCode) {
         let _ = poll_fn(|cx| http.poll_without_shutdown(cx)).await;
         http.into_parts().io.into_inner().drain(DRAINED_BYTES_MAX).await;
     };
-    // Whoever does not take it in that time does not want it.
-    let _ = timeout(DRAIN_TIME, told).await;
+    tokio::select! {
+        // What can be said at once is said, whatever else happens.
+        biased;
+        // Whoever does not take it in that time does not want it.
+        _ = timeout(DRAIN_TIME, told) => {}
+        () = visit.permit().called() => {}
+        () = visit.tasks().sessions_ended() => {}
+    }
 }

@@ -189,9 +189,9 @@ impl Permit {
         true
     }
 
-    /// Resolves when the place may have been called for: `must_go` knows. It may be asked again.
+    /// Resolves when the place was called for while it is up to the client. It may be asked again.
     pub async fn called(&self) {
-        if !self.must_go() {
+        while !self.must_go() {
             self.call.notified().await;
         }
     }
