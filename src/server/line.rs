@@ -176,6 +176,11 @@ impl Line {
     /// Makes ready for HTTP to begin anew, which has read these bytes and not used them.
     pub fn begin_anew(&mut self, unread: Bytes) {
         self.rest = join(unread, std::mem::take(&mut self.rest));
+        // A blank line behind a request is none, and HTTP would wait for the rest of it, for less
+        // time than the next request has.
+        while let Some(b'\r' | b'\n') = self.rest.first() {
+            self.rest.advance(1);
+        }
         let mut state = self.wire.state();
         (state.asked, state.refused, state.owed) = (0, None, 0);
         // The race that this closes: the node wants the memory of what waits for a client, who
@@ -416,6 +421,15 @@ mod tests {
         };
         assert_eq!(waits(&Method::HEAD), None);
         assert_eq!(waits(&Method::GET), Some(8192));
+    }
+
+    #[tokio::test]
+    async fn a_blank_line_behind_a_request_is_no_other_one() {
+        let (mut line, _client) = line().await;
+        line.begin_anew(Bytes::from_static(b"\r\n\n"));
+        assert!(line.ahead().is_empty() && !line.has_arrived());
+        line.begin_anew(Bytes::from_static(b"\r\nGET"));
+        assert_eq!(line.ahead(), b"GET");
     }
 
     #[tokio::test]
