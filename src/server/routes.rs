@@ -81,7 +81,7 @@ impl Visit {
 
     /// A line about it, which is for whoever set up the proxy.
     pub fn is_not_introduced(&self, err: &Malformed) {
-        self.server.refusals.refused(self.from, &err.to_string());
+        self.server.proxies.is_not_introduced(self.from, err);
     }
 
     /// A line about a refusal, if it is known whom it is about.
