@@ -37,6 +37,10 @@ const STATUS: std::ops::Range<usize> = 9..12;
 
 /// The connection, for its one owner.
 pub struct Line {
+    /// Only the line keeps it, and for a moment a peer that looks whether it is there. The wire is
+    /// kept by whoever looks for who keeps most, too, and if that was in the moment of an upgrade,
+    /// nobody could have the stream, and the upgrade was lost after its answer.
+    stream: Arc<TcpStream>,
     wire: Arc<Wire>,
     /// Read already, and to be read again first.
     rest: Bytes,
@@ -66,7 +70,7 @@ pub struct Progress {
 
 #[derive(Debug)]
 struct Wire {
-    stream: TcpStream,
+    stream: Weak<TcpStream>,
     state: Mutex<State>,
     /// Wakes whoever serves the connection, to end it: it takes nothing, and the node needs the
     /// memory of what waits for it.
@@ -108,11 +112,12 @@ impl Line {
             is_blocked: false,
             refused: None,
         });
+        let stream = Arc::new(stream);
         let wire = Arc::new_cyclic(|this: &Weak<Wire>| {
             let (_place, evicted) = (unsent.enter(this.clone()), Arc::default());
-            Wire { stream, state, evicted, _place }
+            Wire { stream: Arc::downgrade(&stream), state, evicted, _place }
         });
-        Self { wire, rest: Bytes::new(), is_deaf: false }
+        Self { stream, wire, rest: Bytes::new(), is_deaf: false }
     }
 
     pub fn peer(&self) -> Peer {
@@ -128,7 +133,7 @@ impl Line {
     /// The connection itself, and what was read of it already; `None` while somebody waits for the
     /// peer to go.
     pub fn into_stream(self) -> Option<(TcpStream, Bytes)> {
-        Some((Arc::into_inner(self.wire)?.stream, self.rest))
+        Some((Arc::into_inner(self.stream)?, self.rest))
     }
 
     /// What was read and not used yet.
@@ -142,8 +147,8 @@ impl Line {
         let mut buffer = [0; 1024];
         let room = bytes_max.saturating_sub(self.rest.len()).min(buffer.len());
         loop {
-            self.wire.stream.readable().await?;
-            match self.wire.stream.try_read(&mut buffer[..room]) {
+            self.stream.readable().await?;
+            match self.stream.try_read(&mut buffer[..room]) {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(len) => {
                     let read = Bytes::copy_from_slice(&buffer[..len]);
@@ -163,13 +168,13 @@ impl Line {
 
     /// Resolves when the client says something (`true`), or can say nothing more. Cancel-safe.
     pub async fn arrives(&self) -> bool {
-        !self.rest.is_empty() || matches!(self.wire.stream.peek(&mut [0]).await, Ok(1..))
+        !self.rest.is_empty() || matches!(self.stream.peek(&mut [0]).await, Ok(1..))
     }
 
     /// Whether something has arrived, also if the runtime does not know it yet.
     pub fn has_arrived(&self) -> bool {
         let mut byte = [MaybeUninit::uninit()];
-        let peeked = SockRef::from(&self.wire.stream).peek(&mut byte);
+        let peeked = SockRef::from(&self.stream).peek(&mut byte);
         !self.rest.is_empty() || matches!(peeked, Ok(1..))
     }
 
@@ -199,10 +204,10 @@ impl Line {
     /// and a client that is reset may never see its answer.
     pub async fn drain(&self, bytes_max: usize) {
         // It may be gone already.
-        let _ = SockRef::from(&self.wire.stream).shutdown(std::net::Shutdown::Write);
+        let _ = SockRef::from(&self.stream).shutdown(std::net::Shutdown::Write);
         let (mut drained, mut buffer) = (0, [0; 4096]);
-        while drained < bytes_max && self.wire.stream.readable().await.is_ok() {
-            match self.wire.stream.try_read(&mut buffer) {
+        while drained < bytes_max && self.stream.readable().await.is_ok() {
+            match self.stream.try_read(&mut buffer) {
                 Ok(0) => return,
                 Ok(len) => drained += len,
                 Err(err) if err.kind() == io::ErrorKind::WouldBlock => {}
@@ -217,7 +222,8 @@ impl Peer {
     /// say. One that has sent a request ahead cannot be seen to go.
     pub async fn gone(self) {
         let Some(wire) = self.0.upgrade() else { return };
-        if let Ok(1..) = wire.stream.peek(&mut [0]).await {
+        let Some(stream) = wire.stream.upgrade() else { return };
+        if let Ok(1..) = stream.peek(&mut [0]).await {
             std::future::pending().await
         }
     }
@@ -325,8 +331,8 @@ impl AsyncRead for Line {
             return Poll::Ready(Ok(()));
         }
         loop {
-            ready!(self.wire.stream.poll_read_ready(cx))?;
-            match self.wire.stream.try_read_buf(buf) {
+            ready!(self.stream.poll_read_ready(cx))?;
+            match self.stream.try_read_buf(buf) {
                 Err(err) if err.kind() == io::ErrorKind::WouldBlock => {}
                 read => return Poll::Ready(read.map(drop)),
             }
@@ -356,12 +362,12 @@ impl AsyncWrite for Line {
             return Poll::Ready(Ok(slices.iter().map(|slice| slice.len()).sum()));
         }
         loop {
-            let Poll::Ready(ready) = self.wire.stream.poll_write_ready(cx) else {
+            let Poll::Ready(ready) = self.stream.poll_write_ready(cx) else {
                 state.is_blocked = true;
                 return Poll::Pending;
             };
             ready?;
-            match self.wire.stream.try_write_vectored(slices) {
+            match self.stream.try_write_vectored(slices) {
                 Err(err) if err.kind() == io::ErrorKind::WouldBlock => {}
                 written => {
                     written.iter().for_each(|len| state.wrote(*len));
@@ -430,6 +436,13 @@ mod tests {
         assert!(line.ahead().is_empty() && !line.has_arrived());
         line.begin_anew(Bytes::from_static(b"\r\nGET"));
         assert_eq!(line.ahead(), b"GET");
+    }
+
+    #[tokio::test]
+    async fn whoever_looks_for_who_keeps_most_does_not_keep_the_stream() {
+        let (line, _client) = line().await;
+        let looks = line.wire.clone();
+        assert!(line.into_stream().is_some() && looks.waiting().is_none());
     }
 
     #[tokio::test]
