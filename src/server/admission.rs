@@ -6,7 +6,9 @@
 //!
 //! A connection that only waits for its client gives up its place when another needs one (see
 //! `lobby`). So neither silence nor slowness keeps anybody out. It is never closed while a whole
-//! request of its is being answered.
+//! request of its is being answered. Until it is closed it is counted beside the limits, and of
+//! those there is a small number, too: a flood that displaces faster than tasks run would else have
+//! all files of the node.
 
 mod permit;
 
@@ -45,6 +47,7 @@ pub struct Admission {
     per_address_max: usize,
     /// As `State::beyond`.
     beyond_max: [usize; 2],
+    leaving_max: usize,
     http_max: usize,
     /// New connections of each address; of a client behind a proxy, new WebSockets and streams.
     connects: Rates<IpAddr>,
@@ -60,6 +63,8 @@ struct State {
     http: usize,
     /// Beyond a limit of all, and of an address.
     beyond: [usize; 2],
+    /// Those that were called and are not closed yet. They count nowhere else.
+    leaving: usize,
     /// What counts for an address: its connections, or if it comes by way of a proxy, its
     /// WebSockets and streams.
     by_address: HashMap<IpAddr, usize>,
@@ -109,9 +114,21 @@ impl Limit {
 }
 
 /// How many connections beyond the limits there may be, of all and of addresses.
-pub fn beyond_max(connections_max: usize) -> [usize; 2] {
+fn beyond_max(connections_max: usize) -> [usize; 2] {
     let part = connections_max / BEYOND_TOTAL_PART;
     [BEYOND_TOTAL_MAX, BEYOND_ADDRESS_MAX].map(|most| part.clamp(BEYOND_MIN, most))
+}
+
+/// How many connections there may be that were called and are not closed yet: few, for they are
+/// closed as soon as their tasks run.
+fn leaving_max(connections_max: usize) -> usize {
+    let [_, few] = beyond_max(connections_max);
+    few
+}
+
+/// How many files are for connections that are not within the limits.
+pub fn files_beyond(connections_max: usize) -> usize {
+    beyond_max(connections_max).iter().sum::<usize>() + leaving_max(connections_max)
 }
 
 impl Admission {
@@ -123,12 +140,14 @@ impl Admission {
             connections_max: config.connections_max,
             per_address_max: config.connections_per_address_max,
             beyond_max: beyond_max(config.connections_max),
+            leaving_max: leaving_max(config.connections_max),
             http_max: config.http_connections_max,
             connects: Rates::new(connects, Instant::now()),
             state: Mutex::new(State {
                 open: 0,
                 http: 0,
                 beyond: [0; 2],
+                leaving: 0,
                 by_address: HashMap::new(),
                 streams: Shares::new(api.streams_max),
                 lobby: Lobby::default(),
@@ -196,7 +215,11 @@ impl Admission {
 
     /// Takes back a place. `false`: nobody can give one up.
     fn call_first(&self, state: &mut State, lists: &[List]) -> bool {
+        if state.leaving >= self.leaving_max {
+            return false;
+        }
         let Some(list) = state.lobby.call_first(lists, Instant::now()) else { return false };
+        state.leaving += 1;
         match list {
             List::BeyondTotal => state.beyond[0] -= 1,
             List::BeyondAddress => state.beyond[1] -= 1,
@@ -225,6 +248,12 @@ impl Admission {
         }
         state.by_address.insert(address, count + 1);
         Ok(Seat::new(self.clone(), address))
+    }
+
+    /// Whether those that were called should have time to go before others come: soon nobody could
+    /// be called any more.
+    pub fn is_crowded(&self) -> bool {
+        self.state().leaving >= self.leaving_max / 2
     }
 
     /// Notes how many connections are in HTTP.

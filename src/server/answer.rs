@@ -58,22 +58,38 @@ impl Default for Content {
 
 impl Content {
     /// For hyper; `unsent` is what it counts on until the client has it.
-    pub fn body(self, peer: &Peer, unsent: &Arc<Budget>, answering: Answering) -> Body {
+    ///
+    /// To `HEAD` hyper says how long the body is and writes none of it, so nothing is owed: the
+    /// kernel would never take it. A connection that asked so a thousand times seemed to keep the
+    /// most of all, and was ended for memory that nobody had.
+    pub fn body(
+        self,
+        method: &Method,
+        peer: &Peer,
+        unsent: &Arc<Budget>,
+        answering: Answering,
+    ) -> Body {
+        let is_head = method == Method::HEAD;
+        let owes = move |peer: &Peer, len| {
+            if !is_head {
+                peer.owes(len);
+            }
+        };
         let text = match self {
             Self::Static(bytes) => {
-                peer.owes(bytes.len());
+                owes(peer, bytes.len());
                 Text::Whole(Bytes::from_static(bytes).into())
             }
             Self::Whole(bytes) if bytes.len() < COUNTED_BYTES_MIN => Text::Whole(bytes.into()),
             Self::Whole(bytes) => {
-                peer.owes(bytes.len());
+                owes(peer, bytes.len());
                 Text::Whole(unsent.hold(bytes.len()).keep(bytes).into())
             }
             Self::Pieces(pieces) => {
                 let peer = peer.clone();
                 let chunks = pieces.map(move |piece| {
                     piece.map(|bytes| {
-                        peer.owes(bytes.len());
+                        owes(&peer, bytes.len());
                         Frame::data(bytes)
                     })
                 });

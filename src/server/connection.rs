@@ -11,7 +11,8 @@
 //! ```
 //!
 //! A connection that waits is closed when its time is over, or when another needs its place, and in
-//! neither case if something has arrived: what was read is answered.
+//! neither case if something has arrived: what was read is answered, if only with a refusal because
+//! its place is another's by now.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -49,6 +50,10 @@ pub async fn run(visit: Arc<Visit>, mut line: Line) {
             visit.note_refused(Limit::Http.reason());
             return;
         }
+        // Also if it is beyond a limit only since it spoke.
+        if permit.beyond().is_some() {
+            left = left.min(BEYOND_TIME);
+        }
         // Boxed, so that a connection that waits does not have room for it.
         let Some(idle) = Box::pin(exchange::serve(&visit, line, left)).await else { return };
         if permit.is_last() {
@@ -82,6 +87,8 @@ async fn introduced(visit: &Visit, line: &mut Line, patience: Duration) -> bool 
         }
     };
     tokio::select! {
+        // It may be called already, and have said all that it has to say.
+        biased;
         introduced = introduced => introduced,
         () = visit.permit().called() => false,
         () = tokio::time::sleep(patience) => false,

@@ -14,7 +14,7 @@ use std::time::Duration;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::Service;
-use hyper::{Request, Response, StatusCode};
+use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::time::timeout;
 
@@ -71,18 +71,22 @@ pub async fn serve(visit: &Arc<Visit>, line: Line, head_time: Duration) -> Optio
     let outcome = loop {
         tokio::select! {
             outcome = proceed(&mut http, &peer, |progress| {
-                // What the client does not take is up to the client.
-                if progress.stuck != stuck {
-                    stuck = progress.stuck;
-                    if stuck.is_some() { permit.waits(Wait::Taking) } else { permit.heard() }
+                // What the client does not take is up to the client. Not only when that changes:
+                // what it was waited for meanwhile may have come, behind an answer that is stuck.
+                let is_news = std::mem::replace(&mut stuck, progress.stuck) != stuck;
+                match progress.stuck {
+                    Some(_) => permit.takes_nothing(is_news),
+                    None if is_news => permit.takes(),
+                    None => {}
                 }
             }) => break outcome,
-            () = evicted.notified() => {
+            // Else it took everything in that moment.
+            () = evicted.notified() => if peer.is_owed() {
                 visit.note_closed("it takes nothing, and others need the memory");
                 return None;
-            }
-            // Else a request came in that moment, and is answered.
-            () = permit.called() => if permit.must_go() { return None },
+            },
+            // Not if a request came in that moment: it is answered.
+            () = permit.called() => return None,
             // Not before the last client has left: until then a load balancer that keeps a
             // connection to ask `/readyz` on is told that this node stops.
             () = &mut stopped => {
@@ -167,13 +171,15 @@ async fn refuse_unread(visit: &Arc<Visit>, mut line: Line, status: StatusCode) {
         _ => ("bad_head", "this is no request of HTTP/1.1 or HTTP/1.0"),
     };
     visit.note_refused(code);
+    // To take that, and to say no more, is up to the client, and the file may be needed.
+    visit.permit().waits(Wait::Body);
     line.read_only(ANY_REQUEST);
     let (own, peer) = (visit.clone(), line.peer());
     let speaker = Speaker(Box::new(move |_| {
         let answering = peer.answering();
         let mut answer = refuse(status, code, error);
         finish(&mut answer);
-        let answer = answer.map(|content| own.body(content, answering));
+        let answer = answer.map(|content| own.body(&Method::GET, content, answering));
         Box::pin(ready(Ok(answer)))
     }));
     let mut http = begin(visit.config(), line, DRAIN_TIME, speaker);
@@ -182,6 +188,12 @@ async fn refuse_unread(visit: &Arc<Visit>, mut line: Line, status: StatusCode) {
         let _ = poll_fn(|cx| http.poll_without_shutdown(cx)).await;
         http.into_parts().io.into_inner().drain(DRAINED_BYTES_MAX).await;
     };
-    // Whoever does not take it in that time does not want it.
-    let _ = timeout(DRAIN_TIME, told).await;
+    tokio::select! {
+        // What can be said at once is said, whatever else happens.
+        biased;
+        // Whoever does not take it in that time does not want it.
+        _ = timeout(DRAIN_TIME, told) => {}
+        () = visit.permit().called() => {}
+        () = visit.tasks().sessions_ended() => {}
+    }
 }

@@ -3,7 +3,7 @@
 //! are in, and health checks.
 
 use super::WATCHERS_MAX;
-use super::admission::beyond_max;
+use super::admission::files_beyond;
 use crate::config::Config;
 
 /// Standard streams, the runtime, listeners, signals, name look-ups, generously.
@@ -16,8 +16,7 @@ const CONNECTIONS_BESIDE: usize = 8;
 /// How many files the process should be allowed.
 pub fn wanted(config: &Config) -> usize {
     let connections_max = config.server.connections_max;
-    let beyond: usize = beyond_max(connections_max).iter().sum();
-    connections_max.saturating_add(beyond).saturating_add(of_node(config))
+    connections_max.saturating_add(files_beyond(connections_max)).saturating_add(of_node(config))
 }
 
 /// How many connections there may be at once, if so many files may be open.
@@ -26,8 +25,7 @@ pub fn connections_max(config: &Config, files_max: usize) -> usize {
         return config.server.connections_max;
     }
     let room = files_max.saturating_sub(of_node(config));
-    let beyond: usize = beyond_max(room).iter().sum();
-    room.saturating_sub(beyond).clamp(1, config.server.connections_max)
+    room.saturating_sub(files_beyond(room)).clamp(1, config.server.connections_max)
 }
 
 /// What is kept for the node itself.
@@ -49,7 +47,7 @@ mod tests {
         assert_eq!(connections_max(&config, usize::MAX), all);
         for files in [0, 64, 200, 1024, 4096, 65_536, wanted(&config) - 1] {
             let fit = connections_max(&config, files);
-            let beyond: usize = beyond_max(fit).iter().sum();
+            let beyond = files_beyond(fit);
             assert!(fit == 1 || fit + beyond + of_node(&config) <= files, "{fit} of {files}");
             assert!(fit < all);
         }

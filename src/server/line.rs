@@ -23,6 +23,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
+use futures_util::FutureExt;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -36,6 +37,10 @@ const STATUS: std::ops::Range<usize> = 9..12;
 
 /// The connection, for its one owner.
 pub struct Line {
+    /// Only the line keeps it, and for a moment a peer that looks whether it is there. The wire is
+    /// kept by whoever looks for who keeps most, too, and if that was in the moment of an upgrade,
+    /// nobody could have the stream, and the upgrade was lost after its answer.
+    stream: Arc<TcpStream>,
     wire: Arc<Wire>,
     /// Read already, and to be read again first.
     rest: Bytes,
@@ -65,7 +70,7 @@ pub struct Progress {
 
 #[derive(Debug)]
 struct Wire {
-    stream: TcpStream,
+    stream: Weak<TcpStream>,
     state: Mutex<State>,
     /// Wakes whoever serves the connection, to end it: it takes nothing, and the node needs the
     /// memory of what waits for it.
@@ -107,11 +112,12 @@ impl Line {
             is_blocked: false,
             refused: None,
         });
+        let stream = Arc::new(stream);
         let wire = Arc::new_cyclic(|this: &Weak<Wire>| {
             let (_place, evicted) = (unsent.enter(this.clone()), Arc::default());
-            Wire { stream, state, evicted, _place }
+            Wire { stream: Arc::downgrade(&stream), state, evicted, _place }
         });
-        Self { wire, rest: Bytes::new(), is_deaf: false }
+        Self { stream, wire, rest: Bytes::new(), is_deaf: false }
     }
 
     pub fn peer(&self) -> Peer {
@@ -127,7 +133,7 @@ impl Line {
     /// The connection itself, and what was read of it already; `None` while somebody waits for the
     /// peer to go.
     pub fn into_stream(self) -> Option<(TcpStream, Bytes)> {
-        Some((Arc::into_inner(self.wire)?.stream, self.rest))
+        Some((Arc::into_inner(self.stream)?, self.rest))
     }
 
     /// What was read and not used yet.
@@ -141,8 +147,8 @@ impl Line {
         let mut buffer = [0; 1024];
         let room = bytes_max.saturating_sub(self.rest.len()).min(buffer.len());
         loop {
-            self.wire.stream.readable().await?;
-            match self.wire.stream.try_read(&mut buffer[..room]) {
+            self.stream.readable().await?;
+            match self.stream.try_read(&mut buffer[..room]) {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(len) => {
                     let read = Bytes::copy_from_slice(&buffer[..len]);
@@ -162,21 +168,29 @@ impl Line {
 
     /// Resolves when the client says something (`true`), or can say nothing more. Cancel-safe.
     pub async fn arrives(&self) -> bool {
-        !self.rest.is_empty() || matches!(self.wire.stream.peek(&mut [0]).await, Ok(1..))
+        !self.rest.is_empty() || matches!(self.stream.peek(&mut [0]).await, Ok(1..))
     }
 
     /// Whether something has arrived, also if the runtime does not know it yet.
     pub fn has_arrived(&self) -> bool {
         let mut byte = [MaybeUninit::uninit()];
-        let peeked = SockRef::from(&self.wire.stream).peek(&mut byte);
+        let peeked = SockRef::from(&self.stream).peek(&mut byte);
         !self.rest.is_empty() || matches!(peeked, Ok(1..))
     }
 
     /// Makes ready for HTTP to begin anew, which has read these bytes and not used them.
     pub fn begin_anew(&mut self, unread: Bytes) {
         self.rest = join(unread, std::mem::take(&mut self.rest));
+        // A blank line behind a request is none, and HTTP would wait for the rest of it, for less
+        // time than the next request has.
+        while let Some(b'\r' | b'\n') = self.rest.first() {
+            self.rest.advance(1);
+        }
         let mut state = self.wire.state();
-        (state.asked, state.refused) = (0, None);
+        (state.asked, state.refused, state.owed) = (0, None, 0);
+        // The race that this closes: the node wants the memory of what waits for a client, who
+        // takes it in that moment. Its next request must not end for that.
+        let _ = self.wire.evicted.notified().now_or_never();
     }
 
     /// From here on, this is all that is read.
@@ -190,10 +204,10 @@ impl Line {
     /// and a client that is reset may never see its answer.
     pub async fn drain(&self, bytes_max: usize) {
         // It may be gone already.
-        let _ = SockRef::from(&self.wire.stream).shutdown(std::net::Shutdown::Write);
+        let _ = SockRef::from(&self.stream).shutdown(std::net::Shutdown::Write);
         let (mut drained, mut buffer) = (0, [0; 4096]);
-        while drained < bytes_max && self.wire.stream.readable().await.is_ok() {
-            match self.wire.stream.try_read(&mut buffer) {
+        while drained < bytes_max && self.stream.readable().await.is_ok() {
+            match self.stream.try_read(&mut buffer) {
                 Ok(0) => return,
                 Ok(len) => drained += len,
                 Err(err) if err.kind() == io::ErrorKind::WouldBlock => {}
@@ -208,7 +222,8 @@ impl Peer {
     /// say. One that has sent a request ahead cannot be seen to go.
     pub async fn gone(self) {
         let Some(wire) = self.0.upgrade() else { return };
-        if let Ok(1..) = wire.stream.peek(&mut [0]).await {
+        let Some(stream) = wire.stream.upgrade() else { return };
+        if let Ok(1..) = stream.peek(&mut [0]).await {
             std::future::pending().await
         }
     }
@@ -221,6 +236,11 @@ impl Peer {
             state.moved_at = Instant::now();
         }
         state.owed += len;
+    }
+
+    /// Whether something waits for this client.
+    pub fn is_owed(&self) -> bool {
+        self.0.upgrade().is_some_and(|wire| wire.state().owed > 0)
     }
 
     /// A request has been read. What is written from here on is its answer.
@@ -286,7 +306,11 @@ impl Holder for Wire {
     }
 
     fn evict(&self) {
-        self.evicted.notify_one();
+        // It may have taken everything since it was asked.
+        let state = self.state();
+        if state.owed > 0 {
+            self.evicted.notify_one();
+        }
     }
 }
 
@@ -307,8 +331,8 @@ impl AsyncRead for Line {
             return Poll::Ready(Ok(()));
         }
         loop {
-            ready!(self.wire.stream.poll_read_ready(cx))?;
-            match self.wire.stream.try_read_buf(buf) {
+            ready!(self.stream.poll_read_ready(cx))?;
+            match self.stream.try_read_buf(buf) {
                 Err(err) if err.kind() == io::ErrorKind::WouldBlock => {}
                 read => return Poll::Ready(read.map(drop)),
             }
@@ -338,12 +362,12 @@ impl AsyncWrite for Line {
             return Poll::Ready(Ok(slices.iter().map(|slice| slice.len()).sum()));
         }
         loop {
-            let Poll::Ready(ready) = self.wire.stream.poll_write_ready(cx) else {
+            let Poll::Ready(ready) = self.stream.poll_write_ready(cx) else {
                 state.is_blocked = true;
                 return Poll::Pending;
             };
             ready?;
-            match self.wire.stream.try_write_vectored(slices) {
+            match self.stream.try_write_vectored(slices) {
                 Err(err) if err.kind() == io::ErrorKind::WouldBlock => {}
                 written => {
                     written.iter().for_each(|len| state.wrote(*len));
@@ -361,11 +385,79 @@ impl AsyncWrite for Line {
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut state = self.wire.state();
         state.is_open &= state.answering > 0;
+        if !state.is_open {
+            state.owed = 0;
+        }
         Poll::Ready(Ok(()))
     }
 
     /// The end is told by closing, which comes right behind it.
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hyper::Method;
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::server::answer::Content;
+
+    /// A connection, and its client's end.
+    async fn line() -> (Line, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        (Line::new(stream, &Budget::new(1024)), client)
+    }
+
+    #[tokio::test]
+    async fn an_answer_without_its_body_is_owed_to_nobody() {
+        let (line, _client) = line().await;
+        let (peer, unsent) = (line.peer(), Budget::new(1024));
+        let waits = |method: &Method| {
+            for content in
+                [Content::Static(&[0; 4096]), Content::Whole(Bytes::from_static(&[0; 4096]))]
+            {
+                drop(content.body(method, &peer, &unsent, peer.answering()));
+            }
+            line.wire.waiting().map(|(bytes, _)| bytes)
+        };
+        assert_eq!(waits(&Method::HEAD), None);
+        assert_eq!(waits(&Method::GET), Some(8192));
+    }
+
+    #[tokio::test]
+    async fn a_blank_line_behind_a_request_is_no_other_one() {
+        let (mut line, _client) = line().await;
+        line.begin_anew(Bytes::from_static(b"\r\n\n"));
+        assert!(line.ahead().is_empty() && !line.has_arrived());
+        line.begin_anew(Bytes::from_static(b"\r\nGET"));
+        assert_eq!(line.ahead(), b"GET");
+    }
+
+    #[tokio::test]
+    async fn whoever_looks_for_who_keeps_most_does_not_keep_the_stream() {
+        let (line, _client) = line().await;
+        let looks = line.wire.clone();
+        assert!(line.into_stream().is_some() && looks.waiting().is_none());
+    }
+
+    #[tokio::test]
+    async fn who_has_taken_everything_is_not_ended_for_what_waited() {
+        let (mut line, _client) = line().await;
+        let is_ended = |line: &Line| line.wire.evicted.notified().now_or_never().is_some();
+        line.peer().owes(4096);
+        line.wire.evict();
+        line.begin_anew(Bytes::new());
+        assert!(!is_ended(&line) && line.wire.waiting().is_none());
+        // And whoever looked before that comes too late.
+        line.wire.evict();
+        assert!(!is_ended(&line));
+        line.peer().owes(4096);
+        line.wire.evict();
+        assert!(is_ended(&line));
     }
 }

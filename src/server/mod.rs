@@ -124,6 +124,9 @@ impl Server {
                         pause = ACCEPT_PAUSE_MIN;
                     }
                     self.clone().greet(stream, peer, entrance);
+                    if self.admission.is_crowded() || self.watchers.is_crowded() {
+                        tokio::task::yield_now().await;
+                    }
                 }
                 // The client was gone before we came: nothing of ours is short.
                 Err(err) if err.kind() == io::ErrorKind::ConnectionAborted => {}

@@ -5,18 +5,26 @@
 //! end, where the nearest proxy wrote, up to the first address that is none of theirs.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use hyper::header::{FORWARDED, HeaderMap, HeaderName, HeaderValue};
 
+use super::preamble::Malformed;
 use crate::config::ServerConfig;
 use crate::model::Network;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
+/// Pause between two lines about proxies that do not say whom they come for.
+const COMPLAINT_PAUSE: Duration = Duration::from_secs(60);
+
 /// One to a node.
 pub struct Proxies {
     trusted: Vec<Network>,
     says: Says,
+    /// When it was last said that one of them does not say whom a connection is for.
+    complained: Mutex<Option<Instant>>,
 }
 
 /// The setting `server.proxy_header`: how a proxy says it. Only that is read, because a proxy
@@ -37,7 +45,7 @@ impl Proxies {
             "proxy-protocol" => Says::Preamble,
             _ => Says::XForwardedFor,
         };
-        Self { trusted: trusted.collect(), says }
+        Self { trusted: trusted.collect(), says, complained: Mutex::default() }
     }
 
     pub fn trusts(&self, address: IpAddr) -> bool {
@@ -47,6 +55,24 @@ impl Proxies {
     /// Whether connections from there begin with who they are for.
     pub fn introduces(&self, address: IpAddr) -> bool {
         self.says == Says::Preamble && self.trusts(address)
+    }
+
+    /// A line about a connection of a proxy that does not begin as it should. It is for whoever set
+    /// up the proxy, and no refusal: its health checks may come so, and programs that read refusals
+    /// would shut out the proxy, and everybody behind it.
+    pub fn is_not_introduced(&self, from: IpAddr, err: &Malformed) {
+        if self.may_complain(Instant::now()) {
+            tracing::warn!(proxy = %from, %err, "closed the connection of a trusted proxy");
+        }
+    }
+
+    fn may_complain(&self, now: Instant) -> bool {
+        let mut last = self.complained.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_due = last.is_none_or(|last| now.saturating_duration_since(last) >= COMPLAINT_PAUSE);
+        if is_due {
+            *last = Some(now);
+        }
+        is_due
     }
 
     /// Whose request it is that came from that address.
@@ -190,5 +216,12 @@ mod tests {
         assert!(proxies("proxy-protocol").introduces(address("10.0.0.1")));
         assert!(!proxies("proxy-protocol").introduces(address("192.0.2.1")));
         assert!(!proxies("forwarded").introduces(address("10.0.0.1")));
+    }
+
+    #[test]
+    fn a_proxy_is_complained_of_once_a_minute() {
+        let (proxies, begin) = (proxies("proxy-protocol"), Instant::now());
+        let said = (0..600).filter(|s| proxies.may_complain(begin + Duration::from_secs(*s)));
+        assert_eq!(said.count(), 10);
     }
 }

@@ -81,7 +81,7 @@ impl Visit {
 
     /// A line about it, which is for whoever set up the proxy.
     pub fn is_not_introduced(&self, err: &Malformed) {
-        self.server.refusals.refused(self.from, &err.to_string());
+        self.server.proxies.is_not_introduced(self.from, err);
     }
 
     /// A line about a refusal, if it is known whom it is about.
@@ -127,14 +127,16 @@ impl Visit {
     ) -> Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>> {
         self.permit.heard();
         let answering = self.peer.answering();
+        let method = request.method().clone();
         Box::pin(async move {
             let answer = self.answer(request).await;
-            Ok(answer.map(|content| self.body(content, answering)))
+            Ok(answer.map(|content| self.body(&method, content, answering)))
         })
     }
 
-    pub fn body(&self, content: Content, answering: Answering) -> Body {
-        content.body(&self.peer, &self.server.shared.budgets.unsent, answering)
+    /// What hyper writes in answer to a request with that method.
+    pub fn body(&self, method: &Method, content: Content, answering: Answering) -> Body {
+        content.body(method, &self.peer, &self.server.shared.budgets.unsent, answering)
     }
 
     async fn answer(&self, request: Request<Incoming>) -> Answer {

@@ -161,7 +161,9 @@ impl Asking {
     /// Whom to tell what the log answers, if it is to be asked now: nobody asks already, and it was
     /// not asked too often.
     fn begin(&mut self, now: Instant) -> Option<watch::Sender<bool>> {
-        if self.answer.is_some() || self.left.take(PINGS, 1, now).is_err() {
+        // Nobody asks any more if the one who did has ended without an answer.
+        let is_asked = self.answer.as_ref().is_some_and(|answer| answer.has_changed().is_ok());
+        if is_asked || self.left.take(PINGS, 1, now).is_err() {
             return None;
         }
         let (tell, answer) = watch::channel(false);
@@ -191,11 +193,16 @@ mod tests {
     fn the_log_is_asked_once_for_all_and_not_too_often() {
         let begin = Instant::now();
         let mut asking = Asking { left: Bucket::full(begin), is_there: None, answer: None };
-        assert!(asking.begin(begin).is_some());
+        let tell = asking.begin(begin);
+        assert!(tell.is_some());
         // As long as it has not answered, nobody asks again, however long that is.
         for s in 0..100 {
             assert!(asking.begin(begin + Duration::from_secs(s)).is_none());
         }
+        // But whoever asks may end without an answer, and then nobody would ever ask again.
+        drop(tell);
+        let later = begin + Duration::from_secs(50);
+        assert!(asking.begin(later).is_some());
         let later = begin + Duration::from_secs(100);
         let asked = (0..1000).filter(|_| {
             asking.answer = None;

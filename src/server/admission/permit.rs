@@ -36,15 +36,20 @@ pub(super) struct Standing {
     seat: Option<Seat>,
     pub(super) in_http: bool,
     ticket: Option<Ticket>,
-    /// It was called, so its place counts for somebody else. It is closed, at once or when it has
-    /// the answer to a request that came in the same moment.
+    /// What it waits for is that the client takes what it asked for.
+    pub(super) is_taking: bool,
+    /// It was called, so its place counts for somebody else, and it is one of those that leave. It
+    /// is closed, at once or when it has the answer to a request that came in the same moment.
     is_called: bool,
+    /// It was called, waits for its client, and there is no place for it to do so.
+    is_out: bool,
+    /// Its place is a WebSocket's now.
+    is_settled: bool,
 }
 
 /// The place of a connection that is a WebSocket; given back when dropped.
 pub struct Place {
     admission: Arc<Admission>,
-    is_counted: bool,
     _seat: Seat,
 }
 
@@ -78,7 +83,16 @@ impl Permit {
         beyond: Option<Limit>,
         seat: Option<Seat>,
     ) -> Self {
-        let standing = Standing { beyond, seat, in_http: false, ticket: None, is_called: false };
+        let standing = Standing {
+            beyond,
+            seat,
+            in_http: false,
+            ticket: None,
+            is_taking: false,
+            is_called: false,
+            is_out: false,
+            is_settled: false,
+        };
         Self { admission, call: Arc::default(), standing: Mutex::new(standing) }
     }
 
@@ -100,8 +114,39 @@ impl Permit {
         standing.leave(&mut state);
         // A stream is not in HTTP: what it does not take keeps no place there.
         let is_elsewhere = wait == Wait::Taking && !standing.in_http && standing.beyond.is_none();
-        if !standing.is_called && !is_elsewhere {
+        if is_elsewhere {
+            return;
+        }
+        standing.is_taking = wait == Wait::Taking;
+        // Whoever was called and waits all the same would do so for as long as they like, and be
+        // called by nobody: there are places for that, or it is over.
+        if standing.stand_beyond(&self.admission, &mut state) {
             standing.enter(&mut state, wait.list(), &self.call);
+        } else {
+            standing.is_out = true;
+            self.call.notify_one();
+        }
+    }
+
+    /// The client takes nothing of its answer; `is_news`: it did until now. Whoever waits for
+    /// something else goes on to do so: a slow body behind an answer that nobody takes was in no
+    /// list, and kept its place to the end of its time.
+    pub fn takes_nothing(&self, is_news: bool) {
+        let is_to_wait = {
+            let standing = self.standing();
+            let waits = standing.is_out || standing.ticket.is_some();
+            !waits || (is_news && standing.is_taking)
+        };
+        if is_to_wait {
+            self.waits(Wait::Taking);
+        }
+    }
+
+    /// The client takes its answer again, which changes nothing for whoever waits for more of it.
+    pub fn takes(&self) {
+        let mut standing = self.standing();
+        if standing.is_taking {
+            standing.leave(&mut self.admission.state());
         }
     }
 
@@ -116,8 +161,11 @@ impl Permit {
         let mut standing = self.standing();
         let mut state = self.admission.state();
         standing.leave(&mut state);
-        if standing.is_called {
-            return true;
+        // The race that this closes: somebody is called in the moment in which their first byte
+        // comes. Their place is another's by now, and to go on without one would be to be counted
+        // by nobody and called by nobody: a flood of half heads was thousands of them.
+        if !standing.stand_beyond(&self.admission, &mut state) {
+            return false;
         }
         if standing.beyond.is_none() && !standing.in_http {
             if state.http < self.admission.http_max
@@ -132,6 +180,7 @@ impl Permit {
                 standing.beyond = Some(Limit::Http);
                 if !self.admission.enter_beyond(&mut state, Limit::Http) {
                     standing.is_called = true;
+                    state.leaving += 1;
                     return false;
                 }
             }
@@ -140,34 +189,41 @@ impl Permit {
         true
     }
 
-    /// Resolves when the place may have been called for: `must_go` knows.
+    /// Resolves when the place was called for while it is up to the client. It may be asked again.
     pub async fn called(&self) {
-        self.call.notified().await;
+        while !self.must_go() {
+            self.call.notified().await;
+        }
     }
 
     /// Whether the place was called for while it was up to the client.
     pub fn must_go(&self) -> bool {
         let standing = self.standing();
-        standing.ticket.as_ref().is_some_and(|ticket| !self.admission.state().lobby.holds(ticket))
+        standing.is_out
+            || standing
+                .ticket
+                .as_ref()
+                .is_some_and(|ticket| !self.admission.state().lobby.holds(ticket))
     }
 
     /// Makes the place a WebSocket's, of a client at that address. This one is empty then.
     pub fn settle(&self, client: IpAddr) -> Result<Place, Limit> {
         let mut standing = self.standing();
+        standing.must_stay(&self.admission)?;
         let seat = match standing.seat.take() {
             Some(seat) => seat,
             None => self.admission.seat(client)?,
         };
         standing.leave_http(&self.admission);
-        // It counts for the place now.
-        let is_counted = !std::mem::replace(&mut standing.is_called, true);
-        Ok(Place { admission: self.admission.clone(), is_counted, _seat: seat })
+        standing.is_settled = true;
+        Ok(Place { admission: self.admission.clone(), _seat: seat })
     }
 
     /// Makes the place an event stream's, of a client at that address, until that is dropped.
     pub fn stream(self: &Arc<Self>, client: IpAddr) -> Result<Streaming, Limit> {
         let address = site(client);
         let mut standing = self.standing();
+        standing.must_stay(&self.admission)?;
         let seat = match standing.seat {
             Some(_) => None,
             None => Some(self.admission.seat(client)?),
@@ -208,9 +264,36 @@ impl Standing {
     }
 
     fn leave(&mut self, state: &mut State) {
+        (self.is_out, self.is_taking) = (false, false);
         if let Some(ticket) = self.ticket.take() {
             self.is_called |= !state.lobby.leave(&ticket);
         }
+    }
+
+    /// Takes a place beyond the limits if its own was called for. `false`: there is none.
+    fn stand_beyond(&mut self, admission: &Admission, state: &mut State) -> bool {
+        if !self.is_called {
+            return true;
+        }
+        let limit = self.beyond.unwrap_or(Limit::Total);
+        if self.beyond.is_none() {
+            admission.count_refused(limit);
+        }
+        (self.beyond, self.in_http) = (Some(limit), false);
+        // Others may be called for it: this one is no longer of those that leave.
+        state.leaving -= 1;
+        self.is_called = !admission.enter_beyond(state, limit);
+        state.leaving += usize::from(self.is_called);
+        !self.is_called
+    }
+
+    /// An error: it was called, so there is no place that could be anything's that lasts.
+    fn must_stay(&self, admission: &Admission) -> Result<(), Limit> {
+        if !self.is_called {
+            return Ok(());
+        }
+        admission.count_refused(Limit::Total);
+        Err(Limit::Total)
     }
 }
 
@@ -220,8 +303,9 @@ impl Drop for Permit {
         let mut state = self.admission.state();
         standing.leave(&mut state);
         match standing.beyond {
+            _ if standing.is_settled => {}
             // Whoever called for it has given it back.
-            _ if standing.is_called => {}
+            _ if standing.is_called => state.leaving -= 1,
             Some(limit) => state.beyond[limit.class()] -= 1,
             None => {
                 state.open -= 1;
@@ -234,10 +318,8 @@ impl Drop for Permit {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        if self.is_counted {
-            self.admission.state().open -= 1;
-            self.admission.metrics.connections_admitted.dec();
-        }
+        self.admission.state().open -= 1;
+        self.admission.metrics.connections_admitted.dec();
     }
 }
 

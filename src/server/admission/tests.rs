@@ -125,22 +125,91 @@ fn silence_gives_way_to_whoever_comes() {
 }
 
 /// The race that this closes: somebody is called in the moment in which a request of theirs comes.
-/// The request is answered, and then the place is free, but not twice.
+/// They are told that the node is full, from a place for that, and then the place is free, but not
+/// twice.
 #[test]
-fn who_is_called_while_asking_is_answered_and_then_goes() {
+fn who_is_called_when_they_speak_is_beyond() {
     let admission = admission([1, 9, 9, 9]);
     let early = idle(&admission, "10.0.0.1");
     let newcomer = busy(&admission, "10.0.0.2");
     assert!(early.must_go() && early.speaks());
     assert!(!early.must_go() && early.is_last());
+    assert_eq!(early.beyond(), Some(Limit::Total));
+    assert_eq!(counts(&admission)[..3], [1, 1, 1]);
     early.heard();
     early.waits(Wait::Body);
-    assert!(!early.must_go(), "it was called already");
+    assert!(!early.must_go());
     assert_eq!(enter(&admission, "10.0.0.3").beyond(), Some(Limit::Total));
     drop(early);
-    assert_eq!(counts(&admission)[0], 1);
+    assert_eq!(counts(&admission)[..3], [1, 1, 0]);
     drop(newcomer);
     assert_eq!(counts(&admission), [0; 6]);
+}
+
+/// The same, when all of the head has come: that request is answered, and nothing lasts.
+#[test]
+fn who_is_called_while_asking_is_answered_and_then_goes() {
+    let admission = admission([1, 9, 9, 9]);
+    let early = enter(&admission, "10.0.0.1");
+    assert!(early.speaks());
+    let newcomer = busy(&admission, "10.0.0.2");
+    assert!(early.must_go());
+    early.heard();
+    assert!(!early.must_go() && early.is_last());
+    assert_eq!(early.settle(address("10.0.0.1")).err(), Some(Limit::Total));
+    assert_eq!(early.stream(address("10.0.0.1")).err(), Some(Limit::Total));
+    // It may take its time only where others do who have no place within the limits.
+    early.waits(Wait::Taking);
+    assert_eq!((early.beyond(), early.must_go()), (Some(Limit::Total), false));
+    drop((early, newcomer));
+    assert_eq!(counts(&admission), [0; 6]);
+}
+
+/// Clients that send a part of a head and are displaced before their tasks run were counted by
+/// nobody, and nobody could displace them again: they had all files.
+#[test]
+fn who_speaks_when_called_is_counted_all_the_same() {
+    let admission = admission([20, 999, 99, 9]);
+    let [beyond_max, _] = admission.beyond_max;
+    let mut served = Vec::new();
+    for _ in 0..50 {
+        // All that the accept loop lets in before any of them runs.
+        let arrived: Vec<_> = (0..100)
+            .filter_map(|_| admission.enter(Some(address("10.0.0.1"))).ok().map(Arc::new))
+            .collect();
+        arrived.iter().for_each(|arrived| arrived.waits(Wait::FirstByte));
+        assert!(admission.state().leaving <= admission.leaving_max);
+        served.extend(arrived.into_iter().filter(|arrived| arrived.speaks()));
+        served.retain(|served| !served.must_go());
+        assert!(served.len() <= 20 + beyond_max, "{} are served", served.len());
+    }
+    let settle = |permit: &Arc<Permit>| {
+        permit.heard();
+        permit.settle(address("10.0.0.1")).ok()
+    };
+    let within = served.iter().filter(|permit| permit.beyond().is_none());
+    let settled: Vec<_> = within.filter_map(settle).collect();
+    assert!(settled.len() <= 20, "{} sockets", settled.len());
+    drop((served, settled));
+    assert_eq!((counts(&admission), admission.state().leaving), ([0; 6], 0));
+}
+
+/// Somebody who was called and finds no place to wait at goes when they are told to.
+#[test]
+fn who_is_called_and_has_nowhere_to_wait_is_out() {
+    let admission = admission([1, 99, 9, 9]);
+    let early = enter(&admission, "10.0.0.1");
+    assert!(early.speaks());
+    let _newcomer = busy(&admission, "10.0.0.2");
+    early.heard();
+    let told: Vec<_> =
+        (0..admission.beyond_max[0]).map(|_| enter(&admission, "10.0.0.3")).collect();
+    early.waits(Wait::Body);
+    assert!(early.must_go());
+    early.heard();
+    assert!(!early.must_go());
+    drop((early, told));
+    assert_eq!(counts(&admission), [1, 1, 0, 0, 0, 1]);
 }
 
 #[test]
@@ -167,6 +236,34 @@ fn who_is_slow_in_http_gives_way_in_order() {
     assert_eq!(told.beyond(), Some(Limit::Http));
     drop((head, body, idle, silent, busy_ones, told));
     assert_eq!(counts(&admission), [0; 6]);
+}
+
+/// It was in no list when the answer before it was taken, however slowly the body came.
+#[test]
+fn a_slow_body_behind_an_answer_that_is_not_taken_gives_way() {
+    let admission = admission([9, 9, 1, 9]);
+    for is_stuck in [true, false] {
+        let slow = busy(&admission, "10.0.0.1");
+        slow.takes_nothing(true);
+        slow.heard();
+        slow.waits(Wait::Body);
+        // Again and again, until it is taken.
+        [true, false].into_iter().for_each(|is_news| slow.takes_nothing(is_news));
+        if !is_stuck {
+            slow.takes();
+        }
+        let newcomer = busy(&admission, "10.0.0.2");
+        assert!(newcomer.beyond().is_none() && slow.must_go());
+        drop((slow, newcomer));
+        assert_eq!(counts(&admission), [0; 6]);
+    }
+    // Who took some just now may go on, and who waits for nothing else stands there.
+    let taking = busy(&admission, "10.0.0.1");
+    taking.takes_nothing(false);
+    assert_eq!(busy(&admission, "10.0.0.2").beyond(), Some(Limit::Http));
+    assert!(taking.standing().is_taking);
+    taking.takes();
+    assert!(!taking.standing().is_taking);
 }
 
 #[test]
@@ -349,13 +446,17 @@ mod any_course_of_events {
                 prop_assert!(open <= CONNECTIONS_MAX && streams <= STREAMS_MAX);
                 let beyond_max = admission.beyond_max;
                 prop_assert!(all <= beyond_max[0] && address <= beyond_max[1]);
+                // Nobody is counted by nobody: so the files of a node suffice.
+                let here = guests.iter().filter(|it| it.permit.is_some() || it.place.is_some());
                 let state = admission.state();
+                prop_assert_eq!(here.count(), open + all + address + state.leaving);
+                prop_assert!(state.leaving <= admission.leaving_max);
                 prop_assert!(state.by_address.values().all(|count| *count <= PER_ADDRESS_MAX));
             }
             drop(guests);
             prop_assert_eq!(counts(&admission), [0; 6]);
             let state = admission.state();
-            prop_assert!(state.by_address.is_empty());
+            prop_assert!(state.by_address.is_empty() && state.leaving == 0);
         }
     }
 }

@@ -14,6 +14,7 @@ on_both_logs!(
     silence_beyond_the_limit_keeps_no_health_check_out,
     an_address_that_connects_too_fast_gets_429,
     idle_connections_give_way_to_those_who_ask,
+    who_is_told_that_a_request_is_none_gives_way_at_once,
 );
 
 fn environment(world: &World, settings: &[(&str, &str)]) -> Vec<(String, String)> {
@@ -92,6 +93,26 @@ async fn idle_connections_give_way_to_those_who_ask(world: World) {
     let mut client = node.client().await;
     let _silent = Raw::connect(node.addr).await;
     client.expect_nothing().await;
+}
+
+/// Each kept its place for a second, or for as long as it liked to be read from.
+async fn who_is_told_that_a_request_is_none_gives_way_at_once(world: World) {
+    const ROUNDS: u32 = 10;
+    let node = world.node_with(|config| config.server.http_connections_max = 2).await;
+    let begun = Instant::now();
+    let mut refused = Vec::new();
+    for _ in 0..ROUNDS {
+        // Behind a request that is answered, so that it waits for nothing else.
+        let mut raw = Raw::connect(node.addr).await;
+        raw.send("GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n: \r\n\r\n").await;
+        assert_eq!(raw.read_head().await.status, 200);
+        raw.read_exactly(r#"{"status":"ok"}"#.len()).await;
+        assert_eq!(raw.read_head().await.status, 400);
+        // Nobody is told that there is no place.
+        assert_eq!(get(node.addr, "/api/rooms").await.0.status, 200);
+        refused.push(raw);
+    }
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
 }
 
 /// hyper keeps some 20 KB for a connection that has said nothing, or nothing more.
