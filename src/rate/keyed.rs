@@ -72,11 +72,10 @@ impl<K: Clone + Eq + Hash> Rates<K> {
 impl<K: Clone + Eq + Hash> Buckets<K> {
     fn of(&mut self, party: &K, now: Instant) -> &mut Bucket {
         self.sweep(now);
-        if self.by_party.contains_key(party) || self.by_party.len() < PARTIES_LEN_MAX {
-            self.by_party.entry(party.clone()).or_insert_with(|| Bucket::full(now))
-        } else {
-            &mut self.rest
+        if self.by_party.len() >= PARTIES_LEN_MAX && !self.by_party.contains_key(party) {
+            return &mut self.rest;
         }
+        self.by_party.entry(party.clone()).or_insert_with(|| Bucket::full(now))
     }
 
     /// Forgets those that are full again, each time that the map has doubled: so what it costs is
