@@ -177,7 +177,7 @@ impl Answers {
         self.has_begun
     }
 
-    /// Whether the next answer is of a write, which is decided elsewhere, or is there already.
+    /// Whether the next answer is of a write: it is decided elsewhere, whatever is owed here.
     pub fn is_decided(&self) -> bool {
         matches!(self.owed.front(), Some((Pending::Write(..), _)))
     }

@@ -52,8 +52,8 @@ async fn fill(client: &mut Client, room: &str, messages: usize) {
     }
 }
 
-/// One that does not read notices nothing of it; another may have to ask again for a long answer,
-/// and for nothing else.
+/// Somebody else is answered, and hears what is said; what is read from the log they may have to
+/// ask for again, and nothing else.
 async fn is_served(client: &mut Client, id: usize) {
     client.send(json!({"type": "ping"})).await;
     client.read_until(json!({"type": "pong"})).await;
