@@ -206,6 +206,18 @@ impl Process {
         kill_process(pid, signal).expect("it is not running");
     }
 
+    /// From now on it may have so many open files; how many it might have until now.
+    #[cfg(target_os = "linux")]
+    pub fn limit_files(&self, files: u64) -> u64 {
+        use rustix::process::{Resource, Rlimit, getrlimit, prlimit};
+        let pid = i32::try_from(self.pid).ok().and_then(Pid::from_raw);
+        // What is no one's to raise is as we have it.
+        let before = getrlimit(Resource::Nofile);
+        let limit = Rlimit { current: Some(files), ..before };
+        let before = prlimit(pid, Resource::Nofile, limit).expect("it is not running");
+        before.current.expect("its files are limited")
+    }
+
     pub async fn wait_exit(&mut self) -> Exit {
         match timeout(PATIENCE * 2, self.child.wait()).await {
             Ok(status) => {
