@@ -72,7 +72,7 @@ async fn measure(log: Log) -> Result<()> {
     let mut appender = log.appender();
     for client in 0..CLIENTS {
         let verb = if client < ROOMS { Verb::Create } else { Verb::Join };
-        appender.append(&[write(run, client, None, verb)?]).await?;
+        appender.append(&[write(run, client, None, verb)?], None).await?;
     }
     let (inbox, commands) = mpsc::channel(CLIENTS * IN_FLIGHT);
     let clients: Vec<_> = (0..CLIENTS * IN_FLIGHT)
@@ -105,9 +105,9 @@ async fn lane(appender: &mut Appender, mut commands: mpsc::Receiver<Command>) ->
     while commands.recv_many(&mut taken, BATCH_LEN_MAX).await > 0 {
         let (writes, acks): (Vec<_>, Vec<_>) =
             taken.drain(..).map(|command: Command| (command.write, command.ack)).unzip();
-        let outcomes = appender.append(&writes).await?;
+        let outcomes = appender.append(&writes, None).await?;
         for (outcome, ack) in outcomes.iter().zip(acks) {
-            if !matches!(outcome, Outcome::Committed(_)) {
+            if !matches!(outcome, Some(Outcome::Committed(_))) {
                 bail!("not committed: {outcome:?}");
             }
             // Its sender waits for it: nothing else can have happened to it.

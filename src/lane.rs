@@ -5,6 +5,18 @@
 //! commands for one room are taken in the order they came. There is no timer that collects: a
 //! batch is whatever arrived while the last one was being committed. It grows under load and is a
 //! single command when idle.
+//!
+//! # One room's trouble is one room's
+//!
+//! A room whose lock somebody else holds leaves the batch and goes to the lane's *siding*: a second
+//! lane with a connection of its own, which waits for such rooms, one at a time and each for a
+//! moment, while everybody else goes on. The later commands of the room follow it there, until none
+//! of them is left; so their order stays.
+//!
+//! A commit that was not confirmed leaves its rooms in doubt, and holds up nothing else: a lost
+//! transaction that has not ended still holds the locks of its rooms, so their commands wait on the
+//! siding. But two of them say that it is not the rooms, and to go on would leave one more backend
+//! hanging each time: then the lane waits for their end.
 
 use std::collections::HashMap;
 use std::hash::BuildHasher;
@@ -23,12 +35,24 @@ use crate::model::{Event, RoomName};
 use crate::relay::Relay;
 use crate::tasks::Tasks;
 
-/// Pause between two attempts to learn what became of a lost commit.
-const SETTLE_RETRY: Duration = Duration::from_millis(200);
+mod doubts;
+mod siding;
+
+use doubts::{Doubts, SETTLE_RETRY};
+use siding::{Siding, nth_room, take_turns};
+
 /// Bytes of text in one batch, unless one command is longer. It is sent, written and synced within
 /// `log.append_timeout_ms` (1.5 s), for which 8 MiB take a way of 50 Mbit/s. A batch that cannot be
 /// would fail, and be sent again by its clients, for ever.
 const BATCH_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// Rooms that one batch may make: each takes a lock of its own in PostgreSQL, which has some
+/// thousands for everybody.
+const CREATES_MAX: usize = 64;
+/// Commits in doubt beyond which nothing more is written before one of them is known.
+const DOUBTS_MAX: usize = 2;
+/// Pause on a siding when no room was to be had.
+const SIDING_PAUSE: Duration = Duration::from_millis(20);
 
 /// The lanes of a node. Cheap to clone; when the last clone is gone, the lanes finish what they
 /// have taken and end.
@@ -60,6 +84,8 @@ pub struct Job {
     due: Instant,
     /// Its batch was refused, and it may be the one at fault: it is committed by itself.
     is_alone: bool,
+    /// On a siding: counts as long as it lives.
+    ticket: Option<Arc<()>>,
 }
 
 impl Lanes {
@@ -71,18 +97,26 @@ impl Lanes {
         metrics: &Arc<Metrics>,
         tasks: &Tasks,
     ) -> Self {
-        let start = |_| {
+        let new_lane = |siding| {
             let (tx, inbox) = mpsc::channel(config.inbox_len_max);
             let lane = Lane {
                 inbox,
-                waiting: Vec::with_capacity(config.batch_len_max),
+                waiting: Vec::new(),
                 appender: log.appender(),
-                doubtful: Vec::new(),
+                siding,
+                turn: 0,
+                doubts: Doubts::default(),
                 batch_len_max: config.batch_len_max,
                 relay: relay.clone(),
                 mirror: mirror.cloned(),
                 metrics: metrics.clone(),
             };
+            (tx, lane)
+        };
+        let start = |_| {
+            let (jobs, siding) = new_lane(None);
+            tasks.spawn("siding", siding.run());
+            let (tx, lane) = new_lane(Some(Siding::new(jobs)));
             tasks.spawn("lane", lane.run());
             tx
         };
@@ -98,7 +132,7 @@ impl Lanes {
         let lane = &self.lanes[index];
         let (answer, answered) = oneshot::channel();
         let due = Instant::now() + self.answer_timeout;
-        let job = Job { write, answer, due, is_alone: false };
+        let job = Job { write, answer, due, is_alone: false, ticket: None };
         match lane.try_send(job) {
             Ok(()) => (answered, None),
             Err(mpsc::error::TrySendError::Full(job)) => {
@@ -125,7 +159,7 @@ impl Parked {
     }
 }
 
-/// One lane; owned by its task alone.
+/// One lane, or its siding; owned by its task alone.
 struct Lane {
     /// Bounded by `inbox_len_max`; when it is full, sessions stop reading their sockets.
     inbox: mpsc::Receiver<Job>,
@@ -133,23 +167,38 @@ struct Lane {
     /// `inbox_len_max` more, and one batch.
     waiting: Vec<Job>,
     appender: Appender,
-    /// Rooms of a batch whose commit was never confirmed. Bounded by one batch: nothing is
-    /// appended before they are settled.
-    doubtful: Vec<RoomName>,
+    /// `None`: this is one.
+    siding: Option<Siding>,
+    /// Which of the rooms of a siding's batch is waited for.
+    turn: usize,
+    doubts: Doubts,
     batch_len_max: usize,
     relay: Arc<Relay>,
     mirror: Option<Mirror>,
     metrics: Arc<Metrics>,
 }
 
-/// Those who wait for a batch; `None` once they have been told that it takes too long.
-struct Waiters(Vec<(Option<oneshot::Sender<Answer>>, Instant)>);
+/// What one who waits for a batch is to be told.
+struct Waiter {
+    /// `None` once they have been told that it takes too long.
+    answer: Option<oneshot::Sender<Answer>>,
+    due: Instant,
+    /// Held until the batch is done: what is told may still be under way.
+    ticket: Option<Arc<()>>,
+}
+
+/// Those who wait for a batch.
+struct Waiters(Vec<Waiter>);
 
 impl Lane {
     async fn run(mut self) {
         while self.wait().await {
             let now = Instant::now();
             expire(&mut self.waiting, now);
+            match &mut self.siding {
+                Some(siding) => siding.divert(&mut self.waiting),
+                None => take_turns(&mut self.waiting),
+            }
             let len = batch_len(&self.waiting, self.batch_len_max);
             let (writes, waiters) = split(self.waiting.drain(..len));
             if !writes.is_empty() {
@@ -166,7 +215,7 @@ impl Lane {
                 return true;
             }
             let doubt = async {
-                if self.doubtful.is_empty() {
+                if self.doubts.is_empty() {
                     std::future::pending::<()>().await;
                 }
                 tokio::time::sleep(SETTLE_RETRY).await;
@@ -176,7 +225,7 @@ impl Lane {
                 () = doubt => {}
             }
             // It fails while the log is away, and is tried again.
-            let settled = settle(&mut self.appender, &mut self.doubtful, &self.relay).await;
+            let settled = self.doubts.settle(&mut self.appender, &self.relay).await;
             tracing::debug!(settled = settled.is_ok(), "asked what became of a lost commit");
         }
     }
@@ -188,16 +237,14 @@ impl Lane {
         self.metrics.commit_duration.observe(begun.elapsed().as_secs_f64());
         self.metrics.commit_batch_size.observe(writes.len() as f64);
         match result {
-            Ok(outcomes) => {
-                let receipts = self.appender.receipts();
-                self.committed(outcomes, receipts, waiters);
-            }
+            Ok(outcomes) => self.committed(writes, outcomes, waiters).await,
             Err(LogError::Refused(cause)) if writes.len() > 1 => {
                 // One of them is at fault: alone, the others get what they asked for. They wait for
                 // it as everyone waits, before all who came later.
                 self.metrics.log_error("refused");
                 tracing::warn!(err = %cause, len = writes.len(), "batch refused; one by one");
-                self.waiting.splice(..0, alone(writes, waiters));
+                let alone = again(writes, waiters).map(|job| Job { is_alone: true, ..job });
+                self.waiting.splice(..0, alone);
             }
             Err(LogError::Refused(cause)) => {
                 self.metrics.log_error("refused");
@@ -214,21 +261,25 @@ impl Lane {
                 self.metrics.log_error("unknown");
                 tracing::warn!(err = %cause, len = writes.len(), "commit was not confirmed");
                 waiters.fail(Failure::Unavailable);
-                self.doubtful.extend(rooms_of(&writes));
+                self.doubts.add(&writes);
             }
         }
     }
 
-    /// Appends, after settling what is in doubt; answers those who have waited too long meanwhile.
+    /// Appends; answers those who have waited too long meanwhile.
     async fn append(
         &mut self,
         writes: &[Write],
         waiters: &mut Waiters,
-    ) -> Result<Vec<Outcome>, LogError> {
-        let (appender, doubtful, relay) = (&mut self.appender, &mut self.doubtful, &self.relay);
+    ) -> Result<Vec<Option<Outcome>>, LogError> {
+        let wait_for = match self.siding {
+            Some(_) => None,
+            None => nth_room(writes, self.turn),
+        };
+        let (appender, doubts, relay) = (&mut self.appender, &mut self.doubts, &self.relay);
         let append = async {
-            settle(appender, doubtful, relay).await?;
-            appender.append(writes).await
+            doubts.settle_enough(appender, relay).await?;
+            appender.append(writes, wait_for).await
         };
         tokio::pin!(append);
         let mut due = waiters.due();
@@ -260,13 +311,55 @@ impl Lane {
                 self.waiting.push(job);
             }
             expire(&mut self.waiting, now);
-            due = waiters.due().or_else(|| self.waiting.first().map(|job| job.due));
+            due = waiters.due().or_else(|| self.waiting.iter().map(|job| job.due).min());
+        }
+    }
+
+    /// A batch was decided, but for what is in rooms that somebody else holds.
+    async fn committed(
+        &mut self,
+        writes: Vec<Write>,
+        outcomes: Vec<Option<Outcome>>,
+        waiters: Waiters,
+    ) {
+        let receipts = self.appender.receipts();
+        if outcomes.iter().all(Option::is_some) {
+            self.publish(outcomes.into_iter().flatten().collect(), receipts, waiters);
+            return;
+        }
+        let mut done = (Vec::new(), Vec::new());
+        let mut held = (Vec::new(), Vec::new());
+        for ((write, outcome), waiter) in writes.into_iter().zip(outcomes).zip(waiters.0) {
+            match outcome {
+                Some(outcome) => {
+                    done.0.push(outcome);
+                    done.1.push(waiter);
+                }
+                None => {
+                    held.0.push(write);
+                    held.1.push(waiter);
+                }
+            }
+        }
+        let is_nothing_done = done.0.is_empty();
+        self.publish(done.0, receipts, Waiters(done.1));
+        let held = again(held.0, Waiters(held.1));
+        match &mut self.siding {
+            // Those behind them in `waiting` follow, before the next batch.
+            Some(siding) => held.for_each(|job| siding.put(job)),
+            None => {
+                self.waiting.splice(..0, held);
+                self.turn = self.turn.wrapping_add(1);
+                if is_nothing_done {
+                    tokio::time::sleep(SIDING_PAUSE).await;
+                }
+            }
         }
     }
 
     /// Everything of the batch exists now; nobody may see it before this point. The relay hears of
     /// it first, then the mirror, then the senders: all three only take it into memory.
-    fn committed(&self, outcomes: Vec<Outcome>, receipts: Vec<i64>, waiters: Waiters) {
+    fn publish(&self, outcomes: Vec<Outcome>, receipts: Vec<i64>, waiters: Waiters) {
         let now = Instant::now();
         let mut events = Vec::new();
         for (room, entries) in entries_by_room(outcomes.iter().filter_map(Outcome::event), now) {
@@ -283,8 +376,8 @@ impl Lane {
                 self.metrics.mirror_dropped.inc_by(len);
             }
         }
-        for (outcome, (answer, _)) in outcomes.into_iter().zip(waiters.0) {
-            if let Some(answer) = answer {
+        for (outcome, waiter) in outcomes.into_iter().zip(waiters.0) {
+            if let Some(answer) = waiter.answer {
                 // An error: the client is gone, and does not want to know.
                 let _ = answer.send(Ok(outcome));
             }
@@ -292,34 +385,15 @@ impl Lane {
     }
 }
 
-/// A batch that was never confirmed may have been committed all the same. Its events would be
-/// missing from this node's rooms until the next event shows the hole. So before anything else is
-/// written the lane waits for the lost transaction's end (it holds the rooms' locks until then) and
-/// tells the relay where the rooms stand.
-async fn settle(
-    appender: &mut Appender,
-    doubtful: &mut Vec<RoomName>,
-    relay: &Arc<Relay>,
-) -> Result<(), LogError> {
-    if !doubtful.is_empty() {
-        for (room, last_seq) in appender.settle(doubtful).await? {
-            relay.hint(&room, last_seq);
-        }
-        doubtful.clear();
-    }
-    Ok(())
-}
-
 impl Waiters {
-    /// When the first of those who still wait must be answered. Jobs come in order, so the first
-    /// is the earliest.
+    /// When the first of those who still wait must be answered.
     fn due(&self) -> Option<Instant> {
-        self.0.iter().find(|(answer, _)| answer.is_some()).map(|(_, due)| *due)
+        self.0.iter().filter(|waiter| waiter.answer.is_some()).map(|waiter| waiter.due).min()
     }
 
     fn expire(&mut self, now: Instant) {
-        for (answer, due) in &mut self.0 {
-            if let Some(answer) = answer.take_if(|_| *due <= now) {
+        for waiter in &mut self.0 {
+            if let Some(answer) = waiter.answer.take_if(|_| waiter.due <= now) {
                 // An error: the client is gone, and does not want to know.
                 let _ = answer.send(Err(Failure::Unavailable));
             }
@@ -327,7 +401,7 @@ impl Waiters {
     }
 
     fn fail(self, failure: Failure) {
-        for answer in self.0.into_iter().filter_map(|(answer, _)| answer) {
+        for answer in self.0.into_iter().filter_map(|waiter| waiter.answer) {
             // An error: the client is gone, and does not want to know.
             let _ = answer.send(Err(failure));
         }
@@ -344,35 +418,35 @@ fn expire(jobs: &mut Vec<Job>, now: Instant) {
 
 /// How many of those who wait go into the next batch: one at least, if there is one.
 fn batch_len(jobs: &[Job], len_max: usize) -> usize {
-    let mut bytes = 0;
+    let (mut bytes, mut creates) = (0, 0);
     let fits = |job: &&Job| {
-        if let Verb::Message(text) = &job.write.verb {
-            bytes += text.as_str().len();
+        match &job.write.verb {
+            Verb::Message(text) => bytes += text.as_str().len(),
+            Verb::Create => creates += 1,
+            _ => {}
         }
-        bytes <= BATCH_BYTES_MAX && !job.is_alone
+        bytes <= BATCH_BYTES_MAX && creates <= CREATES_MAX && !job.is_alone
     };
     let len = jobs.iter().take(len_max).take_while(fits).count();
     len.max(1).min(jobs.len())
 }
 
-/// Those of a batch who still wait, each for itself.
-fn alone(writes: Vec<Write>, waiters: Waiters) -> impl Iterator<Item = Job> {
-    let job = |(write, (answer, due)): (_, (Option<_>, _))| {
-        Some(Job { write, answer: answer?, due, is_alone: true })
+/// Those of a batch who still wait, as they were before it.
+fn again(writes: Vec<Write>, waiters: Waiters) -> impl Iterator<Item = Job> {
+    let job = |(write, waiter): (Write, Waiter)| {
+        let Waiter { answer, due, ticket } = waiter;
+        Some(Job { write, answer: answer?, due, is_alone: false, ticket })
     };
     writes.into_iter().zip(waiters.0).filter_map(job)
 }
 
 fn split(jobs: impl Iterator<Item = Job>) -> (Vec<Write>, Waiters) {
-    let (writes, waiters) = jobs.map(|job| (job.write, (Some(job.answer), job.due))).unzip();
+    let waiter = |job: Job| {
+        let Job { write, answer, due, ticket, .. } = job;
+        (write, Waiter { answer: Some(answer), due, ticket })
+    };
+    let (writes, waiters) = jobs.map(waiter).unzip();
     (writes, Waiters(waiters))
-}
-
-fn rooms_of(writes: &[Write]) -> Vec<RoomName> {
-    let mut rooms: Vec<_> = writes.iter().map(|write| write.room.clone()).collect();
-    rooms.sort_unstable();
-    rooms.dedup();
-    rooms
 }
 
 /// Encodes each event once; within a room their order is kept.

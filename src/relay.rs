@@ -307,7 +307,7 @@ mod tests {
         let write = |verb| Write { room: name(), user: UserId::stored("u"), id: None, verb };
         let mut writes = vec![write(Verb::Create)];
         writes.resize(len, write(Verb::Message(Text::stored("x"))));
-        log.appender().append(&writes).await.unwrap();
+        log.appender().append(&writes, None).await.unwrap();
         let metrics = Arc::new(Metrics::new());
         let tasks = Tasks::new(metrics.panics.clone());
         let budgets = Budgets::new(&Config::from_defaults());

@@ -8,7 +8,7 @@ fn job(bytes: usize) -> Job {
     let (room, user) = (RoomName::stored("r"), UserId::stored("u"));
     let (answer, _) = oneshot::channel();
     let write = Write { room, user, id: None, verb };
-    Job { write, answer, due: Instant::now(), is_alone: false }
+    Job { write, answer, due: Instant::now(), is_alone: false, ticket: None }
 }
 
 fn lens(bytes: &[usize], alone: &[usize]) -> usize {

@@ -20,13 +20,13 @@ pub(super) struct Batch<'a> {
 
 /// A batch after `decide`.
 pub(super) struct Decided {
-    /// In the order of the writes.
-    pub outcomes: Vec<Outcome>,
+    /// In the order of the writes. `None`: the room was not to be had.
+    pub outcomes: Vec<Option<Outcome>>,
     /// For each event in `outcomes`, in the same order, the place of its room, and how many
     /// messages there are in the room before it; `None` for messages.
     event_places: Vec<(usize, Option<u64>)>,
     /// What each room has become, by place.
-    rooms: Vec<Room>,
+    rooms: Vec<Option<Room>>,
     /// What each room's `last_seq` was, by place.
     last_seqs_before: Vec<Seq>,
 }
@@ -84,25 +84,36 @@ impl<'a> Batch<'a> {
         keyed.filter_map(|(w, place)| Some((*place, &w.user, w.id.as_ref()?))).collect()
     }
 
-    /// Decides every write in order. `facts` has a room for each place, loaded under its lock.
-    pub fn decide(&self, facts: Vec<Room>, now: Timestamp) -> Decided {
+    /// The outcomes if no room was to be had.
+    pub fn nothing(&self) -> Vec<Option<Outcome>> {
+        self.writes.iter().map(|_| None).collect()
+    }
+
+    /// Decides every write in order. `facts` has a room for each place, loaded under its lock;
+    /// `None` where somebody else has the lock, and then nothing is decided.
+    pub fn decide(&self, facts: Vec<Option<Room>>, now: Timestamp) -> Decided {
         let mut rooms = facts;
-        let last_seqs_before = rooms.iter().map(|room| room.last_seq).collect();
+        let last_seq = |room: &Option<Room>| room.as_ref().map_or(Seq(0), |room| room.last_seq);
+        let last_seqs_before = rooms.iter().map(last_seq).collect();
         let mut outcomes = Vec::with_capacity(self.writes.len());
         let mut event_places = Vec::with_capacity(self.writes.len());
         for (write, place) in self.writes.iter().zip(&self.places) {
-            let outcome = rooms[*place].decide(write, now);
-            let messages = rooms[*place].message_count;
+            let Some(room) = &mut rooms[*place] else {
+                outcomes.push(None);
+                continue;
+            };
+            let outcome = room.decide(write, now);
+            let messages = room.message_count;
             let turn = |event: &Event| event.kind.body().is_none().then_some(messages);
             event_places.extend(outcome.event().map(|event| (*place, turn(event))));
-            outcomes.push(outcome);
+            outcomes.push(Some(outcome));
         }
         Decided { outcomes, event_places, rooms, last_seqs_before }
     }
 }
 
 impl Decided {
-    /// True if every write was a duplicate, was refused or joined a room it was in.
+    /// True if every write was a duplicate, was refused, was left out or joined a room it was in.
     pub fn writes_nothing(&self) -> bool {
         self.event_places.is_empty()
     }
@@ -110,16 +121,18 @@ impl Decided {
     /// The new events, in the order of the writes, each with its room's place; and unless it is a
     /// message, how many messages there are in the room before it.
     pub fn events(&self) -> impl Iterator<Item = (usize, &Event, Option<u64>)> {
-        let events = self.outcomes.iter().filter_map(Outcome::event);
+        let events = self.outcomes.iter().flatten().filter_map(Outcome::event);
         self.event_places.iter().zip(events).map(|((place, turn), event)| (*place, event, *turn))
     }
 
     /// The rooms that have new events. Memberships and counters change only with an event.
     pub fn changed(&self) -> impl Iterator<Item = Changed<'_>> {
         let rooms = self.rooms.iter().zip(&self.last_seqs_before).enumerate();
+        let rooms =
+            rooms.filter_map(|(place, (room, before))| Some((place, room.as_ref()?, before)));
         rooms
-            .filter(|(_, (room, before))| room.last_seq > **before)
-            .map(|(place, (room, before))| Changed { place, first_seq: before.next(), room })
+            .filter(|(_, room, before)| room.last_seq > **before)
+            .map(|(place, room, before)| Changed { place, first_seq: before.next(), room })
     }
 }
 
@@ -183,13 +196,11 @@ mod tests {
             member_count: 1,
             ..Room::default()
         };
-        let decided =
-            batch.decide(vec![Room::default(), Room::default(), old.clone()], Timestamp(5));
+        let none = Some(Room::default());
+        let decided = batch.decide(vec![none.clone(), none, Some(old.clone())], Timestamp(5));
         assert_eq!(decided.outcomes.len(), 6);
-        assert_eq!(decided.outcomes[1], Outcome::Refused(Refusal::RoomNotFound));
-        assert!(
-            matches!(&decided.outcomes[3], Outcome::Duplicate(receipt) if receipt.seq == Seq(2))
-        );
+        assert_eq!(decided.outcomes[1], Some(Outcome::Refused(Refusal::RoomNotFound)));
+        assert!(matches!(&decided.outcomes[3], Some(Outcome::Duplicate(it)) if it.seq == Seq(2)));
         let events: Vec<_> =
             decided.events().map(|(place, event, turn)| (place, event.seq.0, turn)).collect();
         assert_eq!(events, [(0, 1, Some(0)), (0, 2, None), (0, 3, Some(1))]);
@@ -201,8 +212,14 @@ mod tests {
         assert!(!decided.writes_nothing());
 
         let refused = [say("old", "1", None)];
-        let decided = Batch::new(&refused).decide(vec![old], Timestamp(5));
+        let decided = Batch::new(&refused).decide(vec![Some(old)], Timestamp(5));
         assert!(decided.writes_nothing());
         assert_eq!(decided.changed().count(), 0);
+
+        let mixed = [say("held", "1", None), write("new", "1", None, Verb::Create)];
+        let decided = Batch::new(&mixed).decide(vec![None, Some(Room::default())], Timestamp(5));
+        assert!(decided.outcomes[0].is_none() && decided.outcomes[1].is_some());
+        let changed: Vec<_> = decided.changed().map(|changed| changed.place).collect();
+        assert_eq!(changed, [1]);
     }
 }

@@ -96,6 +96,15 @@ pub struct Marked {
     pub busy: Vec<Mark>,
 }
 
+/// What is known of rooms in doubt.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Settled {
+    /// Rooms that nobody holds any more, and where they stand.
+    pub standing: Vec<(RoomName, Seq)>,
+    /// Rooms that somebody still holds: the lost transaction, or another.
+    pub held: Vec<RoomName>,
+}
+
 /// A room in a list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RoomSummary {
@@ -150,15 +159,25 @@ impl Appender {
     /// Decides and commits a batch as one transaction; outcomes are in the order of `writes`, and
     /// every seq in them follows that order within its room.
     ///
+    /// `None`: somebody else holds the room just now, and nothing of it was written; the room named
+    /// by `wait_for`, and no other, is waited for, but not for long. (There is nobody else at the
+    /// embedded log.)
+    ///
     /// A write that the rules refuse costs its neighbours nothing. On any error nothing of the
     /// batch may be shown to anyone (`LogError` says what is known).
     ///
     /// Not cancel-safe: a dropped call leaves the outcome unknown. The implementations bound
     /// themselves in time (`log.append_timeout_ms`), so there is no need to.
-    pub async fn append(&mut self, writes: &[Write]) -> Result<Vec<Outcome>, LogError> {
+    pub async fn append(
+        &mut self,
+        writes: &[Write],
+        wait_for: Option<&RoomName>,
+    ) -> Result<Vec<Option<Outcome>>, LogError> {
         match self {
-            Self::Sqlite(appender) => appender.append(writes).await,
-            Self::Postgres(appender) => appender.append(writes).await,
+            Self::Sqlite(appender) => {
+                Ok(appender.append(writes).await?.into_iter().map(Some).collect())
+            }
+            Self::Postgres(appender) => appender.append(writes, wait_for).await,
         }
     }
 
@@ -170,11 +189,14 @@ impl Appender {
         }
     }
 
-    /// After `LogError::Unknown`: waits until the lost transaction has ended one way or the other
-    /// and says where each of the rooms stands since. Rooms that do not exist are left out.
-    pub async fn settle(&mut self, rooms: &[RoomName]) -> Result<Vec<(RoomName, Seq)>, LogError> {
+    /// After `LogError::Unknown`: where each of the rooms stands whose lost transaction has ended,
+    /// one way or the other. It waits for nobody. Rooms that do not exist are left out.
+    pub async fn settle(&mut self, rooms: &[RoomName]) -> Result<Settled, LogError> {
         match self {
-            Self::Sqlite(appender) => appender.settle(rooms).await,
+            Self::Sqlite(appender) => {
+                let standing = appender.settle(rooms).await?;
+                Ok(Settled { standing, held: Vec::new() })
+            }
             Self::Postgres(appender) => appender.settle(rooms).await,
         }
     }

@@ -2,6 +2,7 @@
 //! them all. A line per behaviour; `harness` is what they stand on.
 
 mod harness;
+mod held;
 
 mod crowd;
 mod lossy;

@@ -150,8 +150,8 @@ async fn a_link_that_loses_commits_and_their_answers_costs_no_word() {
     assert!(outcome.progress.duplicates > 0, "nothing that was lost was there");
 }
 
-/// Somebody's forgotten psql holds one room's row. The other rooms of its lane wait with it, and
-/// get their answers in time; everything goes on when the row is free.
+/// Somebody's forgotten psql holds one room's row. Its commands get their answers in time, the
+/// other rooms go on, and so does everything when the row is free.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_row_that_someone_else_has_locked_costs_no_word() {
     let world = World::postgres().await;

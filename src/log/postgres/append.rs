@@ -11,10 +11,10 @@ use tokio::time::{Instant, sleep, timeout_at};
 use super::Shared;
 use super::lane::Lane;
 use crate::decide::{Outcome, Write};
-use crate::log::LogError;
 use crate::log::batch::Batch;
 use crate::log::health::Health;
-use crate::model::{RoomName, Seq, Timestamp};
+use crate::log::{LogError, Settled};
+use crate::model::{RoomName, Timestamp};
 
 /// The first pause before another try, doubled each time up to the longest: short, because the
 /// commands of a whole lane wait; not shorter, because a server that has just started is met by
@@ -40,15 +40,20 @@ impl Appender {
         Self { shared, lane: None, receipts: Vec::new() }
     }
 
-    pub async fn append(&mut self, writes: &[Write]) -> Result<Vec<Outcome>, LogError> {
+    pub async fn append(
+        &mut self,
+        writes: &[Write],
+        wait_for: Option<&RoomName>,
+    ) -> Result<Vec<Option<Outcome>>, LogError> {
         self.receipts.clear();
         if writes.is_empty() {
             return Ok(Vec::new());
         }
         let batch = Batch::new(writes);
+        let wait_for = wait_for.and_then(|room| batch.place(room.as_str()));
         let mut patience = Patience::new(self.shared.append_timeout);
         loop {
-            match self.try_append(&batch, patience.deadline).await {
+            match self.try_append(&batch, wait_for, patience.deadline).await {
                 Err(LogError::Unavailable(error)) => {
                     patience.after(error, &self.shared.health).await?;
                 }
@@ -57,7 +62,7 @@ impl Appender {
         }
     }
 
-    pub async fn settle(&mut self, rooms: &[RoomName]) -> Result<Vec<(RoomName, Seq)>, LogError> {
+    pub async fn settle(&mut self, rooms: &[RoomName]) -> Result<Settled, LogError> {
         let mut names: Vec<&str> = rooms.iter().map(RoomName::as_str).collect();
         names.sort_unstable();
         names.dedup();
@@ -79,15 +84,20 @@ impl Appender {
     async fn try_append(
         &mut self,
         batch: &Batch<'_>,
+        wait_for: Option<usize>,
         deadline: Instant,
-    ) -> Result<Vec<Outcome>, LogError> {
+    ) -> Result<Vec<Option<Outcome>>, LogError> {
         let kept = self.lane.take();
         let load = async {
             let lane = self.connected(kept).await?;
-            let loaded = lane.load(batch).await?;
+            let loaded = lane.load(batch, wait_for).await?;
             Ok((lane, loaded))
         };
         let (lane, loaded) = self.within(deadline, load, LogError::Unavailable).await?;
+        let Some(loaded) = loaded else {
+            self.lane = Some(lane);
+            return Ok(batch.nothing());
+        };
         // Read under the locks, so that within a room time goes with seq as far as clocks allow.
         let now = Timestamp::now();
         let decided = batch.decide(loaded.facts, now);
@@ -104,20 +114,16 @@ impl Appender {
         Ok(decided.outcomes)
     }
 
-    async fn try_settle(
-        &mut self,
-        names: &[&str],
-        deadline: Instant,
-    ) -> Result<Vec<(RoomName, Seq)>, LogError> {
+    async fn try_settle(&mut self, names: &[&str], deadline: Instant) -> Result<Settled, LogError> {
         let kept = self.lane.take();
         let settle = async {
             let lane = self.connected(kept).await?;
-            let seqs = lane.settle(names).await?;
-            Ok((lane, seqs))
+            let settled = lane.settle(names).await?;
+            Ok((lane, settled))
         };
-        let (lane, seqs) = self.within(deadline, settle, LogError::Unavailable).await?;
+        let (lane, settled) = self.within(deadline, settle, LogError::Unavailable).await?;
         self.lane = Some(lane);
-        Ok(seqs)
+        Ok(settled)
     }
 
     /// Runs a step until the deadline; `late` is what it means when that passes first.

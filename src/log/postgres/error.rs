@@ -99,6 +99,11 @@ pub(super) fn is_passing(error: &tokio_postgres::Error) -> bool {
     }
 }
 
+/// Somebody held a lock for longer than it is waited for.
+pub(super) fn is_lock_timeout(error: &tokio_postgres::Error) -> bool {
+    error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE)
+}
+
 /// Before COMMIT was sent: nothing was written.
 pub(super) fn before_commit(error: tokio_postgres::Error) -> LogError {
     // 22: the data is not what the column takes. 23: a constraint. The same batch meets them again.

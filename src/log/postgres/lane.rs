@@ -3,20 +3,24 @@
 //! It decides nothing and retries nothing. A lane that has returned an error is not used again, so
 //! no statement here ever meets what is left of an earlier one.
 //!
+//! # One room's trouble is one room's
+//!
+//! A batch takes the rooms whose lock is free, and leaves the others out (`Loaded::free`): a room
+//! that an operator's psql or a frozen backend holds keeps no other room waiting. The caller may
+//! name one room to wait for. Without that, a room that other nodes write to all the time would
+//! never be found free: who waits for a row stands in PostgreSQL's queue for it.
+//!
 //! # Why two nodes cannot deadlock
 //!
-//! An append takes two kinds of locks, in this order:
+//! An append takes its locks in this order:
 //!
-//! 1. *Names*: the rooms that the batch may create are inserted in the byte order of their names
-//!    (`FOUND`). Where another transaction has inserted the same name and has not ended, the insert
-//!    waits for it on the unique index.
-//! 2. *Rows*: the batch's rooms are locked in the order of their ids (`LOCK`).
+//! 1. The row of the room that is waited for (`WAIT`). The transaction holds nothing yet.
+//! 2. *Names*: each room that the batch may create has an advisory lock, which is tried and never
+//!    waited for; the rooms whose lock it got are inserted (`FOUND`). Whoever inserts a room holds
+//!    its lock, so an insert never waits for another node's.
+//! 3. *Rows*: those of the batch's rooms that are free (`LOCK`, `skip locked`).
 //!
-//! A transaction that waits for a name holds only names before it, so those that wait for names
-//! cannot wait in a circle; nor can those that wait for rows, which go by id. A circle would need
-//! one that waits for a row held by one that waits for a name. But whoever waits for a name holds
-//! no rows except those it has just inserted, which no other transaction can see, and so cannot
-//! lock.
+//! It waits only where it holds nothing, so no circle can close.
 //!
 //! # Why a room is never left with last_seq 0
 //!
@@ -24,39 +28,57 @@
 //! is refused to every verb but `create`, so the first `create` of the batch is its seq 1, and
 //! `WRITE` sets its counters in the same transaction. See `Batch::founders`.
 
+use std::collections::HashSet;
+
 use futures_util::future;
 use tokio_postgres::types::ToSql;
-use tokio_postgres::{Client, Statement};
+use tokio_postgres::{Client, Row, Statement};
 
 use super::connect::{ConnectError, Connection, Connector};
-use super::error::{before_commit, of_commit, of_data};
+use super::error::{before_commit, is_lock_timeout, of_commit, of_data};
 use crate::decide::{Membership, Receipt, Room};
-use crate::log::LogError;
 use crate::log::batch::{Batch, Decided};
 use crate::log::stored::count;
+use crate::log::{LogError, Settled};
 use crate::model::{RoomName, Seq, Timestamp, UserId};
 
 /// READ COMMITTED, as all that is sent: each statement after the locks must see what was committed
 /// while they were waited for.
 const BEGIN: &str = "begin";
 
-/// Rooms that the batch may create, in the order of their names. 0 means "not made yet"; `decide`
-/// sees such a room as missing.
+/// As `BEGIN`, where a room is waited for: not for long, because other rooms wait for their turn.
+const BEGIN_PATIENT: &str = "begin; set local lock_timeout = '100ms'";
+
+/// Stands in the queue for one room's row. A room that is not there is not waited for.
+const WAIT: &str = "select from rooms where name = $1::text for no key update";
+
+/// Rooms that the batch may create, in the order of their names, but for those that somebody else
+/// is making just now. 0 means "not made yet"; `decide` sees such a room as missing.
 const FOUND: &str = "
     insert into rooms (name, created_by, last_seq, message_count, member_count, created_at)
     select f.name, f.created_by, 0, 0, 0, now()
     from unnest($1::text[], $2::text[]) with ordinality as f (name, created_by, place)
+    where pg_try_advisory_xact_lock(hashtextextended(f.name, 0))
     order by f.place
     on conflict (name) do nothing";
 
-/// Waits for whoever writes to these rooms, and returns them as they were left. (`+ 0`: without it
-/// a plan that is made while there are few rooms walks through all of them by id, and is kept.)
+/// Those of these rooms that nobody else holds, as they were left. (`+ 0`: without it a plan that
+/// is made while there are few rooms walks through all of them by id, and is kept.)
 const LOCK: &str = "
     select id, name, created_by, last_seq, message_count, member_count
     from rooms
     where name = any ($1::text[])
     order by id + 0
-    for no key update";
+    for no key update skip locked";
+
+/// Which of these rooms there are, held or not.
+const KNOWN: &str = "select name from rooms where name = any ($1::text[])";
+
+/// Which of these rooms nobody is making.
+const UNFOUNDED: &str = "
+    select f.name
+    from unnest($1::text[]) as f (name)
+    where pg_try_advisory_xact_lock(hashtextextended(f.name, 0))";
 
 /// Which of these (room, user) are members, by their place in the arrays, from 1.
 ///
@@ -139,8 +161,10 @@ const WRITE: &str = "
 /// A connection with what an append runs on it, prepared once.
 pub(super) struct Lane {
     connection: Connection,
+    wait: Statement,
     found: Statement,
     lock: Statement,
+    known: Statement,
     members: Statement,
     receipts: Statement,
     write: Statement,
@@ -150,22 +174,29 @@ pub(super) struct Lane {
 pub(super) struct Loaded {
     /// `None`: the room does not exist and is not being made.
     pub ids: Vec<Option<i64>>,
-    pub facts: Vec<Room>,
+    /// `None`: somebody else holds the room.
+    pub facts: Vec<Option<Room>>,
 }
 
 impl Lane {
     pub async fn connect(connector: &Connector) -> Result<Self, ConnectError> {
         let connection = connector.connect().await?;
         let client = &connection.client;
-        let (found, lock, members, receipts, write) = future::try_join5(
-            client.prepare(FOUND),
-            client.prepare(LOCK),
+        let (wait, found, lock, known) = (WAIT, FOUND, LOCK, KNOWN);
+        let names = future::try_join4(
+            client.prepare(wait),
+            client.prepare(found),
+            client.prepare(lock),
+            client.prepare(known),
+        );
+        let rows = future::try_join3(
             client.prepare(MEMBERS),
             client.prepare(RECEIPTS),
             client.prepare(WRITE),
-        )
-        .await?;
-        Ok(Self { connection, found, lock, members, receipts, write })
+        );
+        let (names, rows) = future::try_join(names, rows).await?;
+        let ((wait, found, lock, known), (members, receipts, write)) = (names, rows);
+        Ok(Self { connection, wait, found, lock, known, members, receipts, write })
     }
 
     pub fn is_closed(&self) -> bool {
@@ -176,12 +207,29 @@ impl Lane {
         &self.connection.client
     }
 
-    /// The first round trip: begins, locks the batch's rooms, and loads what must be known of them.
-    pub async fn load(&self, batch: &Batch<'_>) -> Result<Loaded, LogError> {
-        self.load_rows(batch).await.map_err(before_commit)
+    /// The first round trip: begins, locks those of the batch's rooms that are free, and loads what
+    /// must be known of them. `None`: the room at `wait_for` did not come free in time; nothing is
+    /// begun.
+    pub async fn load(
+        &self,
+        batch: &Batch<'_>,
+        wait_for: Option<usize>,
+    ) -> Result<Option<Loaded>, LogError> {
+        match self.load_rows(batch, wait_for).await {
+            Ok(loaded) => Ok(Some(loaded)),
+            Err(error) if wait_for.is_some() && is_lock_timeout(&error) => {
+                self.rollback().await?;
+                Ok(None)
+            }
+            Err(error) => Err(before_commit(error)),
+        }
     }
 
-    async fn load_rows(&self, batch: &Batch<'_>) -> Result<Loaded, tokio_postgres::Error> {
+    async fn load_rows(
+        &self,
+        batch: &Batch<'_>,
+        wait_for: Option<usize>,
+    ) -> Result<Loaded, tokio_postgres::Error> {
         let client = self.client();
         let names: Vec<&str> = batch.rooms().iter().map(|room| room.as_str()).collect();
         let founders = batch.founders();
@@ -199,7 +247,7 @@ impl Lane {
         // round trip. Separate statements, because the last two need a snapshot taken after the
         // locks.
         let (begun, founded, locked, members, receipts) = future::join5(
-            client.batch_execute(BEGIN),
+            self.begin(wait_for.map(|place| names[place])),
             self.found(&founded_names, &founded_by),
             client.query(&self.lock, &[&names]),
             client.query(&self.members, &[&user_rooms, &user_ids]),
@@ -210,14 +258,13 @@ impl Lane {
         begun?;
         founded?;
 
-        let mut loaded =
-            Loaded { ids: vec![None; names.len()], facts: vec![Room::default(); names.len()] };
+        let (mut ids, mut facts) = (vec![None; names.len()], vec![Room::default(); names.len()]);
         for row in locked? {
             let Some(place) = batch.place(row.get(1)) else { continue };
-            loaded.ids[place] = Some(row.get(0));
+            ids[place] = Some(row.get(0));
             let last_seq = Seq::from_i64(row.get(3));
             if last_seq > Seq(0) {
-                loaded.facts[place] = Room {
+                facts[place] = Room {
                     created_by: Some(UserId::stored(row.get(2))),
                     last_seq,
                     message_count: count(row.get(4)),
@@ -228,15 +275,34 @@ impl Lane {
         }
         for row in members? {
             let (place, user) = users[ordinal(row.get(0))];
-            loaded.facts[place].members.insert(user.clone());
+            facts[place].members.insert(user.clone());
         }
         for row in receipts? {
             let (place, user, id) = keys[ordinal(row.get(0))];
             let (kind, seq) = (row.get::<_, String>(1).into(), Seq::from_i64(row.get(2)));
             let receipt = Receipt { kind, seq, at: Timestamp::from_system(row.get(3)) };
-            loaded.facts[place].receipts.insert((user.clone(), id.clone()), receipt);
+            facts[place].receipts.insert((user.clone(), id.clone()), receipt);
         }
-        Ok(loaded)
+        let mut facts: Vec<Option<Room>> = facts.into_iter().map(Some).collect();
+        // Hardly ever: of those that are not locked, which are held, and which are not there? One
+        // that was made since is somebody else's for the moment.
+        let unlocked: Vec<usize> = (0..names.len()).filter(|place| ids[*place].is_none()).collect();
+        if !unlocked.is_empty() {
+            let asked: Vec<&str> = unlocked.iter().map(|place| names[*place]).collect();
+            let known = client.query(&self.known, &[&asked]).await?;
+            let known = known.iter().filter_map(|row| batch.place(row.get(0)));
+            // Not ours to make, and not made: somebody else is at it.
+            let unfounded = unlocked.iter().copied().filter(|place| founders.contains_key(place));
+            known.chain(unfounded).for_each(|place| facts[place] = None);
+        }
+        Ok(Loaded { ids, facts })
+    }
+
+    /// Begins, and waits for one room.
+    async fn begin(&self, wait_for: Option<&str>) -> Result<(), tokio_postgres::Error> {
+        let Some(room) = wait_for else { return self.client().batch_execute(BEGIN).await };
+        let begin = self.client().batch_execute(BEGIN_PATIENT);
+        future::try_join(begin, self.client().query(&self.wait, &[&room])).await.map(drop)
     }
 
     /// Most batches create nothing, and then this is not even sent.
@@ -294,25 +360,36 @@ impl Lane {
         self.client().batch_execute("rollback").await.map_err(before_commit)
     }
 
-    /// Where the rooms stand, once every transaction that holds one of them has ended. Rooms that
-    /// are only being made are inserted, too, to wait for whoever makes them; the rollback takes
-    /// them away.
-    pub async fn settle(&self, names: &[&str]) -> Result<Vec<(RoomName, Seq)>, LogError> {
+    /// Where those of the rooms stand that nobody holds and nobody is making.
+    pub async fn settle(&self, names: &[&str]) -> Result<Settled, LogError> {
+        let settled = self.settle_rows(names).await.map_err(before_commit)?;
+        self.rollback().await?;
+        Ok(settled)
+    }
+
+    async fn settle_rows(&self, names: &[&str]) -> Result<Settled, tokio_postgres::Error> {
         let client = self.client();
-        let nobody = vec![""; names.len()];
-        let (begun, founded, locked, ended) = future::join4(
+        // In this order: a room that is not there although nobody is making it was not made by
+        // anybody before, either.
+        let (begun, locked, unfounded, known) = future::join4(
             client.batch_execute(BEGIN),
-            self.found(names, &nobody),
             client.query(&self.lock, &[&names]),
-            client.batch_execute("rollback"),
+            client.query(UNFOUNDED, &[&names]),
+            client.query(&self.known, &[&names]),
         )
         .await;
-        begun.and(founded).map_err(before_commit)?;
-        let rows = locked.map_err(before_commit)?;
-        ended.map_err(before_commit)?;
-        let standing = rows.iter().map(|row| (row.get(1), Seq::from_i64(row.get(3))));
-        let made = standing.filter(|(_, last_seq)| *last_seq > Seq(0));
-        Ok(made.map(|(name, last_seq)| (RoomName::stored(name), last_seq)).collect())
+        begun?;
+        let standing = |row: &Row| (RoomName::stored(row.get(1)), Seq::from_i64(row.get(3)));
+        let standing: Vec<_> = locked?.iter().map(standing).collect();
+        let names_of =
+            |rows: Vec<Row>| -> HashSet<String> { rows.iter().map(|row| row.get(0)).collect() };
+        let (unfounded, known) = (names_of(unfounded?), names_of(known?));
+        let ours: HashSet<&str> = standing.iter().map(|(room, _)| room.as_str()).collect();
+        let is_held = |name: &&&str| {
+            !ours.contains(**name) && (known.contains(**name) || !unfounded.contains(**name))
+        };
+        let held = names.iter().filter(is_held).map(|name| RoomName::stored(name)).collect();
+        Ok(Settled { standing, held })
     }
 }
 

@@ -19,10 +19,11 @@ pub(super) fn write(
 ) -> rusqlite::Result<Vec<Outcome>> {
     let batch = Batch::new(writes);
     let (mut ids, facts) = load(transaction, &batch)?;
-    let decided = batch.decide(facts, now);
+    let decided = batch.decide(facts.into_iter().map(Some).collect(), now);
     write_rooms(transaction, &batch, &decided, &mut ids, now)?;
     write_events(transaction, &decided, &ids)?;
-    Ok(decided.outcomes)
+    // There is nobody else who could hold a room.
+    Ok(decided.outcomes.into_iter().flatten().collect())
 }
 
 /// The facts by place, and the ids of those rooms that exist. The transaction is the lock: there

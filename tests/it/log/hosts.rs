@@ -7,6 +7,7 @@ use tokio::net::TcpListener;
 use verbatim::log::LogError;
 use verbatim::model::Seq;
 
+use super::appending::Appending;
 use super::postgres::open;
 use super::private_postgres::{client, settings};
 use super::suite::{create, room};
@@ -46,7 +47,7 @@ fn behind(ports: &[u16], url: &str) -> String {
 async fn a_host_that_accepts_and_never_answers_does_not_keep_us_from_the_next() {
     let frozen = Frozen::start().await;
     let log = open(&settings(&behind(&[frozen.port], &services::database().await))).await;
-    let made = log.appender().append(&[create("r", "1")]).await;
+    let made = log.appender().append_all(&[create("r", "1")]).await;
     assert!(made.is_ok(), "{made:?}");
     assert_eq!(log.last_seq(&room("r")).await.unwrap(), Some(Seq(1)));
     // Its time was lost once, and not by every connection.
@@ -60,7 +61,7 @@ async fn a_server_that_only_reads_is_not_read_from_and_not_kept_to() {
     let mut alone = settings(&old.database().await);
     (alone.read_timeout_ms, alone.append_timeout_ms) = (1000, 1000);
     let log = open(&alone).await;
-    log.appender().append(&[create("r", "1")]).await.unwrap();
+    log.appender().append_all(&[create("r", "1")]).await.unwrap();
     assert_eq!(log.last_seq(&room("r")).await.unwrap(), Some(Seq(1)));
 
     // As when it becomes a standby: that takes a restart.
@@ -77,12 +78,12 @@ async fn a_server_that_only_reads_is_not_read_from_and_not_kept_to() {
         let read = log.last_seq(&room("r")).await;
         assert!(matches!(read, Err(LogError::Unavailable(_))), "{read:?}");
     }
-    let written = log.appender().append(&[create("s", "1")]).await;
+    let written = log.appender().append_all(&[create("s", "1")]).await;
     assert!(matches!(written, Err(LogError::Unavailable(_))), "{written:?}");
 
     // Who knows of the other one uses that.
     let log = open(&settings(&behind(&[old.port()], &new.database().await))).await;
-    let made = log.appender().append(&[create("r", "1")]).await;
+    let made = log.appender().append_all(&[create("r", "1")]).await;
     assert!(made.is_ok(), "{made:?}");
     assert_eq!(log.last_seq(&room("r")).await.unwrap(), Some(Seq(1)));
 }

@@ -10,6 +10,7 @@ use verbatim::log::Log;
 use verbatim::log::sqlite::Sqlite;
 use verbatim::model::{Role, Seq, Text, UserId};
 
+use super::appending::Appending;
 use super::postgres::open;
 use super::private_postgres::PrivatePostgres;
 use super::sqlite::settings_of;
@@ -115,7 +116,7 @@ async fn check(log: &Log, batches: &[Vec<Write>]) {
     let mut appenders = [log.appender(), log.appender()];
     for (n, batch) in batches.iter().enumerate() {
         let expected: Vec<Answer> = batch.iter().map(|write| answer(&mut rooms, write)).collect();
-        let outcomes = appenders[n % 2].append(batch).await.unwrap();
+        let outcomes = appenders[n % 2].append_all(batch).await.unwrap();
         assert_eq!(outcomes.iter().map(answered).collect::<Vec<_>>(), expected, "{batch:?}");
     }
     for (name, expected) in &rooms {

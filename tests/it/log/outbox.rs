@@ -7,6 +7,7 @@ use verbatim::log::Log;
 use verbatim::log::postgres::Postgres;
 use verbatim::model::Seq;
 
+use super::appending::Appending;
 use super::private_postgres::PrivatePostgres;
 use super::suite::{create, say};
 
@@ -17,11 +18,11 @@ async fn rows_are_forgotten_without_waiting_for_a_sweep_that_holds_some() {
     let settings = server.database("swept").await;
     let log = Log::Postgres(Postgres::open(&settings, 1, "n1", true).await.unwrap());
     let mut appender = log.appender();
-    appender.append(&[create("r", "1")]).await.unwrap();
+    appender.append_all(&[create("r", "1")]).await.unwrap();
     let held = appender.receipts();
     let (mut sweeper, mut outbox) = (log.outbox().unwrap(), log.outbox().unwrap());
     let sweep = sweeper.sweep(Duration::ZERO).await.unwrap().expect("there is a row");
-    appender.append(&[say("r", "1", "", "x")]).await.unwrap();
+    appender.append_all(&[say("r", "1", "", "x")]).await.unwrap();
     let both = [held, appender.receipts()].concat();
     let forgotten = timeout(Duration::from_secs(2), outbox.forget(&both)).await;
     forgotten.expect("it waited for the sweep").unwrap();
@@ -40,9 +41,9 @@ async fn a_sweep_is_bounded_in_bytes_and_takes_the_oldest_first() {
     let settings = server.database("long").await;
     let log = Log::Postgres(Postgres::open(&settings, 1, "n1", true).await.unwrap());
     let mut appender = log.appender();
-    appender.append(&[create("r", "1")]).await.unwrap();
+    appender.append_all(&[create("r", "1")]).await.unwrap();
     for _ in 0..12 {
-        appender.append(&[say("r", "1", "", &"x".repeat(MIB))]).await.unwrap();
+        appender.append_all(&[say("r", "1", "", &"x".repeat(MIB))]).await.unwrap();
     }
     let (mut outbox, mut sweeps) = (log.outbox().unwrap(), Vec::new());
     while let Some(sweep) = outbox.sweep(Duration::ZERO).await.unwrap() {

@@ -11,9 +11,10 @@ use verbatim::log::postgres::{OpenError, Postgres};
 use verbatim::log::{Log, LogError, Mark, Marked};
 use verbatim::model::{EventKind, RoomName, Seq};
 
+use super::appending::Appending;
 use super::private_postgres::{PASSWORD, PrivatePostgres, client, settings};
 use super::reading::check_every_mark;
-use super::suite::{create, join, leave, room, say, suite, user};
+use super::suite::{create, join, leave, room, say, seqs, suite, user};
 
 pub async fn open(settings: &LogConfig) -> Log {
     Log::Postgres(Postgres::open(settings, 4, "n1", false).await.unwrap())
@@ -139,7 +140,7 @@ async fn three_nodes_on_the_same_rooms_leave_no_hole_and_never_deadlock() {
                     let mut batch: Vec<Write> = (0..5).map(|k| create(&name(k), &me)).collect();
                     batch.extend((0..5).map(|k| join(&name(k), &me)));
                     batch.extend((0..5).map(|k| say(&name(k), &me, &format!("{round} {k}"), "x")));
-                    let outcomes = appender.append(&batch).await.unwrap();
+                    let outcomes = appender.append_all(&batch).await.unwrap();
                     assert!(outcomes[10..].iter().all(|outcome| outcome.event().is_some()));
                 }
             }));
@@ -178,10 +179,15 @@ async fn a_mirrored_log_announces_each_room_of_each_batch() {
     let mut appender = mirrored.appender();
     let batch =
         [create("a", "1"), create("b", "1"), say("a", "1", "m", "x"), say("c", "1", "", "x")];
-    appender.append(&batch).await.unwrap();
-    appender.append(&[say("a", "1", "m", "x"), join("a", "1")]).await.unwrap();
-    appender.append(&[say("a", "1", "", "y")]).await.unwrap();
-    open(&settings).await.appender().append(&[say("a", "1", "", "not mirrored")]).await.unwrap();
+    appender.append_all(&batch).await.unwrap();
+    appender.append_all(&[say("a", "1", "m", "x"), join("a", "1")]).await.unwrap();
+    appender.append_all(&[say("a", "1", "", "y")]).await.unwrap();
+    open(&settings)
+        .await
+        .appender()
+        .append_all(&[say("a", "1", "", "not mirrored")])
+        .await
+        .unwrap();
     let admin = client(&settings.url.0).await;
     let rows = admin
         .query(
@@ -206,17 +212,17 @@ async fn a_batch_that_the_tables_refuse_is_refused_and_leaves_nothing() {
     let settings = server.database("poison").await;
     let log = open(&settings).await;
     let mut appender = log.appender();
-    appender.append(&[create("a", "1"), create("b", "1")]).await.unwrap();
+    appender.append_all(&[create("a", "1"), create("b", "1")]).await.unwrap();
     let admin = client(&settings.url.0).await;
     let by_hand = "insert into events (room_id, seq, type, user_id, at)
                    select id, 2, 'message', '1', now() from rooms where name = 'a'";
     admin.batch_execute(by_hand).await.unwrap();
     let batch = [create("c", "1"), say("b", "1", "", "x"), say("a", "1", "", "x")];
-    let result = appender.append(&batch).await;
+    let result = appender.append_all(&batch).await;
     assert!(matches!(result, Err(LogError::Refused(_))), "{result:?}");
     assert_eq!(log.last_seq(&room("b")).await.unwrap(), Some(Seq(1)));
     assert_eq!(log.last_seq(&room("c")).await.unwrap(), None);
-    let alone = appender.append(&batch[..2]).await.unwrap();
+    let alone = appender.append_all(&batch[..2]).await.unwrap();
     assert!(matches!(alone[..], [Outcome::Committed(_), Outcome::Committed(_)]), "{alone:?}");
 }
 
@@ -227,7 +233,7 @@ async fn settling_waits_for_a_transaction_that_holds_or_makes_the_room() {
     let server = PrivatePostgres::start();
     let settings = server.database("zombie").await;
     let log = open(&settings).await;
-    log.appender().append(&[create("old", "1")]).await.unwrap();
+    log.appender().append_all(&[create("old", "1")]).await.unwrap();
     let zombie = client(&settings.url.0).await;
     for (name, ending, expected) in
         [("old", "commit", Some(2)), ("new", "rollback", None), ("new", "commit", Some(1))]
@@ -235,6 +241,7 @@ async fn settling_waits_for_a_transaction_that_holds_or_makes_the_room() {
         let name: RoomName = room(name);
         let write = format!(
             "begin;
+             select pg_try_advisory_xact_lock(hashtextextended('{name}', 0));
              insert into rooms (name, created_by, last_seq, message_count, member_count, created_at)
              values ('{name}', '1', 1, 0, 1, now())
              on conflict (name) do update set last_seq = rooms.last_seq + 1"
@@ -242,7 +249,7 @@ async fn settling_waits_for_a_transaction_that_holds_or_makes_the_room() {
         zombie.batch_execute(&write).await.unwrap();
         let mut lane = log.appender();
         let asked = [name.clone()];
-        let settle = lane.settle(&asked);
+        let settle = lane.settled(&asked);
         tokio::pin!(settle);
         let early = timeout(Duration::from_millis(200), &mut settle).await;
         assert!(early.is_err(), "settled while the transaction was open: {early:?}");
@@ -250,6 +257,48 @@ async fn settling_waits_for_a_transaction_that_holds_or_makes_the_room() {
         let expected: Vec<_> = expected.map(|seq| (name, Seq(seq))).into_iter().collect();
         assert_eq!(settle.await.unwrap(), expected);
     }
+}
+
+/// Somebody's psql has one room, another node makes a second one: neither keeps the others waiting.
+#[tokio::test(flavor = "multi_thread")]
+async fn rooms_that_somebody_else_holds_leave_the_batch() {
+    let server = PrivatePostgres::start();
+    let settings = server.database("held").await;
+    let log = open(&settings).await;
+    let mut appender = log.appender();
+    appender.append_all(&[create("held", "1"), create("free", "1")]).await.unwrap();
+    let someone = client(&settings.url.0).await;
+    someone
+        .batch_execute(
+            "begin;
+             select from rooms where name = 'held' for update;
+             select pg_try_advisory_xact_lock(hashtextextended('made', 0));
+             insert into rooms (name, created_by, last_seq, message_count, member_count, created_at)
+             values ('made', '1', 1, 0, 1, now())",
+        )
+        .await
+        .unwrap();
+    let batch = [
+        say("held", "1", "a", "x"),
+        say("free", "1", "b", "x"),
+        create("made", "2"),
+        create("new", "2"),
+        say("nowhere", "1", "c", "x"),
+        say("held", "1", "d", "x"),
+    ];
+    for wait_for in [None, Some(room("free")), Some(room("held")), Some(room("made"))] {
+        let outcomes = appender.append(&batch, wait_for.as_ref()).await.unwrap();
+        let left_out: Vec<_> = outcomes.iter().map(Option::is_none).collect();
+        // Who waits for the one that is held has waited for nothing, and is told so.
+        let in_vain = wait_for == Some(room("held"));
+        let expected = [true, in_vain, true, in_vain, in_vain, true];
+        assert_eq!(left_out, expected, "{wait_for:?}");
+    }
+    someone.batch_execute("rollback").await.unwrap();
+    let outcomes = appender.append(&batch, None).await.unwrap();
+    assert!(outcomes.iter().all(Option::is_some), "{outcomes:?}");
+    assert_eq!(seqs(&log.read(&room("held"), Seq(0), 9).await.unwrap()), [1, 2, 3]);
+    assert_eq!(seqs(&log.read(&room("free"), Seq(0), 9).await.unwrap()), [1, 2]);
 }
 
 /// What a node of version 1 left behind, and goes on to write while this one is here already.
@@ -276,9 +325,9 @@ async fn a_database_of_version_1_is_brought_to_this_one_and_unread_is_exact() {
     };
     let log = open(&settings).await;
     let mut appender = log.appender();
-    appender.append(&[create("r", "owner")]).await.unwrap();
+    appender.append_all(&[create("r", "owner")]).await.unwrap();
     for n in 0..10 {
-        appender.append(&talk(n)).await.unwrap();
+        appender.append_all(&talk(n)).await.unwrap();
     }
     let admin = client(&settings.url.0).await;
     admin.batch_execute(AS_VERSION_1).await.unwrap();
@@ -291,7 +340,7 @@ async fn a_database_of_version_1_is_brought_to_this_one_and_unread_is_exact() {
     check_every_mark(&log, "r").await;
     let mut appender = log.appender();
     for n in 0..10 {
-        appender.append(&talk(n)).await.unwrap();
+        appender.append_all(&talk(n)).await.unwrap();
         // As one that is still there writes it.
         if n % 3 == 0 {
             let nulls =
@@ -310,7 +359,7 @@ async fn a_mark_does_not_wait_for_a_member_who_is_locked() {
     let settings = server.database("busy").await;
     let log = open(&settings).await;
     let batch = [create("r", "1"), join("r", "2"), say("r", "1", "", "x")];
-    log.appender().append(&batch).await.unwrap();
+    log.appender().append_all(&batch).await.unwrap();
     let holder = client(&settings.url.0).await;
     holder.batch_execute("begin; delete from members where user_id = '1'").await.unwrap();
     let mark = |id: &str, seq| Mark { room: room("r"), user: user(id), seq: Seq(seq) };
@@ -335,7 +384,7 @@ async fn marks_and_leaves_of_the_same_users_never_deadlock() {
     let users: Vec<String> = (0..8).map(|n| format!("u{n}")).collect();
     let pairs = || rooms.iter().flat_map(|room| users.iter().map(move |user| (room, user)));
     log.appender()
-        .append(&rooms.iter().map(|it| create(it, "u0")).collect::<Vec<_>>())
+        .append_all(&rooms.iter().map(|it| create(it, "u0")).collect::<Vec<_>>())
         .await
         .unwrap();
     let mut tasks = Vec::new();
@@ -362,7 +411,7 @@ async fn marks_and_leaves_of_the_same_users_never_deadlock() {
         tasks.push(tokio::spawn(async move {
             let mut appender = another.appender();
             for _ in 0..ROUNDS {
-                appender.append(&writes).await.unwrap();
+                appender.append_all(&writes).await.unwrap();
             }
         }));
     }

@@ -15,6 +15,7 @@ use verbatim::decide::{Outcome, Write};
 use verbatim::log::LogError;
 use verbatim::model::{Event, Seq};
 
+use super::appending::Appending;
 use super::postgres::open;
 use super::private_postgres::{PrivatePostgres, client, settings, url_of};
 use super::suite::{committed, create, room, say};
@@ -23,7 +24,7 @@ use super::suite::{committed, create, room, say};
 /// often it had to try.
 async fn insist(appender: &mut verbatim::log::Appender, batch: &[Write]) -> (Vec<Seq>, u32) {
     for tries in 1.. {
-        match appender.append(batch).await {
+        match appender.append_all(batch).await {
             Ok(outcomes) => {
                 let seq = |outcome: &Outcome| match outcome {
                     Outcome::Duplicate(receipt) => receipt.seq,
@@ -50,7 +51,7 @@ async fn killed_sessions_never_ack_what_is_not_there_nor_write_twice() {
     let settings = server.database("killed").await;
     let log = open(&settings).await;
     let mut appender = log.appender();
-    appender.append(&[create("r", "1")]).await.unwrap();
+    appender.append_all(&[create("r", "1")]).await.unwrap();
     let admin = client(&settings.url.0).await;
     let (progress, mut progressed) = watch::channel(0);
     let killer = tokio::spawn(async move {
@@ -122,12 +123,12 @@ async fn a_stopped_server_is_unavailable_within_the_budget_and_then_works_again(
     settings.read_timeout_ms = 400;
     let log = open(&settings).await;
     let mut appender = log.appender();
-    appender.append(&[create("r", "1")]).await.unwrap();
+    appender.append_all(&[create("r", "1")]).await.unwrap();
     log.read(&room("r"), Seq(0), 1).await.unwrap();
     server.stop();
     for _ in 0..2 {
         let begun = Instant::now();
-        let appended = appender.append(&[say("r", "1", "m", "x")]).await;
+        let appended = appender.append_all(&[say("r", "1", "m", "x")]).await;
         assert!(matches!(appended, Err(LogError::Unavailable(_))), "{appended:?}");
         let read = log.read(&room("r"), Seq(0), 1).await;
         assert!(matches!(read, Err(LogError::Unavailable(_))), "{read:?}");
@@ -148,14 +149,14 @@ async fn a_room_that_stays_locked_is_unavailable_and_the_batch_never_appears() {
     settings.append_timeout_ms = 1500;
     let log = open(&settings).await;
     let mut appender = log.appender();
-    appender.append(&[create("r", "1")]).await.unwrap();
+    appender.append_all(&[create("r", "1")]).await.unwrap();
     let holder = client(&settings.url.0).await;
     holder.batch_execute("begin; select from rooms for update").await.unwrap();
-    let result = appender.append(&[say("r", "1", "", "never")]).await;
+    let result = appender.append_all(&[say("r", "1", "", "never")]).await;
     assert!(matches!(result, Err(LogError::Unavailable(_))), "{result:?}");
     holder.batch_execute("rollback").await.unwrap();
-    assert_eq!(appender.settle(&[room("r")]).await.unwrap(), [(room("r"), Seq(1))]);
-    let outcomes = appender.append(&[say("r", "1", "", "now")]).await.unwrap();
+    assert_eq!(appender.settled(&[room("r")]).await.unwrap(), [(room("r"), Seq(1))]);
+    let outcomes = appender.append_all(&[say("r", "1", "", "now")]).await.unwrap();
     assert_eq!(committed(&outcomes[0]).seq, Seq(2));
 }
 
@@ -167,26 +168,26 @@ async fn a_commit_whose_answer_is_lost_is_unknown_and_settles() {
     let through = LogConfig { append_timeout_ms: 500, ..settings(&proxy.url("cut")) };
     let log = open(&through).await;
     let mut appender = log.appender();
-    appender.append(&[create("r", "1")]).await.unwrap();
+    appender.append_all(&[create("r", "1")]).await.unwrap();
 
     // The answer is lost, the commit is not.
     proxy.set(LOSE_ANSWER);
     let batch = [say("r", "1", "a", "x")];
-    let result = appender.append(&batch).await;
+    let result = appender.append_all(&batch).await;
     assert!(matches!(result, Err(LogError::Unknown(_))), "{result:?}");
     proxy.set(PASS);
-    assert_eq!(appender.settle(&[room("r")]).await.unwrap(), [(room("r"), Seq(2))]);
-    let again = appender.append(&batch).await.unwrap();
+    assert_eq!(appender.settled(&[room("r")]).await.unwrap(), [(room("r"), Seq(2))]);
+    let again = appender.append_all(&batch).await.unwrap();
     assert!(matches!(&again[..], [Outcome::Duplicate(it)] if it.seq == Seq(2)), "{again:?}");
 
     // The connection breaks and the commit never arrives. For the node that is the same.
     proxy.set(CUT_BEFORE_COMMIT);
     let batch = [say("r", "1", "b", "x")];
-    let result = appender.append(&batch).await;
+    let result = appender.append_all(&batch).await;
     assert!(matches!(result, Err(LogError::Unknown(_))), "{result:?}");
     proxy.set(PASS);
-    assert_eq!(appender.settle(&[room("r")]).await.unwrap(), [(room("r"), Seq(2))]);
-    let again = appender.append(&batch).await.unwrap();
+    assert_eq!(appender.settled(&[room("r")]).await.unwrap(), [(room("r"), Seq(2))]);
+    let again = appender.append_all(&batch).await.unwrap();
     assert_eq!(committed(&again[0]).seq, Seq(3));
 
     let events = open(&direct).await.read(&room("r"), Seq(0), 10).await.unwrap();
@@ -201,10 +202,10 @@ async fn an_append_that_was_dropped_leaves_nothing_behind() {
     let server = PrivatePostgres::start();
     let log = open(&server.database("halfway").await).await;
     let mut appender = log.appender();
-    appender.append(&[create("r", "1")]).await.unwrap();
+    appender.append_all(&[create("r", "1")]).await.unwrap();
     for n in 0..DROPPED {
         let batch = [say("r", "1", &n.to_string(), "x")];
-        let mut append = Box::pin(appender.append(&batch));
+        let mut append = Box::pin(appender.append_all(&batch));
         for _ in 0..n {
             if futures_util::poll!(&mut append).is_ready() {
                 break;
@@ -225,7 +226,7 @@ async fn a_read_that_was_dropped_does_not_disturb_the_next() {
     let mut settings = server.database("dropped").await;
     settings.readers = 1;
     let log = open(&settings).await;
-    log.appender().append(&[create("r", "1")]).await.unwrap();
+    log.appender().append_all(&[create("r", "1")]).await.unwrap();
     let (holder, name) = (client(&settings.url.0).await, room("r"));
     for _ in 0..5 {
         holder.batch_execute("begin; lock table events in access exclusive mode").await.unwrap();

@@ -9,6 +9,7 @@ use verbatim::decide::Write;
 use verbatim::log::{Log, Mark, Reading};
 use verbatim::model::{Event, EventKind, Seq};
 
+use super::appending::Appending;
 use super::suite::{create, join, leave, room, say, user};
 
 pub async fn suite(log: &Log) {
@@ -40,7 +41,7 @@ async fn reading(log: &Log, room_name: &str, id: &str) -> Option<Reading> {
 async fn marks_move_forward_only_and_not_beyond_the_end(log: &Log) {
     let mut batch = vec![create("marks", "1")];
     batch.extend((2..=9).map(|n| say("marks", "1", "", &n.to_string())));
-    log.appender().append(&batch).await.unwrap();
+    log.appender().append_all(&batch).await.unwrap();
     let of = async || reading(log, "marks", "1").await.unwrap();
     assert_eq!(of().await, Reading { read: Seq(1), unread: 8 });
     for (said, stored, unread) in [(5, 5, 4), (3, 5, 4), (5, 5, 4), (6, 6, 3), (1000, 9, 0)] {
@@ -51,14 +52,14 @@ async fn marks_move_forward_only_and_not_beyond_the_end(log: &Log) {
         assert_eq!(of().await, Reading { read: Seq(stored), unread }, "{said}");
     }
     // Being ahead of the room once does not make later messages read.
-    log.appender().append(&[say("marks", "1", "", "10")]).await.unwrap();
+    log.appender().append_all(&[say("marks", "1", "", "10")]).await.unwrap();
     assert_eq!(of().await, Reading { read: Seq(9), unread: 1 });
     assert_eq!(moved(log, &[mark("marks", "1", u64::MAX)]).await, [mark("marks", "1", 10)]);
 }
 
 async fn marks_of_those_who_are_no_members_are_nobodys(log: &Log) {
     let batch = [create("marks, none", "1"), join("marks, none", "2"), leave("marks, none", "2")];
-    log.appender().append(&batch).await.unwrap();
+    log.appender().append_all(&batch).await.unwrap();
     let marks = [
         mark("marks, none", "2", 1),
         mark("marks, none", "3", 1),
@@ -76,13 +77,13 @@ async fn marks_of_those_who_are_no_members_are_nobodys(log: &Log) {
 async fn whoever_joins_again_has_read_up_to_there(log: &Log) {
     let mut appender = log.appender();
     let batch = [create("again", "1"), join("again", "2"), say("again", "1", "", "3")];
-    appender.append(&batch).await.unwrap();
+    appender.append_all(&batch).await.unwrap();
     moved(log, &[mark("again", "2", 3)]).await;
     // In one batch, which is one change of the row, and in two.
-    appender.append(&[leave("again", "2"), join("again", "2")]).await.unwrap();
+    appender.append_all(&[leave("again", "2"), join("again", "2")]).await.unwrap();
     assert_eq!(reading(log, "again", "2").await, Some(Reading { read: Seq(5), unread: 0 }));
-    appender.append(&[leave("again", "2"), say("again", "1", "", "7")]).await.unwrap();
-    appender.append(&[join("again", "2"), say("again", "1", "", "9")]).await.unwrap();
+    appender.append_all(&[leave("again", "2"), say("again", "1", "", "7")]).await.unwrap();
+    appender.append_all(&[join("again", "2"), say("again", "1", "", "9")]).await.unwrap();
     assert_eq!(reading(log, "again", "2").await, Some(Reading { read: Seq(8), unread: 1 }));
 }
 
@@ -92,7 +93,7 @@ async fn unread_is_what_a_count_of_every_event_says(log: &Log) {
     for round in 0..3 {
         let name = format!("unread {round}");
         let mut appender = log.appender();
-        appender.append(&[create(&name, "0")]).await.unwrap();
+        appender.append_all(&[create(&name, "0")]).await.unwrap();
         for _ in 0..60 {
             let len = rng.random_range(1..6);
             let write = |rng: &mut StdRng| -> Write {
@@ -104,10 +105,10 @@ async fn unread_is_what_a_count_of_every_event_says(log: &Log) {
                 }
             };
             let batch: Vec<Write> = (0..len).map(|_| write(&mut rng)).collect();
-            appender.append(&batch).await.unwrap();
+            appender.append_all(&batch).await.unwrap();
         }
-        appender.append(&["0", "1", "2", "3"].map(|id| join(&name, id))).await.unwrap();
-        appender.append(&[say(&name, "0", "", "last")]).await.unwrap();
+        appender.append_all(&["0", "1", "2", "3"].map(|id| join(&name, id))).await.unwrap();
+        appender.append_all(&[say(&name, "0", "", "last")]).await.unwrap();
         check_every_mark(log, &name).await;
     }
 }

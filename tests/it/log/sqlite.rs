@@ -9,6 +9,7 @@ use verbatim::log::Log;
 use verbatim::log::sqlite::{OpenError, Sqlite};
 use verbatim::model::Seq;
 
+use super::appending::Appending;
 use super::private_postgres::settings;
 use super::reading::check_every_mark;
 use super::suite::{committed, create, join, leave, room, say, suite};
@@ -41,7 +42,7 @@ async fn every_word_is_there_after_reopening() {
         let log = open(&path).unwrap();
         let mut appender = log.appender();
         let batch = [create("r", "1"), say("r", "1", &format!("m{restart}"), "x")];
-        let outcomes = appender.append(&batch).await.unwrap();
+        let outcomes = appender.append_all(&batch).await.unwrap();
         last += if restart == 0 { 2 } else { 1 };
         assert_eq!(committed(&outcomes[1]).seq, Seq(last));
         assert_eq!(log.read(&room("r"), Seq(0), 100).await.unwrap().len() as u64, last);
@@ -110,7 +111,7 @@ async fn people_read_the_view() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("log.db");
     let log = open(&path).unwrap();
-    log.appender().append(&[create("r", "1"), say("r", "1", "", "hello")]).await.unwrap();
+    log.appender().append_all(&[create("r", "1"), say("r", "1", "", "hello")]).await.unwrap();
     let shell = Connection::open(&path).unwrap();
     let row = shell
         .query_row(
@@ -135,11 +136,11 @@ async fn a_file_of_version_1_is_brought_to_this_one_and_unread_is_exact() {
             let id = (n % 3).to_string();
             let mut batch = vec![join("r", &id), say("r", &id, "", "x")];
             batch.push(if n % 2 == 0 { leave("r", &id) } else { join("r", "more") });
-            appender.append(&batch).await.unwrap();
+            appender.append_all(&batch).await.unwrap();
         }
     };
     let log = open(&path).unwrap();
-    log.appender().append(&[create("r", "owner")]).await.unwrap();
+    log.appender().append_all(&[create("r", "owner")]).await.unwrap();
     talk(&log).await;
     drop(log);
     let shell = Connection::open(&path).unwrap();

@@ -7,6 +7,7 @@ use verbatim::model::{
     ClientId, Event, EventKind, Invalid, Role, RoomName, Seq, Text, Unfit, UserId,
 };
 
+use super::appending::Appending;
 use super::reading;
 
 pub fn room(name: &str) -> RoomName {
@@ -42,7 +43,7 @@ pub fn committed(outcome: &Outcome) -> &Event {
     outcome.event().unwrap_or_else(|| panic!("not committed: {outcome:?}"))
 }
 
-fn seqs(events: &[Event]) -> Vec<u64> {
+pub fn seqs(events: &[Event]) -> Vec<u64> {
     events.iter().map(|event| event.seq.0).collect()
 }
 
@@ -75,7 +76,7 @@ async fn every_kind_of_event_takes_the_next_seq_and_reads_back_equal(log: &Log) 
         leave("kinds", "2"),
         write("kinds", "1", "bye", Verb::Leave),
     ];
-    let outcomes = appender.append(&batch).await.unwrap();
+    let outcomes = appender.append_all(&batch).await.unwrap();
     let events: Vec<Event> = outcomes.iter().map(|it| committed(it).clone()).collect();
     assert_eq!(seqs(&events), [1, 2, 3, 4, 5]);
     assert_eq!(log.read(&room("kinds"), Seq(0), 100).await.unwrap(), events);
@@ -84,8 +85,8 @@ async fn every_kind_of_event_takes_the_next_seq_and_reads_back_equal(log: &Log) 
     assert!(matches!(joined, Outcome::Joined { last_seq: Seq(2), members: 2, .. }), "{joined:?}");
 
     // The next batch goes on from there, and an empty one is nothing.
-    assert_eq!(appender.append(&[]).await.unwrap(), []);
-    let outcomes = appender.append(&[join("kinds", "1"), join("kinds", "1")]).await.unwrap();
+    assert_eq!(appender.append_all(&[]).await.unwrap(), []);
+    let outcomes = appender.append_all(&[join("kinds", "1"), join("kinds", "1")]).await.unwrap();
     assert_eq!(committed(&outcomes[0]).seq, Seq(6));
     let joined = Outcome::Joined { event: None, last_seq: Seq(6), members: 1, messages: 1 };
     assert_eq!(outcomes[1], joined);
@@ -102,7 +103,7 @@ async fn a_refused_write_costs_its_neighbours_nothing(log: &Log) {
         join("refusals, another", "2"),
         say("refusals", "1", "", "welcome"),
     ];
-    let outcomes = appender.append(&batch).await.unwrap();
+    let outcomes = appender.append_all(&batch).await.unwrap();
     let refused = |refusal| Outcome::Refused(refusal);
     assert_eq!(outcomes[0], refused(Refusal::RoomNotFound));
     assert_eq!(committed(&outcomes[1]).seq, Seq(1));
@@ -112,7 +113,7 @@ async fn a_refused_write_costs_its_neighbours_nothing(log: &Log) {
     assert_eq!(outcomes[5], refused(Refusal::RoomNotFound));
     assert_eq!(committed(&outcomes[6]).seq, Seq(2));
     let all_refused = [create("refusals", "1"), say("nowhere", "1", "", "x")];
-    let outcomes = appender.append(&all_refused).await.unwrap();
+    let outcomes = appender.append_all(&all_refused).await.unwrap();
     assert_eq!(outcomes, [refused(Refusal::RoomExists), refused(Refusal::RoomNotFound)]);
     assert_eq!(log.last_seq(&room("refusals")).await.unwrap(), Some(Seq(2)));
 }
@@ -129,7 +130,7 @@ async fn an_id_is_committed_once_for_ever(log: &Log) {
         write("ids", "3", "j", Verb::Join),
         write("ids", "3", "j", Verb::Leave),
     ];
-    let outcomes = appender.append(&batch).await.unwrap();
+    let outcomes = appender.append_all(&batch).await.unwrap();
     let receipt = |event: &Event| {
         let kind = event.kind.name().into();
         Outcome::Duplicate(Receipt { kind, seq: event.seq, at: event.at })
@@ -143,7 +144,7 @@ async fn an_id_is_committed_once_for_ever(log: &Log) {
 
     // Later, elsewhere, and although the user could not do it any more.
     let later = [leave("ids", "1"), say("ids", "1", "m", "third"), batch[0].clone()];
-    let again = another.append(&later).await.unwrap();
+    let again = another.append_all(&later).await.unwrap();
     assert_eq!(again[1..], [receipt(committed(&outcomes[2])), receipt(committed(&outcomes[0]))]);
     // For another command neither, whatever else would be said of that one.
     let others = [
@@ -154,8 +155,8 @@ async fn an_id_is_committed_once_for_ever(log: &Log) {
         say("ids", "3", "j", "the id of the leave"),
     ];
     let wanted = ["create", "create", "message", "message", "leave"].map(reused);
-    assert_eq!(another.append(&others).await.unwrap(), wanted);
-    let joined = another.append(&[write("ids", "1", "m", Verb::Join)]).await.unwrap();
+    assert_eq!(another.append_all(&others).await.unwrap(), wanted);
+    let joined = another.append_all(&[write("ids", "1", "m", Verb::Join)]).await.unwrap();
     assert_eq!(committed(&joined[0]).seq, Seq(8), "the id of a join names nothing");
     assert_eq!(log.last_seq(&room("ids")).await.unwrap(), Some(Seq(8)));
 }
@@ -172,7 +173,7 @@ async fn a_user_whose_name_looks_like_another_does_not_come_in(log: &Log) {
         join("alike", "admin "),
         join("alike", "admin"),
     ];
-    let outcomes = appender.append(&batch).await.unwrap();
+    let outcomes = appender.append_all(&batch).await.unwrap();
     let refused = |why| Outcome::Refused(Refusal::UserName(why));
     let joined = |event: Option<Event>, last_seq| {
         let last_seq = Seq(last_seq);
@@ -187,7 +188,7 @@ async fn a_user_whose_name_looks_like_another_does_not_come_in(log: &Log) {
 
 async fn leaving_and_joining_within_one_batch_counts_members_right(log: &Log) {
     let mut appender = log.appender();
-    appender.append(&[create("turns", "owner"), join("turns", "a")]).await.unwrap();
+    appender.append_all(&[create("turns", "owner"), join("turns", "a")]).await.unwrap();
     let batch = [
         leave("turns", "a"),
         join("turns", "a"),
@@ -197,7 +198,7 @@ async fn leaving_and_joining_within_one_batch_counts_members_right(log: &Log) {
         leave("turns", "b"),
         join("turns", "c"),
     ];
-    let outcomes = appender.append(&batch).await.unwrap();
+    let outcomes = appender.append_all(&batch).await.unwrap();
     assert_eq!(committed(&outcomes[6]).seq, Seq(9));
     let member = |id, role| Member { user: user(id), role };
     assert_eq!(
@@ -219,7 +220,7 @@ async fn pages_meet_without_hole_or_overlap(log: &Log) {
     let mut appender = log.appender();
     let mut batch = vec![create("pages", "1")];
     batch.extend((2..=9).map(|n| say("pages", "1", "", &n.to_string())));
-    appender.append(&batch).await.unwrap();
+    appender.append_all(&batch).await.unwrap();
     let all: Vec<u64> = (1..=9).collect();
     for edge in 0..12 {
         for limit in 0..11 {
@@ -250,7 +251,7 @@ async fn a_page_ends_where_its_bytes_end(log: &Log) {
         2 => say("bytes", "1", "", "é"),
         len => say("bytes", "1", "", &"x".repeat(*len)),
     }));
-    log.appender().append(&batch).await.unwrap();
+    log.appender().append_all(&batch).await.unwrap();
     let fits = |seqs: &mut dyn Iterator<Item = u64>, limit: usize, bytes_max: usize| {
         let (mut page, mut bytes) = (Vec::new(), 0);
         for seq in seqs.take(limit) {
@@ -283,7 +284,7 @@ async fn lists_are_in_byte_order_and_paged(log: &Log) {
     let names = ["list A", "list Z", "list a", "list b", "list ä", "list 雑", "list 🦀"];
     let mut appender = log.appender();
     let creates: Vec<Write> = names.iter().rev().map(|name| create(name, "1")).collect();
-    appender.append(&creates).await.unwrap();
+    appender.append_all(&creates).await.unwrap();
     let (mut listed, mut after) = (Vec::new(), room("list"));
     loop {
         let page = log.rooms(None, Some(&after), 2).await.unwrap();
@@ -299,7 +300,7 @@ async fn lists_are_in_byte_order_and_paged(log: &Log) {
 
     let ids = ["1", "10", "2", "A", "a", "ä", "🦀"];
     let joins: Vec<Write> = ids.iter().rev().map(|id| join("list A", id)).collect();
-    appender.append(&joins).await.unwrap();
+    appender.append_all(&joins).await.unwrap();
     let (mut listed, mut after) = (Vec::new(), None);
     loop {
         let page = log.members(&room("list A"), after.as_ref(), 3).await.unwrap();
@@ -324,14 +325,14 @@ async fn every_text_reads_back_as_it_was_written(log: &Log) {
     let mut batch = vec![create(name, speaker)];
     batch.extend(texts.iter().map(|text| say(name, speaker, "", text)));
     batch.push(say(name, speaker, r#"{"id",'\N'} ~"#, "an odd id"));
-    let outcomes = appender.append(&batch).await.unwrap();
+    let outcomes = appender.append_all(&batch).await.unwrap();
     let events: Vec<Event> = outcomes.iter().map(|it| committed(it).clone()).collect();
     let stored = log.read(&room(name), Seq(0), 100).await.unwrap();
     assert_eq!(stored, events, "times included");
     for (event, text) in stored[1..].iter().zip(&texts) {
         assert_eq!(event.kind, EventKind::Message(Text::parse(text, 1 << 20).unwrap()));
     }
-    let again = appender.append(&batch[batch.len() - 1..]).await.unwrap();
+    let again = appender.append_all(&batch[batch.len() - 1..]).await.unwrap();
     assert!(matches!(again[..], [Outcome::Duplicate(_)]), "{again:?}");
 }
 
@@ -348,7 +349,7 @@ async fn one_batch_serves_many_rooms(log: &Log) {
     let name = |n: usize| format!("many {n}");
     let mut batch: Vec<Write> = (0..100).map(|n| create(&name(n), "1")).collect();
     batch.extend((0..300).map(|n| say(&name(n % 100), "1", &format!("m{n}"), "x")));
-    let outcomes = log.appender().append(&batch).await.unwrap();
+    let outcomes = log.appender().append_all(&batch).await.unwrap();
     for (n, outcome) in outcomes.iter().enumerate() {
         let event = committed(outcome);
         let place = (name(n % 100), 1 + n as u64 / 100);
@@ -361,13 +362,13 @@ async fn one_batch_serves_many_rooms(log: &Log) {
 
 async fn settling_tells_where_rooms_stand(log: &Log) {
     let mut appender: Appender = log.appender();
-    appender.append(&[create("settled", "1"), say("settled", "1", "", "x")]).await.unwrap();
+    appender.append_all(&[create("settled", "1"), say("settled", "1", "", "x")]).await.unwrap();
     let asked = [room("unsettled"), room("settled"), room("settled")];
-    let mut seqs: Vec<(RoomName, Seq)> = log.appender().settle(&asked).await.unwrap();
+    let mut seqs: Vec<(RoomName, Seq)> = log.appender().settled(&asked).await.unwrap();
     seqs.dedup();
     assert_eq!(seqs, [(room("settled"), Seq(2))]);
     assert_eq!(log.last_seq(&room("unsettled")).await.unwrap(), None);
-    assert_eq!(appender.settle(&[]).await.unwrap(), []);
+    assert_eq!(appender.settled(&[]).await.unwrap(), []);
 }
 
 /// Four lanes, the same rooms, some of them made by whoever comes first.
@@ -381,7 +382,7 @@ async fn appenders_on_the_same_rooms_take_turns(log: &Log) {
                 let mut batch: Vec<Write> = (0..3).map(|k| create(&name(k), &me)).collect();
                 batch.extend((0..3).map(|k| join(&name(k), &me)));
                 batch.extend((0..3).map(|k| say(&name(k), &me, &format!("{n} {k}"), "x")));
-                let outcomes: Result<Vec<Outcome>, LogError> = appender.append(&batch).await;
+                let outcomes: Result<Vec<Outcome>, LogError> = appender.append_all(&batch).await;
                 assert!(outcomes.unwrap()[6..].iter().all(|outcome| outcome.event().is_some()));
             }
         })

@@ -7,6 +7,7 @@ use verbatim::model::{RoomName, UserId};
 
 use super::{create, exact, join};
 use crate::harness::{Client, World, on_both_logs};
+use crate::log::appending::Appending;
 
 on_both_logs!(
     a_new_name_that_looks_like_another_is_refused,
@@ -75,7 +76,7 @@ async fn an_older_log(world: &World, rooms: &[(&str, &str)]) {
         verb: Verb::Create,
     };
     let creates: Vec<Write> = rooms.iter().map(create).collect();
-    let outcomes = log.appender().append(&creates).await.unwrap();
+    let outcomes = log.appender().append_all(&creates).await.unwrap();
     assert!(outcomes.iter().all(|outcome| outcome.event().is_some()), "{outcomes:?}");
 }
 

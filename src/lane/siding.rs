@@ -1,0 +1,73 @@
+//! Where a lane's commands wait for rooms that somebody else holds.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+
+use super::{Failure, Job};
+use crate::decide::Write;
+use crate::model::RoomName;
+
+/// Commands of one room that go before those of others on a siding.
+const TURN_LEN: usize = 64;
+
+/// Where rooms go that somebody else holds.
+pub struct Siding {
+    /// As long as the lane's own inbox.
+    jobs: mpsc::Sender<Job>,
+    /// Rooms with commands on the siding: each of those holds a ticket.
+    rooms: HashMap<RoomName, Arc<()>>,
+}
+
+impl Siding {
+    pub fn new(jobs: mpsc::Sender<Job>) -> Self {
+        Self { jobs, rooms: HashMap::new() }
+    }
+
+    /// Commands for rooms that are on the siding follow them; a room of which nothing is there any
+    /// more is the lane's again.
+    pub fn divert(&mut self, waiting: &mut Vec<Job>) {
+        if self.rooms.is_empty() {
+            return;
+        }
+        self.rooms.retain(|_, ticket| Arc::strong_count(ticket) > 1);
+        let follow = waiting.extract_if(.., |job| self.rooms.contains_key(&job.write.room));
+        follow.collect::<Vec<_>>().into_iter().for_each(|job| self.put(job));
+    }
+
+    /// Takes a command for a room of which somebody else has the lock, or which waits already.
+    pub fn put(&mut self, mut job: Job) {
+        let ticket = self.rooms.entry(job.write.room.clone()).or_default();
+        job.ticket = Some(ticket.clone());
+        if let Err(mpsc::error::TrySendError::Full(job)) = self.jobs.try_send(job) {
+            // More than can be waited for. An error: the client is gone.
+            let _ = job.answer.send(Err(Failure::Unavailable));
+        }
+    }
+}
+
+/// Puts the first commands of each room before the rest: one room that is held for long, and is
+/// written to all the time, must not fill every batch of a siding.
+pub fn take_turns(jobs: &mut Vec<Job>) {
+    let mut taken: HashMap<RoomName, usize> = HashMap::new();
+    let is_first = |job: &Job| {
+        let taken = taken.entry(job.write.room.clone()).or_default();
+        *taken += 1;
+        *taken <= TURN_LEN
+    };
+    let (mut first, rest): (Vec<Job>, Vec<Job>) = jobs.drain(..).partition(is_first);
+    first.extend(rest);
+    *jobs = first;
+}
+
+/// One of the rooms of a batch, each in its turn.
+pub fn nth_room(writes: &[Write], turn: usize) -> Option<&RoomName> {
+    let mut rooms: Vec<&RoomName> = Vec::new();
+    for write in writes {
+        if !rooms.contains(&&write.room) {
+            rooms.push(&write.room);
+        }
+    }
+    rooms.get(turn.checked_rem(rooms.len())?).copied()
+}

@@ -1,0 +1,60 @@
+//! Appends for tests that do not care who else holds a room: they wait for it as a lane does.
+
+use std::time::{Duration, Instant};
+
+use verbatim::decide::{Outcome, Write};
+use verbatim::log::{Appender, LogError};
+use verbatim::model::{RoomName, Seq};
+
+use crate::harness::PATIENCE;
+
+/// How long a held room is waited for: longer than a log waits for its store.
+const HELD_MAX: Duration = Duration::from_secs(3);
+
+pub trait Appending {
+    /// Appends what can be appended at once, then the rest, room by room. It is `Unavailable` when
+    /// somebody holds a room for very long.
+    fn append_all(
+        &mut self,
+        writes: &[Write],
+    ) -> impl Future<Output = Result<Vec<Outcome>, LogError>> + Send;
+
+    /// Where rooms stand, once nobody holds them.
+    fn settled(
+        &mut self,
+        rooms: &[RoomName],
+    ) -> impl Future<Output = Result<Vec<(RoomName, Seq)>, LogError>> + Send;
+}
+
+impl Appending for Appender {
+    async fn append_all(&mut self, writes: &[Write]) -> Result<Vec<Outcome>, LogError> {
+        let deadline = Instant::now() + HELD_MAX;
+        let mut outcomes: Vec<Option<Outcome>> = writes.iter().map(|_| None).collect();
+        loop {
+            let is_left = |place: &usize| outcomes[*place].is_none();
+            let left: Vec<usize> = (0..writes.len()).filter(is_left).collect();
+            let Some(first) = left.first() else { break };
+            let batch: Vec<Write> = left.iter().map(|place| writes[*place].clone()).collect();
+            let room = writes[*first].room.clone();
+            for (place, outcome) in left.iter().zip(self.append(&batch, Some(&room)).await?) {
+                outcomes[*place] = outcome;
+            }
+            if Instant::now() >= deadline {
+                return Err(LogError::Unavailable(format!("{room:?} is held").into()));
+            }
+        }
+        Ok(outcomes.into_iter().flatten().collect())
+    }
+
+    async fn settled(&mut self, rooms: &[RoomName]) -> Result<Vec<(RoomName, Seq)>, LogError> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let settled = self.settle(rooms).await?;
+            if settled.held.is_empty() {
+                return Ok(settled.standing);
+            }
+            assert!(Instant::now() < deadline, "{:?} are held", settled.held);
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
