@@ -11,7 +11,7 @@ use crate::harness::process::{Exit, Run, run};
 
 async fn bench(shape: &str, addr: SocketAddr, more: &str) -> Run {
     let url = format!("ws://{addr}/ws");
-    let mut arguments = vec!["bench", shape, "--url", &url, "--patience", "5s"];
+    let mut arguments = vec!["bench", shape, "--url", &url, "--patience", "15s"];
     arguments.extend(more.split_whitespace());
     run(&arguments, &[], &[]).await
 }
