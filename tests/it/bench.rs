@@ -11,7 +11,7 @@ use crate::harness::process::{Exit, Run, run};
 
 async fn bench(shape: &str, addr: SocketAddr, more: &str) -> Run {
     let url = format!("ws://{addr}/ws");
-    let mut arguments = vec!["bench", shape, "--url", &url, "--patience", "5s"];
+    let mut arguments = vec!["bench", shape, "--url", &url, "--patience", "15s"];
     arguments.extend(more.split_whitespace());
     run(&arguments, &[], &[]).await
 }
@@ -129,7 +129,7 @@ async fn two_nodes_share_the_clients_and_are_told_apart() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_server_refuses_is_a_failure() {
     let limited = |config: &mut verbatim::config::Config| {
-        (config.session.commands_per_second, config.session.commands_burst) = (10, 300);
+        (config.session.commands_per_second, config.session.commands_burst) = (1, 20);
     };
     let world = World::sqlite().await;
     let node = world.node_with(limited).await;

@@ -161,7 +161,8 @@ async fn a_reader_that_stops_delays_nobody_and_gets_everything_later(world: Worl
 }
 
 async fn a_reader_that_takes_nothing_is_closed_with_4008_and_others_are_not(world: World) {
-    let process = serve(&world, &[("VERBATIM_SOCKET__STALL_TIMEOUT_MS", "500")]).await;
+    // Longer than the machine stands still, or the others would be closed as well.
+    let process = serve(&world, &[("VERBATIM_SOCKET__STALL_TIMEOUT_MS", "5000")]).await;
     create(&process).await;
     let mut stopped = Client::narrow(process.addr, RECEIVE_BYTES).await;
     member(&mut stopped).await;

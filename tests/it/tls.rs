@@ -98,7 +98,7 @@ async fn a_node_serves_with_everything_encrypted() {
     let environment = [environment.as_slice(), &[("SSL_CERT_FILE", ca.as_str())]].concat();
     let environment = environment.iter().map(|(name, value)| ((*name).into(), (*value).into()));
     let node = Process::start(environment.collect()).await;
-    let (_, ready) = crate::harness::raw::get(node.addr, "/readyz").await;
+    let (_, ready) = crate::harness::raw::ready(node.addr).await;
     assert!(ready.contains("\"mirror\":\"ok\""), "{ready}\n{}", node.output());
     let mut client = Client::greeted(node.addr).await;
     client.send(json!({"user_id": "1", "type": "create", "room": "general"})).await;

@@ -354,8 +354,8 @@ mod tests {
             connect_timeout_ms: 1000,
             statement_timeout_ms: 1000,
             lock_timeout_ms: 1000,
-            append_timeout_ms: 1000,
-            read_timeout_ms: 1000,
+            append_timeout_ms: 60_000,
+            read_timeout_ms: 60_000,
         })
         .unwrap();
         let asked = log.ask(|_| -> Result<(), LogError> { panic!("on purpose") }).await;

@@ -75,14 +75,22 @@ async fn a_refusal_that_does_not_read_the_body_is_no_reset(world: World) {
         ("POST /api/nowhere", &[JSON][..], &[404][..]),
         ("DELETE /api/rooms", &[JSON], &[405]),
         ("POST /api/rooms", &[JSON, ("Origin", "https://elsewhere.example")], &[403]),
-        ("POST /api/rooms/r/events", &[JSON], &[404, 413, 429]),
+        ("POST /api/rooms/r/events", &[JSON], &[404, 413]),
         ("POST /api/rooms/r/events", &[JSON], &[429]),
     ] {
-        let mut http = Http::connect(node.addr).await;
-        let reply = http.ask(path, headers, Some(&body)).await;
-        assert!(statuses.contains(&reply.status), "{path}: {reply:?}");
-        // All of it is gone, so the connection is of use.
-        assert_eq!(http.ask("GET /healthz", &[], None).await.status, 200, "{path}");
+        // One in a second is within the rate.
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let mut http = Http::connect(node.addr).await;
+            let reply = http.ask(path, headers, Some(&body)).await;
+            // All of it is gone, so the connection is of use.
+            assert_eq!(http.ask("GET /healthz", &[], None).await.status, 200, "{path}");
+            if statuses.contains(&reply.status) {
+                break;
+            }
+            let is_other = [404, 413, 429].contains(&reply.status);
+            assert!(is_other && Instant::now() < deadline, "{path}: {reply:?}");
+        }
     }
 }
 
@@ -130,7 +138,15 @@ async fn a_stream_takes_a_connection_and_gives_it_back(world: World) {
 async fn an_event_source_is_told_when_to_come_back(world: World) {
     const PATH: &str = "GET /api/rooms/r/stream?user_id=1";
     let told = async |caller: &mut Caller, at_least_ms: u64, code: &str| {
-        let reply = caller.ask(PATH, &[("Accept", "text/event-stream")], None).await;
+        let deadline = Instant::now() + PATIENCE;
+        let reply = loop {
+            let reply = caller.ask(PATH, &[("Accept", "text/event-stream")], None).await;
+            // One in a second is within the rate, and there is no such room.
+            if reply.status != 404 {
+                break reply;
+            }
+            assert!(Instant::now() < deadline, "{reply:?}");
+        };
         assert_eq!(reply.status, 200, "{reply:?}");
         assert_eq!(reply.header("content-type"), Some("text/event-stream"));
         assert_eq!(reply.header("retry-after"), None);
@@ -160,8 +176,13 @@ async fn an_event_source_is_told_when_to_come_back(world: World) {
     let foreign = caller.ask(PATH, &[("Accept", "text/event-stream")], None).await;
     assert_eq!(foreign.status, 404);
     told(&mut caller, world.config.server.reconnect_ms, "rate_limited").await;
-    let elsewhere = caller.ask("GET /api/rooms", &[("Accept", "text/event-stream")], None).await;
-    assert_eq!(elsewhere.status, 429);
+    let elsewhere = async |caller: &mut Caller| {
+        caller.ask("GET /api/rooms", &[("Accept", "text/event-stream")], None).await.status
+    };
+    let deadline = Instant::now() + PATIENCE;
+    while elsewhere(&mut caller).await != 429 {
+        assert!(Instant::now() < deadline, "nobody is refused");
+    }
 }
 
 async fn streams_have_a_limit_of_their_own(world: World) {

@@ -118,7 +118,10 @@ async fn too_many(world: &World, kept: &mut Kept) {
         (config.api.requests_per_second, config.api.requests_burst) = (1, 1);
     };
     let node = world.node_with(change).await;
-    kept.ask(&node, &[], &ALL).await;
+    // One in a second is not refused: always another one.
+    for _ in 0..3 {
+        kept.ask(&node, &[], &ALL).await;
+    }
     kept.ask(&node, &[], &ALL[..1]).await;
 }
 
@@ -144,7 +147,7 @@ async fn a_log_that_refuses(kept: &mut Kept) {
 /// 503
 async fn a_log_that_is_gone(kept: &mut Kept) {
     let mut postgres = Postgres::start(&[]).await;
-    let node = World::on(&postgres.database().await).node().await;
+    let node = World::on(&postgres.database().await).impatient().node().await;
     kept.ask(&node, &[], &ALL[..1]).await;
     postgres.kill();
     kept.ask(&node, &[], &ALL).await;

@@ -164,7 +164,8 @@ async fn a_silent_stream_has_heartbeats(world: World) {
 }
 
 async fn a_stream_ends_in_order_when_the_node_stops_and_goes_on_with_the_next(world: World) {
-    let mut node = world.node().await;
+    // A node that waits for them does so in vain.
+    let mut node = world.node_with(|config| config.server.shutdown_timeout_ms = 90_000).await;
     Caller::new(node.addr).await.create().await;
     let mut seq = 1;
     let (mut stream, _) = follow(node.addr, "", &[]).await;
@@ -180,7 +181,7 @@ async fn a_stream_ends_in_order_when_the_node_stops_and_goes_on_with_the_next(wo
         let idle = follow(node.addr, "", &[]).await.0;
         let begun = Instant::now();
         node = node.restart().await;
-        assert!(begun.elapsed() < PATIENCE / 2, "streams held the stop up");
+        assert!(begun.elapsed() < PATIENCE, "streams held the stop up");
         stream.expect_end().await;
         drop(idle);
         // Something happens before it is back.

@@ -18,6 +18,9 @@ use crate::harness::PATIENCE;
 /// Before it asks again for a room that could not be followed: what its error says.
 const ASK_PAUSE: Duration = Duration::from_millis(50);
 
+/// How long nothing more has come when nothing more will.
+const SILENCE: Duration = Duration::from_secs(10);
+
 /// How far each room goes; `None`: nobody knows yet.
 pub type Ends = Option<BTreeMap<String, u64>>;
 
@@ -60,7 +63,7 @@ impl Follower {
         let patience = async {
             // An error: the crowd was dropped, and this task is about to be.
             let _ = ends.wait_for(Option::is_some).await;
-            tokio::time::sleep(PATIENCE).await;
+            tokio::time::sleep(SILENCE).await;
         };
         tokio::select! {
             () = follow => {}

@@ -28,8 +28,9 @@ pub use client::Client;
 pub use node::World;
 
 /// How long a test waits for what must happen. Long, because it is only ever waited out by a test
-/// that fails, and a machine that builds something else meanwhile is slow.
-pub const PATIENCE: Duration = Duration::from_secs(10);
+/// that fails, and a machine that builds something else meanwhile is slow, and stands still now and
+/// then, for seconds.
+pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Makes two tests of each `async fn name(world: World)`: `sqlite::name` and `postgres::name`.
 /// A function that is not listed is never used, which the compiler says.

@@ -13,6 +13,10 @@ use super::Client;
 use super::sandbox::sandbox;
 use super::services;
 
+/// How long a node of a test waits for its log: longer than a machine stands still. What the
+/// program waits by default is for tests in which the log is away.
+const LOG_PATIENCE_MS: u64 = 20_000;
+
 /// A log, empty at first, and the settings of nodes that use it. It outlives its nodes, so a test
 /// can stop one and start the next on the same data.
 pub struct World {
@@ -45,7 +49,30 @@ impl World {
         config.log.url = Secret(url.to_owned());
         config.log.path = folder.path().join("verbatim.db").to_str().unwrap().to_owned();
         config.mirror.prefix = services::key_prefix();
-        Self { config, _folder: folder }
+        Self { config, _folder: folder }.patient()
+    }
+
+    /// Its nodes wait for their log for longer than the machine stands still, as they do unless a
+    /// test says otherwise.
+    pub fn patient(mut self) -> Self {
+        let Config { log, lane, .. } = &mut self.config;
+        for timeout_ms in [
+            &mut log.connect_timeout_ms,
+            &mut log.statement_timeout_ms,
+            &mut log.lock_timeout_ms,
+            &mut log.append_timeout_ms,
+            &mut log.read_timeout_ms,
+            &mut lane.answer_timeout_ms,
+        ] {
+            *timeout_ms = LOG_PATIENCE_MS;
+        }
+        self
+    }
+
+    /// Its nodes wait for their log no longer than the program does by default.
+    pub fn impatient(mut self) -> Self {
+        by_default(&mut self.config);
+        self
     }
 
     pub async fn node(&self) -> TestNode {
@@ -62,15 +89,34 @@ impl World {
     /// The environment with which the real program uses this log.
     pub fn environment(&self) -> Vec<(String, String)> {
         let log = &self.config.log;
-        [
-            ("VERBATIM_NODE__ID", &self.config.node.id),
-            ("VERBATIM_LOG__PATH", &log.path),
-            ("VERBATIM_MIRROR__PREFIX", &self.config.mirror.prefix),
-            ("DATABASE_URL", &log.url.0),
-        ]
-        .map(|(name, value)| (name.to_owned(), value.clone()))
-        .to_vec()
+        let names = [
+            ("VERBATIM_NODE__ID", self.config.node.id.clone()),
+            ("VERBATIM_LOG__PATH", log.path.clone()),
+            ("VERBATIM_MIRROR__PREFIX", self.config.mirror.prefix.clone()),
+            ("DATABASE_URL", log.url.0.clone()),
+        ];
+        let times = [
+            ("VERBATIM_LOG__CONNECT_TIMEOUT_MS", log.connect_timeout_ms),
+            ("VERBATIM_LOG__STATEMENT_TIMEOUT_MS", log.statement_timeout_ms),
+            ("VERBATIM_LOG__LOCK_TIMEOUT_MS", log.lock_timeout_ms),
+            ("VERBATIM_LOG__APPEND_TIMEOUT_MS", log.append_timeout_ms),
+            ("VERBATIM_LOG__READ_TIMEOUT_MS", log.read_timeout_ms),
+            ("VERBATIM_LANE__ANSWER_TIMEOUT_MS", self.config.lane.answer_timeout_ms),
+        ];
+        let times = times.map(|(name, value)| (name, value.to_string()));
+        names.into_iter().chain(times).map(|(name, value)| (name.to_owned(), value)).collect()
     }
+}
+
+/// What nodes wait for their log by default.
+pub fn by_default(config: &mut Config) {
+    let Config { log, lane, .. } = Config::from_defaults();
+    config.log.connect_timeout_ms = log.connect_timeout_ms;
+    config.log.statement_timeout_ms = log.statement_timeout_ms;
+    config.log.lock_timeout_ms = log.lock_timeout_ms;
+    config.log.append_timeout_ms = log.append_timeout_ms;
+    config.log.read_timeout_ms = log.read_timeout_ms;
+    config.lane.answer_timeout_ms = lane.answer_timeout_ms;
 }
 
 impl TestNode {

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::PATIENCE;
 
@@ -35,6 +35,19 @@ pub async fn get(addr: SocketAddr, path: &str) -> (Head, String) {
     let head = raw.read_head().await;
     let body = raw.read_to_end().await;
     (head, String::from_utf8(body).expect("the body is not UTF-8"))
+}
+
+/// What `/readyz` of a node that is ready answers, soon if not at once: a log that has not answered
+/// for a second counts as away, though the whole machine stood still.
+pub async fn ready(addr: SocketAddr) -> (Head, String) {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let (head, body) = get(addr, "/readyz").await;
+        if head.status == 200 {
+            return (head, body);
+        }
+        assert!(head.status == 503 && Instant::now() < deadline, "{}{body}", head.text);
+    }
 }
 
 impl Raw {

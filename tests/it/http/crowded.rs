@@ -7,7 +7,7 @@ use verbatim::config::Config;
 
 use super::{assert_refusal, header, upgrade};
 use crate::harness::process::{Exit, Process, run};
-use crate::harness::raw::{Raw, get};
+use crate::harness::raw::{Raw, get, ready};
 use crate::harness::{Client, PATIENCE, World, on_both_logs};
 
 on_both_logs!(
@@ -24,7 +24,9 @@ fn environment(world: &World, settings: &[(&str, &str)]) -> Vec<(String, String)
 
 /// 256 places for refusals were taken by whoever came first, and kept for ten seconds.
 async fn silence_beyond_the_limit_keeps_no_health_check_out(world: World) {
-    let settings = environment(&world, &[("VERBATIM_SERVER__CONNECTIONS_MAX", "8")]);
+    // Who has to wait for that does so in vain.
+    let patient = ("VERBATIM_SERVER__HEADER_TIMEOUT_MS", "90000");
+    let settings = environment(&world, &[("VERBATIM_SERVER__CONNECTIONS_MAX", "8"), patient]);
     let process = Process::start(settings).await;
     let mut inside = Vec::new();
     for _ in 0..8 {
@@ -36,11 +38,9 @@ async fn silence_beyond_the_limit_keeps_no_health_check_out(world: World) {
         for _ in 0..60 {
             silent.push(Raw::connect(process.addr).await);
         }
-        let begun = Instant::now();
         assert_eq!(get(process.addr, "/healthz").await.0.status, 200);
         let asked = run(&["health"], &[("VERBATIM_SERVER__LISTEN", &listen)], &[]).await;
         assert_eq!(asked.exit, Exit::Code(0), "{asked:?}");
-        assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
     }
     for client in &mut inside {
         client.expect_nothing().await;
@@ -55,8 +55,8 @@ async fn an_address_that_connects_too_fast_gets_429(world: World) {
     let mut client = node.client().await;
     let begun = Instant::now();
     for round in 0_u64.. {
-        // A machine this slow would never see it.
-        assert!(begun.elapsed() < Duration::from_secs(round / 2 + 3), "nobody was refused");
+        // Three at once, of which the client was one, and one for each second since.
+        assert!(round < 3 + begun.elapsed().as_secs(), "nobody was refused");
         let answer = upgrade(node.addr, "").await;
         if answer.0.status == 101 {
             continue;
@@ -97,7 +97,7 @@ async fn idle_connections_give_way_to_those_who_ask(world: World) {
 
 /// Each kept its place for a second, or for as long as it liked to be read from.
 async fn who_is_told_that_a_request_is_none_gives_way_at_once(world: World) {
-    const ROUNDS: u32 = 10;
+    const ROUNDS: u32 = 30;
     let node = world.node_with(|config| config.server.http_connections_max = 2).await;
     let begun = Instant::now();
     let mut refused = Vec::new();
@@ -112,7 +112,7 @@ async fn who_is_told_that_a_request_is_none_gives_way_at_once(world: World) {
         assert_eq!(get(node.addr, "/api/rooms").await.0.status, 200);
         refused.push(raw);
     }
-    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
 }
 
 /// hyper keeps some 20 KB for a connection that has said nothing, or nothing more.
@@ -180,7 +180,7 @@ async fn a_node_with_few_files_serves_those_who_are_in() {
         member.send(json!({"type": "history", "user_id": user, "room": "r"})).await;
         member.read_until(json!({"type": "history"})).await;
         assert_eq!(get(process.addr, "/healthz").await.0.status, 200);
-        assert_eq!(get(process.addr, "/readyz").await.0.status, 200);
+        ready(process.addr).await;
     }
     let output = process.output();
     assert_eq!(output.matches(PLAIN).count(), 1, "{output}");

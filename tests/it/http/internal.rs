@@ -4,7 +4,7 @@ use verbatim::config::Config;
 
 use super::{ask, assert_refusal, upgrade};
 use crate::harness::process::{Exit, Process, run};
-use crate::harness::raw::{Raw, get};
+use crate::harness::raw::{Raw, get, ready};
 use crate::harness::{World, on_both_logs};
 
 on_both_logs!(
@@ -20,7 +20,10 @@ async fn what_is_for_watchers_is_told_at_their_listener_only(world: World) {
     let node = world.node_with(internal).await;
     let _client = node.client().await;
     for path in ["/healthz", "/readyz", "/metrics"] {
-        let (head, body) = get(node.internal_addr(), path).await;
+        let (head, body) = match path {
+            "/readyz" => ready(node.internal_addr()).await,
+            path => get(node.internal_addr(), path).await,
+        };
         assert_eq!(head.status, 200, "{path}");
         // The clients' numbers, not those of who asks.
         let is_metrics = path != "/metrics" || body.contains("\nverbatim_connections_admitted 1\n");
@@ -53,7 +56,7 @@ async fn watchers_are_answered_whatever_goes_on_elsewhere(world: World) {
         silent.push(Raw::connect(node.addr).await);
     }
     for _ in 0..20 {
-        assert_eq!(get(node.internal_addr(), "/readyz").await.0.status, 200);
+        ready(node.internal_addr()).await;
     }
 }
 

@@ -177,6 +177,8 @@ async fn what_does_not_begin_with_it_is_closed(world: World) {
     // Of others nobody takes it.
     #[cfg(target_os = "linux")]
     {
+        node.stop().await;
+        let node = world.node_with(introduced).await;
         let mut raw = connect(OTHER, node.addr).await;
         raw.send("PROXY TCP4 192.0.2.1 10.0.0.1 4711 443\r\nGET / HTTP/1.1\r\n\r\n").await;
         assert_eq!(raw.read_head().await.status, 400);

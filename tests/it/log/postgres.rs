@@ -366,7 +366,7 @@ async fn a_mark_does_not_wait_for_a_member_who_is_locked() {
     let mut marker = log.marker();
     let marks = [mark("1", 9), mark("2", 9)];
     let marking = marker.mark(&marks);
-    let marked = timeout(Duration::from_secs(2), marking).await.expect("it waited").unwrap();
+    let marked = timeout(Duration::from_secs(10), marking).await.expect("it waited").unwrap();
     assert_eq!(marked, Marked { moved: vec![mark("2", 3)], busy: vec![mark("1", 3)] });
     holder.batch_execute("rollback").await.unwrap();
     let marked = marker.mark(&marked.busy).await.unwrap();

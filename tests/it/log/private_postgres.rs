@@ -116,11 +116,12 @@ pub fn settings(url: &str) -> LogConfig {
         path: String::new(),
         readers: 4,
         url: Secret(url.to_owned()),
-        connect_timeout_ms: 1000,
-        statement_timeout_ms: 5000,
-        lock_timeout_ms: 5000,
-        append_timeout_ms: 5000,
-        read_timeout_ms: 5000,
+        // Longer than a machine stands still.
+        connect_timeout_ms: 20_000,
+        statement_timeout_ms: 20_000,
+        lock_timeout_ms: 20_000,
+        append_timeout_ms: 20_000,
+        read_timeout_ms: 20_000,
     }
 }
 

@@ -102,7 +102,7 @@ async fn every_follower_of_every_node_gets_the_same_bytes_in_the_same_order() {
 /// The real program, three times, with real sockets between everything.
 #[tokio::test(flavor = "multi_thread")]
 async fn three_processes_keep_every_word_under_load() {
-    let cluster = Cluster::shared().await;
+    let cluster = Cluster::shared().await.trusting();
     let (one, two, three) =
         tokio::join!(cluster.process("n1"), cluster.process("n2"), cluster.process("n3"));
     let nodes = [&one, &two, &three].map(|process| process.addr);
@@ -173,7 +173,8 @@ async fn the_same_id_by_three_nodes_at_once_is_one_event_a_thousand_times() {
 async fn a_postgres_that_restarts_under_three_nodes_costs_no_word() {
     let mut postgres = crate::harness::postgres::Postgres::start(&[]).await;
     let redis = crate::harness::services::redis_url().await;
-    let cluster = Cluster::on(&postgres.database().await, &redis);
+    let mut cluster = Cluster::on(&postgres.database().await, &redis);
+    cluster.world = cluster.world.impatient();
     let nodes = cluster.three_nodes().await;
     let crowd = Crowd::gather(&addresses(&nodes), 2, 1, 32).await;
     for _ in 0..2 {

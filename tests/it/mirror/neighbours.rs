@@ -28,6 +28,7 @@ async fn two_clusters_in_two_databases_of_one_redis_do_not_hear_each_other() {
 }
 
 async fn do_not_hear_each_other(red: Cluster, blue: Cluster) {
+    let (red, blue) = (red.trusting(), blue.trusting());
     let mut clients = Vec::new();
     let mut nodes = Vec::new();
     for cluster in [&red, &blue] {

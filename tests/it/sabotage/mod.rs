@@ -30,7 +30,7 @@ async fn called(rule: impl FnMut(&Frame<'_>) -> Deed + Send + 'static) -> BTreeM
         seed: 4,
         shape: Shape { clients: 24, rooms: 2, rate: 200, message_bytes_max: 400 },
         name: "lies".to_owned(),
-        limits: Limits::default(),
+        limits: Limits { heal: 20_000_000_000, ..Limits::default() },
     };
     let mut run = Run::begin(settings).await.unwrap();
     let lies = timeout(2 * PATIENCE, saboteur.has_lied(LIES)).await;

@@ -13,24 +13,23 @@ use crate::harness::redis::Redis;
 use crate::harness::{Client, PATIENCE, services};
 use crate::mirror::cluster::{Cluster, gather, metric, mirror_is, say, say_as, until};
 
-/// Shorter than the default, so that a test need not wait for the default's fifteen seconds.
+/// For tests in which nodes fall silent: shorter than the default, which is to be waited for.
 const LEASE: Duration = Duration::from_millis(1500);
+/// For the one in which the others must not: what a node says three times meanwhile is heard,
+/// though the machine stands still.
+const LONG_LEASE: Duration = Duration::from_secs(7);
 /// Longer than the time between two looks, in which the nodes may differ.
 const SETTLE: Duration = Duration::from_millis(500);
 
 fn quick(config: &mut Config) {
-    config.signals.lease_ms = LEASE.as_millis() as u64;
     config.signals.settle_ms = SETTLE.as_millis() as u64;
     config.signals.read_flush_ms = 50;
 }
 
-async fn quick_process(cluster: &Cluster, id: &str) -> Process {
-    let mut environment = cluster.environment(id);
-    environment.extend([
-        ("VERBATIM_SIGNALS__LEASE_MS".to_owned(), LEASE.as_millis().to_string()),
-        ("VERBATIM_SIGNALS__SETTLE_MS".to_owned(), SETTLE.as_millis().to_string()),
-    ]);
-    Process::start(environment).await
+/// That, and soon without those who fall silent.
+fn forgetful(config: &mut Config) {
+    quick(config);
+    config.signals.lease_ms = LEASE.as_millis() as u64;
 }
 
 /// Asks until the answer is that: the first one may come before the nodes know each other.
@@ -87,11 +86,12 @@ async fn who_is_online_is_the_same_on_every_node() {
 /// it asks about all their rooms by way of another.
 #[tokio::test(flavor = "multi_thread")]
 async fn who_asks_about_many_rooms_waits_once_for_a_node_that_is_dead() {
-    const ROOMS: u32 = 40;
+    const ROOMS: u32 = 80;
     let url = services::redis_url().await;
     let cluster = Cluster::with_redis(&url).await;
     let channel = format!("{}:signals", cluster.world.config.mirror.prefix);
-    let node = cluster.node("n1").await;
+    // So that it is believed to the end.
+    let node = cluster.node_with("n1", |config| config.signals.lease_ms = 300_000).await;
     let mut ann = node.client().await;
     let rooms: Vec<String> = (0..ROOMS).map(|n| format!("r{n}")).collect();
     for room in &rooms {
@@ -124,21 +124,28 @@ async fn who_asks_about_many_rooms_waits_once_for_a_node_that_is_dead() {
     let frames = ann.read_until(json!({"type": "pong"})).await;
     let answers = frames.iter().filter(|frame| frame["online"] == json!(["1"]));
     assert_eq!(answers.count(), rooms.len());
-    // Once is 250 ms.
+    // Once is 250 ms, and the machine may stand still.
     let after = begun.elapsed();
-    assert!(after < Duration::from_millis(250) * ROOMS / 4, "{after:?}");
+    assert!(after < Duration::from_millis(250) * ROOMS / 2, "{after:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_users_of_a_node_that_is_killed_are_offline_within_a_lease() {
     let cluster = Cluster::shared().await;
-    let near = cluster.node_with("near", quick).await;
-    let mut far = quick_process(&cluster, "far").await;
+    let lease_ms = LONG_LEASE.as_millis() as u64;
+    let near = |config: &mut Config| (quick(config), config.signals.lease_ms = lease_ms).0;
+    let near = cluster.node_with("near", near).await;
+    let mut environment = cluster.environment("far");
+    environment.extend([
+        ("VERBATIM_SIGNALS__LEASE_MS".to_owned(), lease_ms.to_string()),
+        ("VERBATIM_SIGNALS__SETTLE_MS".to_owned(), SETTLE.as_millis().to_string()),
+    ]);
+    let mut far = Process::start(environment).await;
     let mut clients = gather("r", &[near.addr, far.addr]).await;
     let mut ann = clients.remove(0);
     until_who(&mut ann, "0", &["0", "1"]).await;
     // Longer than a lease: what is said again and again keeps them online.
-    let early = timeout(LEASE * 2, next_of(&mut ann, "presence")).await;
+    let early = timeout(LONG_LEASE * 5 / 4, next_of(&mut ann, "presence")).await;
     assert!(early.is_err(), "{early:?}");
     far.kill9();
     assert_eq!(far.wait_exit().await, Exit::Signal(9));
@@ -149,7 +156,7 @@ async fn the_users_of_a_node_that_is_killed_are_offline_within_a_lease() {
         json!({"type": "presence", "room": "r", "online": [], "offline": ["1"], "count": 1})
     );
     let after = begun.elapsed();
-    assert!(after < LEASE + SETTLE + Duration::from_secs(1), "{after:?}");
+    assert!(after < LONG_LEASE * 2, "{after:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -179,7 +186,8 @@ async fn whoever_moves_from_a_node_that_stops_to_another_was_never_away() {
 async fn without_redis_a_node_knows_its_own_and_with_it_again_all() {
     let mut redis = Redis::start(&[]).await;
     let cluster = Cluster::with_redis(&redis.url()).await;
-    let (one, two) = (cluster.node_with("n1", quick).await, cluster.node_with("n2", quick).await);
+    let (one, two) =
+        (cluster.node_with("n1", forgetful).await, cluster.node_with("n2", forgetful).await);
     let mut clients = gather("r", &[one.addr, two.addr]).await;
     until_who(&mut clients[0], "0", &["0", "1"]).await;
     until_who(&mut clients[1], "1", &["0", "1"]).await;
@@ -209,7 +217,8 @@ async fn without_redis_a_node_knows_its_own_and_with_it_again_all() {
 async fn who_never_asks_is_online_to_others_again_after_a_long_absence_of_redis() {
     let mut redis = Redis::start(&[]).await;
     let cluster = Cluster::with_redis(&redis.url()).await;
-    let (one, two) = (cluster.node_with("n1", quick).await, cluster.node_with("n2", quick).await);
+    let (one, two) =
+        (cluster.node_with("n1", forgetful).await, cluster.node_with("n2", forgetful).await);
     let mut clients = gather("r", &[one.addr, two.addr]).await;
     until_who(&mut clients[0], "0", &["0", "1"]).await;
     let rooms = async || metric(two.addr, "verbatim_presence_rooms").await;

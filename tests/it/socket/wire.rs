@@ -18,7 +18,7 @@ pub const PING: u8 = 0x89;
 pub const PONG: u8 = 0x8A;
 
 /// Nothing that is waited for takes this long; who waits longer has found a lost wake-up.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Deadlines far away, limits small.
 pub fn config() -> SocketConfig {
