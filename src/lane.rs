@@ -46,7 +46,8 @@ pub type Answer = Result<Outcome, Failure>;
 /// Why there is no outcome.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failure {
-    /// The log did not answer in time, or did not say: written or not, the same id is safe.
+    /// The log did not answer in time, or did not say, or what the write needs is damaged: written
+    /// or not, the same id is safe.
     Unavailable,
     /// A bug of ours.
     Internal,
@@ -58,8 +59,9 @@ pub struct Job {
     answer: oneshot::Sender<Answer>,
     /// When the answer is due, `unavailable` if need be.
     due: Instant,
-    /// Its batch was refused, and it may be the one at fault: it is committed by itself.
-    is_alone: bool,
+    /// The most writes of a batch that it may be in: fewer than those of one that failed because of
+    /// something in it.
+    batch_len_max: usize,
 }
 
 impl Lanes {
@@ -98,7 +100,7 @@ impl Lanes {
         let lane = &self.lanes[index];
         let (answer, answered) = oneshot::channel();
         let due = Instant::now() + self.answer_timeout;
-        let job = Job { write, answer, due, is_alone: false };
+        let job = Job { write, answer, due, batch_len_max: usize::MAX };
         match lane.try_send(job) {
             Ok(()) => (answered, None),
             Err(mpsc::error::TrySendError::Full(job)) => {
@@ -192,29 +194,31 @@ impl Lane {
                 let receipts = self.appender.receipts();
                 self.committed(outcomes, receipts, waiters);
             }
-            Err(LogError::Refused(cause)) if writes.len() > 1 => {
-                // One of them is at fault: alone, the others get what they asked for. They wait for
-                // it as everyone waits, before all who came later.
-                self.metrics.log_error("refused");
-                tracing::warn!(err = %cause, len = writes.len(), "batch refused; one by one");
-                self.waiting.splice(..0, alone(writes, waiters));
+            // Some of them are at fault: without those the others get what they asked for. They
+            // wait for it as everyone waits, before all who came later.
+            Err(LogError::Culprits(culprits)) => {
+                let (len, failed) = (writes.len(), culprits.len());
+                tracing::debug!(len, failed, "batch not committed; again without some of it");
+                for (place, error) in &culprits {
+                    self.metrics.log_error(error.kind());
+                    waiters.fail_one(*place, failure(error));
+                }
+                self.waiting.splice(..0, again(writes, waiters, len - failed));
             }
-            Err(LogError::Refused(cause)) => {
-                self.metrics.log_error("refused");
-                let room = writes.first().map(|write| write.room.as_str());
-                tracing::error!(err = %cause, room, "the log refused a command");
-                waiters.fail(Failure::Internal);
+            Err(error @ (LogError::Refused(_) | LogError::Damaged(_))) if writes.len() > 1 => {
+                tracing::debug!(err = %error, len = writes.len(), "batch not committed; by halves");
+                let half = writes.len().div_ceil(2);
+                self.waiting.splice(..0, again(writes, waiters, half));
             }
-            Err(LogError::Unavailable(cause)) => {
-                self.metrics.log_error("unavailable");
-                tracing::debug!(err = %cause, "batch not committed");
-                waiters.fail(Failure::Unavailable);
-            }
-            Err(LogError::Unknown(cause)) => {
-                self.metrics.log_error("unknown");
-                tracing::warn!(err = %cause, len = writes.len(), "commit was not confirmed");
-                waiters.fail(Failure::Unavailable);
-                self.doubtful.extend(rooms_of(&writes));
+            Err(error) => {
+                self.metrics.log_error(error.kind());
+                if let LogError::Unknown(cause) = &error {
+                    tracing::warn!(err = %cause, len = writes.len(), "commit was not confirmed");
+                    self.doubtful.extend(rooms_of(&writes));
+                } else {
+                    tracing::debug!(err = %error, len = writes.len(), "batch not committed");
+                }
+                waiters.fail(failure(&error));
             }
         }
     }
@@ -326,6 +330,13 @@ impl Waiters {
         }
     }
 
+    fn fail_one(&mut self, place: usize, failure: Failure) {
+        if let Some(answer) = self.0.get_mut(place).and_then(|(answer, _)| answer.take()) {
+            // An error: the client is gone, and does not want to know.
+            let _ = answer.send(Err(failure));
+        }
+    }
+
     fn fail(self, failure: Failure) {
         for answer in self.0.into_iter().filter_map(|(answer, _)| answer) {
             // An error: the client is gone, and does not want to know.
@@ -344,21 +355,22 @@ fn expire(jobs: &mut Vec<Job>, now: Instant) {
 
 /// How many of those who wait go into the next batch: one at least, if there is one.
 fn batch_len(jobs: &[Job], len_max: usize) -> usize {
-    let mut bytes = 0;
-    let fits = |job: &&Job| {
+    let (mut bytes, mut len_max) = (0, len_max);
+    let fits = |(len, job): &(usize, &Job)| {
         if let Verb::Message(text) = &job.write.verb {
             bytes += text.as_str().len();
         }
-        bytes <= BATCH_BYTES_MAX && !job.is_alone
+        len_max = len_max.min(job.batch_len_max);
+        bytes <= BATCH_BYTES_MAX && *len < len_max
     };
-    let len = jobs.iter().take(len_max).take_while(fits).count();
+    let len = jobs.iter().enumerate().take_while(fits).count();
     len.max(1).min(jobs.len())
 }
 
-/// Those of a batch who still wait, each for itself.
-fn alone(writes: Vec<Write>, waiters: Waiters) -> impl Iterator<Item = Job> {
-    let job = |(write, (answer, due)): (_, (Option<_>, _))| {
-        Some(Job { write, answer: answer?, due, is_alone: true })
+/// Those of a batch who still wait, in batches of at most so many.
+fn again(writes: Vec<Write>, waiters: Waiters, batch_len_max: usize) -> impl Iterator<Item = Job> {
+    let job = move |(write, (answer, due)): (_, (Option<_>, _))| {
+        Some(Job { write, answer: answer?, due, batch_len_max })
     };
     writes.into_iter().zip(waiters.0).filter_map(job)
 }
@@ -366,6 +378,15 @@ fn alone(writes: Vec<Write>, waiters: Waiters) -> impl Iterator<Item = Job> {
 fn split(jobs: impl Iterator<Item = Job>) -> (Vec<Write>, Waiters) {
     let (writes, waiters) = jobs.map(|job| (job.write, (Some(job.answer), job.due))).unzip();
     (writes, Waiters(waiters))
+}
+
+/// What those are told whose write failed.
+fn failure(error: &LogError) -> Failure {
+    match error {
+        LogError::Refused(_) => Failure::Internal,
+        // Not even what is damaged is a bug of ours, and it may be restored.
+        _ => Failure::Unavailable,
+    }
 }
 
 fn rooms_of(writes: &[Write]) -> Vec<RoomName> {

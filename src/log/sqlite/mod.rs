@@ -9,6 +9,7 @@
 //!  reads ──▶ queue ──▶ log-reader × n ──▶ a snapshot each
 //! ```
 
+mod failure;
 mod file;
 mod place;
 mod reader;
@@ -70,7 +71,7 @@ struct Shared {
     closed: CancellationToken,
     append_timeout: Duration,
     read_timeout: Duration,
-    health: Health,
+    health: Arc<Health>,
 }
 
 /// What the writer's thread owns, dropped in the order of its fields when it has served its queue.
@@ -110,7 +111,8 @@ impl Sqlite {
 
         let (writes, jobs) = mpsc::channel(WRITER_QUEUE_LEN);
         let closed = CancellationToken::new();
-        let writer = writer::Writer::new(connection, file.wal_path());
+        let health = Arc::new(Health::new("SQLite"));
+        let writer = writer::Writer::new(connection, file.wal_path(), Arc::clone(&health));
         let guard = closed.clone().drop_guard();
         let writing = Writing { writer, readers, _file: file, _closed: guard };
         let mut writer = Threads::new();
@@ -126,7 +128,7 @@ impl Sqlite {
             closed,
             append_timeout,
             read_timeout,
-            health: Health::new("SQLite"),
+            health,
         };
         Ok(Self { shared: Arc::new(shared) })
     }
@@ -143,6 +145,10 @@ impl Sqlite {
     /// Cancelled when the file is closed. It keeps nothing open.
     pub fn closed(&self) -> CancellationToken {
         self.shared.closed.clone()
+    }
+
+    pub(super) fn health(&self) -> &Health {
+        &self.shared.health
     }
 
     pub fn appender(&self) -> Appender {
@@ -275,6 +281,10 @@ impl Sqlite {
 }
 
 impl Appender {
+    pub(super) fn health(&self) -> &Health {
+        &self.shared.health
+    }
+
     pub async fn append(&mut self, writes: &[Write]) -> Result<Vec<Outcome>, LogError> {
         let result = self.try_append(writes).await;
         match &result {

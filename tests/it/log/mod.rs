@@ -1,5 +1,6 @@
 //! The durable log, tested from outside: one suite for both logs, then what is special to each.
 
+mod damage;
 mod hosts;
 mod model;
 mod outbox;
