@@ -414,6 +414,15 @@ impl Log {
         }
     }
 
+    /// Reads everything and says what is damaged: a few of the problems. `None`: it was not read.
+    /// PostgreSQL has tools of its own for that (`pg_amcheck`).
+    pub async fn examine(&self) -> Result<Option<Vec<String>>, LogError> {
+        match self {
+            Self::Sqlite(log) => log.examine().await.map(Some),
+            Self::Postgres(_) => Ok(None),
+        }
+    }
+
     /// The word for it in `/readyz` and the logs.
     pub fn name(&self) -> &'static str {
         match self {

@@ -9,6 +9,7 @@
 //!  reads ──▶ queue ──▶ log-reader × n ──▶ a snapshot each
 //! ```
 
+mod extent;
 mod failure;
 mod file;
 mod place;
@@ -251,6 +252,12 @@ impl Sqlite {
         self.ask(move |connection| reader::members(connection, &room, after.as_ref(), limit)).await
     }
 
+    /// As `Log::examine`. It has no budget: a large file takes minutes.
+    pub async fn examine(&self) -> Result<Vec<String>, LogError> {
+        let query = |connection: &Connection| file::examine(connection).map_err(failure::of_read);
+        self.ask_within(Duration::MAX, query).await
+    }
+
     pub async fn ping(&self) -> Result<(), LogError> {
         self.ask(reader::ping).await
     }
@@ -258,6 +265,14 @@ impl Sqlite {
     /// Has a reader run the query, and waits for it within the budget.
     async fn ask<T: Send + 'static>(
         &self,
+        query: impl FnOnce(&Connection) -> Result<T, LogError> + Send + 'static,
+    ) -> Result<T, LogError> {
+        self.ask_within(self.shared.read_timeout, query).await
+    }
+
+    async fn ask_within<T: Send + 'static>(
+        &self,
+        budget: Duration,
         query: impl FnOnce(&Connection) -> Result<T, LogError> + Send + 'static,
     ) -> Result<T, LogError> {
         let (answer, answered) = oneshot::channel();
@@ -273,7 +288,6 @@ impl Sqlite {
             self.shared.reads.send(job).await.map_err(|_| ended())?;
             answered.await.map_err(|_| ended())?
         };
-        let budget = self.shared.read_timeout;
         timeout(budget, work)
             .await
             .unwrap_or_else(|_| Err(LogError::Unavailable(TooSlow(READER, budget).into())))

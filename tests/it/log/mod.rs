@@ -1,6 +1,7 @@
 //! The durable log, tested from outside: one suite for both logs, then what is special to each.
 
 mod damage;
+mod file;
 mod hosts;
 mod model;
 mod outbox;
