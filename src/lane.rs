@@ -70,7 +70,8 @@ pub type Answer = Result<Outcome, Failure>;
 /// Why there is no outcome.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failure {
-    /// The log did not answer in time, or did not say: written or not, the same id is safe.
+    /// The log did not answer in time, or did not say, or what the write needs is damaged: written
+    /// or not, the same id is safe.
     Unavailable,
     /// A bug of ours.
     Internal,
@@ -82,8 +83,9 @@ pub struct Job {
     answer: oneshot::Sender<Answer>,
     /// When the answer is due, `unavailable` if need be.
     due: Instant,
-    /// Its batch was refused, and it may be the one at fault: it is committed by itself.
-    is_alone: bool,
+    /// The most writes of a batch that it may be in: fewer than those of one that failed because of
+    /// something in it.
+    batch_len_max: usize,
     /// On a siding: counts as long as it lives.
     ticket: Option<Arc<()>>,
 }
@@ -132,7 +134,7 @@ impl Lanes {
         let lane = &self.lanes[index];
         let (answer, answered) = oneshot::channel();
         let due = Instant::now() + self.answer_timeout;
-        let job = Job { write, answer, due, is_alone: false, ticket: None };
+        let job = Job { write, answer, due, batch_len_max: usize::MAX, ticket: None };
         match lane.try_send(job) {
             Ok(()) => (answered, None),
             Err(mpsc::error::TrySendError::Full(job)) => {
@@ -238,30 +240,31 @@ impl Lane {
         self.metrics.commit_batch_size.observe(writes.len() as f64);
         match result {
             Ok(outcomes) => self.committed(writes, outcomes, waiters).await,
-            Err(LogError::Refused(cause)) if writes.len() > 1 => {
-                // One of them is at fault: alone, the others get what they asked for. They wait for
-                // it as everyone waits, before all who came later.
-                self.metrics.log_error("refused");
-                tracing::warn!(err = %cause, len = writes.len(), "batch refused; one by one");
-                let alone = again(writes, waiters).map(|job| Job { is_alone: true, ..job });
-                self.waiting.splice(..0, alone);
+            // Some of them are at fault: without those the others get what they asked for. They
+            // wait for it as everyone waits, before all who came later.
+            Err(LogError::Culprits(culprits)) => {
+                let (len, failed) = (writes.len(), culprits.len());
+                tracing::debug!(len, failed, "batch not committed; again without some of it");
+                for (place, error) in &culprits {
+                    self.metrics.log_error(error.kind());
+                    waiters.fail_one(*place, failure(error));
+                }
+                self.waiting.splice(..0, again(writes, waiters, len - failed));
             }
-            Err(LogError::Refused(cause)) => {
-                self.metrics.log_error("refused");
-                let room = writes.first().map(|write| write.room.as_str());
-                tracing::error!(err = %cause, room, "the log refused a command");
-                waiters.fail(Failure::Internal);
+            Err(error @ (LogError::Refused(_) | LogError::Damaged(_))) if writes.len() > 1 => {
+                tracing::debug!(err = %error, len = writes.len(), "batch not committed; by halves");
+                let half = writes.len().div_ceil(2);
+                self.waiting.splice(..0, again(writes, waiters, half));
             }
-            Err(LogError::Unavailable(cause)) => {
-                self.metrics.log_error("unavailable");
-                tracing::debug!(err = %cause, "batch not committed");
-                waiters.fail(Failure::Unavailable);
-            }
-            Err(LogError::Unknown(cause)) => {
-                self.metrics.log_error("unknown");
-                tracing::warn!(err = %cause, len = writes.len(), "commit was not confirmed");
-                waiters.fail(Failure::Unavailable);
-                self.doubts.add(&writes);
+            Err(error) => {
+                self.metrics.log_error(error.kind());
+                if let LogError::Unknown(cause) = &error {
+                    tracing::warn!(err = %cause, len = writes.len(), "commit was not confirmed");
+                    self.doubts.add(&writes);
+                } else {
+                    tracing::debug!(err = %error, len = writes.len(), "batch not committed");
+                }
+                waiters.fail(failure(&error));
             }
         }
     }
@@ -343,7 +346,7 @@ impl Lane {
         }
         let is_nothing_done = done.0.is_empty();
         self.publish(done.0, receipts, Waiters(done.1));
-        let held = again(held.0, Waiters(held.1));
+        let held = again(held.0, Waiters(held.1), usize::MAX);
         match &mut self.siding {
             // Those behind them in `waiting` follow, before the next batch.
             Some(siding) => held.for_each(|job| siding.put(job)),
@@ -400,6 +403,13 @@ impl Waiters {
         }
     }
 
+    fn fail_one(&mut self, place: usize, failure: Failure) {
+        if let Some(answer) = self.0.get_mut(place).and_then(|waiter| waiter.answer.take()) {
+            // An error: the client is gone, and does not want to know.
+            let _ = answer.send(Err(failure));
+        }
+    }
+
     fn fail(self, failure: Failure) {
         for answer in self.0.into_iter().filter_map(|waiter| waiter.answer) {
             // An error: the client is gone, and does not want to know.
@@ -418,24 +428,25 @@ fn expire(jobs: &mut Vec<Job>, now: Instant) {
 
 /// How many of those who wait go into the next batch: one at least, if there is one.
 fn batch_len(jobs: &[Job], len_max: usize) -> usize {
-    let (mut bytes, mut creates) = (0, 0);
-    let fits = |job: &&Job| {
+    let (mut bytes, mut creates, mut len_max) = (0, 0, len_max);
+    let fits = |(len, job): &(usize, &Job)| {
         match &job.write.verb {
             Verb::Message(text) => bytes += text.as_str().len(),
             Verb::Create => creates += 1,
             _ => {}
         }
-        bytes <= BATCH_BYTES_MAX && creates <= CREATES_MAX && !job.is_alone
+        len_max = len_max.min(job.batch_len_max);
+        bytes <= BATCH_BYTES_MAX && creates <= CREATES_MAX && *len < len_max
     };
-    let len = jobs.iter().take(len_max).take_while(fits).count();
+    let len = jobs.iter().enumerate().take_while(fits).count();
     len.max(1).min(jobs.len())
 }
 
-/// Those of a batch who still wait, as they were before it.
-fn again(writes: Vec<Write>, waiters: Waiters) -> impl Iterator<Item = Job> {
-    let job = |(write, waiter): (Write, Waiter)| {
+/// Those of a batch who still wait, in batches of at most so many.
+fn again(writes: Vec<Write>, waiters: Waiters, batch_len_max: usize) -> impl Iterator<Item = Job> {
+    let job = move |(write, waiter): (Write, Waiter)| {
         let Waiter { answer, due, ticket } = waiter;
-        Some(Job { write, answer: answer?, due, is_alone: false, ticket })
+        Some(Job { write, answer: answer?, due, batch_len_max, ticket })
     };
     writes.into_iter().zip(waiters.0).filter_map(job)
 }
@@ -447,6 +458,15 @@ fn split(jobs: impl Iterator<Item = Job>) -> (Vec<Write>, Waiters) {
     };
     let (writes, waiters) = jobs.map(waiter).unzip();
     (writes, Waiters(waiters))
+}
+
+/// What those are told whose write failed.
+fn failure(error: &LogError) -> Failure {
+    match error {
+        LogError::Refused(_) => Failure::Internal,
+        // Not even what is damaged is a bug of ours, and it may be restored.
+        _ => Failure::Unavailable,
+    }
 }
 
 /// Encodes each event once; within a room their order is kept.

@@ -284,7 +284,8 @@ async fn check(config: &Config, warnings: &[Warning]) -> ExitCode {
         text.push_str(&format!("warning: {warning}\n"));
     }
     let mut code = ExitCode::SUCCESS;
-    for finding in probe::stores(config).await {
+    let progress = |line: &str| tell(&format!("verbatim: {line}\n"));
+    for finding in probe::stores(config, progress).await {
         match finding.state {
             Ok(state) => text.push_str(&format!("{}: {state}\n", finding.store)),
             Err(reason) => {

@@ -1,9 +1,16 @@
 //! Whether the stores that the settings name answer, for `verbatim check`.
 //!
-//! It opens what a node would open and asks it once; it serves nobody and leaves nothing open.
+//! It opens what a node would open, asks it once and reads all of an embedded log; it serves nobody
+//! and leaves nothing open.
+
+use std::error::Error;
+use std::time::{Duration, Instant};
 
 use crate::config::Config;
-use crate::log::Log;
+use crate::log::{Log, LogError};
+
+/// How often a line says that a large file is still being read.
+const PROGRESS: Duration = Duration::from_secs(5);
 
 /// What was found of one store: its name, and how it is or why it is not.
 pub struct Finding {
@@ -11,21 +18,51 @@ pub struct Finding {
     pub state: Result<String, String>,
 }
 
-/// Tries the log, then the mirror.
-pub async fn stores(config: &Config) -> Vec<Finding> {
+/// Tries the log, then the mirror. What takes long says so meanwhile.
+pub async fn stores(config: &Config, progress: impl Fn(&str)) -> Vec<Finding> {
     vec![
-        Finding { store: "log", state: log(config).await },
+        Finding { store: "log", state: log(config, progress).await },
         Finding { store: "mirror", state: mirror(config) },
     ]
 }
 
-async fn log(config: &Config) -> Result<String, String> {
+async fn log(config: &Config, progress: impl Fn(&str)) -> Result<String, String> {
     let log = Log::open(config).await.map_err(|err| err.to_string())?;
-    let answer = log.ping().await.map_err(|err| format!("{err}"));
+    let answer = answer(&log, &config.log.path, progress).await;
     let (name, closed) = (log.name(), log.closed());
     drop(log);
     closed.wait().await;
-    answer.map(|()| format!("{name} answers"))
+    answer.map(|answer| format!("{name} {answer}"))
+}
+
+async fn answer(log: &Log, path: &str, progress: impl Fn(&str)) -> Result<String, String> {
+    log.ping().await.map_err(told)?;
+    let (examined, begun) = (log.examine(), Instant::now());
+    tokio::pin!(examined);
+    let problems = loop {
+        tokio::select! {
+            problems = &mut examined => break problems.map_err(told)?,
+            () = tokio::time::sleep(PROGRESS) => {
+                progress(&format!("reading {path}: {} s", begun.elapsed().as_secs()));
+            }
+        }
+    };
+    match problems.as_deref() {
+        None => Ok("answers".to_owned()),
+        Some([]) => Ok("answers, and is sound".to_owned()),
+        Some(problems) => Err(format!(
+            "the log {path} is damaged ({}); restore a copy of it",
+            problems.join("; ")
+        )),
+    }
+}
+
+/// With what lies behind it.
+fn told(error: LogError) -> String {
+    match error.source() {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    }
 }
 
 fn mirror(config: &Config) -> Result<String, String> {

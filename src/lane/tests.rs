@@ -8,13 +8,14 @@ fn job(bytes: usize) -> Job {
     let (room, user) = (RoomName::stored("r"), UserId::stored("u"));
     let (answer, _) = oneshot::channel();
     let write = Write { room, user, id: None, verb };
-    Job { write, answer, due: Instant::now(), is_alone: false, ticket: None }
+    Job { write, answer, due: Instant::now(), batch_len_max: usize::MAX, ticket: None }
 }
 
-fn lens(bytes: &[usize], alone: &[usize]) -> usize {
+/// `few`: the jobs, by their places, that may be in a batch of so many.
+fn lens(bytes: &[usize], few: &[(usize, usize)]) -> usize {
     let mut jobs: Vec<_> = bytes.iter().map(|bytes| job(*bytes)).collect();
-    for index in alone {
-        jobs[*index].is_alone = true;
+    for (index, len_max) in few {
+        jobs[*index].batch_len_max = *len_max;
     }
     batch_len(&jobs, 4)
 }
@@ -31,8 +32,11 @@ fn a_batch_is_bounded_in_commands_and_in_bytes_and_never_empty() {
 }
 
 #[test]
-fn who_must_be_alone_is_in_no_batch_with_others() {
-    assert_eq!(lens(&[1; 4], &[0]), 1);
-    assert_eq!(lens(&[1; 4], &[0, 1, 2, 3]), 1);
-    assert_eq!(lens(&[1; 4], &[2, 3]), 2);
+fn whose_batch_failed_is_in_one_of_fewer() {
+    assert_eq!(lens(&[1; 4], &[(0, 1)]), 1);
+    assert_eq!(lens(&[1; 4], &[(0, 1), (1, 1), (2, 1), (3, 1)]), 1);
+    assert_eq!(lens(&[1; 4], &[(2, 1), (3, 1)]), 2);
+    assert_eq!(lens(&[1; 4], &[(0, 2), (1, 2)]), 2);
+    assert_eq!(lens(&[1; 4], &[(0, 3), (1, 2)]), 2);
+    assert_eq!(lens(&[1; 4], &[(3, 3)]), 3);
 }

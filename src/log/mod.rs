@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use postgres::{Outbox, Sweep};
 
+use self::health::Health;
 use crate::config::Config;
 use crate::decide::{Outcome, Write};
 use crate::model::{Event, Role, RoomName, Seq, UserId};
@@ -144,6 +145,28 @@ pub enum LogError {
     /// changed by hand. Its commands may do better one by one.
     #[error("the log refused the batch")]
     Refused(#[source] Box<dyn StdError + Send + Sync>),
+    /// What this needs is in the log and cannot be read: a damaged page, or a row that this version
+    /// does not know. Nothing was written, and trying again will not help. Other rooms may be well,
+    /// and so may the other commands of the batch.
+    #[error("what this needs is damaged in the log")]
+    Damaged(#[source] Box<dyn StdError + Send + Sync>),
+    /// Nothing was written, because of these commands of the batch: the place of each in it, in
+    /// ascending order, and its own error (`Refused` or `Damaged`). The others may be sent again
+    /// without them.
+    #[error("the log cannot take {} of the commands of the batch", .0.len())]
+    Culprits(Vec<(usize, LogError)>),
+}
+
+impl LogError {
+    /// Its name in the metrics.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Unavailable(_) => "unavailable",
+            Self::Unknown(_) => "unknown",
+            Self::Refused(_) => "refused",
+            Self::Damaged(_) | Self::Culprits(_) => "damaged",
+        }
+    }
 }
 
 /// Why the log cannot be opened; one sentence that tells the operator what to do.
@@ -173,11 +196,20 @@ impl Appender {
         writes: &[Write],
         wait_for: Option<&RoomName>,
     ) -> Result<Vec<Option<Outcome>>, LogError> {
-        match self {
+        let result = match self {
             Self::Sqlite(appender) => {
-                Ok(appender.append(writes).await?.into_iter().map(Some).collect())
+                let outcomes = appender.append(writes).await;
+                outcomes.map(|outcomes| outcomes.into_iter().map(Some).collect())
             }
             Self::Postgres(appender) => appender.append(writes, wait_for).await,
+        };
+        result.inspect_err(|error| self.health().of_batch(writes, error))
+    }
+
+    fn health(&self) -> &Health {
+        match self {
+            Self::Sqlite(appender) => appender.health(),
+            Self::Postgres(appender) => appender.health(),
         }
     }
 
@@ -286,10 +318,11 @@ impl Log {
         limit: usize,
         bytes_max: usize,
     ) -> Result<Vec<Event>, LogError> {
-        match self {
+        let page = match self {
             Self::Sqlite(log) => log.read_page(room, after, limit, bytes_max).await,
             Self::Postgres(log) => log.read_page(room, after, limit, bytes_max).await,
-        }
+        };
+        self.told(Some(room), page)
     }
 
     /// The newest events with seq < `before` (`None`: of all), ascending, as many as `read_page`
@@ -301,10 +334,11 @@ impl Log {
         limit: usize,
         bytes_max: usize,
     ) -> Result<Vec<Event>, LogError> {
-        match self {
+        let page = match self {
             Self::Sqlite(log) => log.read_before(room, before, limit, bytes_max).await,
             Self::Postgres(log) => log.read_before(room, before, limit, bytes_max).await,
-        }
+        };
+        self.told(Some(room), page)
     }
 
     /// A user's standing in a room, in one snapshot. `None`: there is no such room.
@@ -313,10 +347,11 @@ impl Log {
         room: &RoomName,
         user: &UserId,
     ) -> Result<Option<Standing>, LogError> {
-        match self {
+        let standing = match self {
             Self::Sqlite(log) => log.standing(room, user).await,
             Self::Postgres(log) => log.standing(room, user).await,
-        }
+        };
+        self.told(Some(room), standing)
     }
 
     /// As `standing`, in many rooms at once, in their order.
@@ -325,26 +360,29 @@ impl Log {
         rooms: &[RoomName],
         user: &UserId,
     ) -> Result<Vec<Option<Standing>>, LogError> {
-        match self {
+        let standings = match self {
             Self::Sqlite(log) => log.standings(rooms, user).await,
             Self::Postgres(log) => log.standings(rooms, user).await,
-        }
+        };
+        self.told(only(rooms), standings)
     }
 
     /// The room's highest committed seq. `None`: there is no such room.
     pub async fn last_seq(&self, room: &RoomName) -> Result<Option<Seq>, LogError> {
-        match self {
+        let last_seq = match self {
             Self::Sqlite(log) => log.last_seq(room).await,
             Self::Postgres(log) => log.last_seq(room).await,
-        }
+        };
+        self.told(Some(room), last_seq)
     }
 
     /// As `last_seq`, for many rooms at once. Rooms that are not there are left out.
     pub async fn last_seqs(&self, rooms: &[RoomName]) -> Result<Vec<(RoomName, Seq)>, LogError> {
-        match self {
+        let last_seqs = match self {
             Self::Sqlite(log) => log.last_seqs(rooms).await,
             Self::Postgres(log) => log.last_seqs(rooms).await,
-        }
+        };
+        self.told(only(rooms), last_seqs)
     }
 
     /// The outbox, if the log has one: what is committed and not yet known to be mirrored.
@@ -370,10 +408,11 @@ impl Log {
         after: Option<&RoomName>,
         limit: usize,
     ) -> Result<Vec<RoomSummary>, LogError> {
-        match self {
+        let rooms = match self {
             Self::Sqlite(log) => log.rooms(user, after, limit).await,
             Self::Postgres(log) => log.rooms(user, after, limit).await,
-        }
+        };
+        self.told(None, rooms)
     }
 
     /// Members with an id above `after`, in the byte order of their ids.
@@ -383,10 +422,11 @@ impl Log {
         after: Option<&UserId>,
         limit: usize,
     ) -> Result<Vec<Member>, LogError> {
-        match self {
+        let members = match self {
             Self::Sqlite(log) => log.members(room, after, limit).await,
             Self::Postgres(log) => log.members(room, after, limit).await,
-        }
+        };
+        self.told(Some(room), members)
     }
 
     /// Whether the log answers now.
@@ -397,11 +437,37 @@ impl Log {
         }
     }
 
+    /// Reads everything and says what is damaged: a few of the problems. `None`: it was not read.
+    /// PostgreSQL has tools of its own for that (`pg_amcheck`).
+    pub async fn examine(&self) -> Result<Option<Vec<String>>, LogError> {
+        match self {
+            Self::Sqlite(log) => log.examine().await.map(Some),
+            Self::Postgres(_) => Ok(None),
+        }
+    }
+
     /// The word for it in `/readyz` and the logs.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Sqlite(_) => "sqlite",
             Self::Postgres(_) => "postgres",
         }
+    }
+
+    /// Says in the node's log if the read found damage.
+    fn told<T>(&self, room: Option<&RoomName>, result: Result<T, LogError>) -> Result<T, LogError> {
+        let health = match self {
+            Self::Sqlite(log) => log.health(),
+            Self::Postgres(log) => log.health(),
+        };
+        result.inspect_err(|error| health.of_room(room, error))
+    }
+}
+
+/// The room that a call is about, unless it is about several.
+fn only(rooms: &[RoomName]) -> Option<&RoomName> {
+    match rooms {
+        [room] => Some(room),
+        _ => None,
     }
 }

@@ -41,7 +41,7 @@ impl StoredEvent<'_> {
     pub fn event(self, room: &RoomName) -> Result<Event, LogError> {
         let Some(kind) = EventKind::from_stored(self.kind, self.body) else {
             let (room, kind) = (room.to_string(), self.kind.to_owned());
-            return Err(LogError::Refused(UnknownType { room, seq: self.seq, kind }.into()));
+            return Err(LogError::Damaged(UnknownType { room, seq: self.seq, kind }.into()));
         };
         Ok(Event {
             room: room.clone(),

@@ -369,7 +369,7 @@ impl Reader {
             if is_telling {
                 *self.outage.last() = Some(Instant::now());
             }
-            self.shared.metrics.log_error("unavailable");
+            self.shared.metrics.log_error(err.kind());
             tracing::debug!(err = %err, "a read of the log failed");
             Problem::unanswered()
         })

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::harness::disk::Disk;
 use crate::harness::process::{Exit, Process, run_until, run_with};
+use crate::harness::raw::get;
 use crate::harness::{Client, PATIENCE, World};
 use crate::stored::assert_sound;
 
@@ -144,4 +145,35 @@ async fn a_person_who_reads_the_log_keeps_no_node_from_starting() {
     let mut client = Client::greeted(process.addr).await;
     client.send(message("m")).await;
     client.expect(json!({"type": "ack", "seq": 2})).await;
+}
+
+/// Nobody knows whether a commit that was not synced will be there after a crash. It is not shown,
+/// and the same id makes it one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_that_the_disk_refuses_is_unknown_and_comes_once() {
+    let (world, disk) = (World::sqlite().await, Disk::new());
+    let mut process = Process::start(environment(&world, &disk)).await;
+    let mut client = room(&process).await;
+    disk.fail(WAL);
+    for _ in 0..2 {
+        client.send(message("m")).await;
+        client.expect(json!({"type": "error", "code": "unavailable", "id": "m"})).await;
+    }
+    let metrics = get(process.addr, "/metrics").await.1;
+    assert!(metrics.contains("\nverbatim_log_errors_total{kind=\"unknown\"} 2\n"), "{metrics}");
+    let history = json!({"type": "history", "user_id": "1", "room": "r"});
+    client.send(history.clone()).await;
+    client.expect(json!({"type": "history", "last": 1})).await;
+
+    disk.heal();
+    client.send(message("m")).await;
+    let ack = client.read_until(json!({"type": "ack"})).await.pop().unwrap();
+    assert_eq!((&ack["seq"], &ack["duplicate"]), (&json!(2), &Value::Null), "{ack}");
+    process.kill9();
+    process.wait_exit().await;
+    let process = Process::start(environment(&world, &disk)).await;
+    let mut client = Client::greeted(process.addr).await;
+    client.send(history).await;
+    client.expect(json!({"type": "history", "last": 2})).await;
+    assert_sound(&world.config.log);
 }

@@ -40,6 +40,10 @@ impl Appender {
         Self { shared, lane: None, receipts: Vec::new() }
     }
 
+    pub(in crate::log) fn health(&self) -> &Health {
+        &self.shared.health
+    }
+
     pub async fn append(
         &mut self,
         writes: &[Write],

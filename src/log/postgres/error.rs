@@ -104,8 +104,18 @@ pub(super) fn is_lock_timeout(error: &tokio_postgres::Error) -> bool {
     error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE)
 }
 
+/// PostgreSQL says that a page of a table or of an index is damaged.
+pub(super) fn is_damage(error: &tokio_postgres::Error) -> bool {
+    error
+        .code()
+        .is_some_and(|code| [SqlState::DATA_CORRUPTED, SqlState::INDEX_CORRUPTED].contains(code))
+}
+
 /// Before COMMIT was sent: nothing was written.
 pub(super) fn before_commit(error: tokio_postgres::Error) -> LogError {
+    if is_damage(&error) {
+        return LogError::Damaged(error.into());
+    }
     // 22: the data is not what the column takes. 23: a constraint. The same batch meets them again.
     let poison = |code: &SqlState| code.code().starts_with("22") || code.code().starts_with("23");
     if error.code().is_some_and(poison) {

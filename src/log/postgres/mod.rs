@@ -73,6 +73,10 @@ impl Postgres {
         Appender::new(Arc::clone(&self.shared))
     }
 
+    pub(in crate::log) fn health(&self) -> &Health {
+        &self.shared.health
+    }
+
     /// The outbox; `None` if there is no mirror, and so nothing in it.
     pub fn outbox(&self) -> Option<Outbox> {
         self.shared.mirrored.then(|| Outbox::new(Arc::clone(&self.shared)))

@@ -16,6 +16,7 @@ use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Row, Statement};
 
 use super::connect::{ConnectError, Connector};
+use super::error::is_damage;
 use crate::log::health::Health;
 use crate::log::stored::{StoredEvent, count, reading};
 use crate::log::{LogError, Member, RoomSummary, Standing};
@@ -378,7 +379,14 @@ impl Reads {
             };
             reader.owes = true;
             let rows = reader.client.query(&reader.statements[query as usize], params).await;
-            let rows = rows.map_err(|error| LogError::Unavailable(error.into()))?;
+            let rows = match rows {
+                Ok(rows) => rows,
+                Err(error) if is_damage(&error) => {
+                    reader.owes = false;
+                    return Err(LogError::Damaged(error.into()));
+                }
+                Err(error) => return Err(LogError::Unavailable(error.into())),
+            };
             reader.owes = false;
             Ok(rows)
         };
@@ -386,7 +394,7 @@ impl Reads {
             .await
             .unwrap_or_else(|_| Err(LogError::Unavailable(TooSlow(self.timeout).into())));
         match &result {
-            Ok(_) => self.health.answered(),
+            Ok(_) | Err(LogError::Damaged(_)) => self.health.answered(),
             Err(error) => self.health.failed(error),
         }
         result

@@ -2,6 +2,7 @@
 //!
 //! It knows nothing of rooms beyond `schema.sql`, and it never touches a file that is not ours.
 
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -9,6 +10,8 @@ use std::time::Duration;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, ffi};
 
+use super::extent::{self, Extent};
+use super::failure::is_damage;
 use super::place::Place;
 
 const SCHEMA: &str = include_str!("schema.sql");
@@ -37,8 +40,33 @@ pub enum OpenError {
          {SCHEMA_VERSION}); start that version, or set log.path to another file"
     )]
     Newer { path: String, found: i32 },
-    #[error("{path} is not a log of verbatim and was not touched; set log.path to another file")]
+    #[error(
+        "{path} is not a log of verbatim and was not touched; set log.path to another file, or, if \
+         it was a log once, restore a copy of it"
+    )]
     Foreign { path: String },
+    #[error(
+        "the log {path} is empty: what was in it is lost, or was never written; restore a copy of \
+         it, or remove the file to begin a new log"
+    )]
+    Empty { path: String },
+    #[error(
+        "the log {path} is gone, but its write-ahead log {path}-wal is there; put the file back or \
+         restore a copy of it, or move {path}-wal away to begin a new log"
+    )]
+    Gone { path: String },
+    #[error(
+        "the log {path} is cut short: it has {is} bytes and should have {should_be}; restore a \
+         copy of it, or move it and {path}-wal away to begin a new log"
+    )]
+    Cut { path: String, is: u64, should_be: u64 },
+    #[error(
+        "the log {path} is damaged ({why}); restore a copy of it, or move it and {path}-wal away \
+         to begin a new log"
+    )]
+    Damaged { path: String, why: String },
+    #[error("the log {path} cannot be read or made ({source}); look at the file and its disk")]
+    Read { path: String, source: io::Error },
     #[error("the log {path} cannot be opened or written: it is not a file; set log.path")]
     NotAFile { path: String },
     #[error(
@@ -77,9 +105,13 @@ impl LogFile {
     pub fn open(path: &Path, busy_timeout: Duration) -> Result<(Self, Connection), OpenError> {
         let place = Place::take(path, busy_timeout)?;
         let file = Self { place, busy_timeout };
+        file.look_or_make()?;
+        let synced = file.place.sync();
+        synced.map_err(|source| OpenError::Sync { path: file.shown(), source })?;
         let writer = file.connect(OpenFlags::SQLITE_OPEN_READ_WRITE);
         let writer = writer.map_err(|source| file.file_error(source))?;
         file.check(&writer)?;
+        file.check_end(&writer)?;
         file.prepare(&writer)?;
         file.place.warn_if_exposed();
         Ok((file, writer))
@@ -96,6 +128,57 @@ impl LogFile {
 
     pub fn shown(&self) -> String {
         self.place.shown.clone()
+    }
+
+    /// A file that is there is a log, or is refused: nothing else is ever made into one.
+    fn look_or_make(&self) -> Result<(), OpenError> {
+        let path = self.shown();
+        let read_error = |source| OpenError::Read { path: self.shown(), source };
+        let has_wal = extent::has_frames(&self.wal_path()).map_err(read_error)?;
+        if !self.place.is_taken().map_err(read_error)? {
+            return if has_wal { Err(OpenError::Gone { path }) } else { self.make() };
+        }
+        let damaged = |why: &str| OpenError::Damaged { path: self.shown(), why: why.to_owned() };
+        match extent::of_file(&self.place.path, has_wal).map_err(read_error)? {
+            Extent::Whole => Ok(()),
+            Extent::Empty => Err(OpenError::Empty { path }),
+            Extent::Foreign => Err(OpenError::Foreign { path }),
+            Extent::Headless => Err(damaged("it is shorter than its header")),
+            Extent::PageSize(size) => Err(damaged(&format!("its page size is {size}"))),
+            Extent::Cut { is, should_be } => Err(OpenError::Cut { path, is, should_be }),
+        }
+    }
+
+    fn make(&self) -> Result<(), OpenError> {
+        /// Either kind of failure.
+        enum Unmade {
+            Io(io::Error),
+            Sqlite(rusqlite::Error),
+        }
+        impl From<io::Error> for Unmade {
+            fn from(err: io::Error) -> Self {
+                Self::Io(err)
+            }
+        }
+        let made = self.place.make(|draft| {
+            let write = || -> rusqlite::Result<()> {
+                // Not kept if it fails, so there is nothing to go back to.
+                Connection::open_with_flags(draft, OpenFlags::SQLITE_OPEN_READ_WRITE)?
+                    .execute_batch(&format!(
+                        "pragma journal_mode = off;
+                         begin;
+                         {SCHEMA}
+                         pragma application_id = {APPLICATION_ID};
+                         pragma user_version = {SCHEMA_VERSION};
+                         commit;"
+                    ))
+            };
+            write().map_err(Unmade::Sqlite)
+        });
+        made.map_err(|unmade| match unmade {
+            Unmade::Io(source) => OpenError::Read { path: self.shown(), source },
+            Unmade::Sqlite(source) => self.file_error(source),
+        })
     }
 
     fn connect(&self, access: OpenFlags) -> rusqlite::Result<Connection> {
@@ -122,9 +205,32 @@ impl LogFile {
             (APPLICATION_ID, version, _) if version > SCHEMA_VERSION => {
                 Err(OpenError::Newer { path: self.shown(), found: version })
             }
-            (APPLICATION_ID, 1..=SCHEMA_VERSION, _) | (0, 0, 0) => Ok(()),
+            (APPLICATION_ID, 1..=SCHEMA_VERSION, _) => Ok(()),
+            (0, 0, 0) => Err(OpenError::Empty { path: self.shown() }),
             _ => Err(OpenError::Foreign { path: self.shown() }),
         }
+    }
+
+    /// With a write-ahead log the file may be shorter than what SQLite says, if the rest is there.
+    fn check_end(&self, writer: &Connection) -> Result<(), OpenError> {
+        let facts = || -> rusqlite::Result<(u32, u32)> {
+            let number = |sql: &str| writer.query_row(sql, [], |row| row.get(0));
+            Ok((number("pragma page_size")?, number("pragma page_count")?))
+        };
+        let (page_size, pages) = facts().map_err(|source| self.file_error(source))?;
+        let read_error = |source| OpenError::Read { path: self.shown(), source };
+        let is = fs::metadata(&self.place.path).map_err(read_error)?.len();
+        let have = u32::try_from(is / u64::from(page_size)).unwrap_or(u32::MAX);
+        if have >= pages || !extent::lacks(&self.wal_path(), have + 1, pages).map_err(read_error)? {
+            return Ok(());
+        }
+        // Pages that nothing is in need not be anywhere. It is rare, so it may take its time.
+        let problems = examine(writer).map_err(|source| self.file_error(source))?;
+        if problems.is_empty() {
+            return Ok(());
+        }
+        let should_be = u64::from(pages) * u64::from(page_size);
+        Err(OpenError::Cut { path: self.shown(), is, should_be })
     }
 
     /// Sets what the file needs to be ours and to keep every committed word.
@@ -137,13 +243,11 @@ impl LogFile {
             writer.pragma_update(None, "synchronous", "full")?;
             let version: i32 = writer.query_row("pragma user_version", [], |row| row.get(0))?;
             if version < SCHEMA_VERSION {
-                let schema = if version == 0 { SCHEMA } else { FROM_1 };
                 // One transaction: a crash in the middle leaves the file as it was, which is ours
                 // to try again, and never half a schema.
                 writer.execute_batch(&format!(
                     "begin immediate;
-                     {schema}
-                     pragma application_id = {APPLICATION_ID};
+                     {FROM_1}
                      pragma user_version = {SCHEMA_VERSION};
                      commit;"
                 ))?;
@@ -179,10 +283,37 @@ impl LogFile {
 
     fn file_error(&self, source: rusqlite::Error) -> OpenError {
         match source.sqlite_error_code() {
-            Some(ErrorCode::NotADatabase) => OpenError::Foreign { path: self.shown() },
+            // It begins as a database does: see `look_or_make`.
+            Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => {
+                OpenError::Damaged { path: self.shown(), why: source.to_string() }
+            }
             _ => OpenError::File { path: self.shown(), source },
         }
     }
+}
+
+/// Reads all of the file and says what is wrong with it; nothing: it is sound.
+pub(super) fn examine(connection: &Connection) -> rusqlite::Result<Vec<String>> {
+    /// A few: one damaged page can be thousands.
+    const PROBLEMS_MAX: usize = 3;
+    let mut check = connection.prepare(&format!("pragma quick_check({PROBLEMS_MAX})"))?;
+    let mut problems = Vec::new();
+    for problem in check.query_map([], |row| row.get::<_, String>(0))? {
+        match problem {
+            // A line each, below one that names the database.
+            Ok(problem) => problems.extend(
+                problem
+                    .lines()
+                    .filter(|line| *line != "ok" && !line.starts_with("***"))
+                    .map(str::to_owned),
+            ),
+            // Too damaged to be examined to the end.
+            Err(error) if is_damage(&error) => problems.push(error.to_string()),
+            Err(error) => return Err(error),
+        }
+    }
+    problems.truncate(PROBLEMS_MAX);
+    Ok(problems)
 }
 
 /// Whether there is no room for what was to be written: on the disk, or within a quota or a limit,

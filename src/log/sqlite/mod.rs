@@ -9,6 +9,8 @@
 //!  reads ──▶ queue ──▶ log-reader × n ──▶ a snapshot each
 //! ```
 
+mod extent;
+mod failure;
 mod file;
 mod place;
 mod reader;
@@ -70,7 +72,7 @@ struct Shared {
     closed: CancellationToken,
     append_timeout: Duration,
     read_timeout: Duration,
-    health: Health,
+    health: Arc<Health>,
 }
 
 /// What the writer's thread owns, dropped in the order of its fields when it has served its queue.
@@ -110,7 +112,8 @@ impl Sqlite {
 
         let (writes, jobs) = mpsc::channel(WRITER_QUEUE_LEN);
         let closed = CancellationToken::new();
-        let writer = writer::Writer::new(connection, file.wal_path());
+        let health = Arc::new(Health::new("SQLite"));
+        let writer = writer::Writer::new(connection, file.wal_path(), Arc::clone(&health));
         let guard = closed.clone().drop_guard();
         let writing = Writing { writer, readers, _file: file, _closed: guard };
         let mut writer = Threads::new();
@@ -126,7 +129,7 @@ impl Sqlite {
             closed,
             append_timeout,
             read_timeout,
-            health: Health::new("SQLite"),
+            health,
         };
         Ok(Self { shared: Arc::new(shared) })
     }
@@ -143,6 +146,10 @@ impl Sqlite {
     /// Cancelled when the file is closed. It keeps nothing open.
     pub fn closed(&self) -> CancellationToken {
         self.shared.closed.clone()
+    }
+
+    pub(super) fn health(&self) -> &Health {
+        &self.shared.health
     }
 
     pub fn appender(&self) -> Appender {
@@ -245,6 +252,12 @@ impl Sqlite {
         self.ask(move |connection| reader::members(connection, &room, after.as_ref(), limit)).await
     }
 
+    /// As `Log::examine`. It has no budget: a large file takes minutes.
+    pub async fn examine(&self) -> Result<Vec<String>, LogError> {
+        let query = |connection: &Connection| file::examine(connection).map_err(failure::of_read);
+        self.ask_within(Duration::MAX, query).await
+    }
+
     pub async fn ping(&self) -> Result<(), LogError> {
         self.ask(reader::ping).await
     }
@@ -252,6 +265,14 @@ impl Sqlite {
     /// Has a reader run the query, and waits for it within the budget.
     async fn ask<T: Send + 'static>(
         &self,
+        query: impl FnOnce(&Connection) -> Result<T, LogError> + Send + 'static,
+    ) -> Result<T, LogError> {
+        self.ask_within(self.shared.read_timeout, query).await
+    }
+
+    async fn ask_within<T: Send + 'static>(
+        &self,
+        budget: Duration,
         query: impl FnOnce(&Connection) -> Result<T, LogError> + Send + 'static,
     ) -> Result<T, LogError> {
         let (answer, answered) = oneshot::channel();
@@ -267,7 +288,6 @@ impl Sqlite {
             self.shared.reads.send(job).await.map_err(|_| ended())?;
             answered.await.map_err(|_| ended())?
         };
-        let budget = self.shared.read_timeout;
         timeout(budget, work)
             .await
             .unwrap_or_else(|_| Err(LogError::Unavailable(TooSlow(READER, budget).into())))
@@ -275,6 +295,10 @@ impl Sqlite {
 }
 
 impl Appender {
+    pub(super) fn health(&self) -> &Health {
+        &self.shared.health
+    }
+
     pub async fn append(&mut self, writes: &[Write]) -> Result<Vec<Outcome>, LogError> {
         let result = self.try_append(writes).await;
         match &result {

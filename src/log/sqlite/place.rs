@@ -22,7 +22,10 @@ const LINKS_MAX: usize = 40;
 /// Between two tries to lock the file.
 const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
-/// The file, there, on the disk, and locked against any other process while this lives.
+/// Files that SQLite keeps beside the one that is made, if whoever made it was killed.
+const BESIDE: [&str; 4] = ["", "-journal", "-wal", "-shm"];
+
+/// The file, or where it will be, locked against any other process while this lives.
 pub(super) struct Place {
     /// Absolute and without symbolic links.
     pub path: PathBuf,
@@ -33,8 +36,8 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// Makes the folder and the file where they are missing. Waits that long for another process
-    /// that has the file, because it may be about to end.
+    /// Makes the folder where it is missing. Waits that long for another process that has the file,
+    /// because it may be about to end.
     pub fn take(path: &Path, lock_timeout: Duration) -> Result<Self, OpenError> {
         let shown = path.display().to_string();
         let folder_error = |source| OpenError::Folder { path: shown.clone(), source };
@@ -63,13 +66,37 @@ impl Place {
                 Err(TryLockError::Error(source)) => return Err(folder_error(source)),
             }
         }
-        match private_file().create_new(true).open(&path) {
-            Ok(_) => {}
-            Err(err) if err.kind() == ErrorKind::AlreadyExists => {}
-            Err(source) => return Err(folder_error(source)),
-        }
-        sync(&path).map_err(|source| OpenError::Sync { path: shown.clone(), source })?;
         Ok(Self { path, shown, _lock: lock })
+    }
+
+    /// Whether there is a file already. There is none that was not made to its end: see `make`.
+    pub fn is_taken(&self) -> io::Result<bool> {
+        fs::exists(&self.path)
+    }
+
+    /// Makes the file: with another name, until it is written and on the disk. Whoever is killed
+    /// meanwhile leaves nothing behind that looks like a log, and the next one removes it.
+    pub fn make<E>(&self, write: impl FnOnce(&Path) -> Result<(), E>) -> Result<(), E>
+    where
+        E: From<io::Error>,
+    {
+        let draft = with_suffix(&self.path, ".unfinished");
+        for suffix in BESIDE {
+            match fs::remove_file(with_suffix(&draft, suffix)) {
+                Err(err) if err.kind() != ErrorKind::NotFound => return Err(err.into()),
+                _ => {}
+            }
+        }
+        private_file().create_new(true).open(&draft)?;
+        write(&draft)?;
+        File::open(&draft)?.sync_all()?;
+        fs::rename(&draft, &self.path)?;
+        Ok(())
+    }
+
+    /// As `sync`, of this file.
+    pub fn sync(&self) -> io::Result<()> {
+        sync(&self.path)
     }
 
     /// Where SQLite keeps what is not yet in the file itself.

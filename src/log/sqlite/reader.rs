@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use tokio::sync::mpsc;
 
+use super::failure::of_read;
 use crate::log::stored::{StoredEvent, count, reading};
 use crate::log::{LogError, Member, Reading, RoomSummary, Standing};
 use crate::model::{Event, Role, RoomName, Seq, Timestamp, UserId};
@@ -76,12 +77,12 @@ fn events(
     limit: usize,
     bytes_max: usize,
 ) -> Result<Vec<Event>, LogError> {
-    let mut statement = connection.prepare_cached(sql).map_err(unavailable)?;
+    let mut statement = connection.prepare_cached(sql).map_err(of_read)?;
     let mut rows =
-        statement.query(params![room.as_str(), edge, to_limit(limit)]).map_err(unavailable)?;
+        statement.query(params![room.as_str(), edge, to_limit(limit)]).map_err(of_read)?;
     let (mut events, mut bytes) = (Vec::new(), 0);
-    while let Some(row) = rows.next().map_err(unavailable)? {
-        let event = stored(row).map_err(unavailable)?.event(room)?;
+    while let Some(row) = rows.next().map_err(of_read)? {
+        let event = stored(row).map_err(of_read)?.event(room)?;
         bytes += event.kind.body().map_or(0, str::len);
         if bytes > bytes_max && !events.is_empty() {
             break;
@@ -115,7 +116,7 @@ pub(super) fn standing(
              left join members m on m.room_id = r.id and m.user_id = ?2
              where r.name = ?1",
         )
-        .map_err(unavailable)?;
+        .map_err(of_read)?;
     let standing = statement.query_row(params![room.as_str(), user.as_str()], |row| {
         let messages = row.get(2)?;
         Ok(Standing {
@@ -126,7 +127,7 @@ pub(super) fn standing(
             reading: read_up_to(connection, row.get(4)?, messages, row.get(5)?)?,
         })
     });
-    standing.optional().map_err(unavailable)
+    standing.optional().map_err(of_read)
 }
 
 /// How far a member has read; `read` is null for who is not a member.
@@ -160,11 +161,10 @@ fn read_up_to(
 }
 
 pub(super) fn last_seq(connection: &Connection, room: &RoomName) -> Result<Option<Seq>, LogError> {
-    let mut statement = connection
-        .prepare_cached("select last_seq from rooms where name = ?1")
-        .map_err(unavailable)?;
+    let mut statement =
+        connection.prepare_cached("select last_seq from rooms where name = ?1").map_err(of_read)?;
     let seq = statement.query_row([room.as_str()], |row| row.get(0)).optional();
-    Ok(seq.map_err(unavailable)?.map(Seq::from_i64))
+    Ok(seq.map_err(of_read)?.map(Seq::from_i64))
 }
 
 pub(super) fn rooms(
@@ -183,7 +183,7 @@ pub(super) fn rooms(
              order by r.name
              limit ?2",
         )
-        .map_err(unavailable)?;
+        .map_err(of_read)?;
     // No name is empty, so every name is above the empty one, and nobody is a member with it.
     let (after, user) = (after.map_or("", RoomName::as_str), user.map_or("", UserId::as_str));
     let rows = statement.query_map(params![after, to_limit(limit), user], |row| {
@@ -194,7 +194,7 @@ pub(super) fn rooms(
             reading: read_up_to(connection, row.get(4)?, row.get(3)?, row.get(5)?)?,
         })
     });
-    rows.and_then(Iterator::collect).map_err(unavailable)
+    rows.and_then(Iterator::collect).map_err(of_read)
 }
 
 pub(super) fn members(
@@ -211,7 +211,7 @@ pub(super) fn members(
              order by user_id
              limit ?3",
         )
-        .map_err(unavailable)?;
+        .map_err(of_read)?;
     let after = after.map_or("", UserId::as_str);
     let rows = statement.query_map(params![room.as_str(), after, to_limit(limit)], |row| {
         Ok(Member {
@@ -219,18 +219,13 @@ pub(super) fn members(
             role: Role::from_stored(row.get_ref(1)?.as_str()?),
         })
     });
-    rows.and_then(Iterator::collect).map_err(unavailable)
+    rows.and_then(Iterator::collect).map_err(of_read)
 }
 
 pub(super) fn ping(connection: &Connection) -> Result<(), LogError> {
-    connection.query_row("select 1", [], |_| Ok(())).map_err(unavailable)
+    connection.query_row("select 1", [], |_| Ok(())).map_err(of_read)
 }
 
 fn to_limit(limit: usize) -> i64 {
     i64::try_from(limit).unwrap_or(i64::MAX)
-}
-
-/// A read that failed may do better later.
-fn unavailable(error: rusqlite::Error) -> LogError {
-    LogError::Unavailable(error.into())
 }

@@ -8,11 +8,13 @@ use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use rusqlite::{Connection, ErrorCode, OptionalExtension, TransactionBehavior};
+use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior};
 use tokio::sync::{mpsc, oneshot};
 
+use super::failure::{Failure, is_damage};
 use super::rows;
 use crate::decide::{Outcome, Write};
+use crate::log::health::Health;
 use crate::log::{LogError, Mark};
 use crate::model::{RoomName, Seq, Timestamp};
 
@@ -52,18 +54,13 @@ pub(super) struct Writer {
     /// The next size of the write-ahead log at which to empty it: grows when a person's shell
     /// keeps it from being emptied, so that not every commit tries in vain.
     wal_bytes_max: u64,
-}
-
-/// Why a transaction failed. Shared, because every batch in it is told.
-#[derive(Clone, Debug)]
-struct Failure {
-    means: fn(Box<dyn std::error::Error + Send + Sync>) -> LogError,
-    source: Arc<rusqlite::Error>,
+    /// Hears of damage that nobody is told of.
+    health: Arc<Health>,
 }
 
 impl Writer {
-    pub fn new(connection: Connection, wal_path: PathBuf) -> Self {
-        Self { connection, wal_path, wal_bytes_max: WAL_BYTES_MAX }
+    pub fn new(connection: Connection, wal_path: PathBuf, health: Arc<Health>) -> Self {
+        Self { connection, wal_path, wal_bytes_max: WAL_BYTES_MAX, health }
     }
 
     /// Serves the lanes until the last of them is gone.
@@ -106,27 +103,108 @@ impl Writer {
                     let _ = append.answer.send(Ok(outcomes));
                 }
             }
-            // One of them is poison, and its neighbours need not suffer: each one alone.
-            Err(failure) if failure.is_refusal() && appends.len() > 1 => {
-                for append in appends {
-                    self.append(vec![append]);
-                }
+            // Some of the commands are at fault, and their neighbours need not suffer.
+            Err(failure)
+                if failure.is_of_rows
+                    && batches.iter().map(|writes| writes.len()).sum::<usize>() > 1 =>
+            {
+                let found = self.culprits(&batches.concat());
+                self.append_without(appends, found, &failure);
             }
-            Err(failure) => {
-                for append in appends {
-                    // A caller who no longer waits was told that nobody knows.
-                    let _ = append.answer.send(Err(failure.clone().into()));
-                }
-            }
+            Err(failure) => tell(appends, &failure),
         }
+    }
+
+    /// Commits the batches that have no culprit, and tells the others who theirs are.
+    fn append_without(
+        &mut self,
+        appends: Vec<Append>,
+        found: Result<Vec<(usize, Failure)>, Failure>,
+        failure: &Failure,
+    ) {
+        let culprits = match found {
+            Ok(culprits) => culprits,
+            Err(failure) => return tell(appends, &failure),
+        };
+        let (mut culprits, mut well) = (culprits.into_iter().peekable(), Vec::new());
+        let (mut begin, was_found) = (0, culprits.peek().is_some());
+        for append in appends {
+            let end = begin + append.writes.len();
+            let mut own = Vec::new();
+            while let Some((place, failure)) = culprits.next_if(|(place, _)| *place < end) {
+                own.push((place - begin, LogError::from(failure)));
+            }
+            begin = end;
+            if own.is_empty() {
+                well.push(append);
+                continue;
+            }
+            let error = match (append.writes.len(), own.pop()) {
+                (1, Some((_, error))) => error,
+                (_, last) => {
+                    own.extend(last);
+                    LogError::Culprits(own)
+                }
+            };
+            // A caller who no longer waits was told that nobody knows.
+            let _ = append.answer.send(Err(error));
+        }
+        if was_found {
+            self.append(well);
+        } else if well.len() > 1 {
+            // They only fail together: each batch alone.
+            for append in well {
+                self.append(vec![append]);
+            }
+        } else {
+            tell(well, failure);
+        }
+    }
+
+    /// Which commands are at fault, by their places, and why.
+    fn culprits(&mut self, writes: &[Write]) -> Result<Vec<(usize, Failure)>, Failure> {
+        let now = Timestamp::now();
+        self.try_each(writes, |transaction, write| {
+            rows::write(transaction, std::slice::from_ref(write), now).map(drop)
+        })
+    }
+
+    /// The items for which that fails because of the rows that it touches. They are tried one after
+    /// the other and never committed, so it costs no sync. Behind a failure it goes on in a new
+    /// transaction: SQLite takes more for damaged in the old one than is, whatever is rolled back.
+    fn try_each<T>(
+        &mut self,
+        items: &[T],
+        write: impl Fn(&Transaction<'_>, &T) -> rusqlite::Result<()>,
+    ) -> Result<Vec<(usize, Failure)>, Failure> {
+        let (mut found, mut next) = (Vec::new(), 0);
+        while next < items.len() {
+            let transaction = self.begin().map_err(Failure::of_statement)?;
+            let tried = items[next..].iter().map(|item| write(&transaction, item));
+            let failed = tried.enumerate().find_map(|(len, tried)| Some((len, tried.err()?)));
+            let Some((len, error)) = failed else { break };
+            let failure = Failure::of_statement(error);
+            if !failure.is_of_rows {
+                return Err(failure);
+            }
+            found.push((next + len, failure));
+            next += len + 1;
+        }
+        Ok(found)
+    }
+
+    fn begin(&mut self) -> rusqlite::Result<Transaction<'_>> {
+        // Whatever an error has left of the last one: a transaction that is dropped rolls back, and
+        // tells nobody if that fails.
+        if !self.connection.is_autocommit() {
+            self.connection.execute_batch("rollback")?;
+        }
+        self.connection.transaction_with_behavior(TransactionBehavior::Immediate)
     }
 
     /// One transaction for all batches. An error rolls it back, when the transaction is dropped.
     fn commit(&mut self, batches: &[&[Write]]) -> Result<Vec<Vec<Outcome>>, Failure> {
-        let transaction = self
-            .connection
-            .transaction_with_behavior(TransactionBehavior::Immediate)
-            .map_err(Failure::of_statement)?;
+        let transaction = self.begin().map_err(Failure::of_statement)?;
         let now = Timestamp::now();
         let outcomes: rusqlite::Result<_> =
             batches.iter().map(|writes| rows::write(&transaction, writes, now)).collect();
@@ -135,30 +213,56 @@ impl Writer {
         Ok(outcomes)
     }
 
+    /// A mark that meets damage is dropped: it would keep the others waiting for nothing.
     fn mark(&mut self, marks: &[Mark]) -> Result<Vec<Mark>, LogError> {
-        let mut mark = || -> rusqlite::Result<Vec<Mark>> {
-            let transaction =
-                self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-            let moved = rows::mark(&transaction, marks)?;
-            transaction.commit()?;
-            Ok(moved)
+        let mut error = match self.try_mark(marks) {
+            Err(error) if is_damage(&error) => error,
+            // Whatever it was: a mark that is written again is where it was.
+            other => return other.map_err(|error| LogError::Unavailable(error.into())),
         };
-        // Whatever it was: a mark that is written again is where it was.
-        mark().map_err(|error| LogError::Unavailable(error.into()))
+        let found = self.try_each(marks, |transaction, mark| {
+            rows::mark(transaction, std::slice::from_ref(mark)).map(drop)
+        })?;
+        let is_known = !found.is_empty();
+        let mut well = marks.to_vec();
+        for (place, failure) in found.into_iter().rev() {
+            let mark = well.remove(place);
+            self.health.of_room(Some(&mark.room), &failure.into());
+        }
+        if is_known {
+            match self.try_mark(&well) {
+                Ok(moved) => return Ok(moved),
+                Err(again) => error = again,
+            }
+        }
+        Err(LogError::Unavailable(error.into()))
     }
 
+    fn try_mark(&mut self, marks: &[Mark]) -> rusqlite::Result<Vec<Mark>> {
+        let transaction = self.begin()?;
+        let moved = rows::mark(&transaction, marks)?;
+        transaction.commit()?;
+        Ok(moved)
+    }
+
+    /// A room that cannot be read is left out: whoever asks would ask for ever.
     fn settle(&self, rooms: &[RoomName]) -> Result<Vec<(RoomName, Seq)>, LogError> {
-        let seqs = || -> rusqlite::Result<Vec<(RoomName, Seq)>> {
+        let seq = |room: &RoomName| -> rusqlite::Result<Option<i64>> {
             let mut select =
                 self.connection.prepare_cached("select last_seq from rooms where name = ?1")?;
-            let mut seqs = Vec::with_capacity(rooms.len());
-            for room in rooms {
-                let seq = select.query_row([room.as_str()], |row| row.get(0)).optional()?;
-                seqs.extend(seq.map(|seq| (room.clone(), Seq::from_i64(seq))));
-            }
-            Ok(seqs)
+            select.query_row([room.as_str()], |row| row.get(0)).optional()
         };
-        seqs().map_err(|error| LogError::Unavailable(error.into()))
+        let mut seqs = Vec::with_capacity(rooms.len());
+        for room in rooms {
+            match seq(room) {
+                Ok(seq) => seqs.extend(seq.map(|seq| (room.clone(), Seq::from_i64(seq)))),
+                Err(error) if is_damage(&error) => {
+                    self.health.of_room(Some(room), &LogError::Damaged(error.into()));
+                }
+                Err(error) => return Err(LogError::Unavailable(error.into())),
+            }
+        }
+        Ok(seqs)
     }
 
     /// Empties the write-ahead log if it has grown too long.
@@ -185,49 +289,19 @@ impl Writer {
     }
 }
 
-impl Failure {
-    /// Before the commit: nothing was written, whatever it was.
-    fn of_statement(source: rusqlite::Error) -> Self {
-        let means = match (&source, source.sqlite_error_code()) {
-            // A row that does not hold what this version wrote.
-            (_, None) => LogError::Refused,
-            (
-                _,
-                Some(ErrorCode::ConstraintViolation | ErrorCode::TypeMismatch | ErrorCode::TooBig),
-            ) => LogError::Refused,
-            // Full, busy, an I/O error, out of memory: not the batch's fault.
-            _ => LogError::Unavailable,
-        };
-        Self { means, source: Arc::new(source) }
-    }
-
-    /// While committing. A full disk is definite: the frame that makes a transaction count is the
-    /// last one written. An I/O error is not: that frame may have reached the disk although the
-    /// sync failed, and a crash right now would find it there. (The next commit overwrites it and
-    /// syncs anew, so no other event can get the same seq.)
-    fn of_commit(source: rusqlite::Error) -> Self {
-        match source.sqlite_error_code() {
-            Some(ErrorCode::SystemIoFailure) => {
-                Self { means: LogError::Unknown, source: Arc::new(source) }
-            }
-            _ => Self::of_statement(source),
-        }
-    }
-
-    fn is_refusal(&self) -> bool {
-        matches!(LogError::from(self.clone()), LogError::Refused(_))
-    }
-}
-
-impl From<Failure> for LogError {
-    fn from(failure: Failure) -> Self {
-        (failure.means)(Box::new(failure.source))
+/// Tells everyone in a transaction why it failed.
+fn tell(appends: Vec<Append>, failure: &Failure) {
+    for append in appends {
+        // A caller who no longer waits was told that nobody knows.
+        let _ = append.answer.send(Err(failure.clone().into()));
     }
 }
 
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
+
+    use rusqlite::ErrorCode;
 
     use super::super::file::LogFile;
     use super::*;
@@ -240,7 +314,7 @@ mod tests {
         let path = folder.path().join("log.db");
         let (file, connection) = LogFile::open(&path, Duration::from_millis(50)).unwrap();
         let reader = file.reader().unwrap();
-        let writer = Writer::new(connection, file.wal_path());
+        let writer = Writer::new(connection, file.wal_path(), Arc::new(Health::new("SQLite")));
         (folder, file, writer, reader)
     }
 
@@ -294,15 +368,18 @@ mod tests {
         writer.connection.execute(poison, []).unwrap();
         let elsewhere = Write { room: RoomName::parse("s").unwrap(), ..write(Verb::Create) };
         let (mut appends, mut answers) = (Vec::new(), Vec::new());
-        for batch in [long(), elsewhere] {
+        for batch in [vec![long()], vec![elsewhere.clone()], vec![elsewhere, long(), long()]] {
             let (answer, answered) = oneshot::channel();
-            appends.push(Append { writes: vec![batch], answer });
+            appends.push(Append { writes: batch, answer });
             answers.push(answered);
         }
         writer.append(appends);
         let poisoned = answers.remove(0).blocking_recv().unwrap();
         assert!(matches!(poisoned, Err(LogError::Refused(_))), "{poisoned:?}");
         assert!(answers.remove(0).blocking_recv().unwrap().is_ok());
+        let poisoned = answers.remove(0).blocking_recv().unwrap();
+        let Err(LogError::Culprits(culprits)) = poisoned else { panic!("{poisoned:?}") };
+        assert!(matches!(culprits[..], [(1, LogError::Refused(_)), (2, LogError::Refused(_))]));
         assert_eq!(count(&reader), 3);
     }
 

@@ -76,13 +76,26 @@ pub async fn run_with_stderr(environment: &[(&str, &str)], stderr: impl Into<Std
 
 /// Starts the program in an empty folder, sends it SIGTERM as soon as that is so, and waits for it.
 pub async fn run_until(environment: Vec<(String, String)>, when: impl Future<Output = ()>) -> Run {
+    signal_when(environment, when, Signal::TERM).await
+}
+
+/// As `run_until`, with SIGKILL.
+pub async fn kill_when(environment: Vec<(String, String)>, when: impl Future<Output = ()>) -> Run {
+    signal_when(environment, when, Signal::KILL).await
+}
+
+async fn signal_when(
+    environment: Vec<(String, String)>,
+    when: impl Future<Output = ()>,
+    signal: Signal,
+) -> Run {
     let folder = sandbox().folder("run");
     let mut command = command(&folder, environment, PROGRAM);
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let pid = child.id().and_then(|pid| Pid::from_raw(pid.try_into().ok()?)).unwrap();
     let output = tokio::spawn(child.wait_with_output());
     when.await;
-    kill_process(pid, Signal::TERM).expect("it is not running");
+    kill_process(pid, signal).expect("it is not running");
     let output = timeout(PATIENCE, output).await.expect("the program does not end").unwrap();
     Run::of(output.unwrap())
 }

@@ -1,6 +1,8 @@
 //! The durable log, tested from outside: one suite for both logs, then what is special to each.
 
 pub mod appending;
+mod damage;
+mod file;
 mod hosts;
 mod model;
 mod outbox;

@@ -33,8 +33,8 @@ async fn insist(appender: &mut verbatim::log::Appender, batch: &[Write]) -> (Vec
                 };
                 return (outcomes.iter().map(seq).collect(), tries);
             }
-            Err(LogError::Refused(error)) => panic!("refused: {error}"),
             Err(LogError::Unavailable(_) | LogError::Unknown(_)) => {}
+            Err(error) => panic!("refused: {error}"),
         }
     }
     unreachable!("the loop has no end")

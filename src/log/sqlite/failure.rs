@@ -1,0 +1,151 @@
+//! What SQLite's errors mean: whose fault they are, and what is known of the transaction.
+
+use std::error::Error as StdError;
+use std::sync::Arc;
+
+use rusqlite::{Error, ErrorCode, ffi};
+
+use crate::log::LogError;
+
+/// Errors that one part of the disk or of the file system gives, and another does not.
+const UNREADABLE: [i32; 4] = [
+    ffi::SQLITE_IOERR_READ,
+    ffi::SQLITE_IOERR_SHORT_READ,
+    ffi::SQLITE_IOERR_DATA,
+    ffi::SQLITE_IOERR_CORRUPTFS,
+];
+
+/// Why a transaction failed. Shared, because every batch in it is told.
+#[derive(Clone, Debug)]
+pub(super) struct Failure {
+    means: fn(Box<dyn StdError + Send + Sync>) -> LogError,
+    pub source: Arc<Error>,
+    /// It is the fault of rows that the transaction touched, so without them it may succeed. The
+    /// others (no room, busy, no memory, a file that is not writable) are everyone's.
+    pub is_of_rows: bool,
+}
+
+impl Failure {
+    /// Before the commit: nothing was written, whatever it was.
+    pub fn of_statement(source: Error) -> Self {
+        let means = match source.sqlite_error_code() {
+            _ if is_damage(&source) => LogError::Damaged,
+            // A bug: rusqlite was asked for what the statement does not have.
+            None => LogError::Refused,
+            Some(ErrorCode::ConstraintViolation | ErrorCode::TypeMismatch | ErrorCode::TooBig) => {
+                LogError::Refused
+            }
+            Some(_) => return Self::of_store(LogError::Unavailable, source),
+        };
+        Self { means, source: Arc::new(source), is_of_rows: true }
+    }
+
+    /// While committing. A full disk is definite: the frame that makes a transaction count is the
+    /// last one written. So is a lock that was not given. Nothing else is: that frame may have
+    /// reached the disk although the sync failed, or although there was no memory to note it, and a
+    /// crash right now would find it there. (The next commit overwrites it and syncs anew, so no
+    /// other event can get the same seq.)
+    pub fn of_commit(source: Error) -> Self {
+        match source.sqlite_error_code() {
+            Some(ErrorCode::DiskFull | ErrorCode::DatabaseBusy) => {
+                Self::of_store(LogError::Unavailable, source)
+            }
+            _ => Self::of_store(LogError::Unknown, source),
+        }
+    }
+
+    fn of_store(means: fn(Box<dyn StdError + Send + Sync>) -> LogError, source: Error) -> Self {
+        Self { means, source: Arc::new(source), is_of_rows: false }
+    }
+}
+
+impl From<Failure> for LogError {
+    fn from(failure: Failure) -> Self {
+        (failure.means)(Box::new(failure.source))
+    }
+}
+
+/// What a read that failed is told. Unless something is damaged, it may do better later.
+pub(super) fn of_read(error: Error) -> LogError {
+    if is_damage(&error) || error.sqlite_error_code() == Some(ErrorCode::NotADatabase) {
+        LogError::Damaged(error.into())
+    } else {
+        LogError::Unavailable(error.into())
+    }
+}
+
+/// A page that is not what the tree needs, one that the disk does not give, or a row that does not
+/// hold what this version wrote.
+pub(super) fn is_damage(error: &Error) -> bool {
+    match error {
+        Error::FromSqlConversionFailure(..)
+        | Error::IntegralValueOutOfRange(..)
+        | Error::InvalidColumnType(..)
+        | Error::Utf8Error(..) => true,
+        error => error.sqlite_error().is_some_and(|error| {
+            error.code == ErrorCode::DatabaseCorrupt || UNREADABLE.contains(&error.extended_code)
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(code: i32) -> Error {
+        Error::SqliteFailure(ffi::Error::new(code), None)
+    }
+
+    #[test]
+    fn rows_are_at_fault_for_damage_and_constraints_and_the_file_for_all_else() {
+        for code in [
+            ffi::SQLITE_CORRUPT,
+            ffi::SQLITE_CORRUPT_INDEX,
+            ffi::SQLITE_IOERR_READ,
+            ffi::SQLITE_IOERR_CORRUPTFS,
+        ] {
+            let failure = Failure::of_statement(error(code));
+            assert!(failure.is_of_rows, "{code}");
+            assert!(matches!(failure.into(), LogError::Damaged(_)), "{code}");
+            assert!(matches!(of_read(error(code)), LogError::Damaged(_)), "{code}");
+        }
+        for code in [ffi::SQLITE_CONSTRAINT_PRIMARYKEY, ffi::SQLITE_MISMATCH, ffi::SQLITE_TOOBIG] {
+            let failure = Failure::of_statement(error(code));
+            assert!(failure.is_of_rows, "{code}");
+            assert!(matches!(failure.into(), LogError::Refused(_)), "{code}");
+        }
+        for code in [
+            ffi::SQLITE_FULL,
+            ffi::SQLITE_BUSY,
+            ffi::SQLITE_NOMEM,
+            ffi::SQLITE_READONLY,
+            ffi::SQLITE_CANTOPEN,
+            ffi::SQLITE_NOTADB,
+            ffi::SQLITE_PROTOCOL,
+            ffi::SQLITE_IOERR_WRITE,
+            ffi::SQLITE_IOERR_FSYNC,
+        ] {
+            let failure = Failure::of_statement(error(code));
+            assert!(!failure.is_of_rows, "{code}");
+            assert!(matches!(failure.into(), LogError::Unavailable(_)), "{code}");
+        }
+    }
+
+    #[test]
+    fn a_commit_that_failed_is_only_definite_where_nothing_can_have_been_written() {
+        for code in [ffi::SQLITE_FULL, ffi::SQLITE_BUSY] {
+            let failure = Failure::of_commit(error(code));
+            assert!(matches!(failure.into(), LogError::Unavailable(_)), "{code}");
+        }
+        for code in [
+            ffi::SQLITE_IOERR_FSYNC,
+            ffi::SQLITE_IOERR_WRITE,
+            ffi::SQLITE_NOMEM,
+            ffi::SQLITE_CORRUPT,
+        ] {
+            let failure = Failure::of_commit(error(code));
+            assert!(!failure.is_of_rows, "{code}");
+            assert!(matches!(failure.into(), LogError::Unknown(_)), "{code}");
+        }
+    }
+}
