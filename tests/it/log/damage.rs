@@ -151,6 +151,62 @@ async fn a_read_says_that_it_met_damage_and_other_rooms_are_read() {
     assert_eq!(log.read(&room("well"), Seq(0), 10).await.unwrap().len(), 2);
 }
 
+/// Each page in turn: whoever gets an answer gets a true one, and nothing is stored twice.
+#[tokio::test]
+async fn whichever_page_is_damaged_nothing_untrue_is_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("log.db");
+    let log = open(&path).await;
+    log.appender().append(&sick_and_well()).await.unwrap();
+    let sick = log.read(&room("sick"), Seq(0), 1000).await.unwrap();
+    let well = log.read(&room("well"), Seq(0), 1000).await.unwrap();
+    close(log).await;
+    let whole = fs::read(&path).unwrap();
+    let (mut reads_failed, mut appends_failed) = (0, 0);
+    for (page, byte) in (0..whole.len() / PAGE).flat_map(|page| [(page, 0), (page, 0xff)]) {
+        let mut bytes = whole.clone();
+        bytes[page * PAGE..][..PAGE].fill(byte);
+        fs::write(&path, &bytes).unwrap();
+        let log = match Sqlite::open(&settings_of(&path)) {
+            Ok(log) => Log::Sqlite(log),
+            Err(refused) => {
+                assert_eq!(page, 0, "{refused}");
+                assert!(refused.to_string().contains("restore a copy of it"), "{refused}");
+                continue;
+            }
+        };
+        for (name, stored) in [("sick", &sick), ("well", &well)] {
+            match log.read(&room(name), Seq(0), 1000).await {
+                Ok(read) => assert_eq!(&read, stored, "page {page}"),
+                Err(LogError::Damaged(_)) => reads_failed += 1,
+                other => panic!("page {page}: {other:?}"),
+            }
+        }
+        let mut appender = log.appender();
+        let id = |n| say("sick", "1", &id(n), "x");
+        for (write, seq) in [
+            (id(0), 2),
+            (id(50), 52),
+            (id(399), 401),
+            (say("well", "1", "id", "x"), WELL_LAST.0),
+            (say("well", "1", "new", "x"), WELL_LAST.0 + 1),
+            (join("well", "2"), WELL_LAST.0 + 2),
+        ] {
+            let is_new = seq > WELL_LAST.0 && write.room == room("well");
+            match appender.append(&[write]).await.as_deref() {
+                Ok([Outcome::Duplicate(it)]) if !is_new => assert_eq!(it.seq.0, seq, "page {page}"),
+                // One less if the one before it failed.
+                Ok([outcome]) if is_new => assert!(committed(outcome).seq.0 <= seq),
+                Err(LogError::Damaged(_)) => appends_failed += 1,
+                other => panic!("page {page}, seq {seq}: {other:?}"),
+            }
+        }
+        drop(appender);
+        close(log).await;
+    }
+    assert!(reads_failed > 0 && appends_failed > 0, "{reads_failed}, {appends_failed}");
+}
+
 /// What every log must say of a row that this version does not know.
 async fn a_row_that_cannot_be_read(log: &Log, change: impl AsyncFn(&str)) {
     let batch = [create("a", "1"), say("a", "1", "", "x"), say("a", "1", "", "x")];
