@@ -223,21 +223,28 @@ async fn who_keeps_most_goes_and_not_who_waits_for_it(world: World) {
             sending = tokio::spawn(greedy());
         }
     }
-    let mut socket = Raw::upgrade(process.addr).await;
-    socket.read_frame().await;
     let message = json!({"type": "message", "user_id": "1", "room": "other", "message": text,
         "id": "1"});
     let message = masked_frame(0x81, message.to_string().as_bytes());
     let (first, second) = message.split_at(9000);
-    socket.send(first).await;
     let deadline = Instant::now() + PATIENCE;
-    while metric(&process, "verbatim_evicted_total{budget=\"inbound\"}").await == 0 {
-        assert!(Instant::now() < deadline, "nobody is ended");
+    loop {
+        let mut socket = Raw::upgrade(process.addr).await;
+        socket.read_frame().await;
+        socket.send(first).await;
+        while metric(&process, "verbatim_evicted_total{budget=\"inbound\"}").await == 0 {
+            assert!(Instant::now() < deadline, "nobody is ended");
+        }
+        socket.send(second).await;
+        let answer = socket.read_frame().await;
+        // One that is a second old when it is looked at may be ended with the other; who comes
+        // again finds room.
+        if answer.first != 0x88 {
+            let answer = String::from_utf8(answer.payload).unwrap();
+            break assert!(answer.contains("\"ack\""), "{answer}");
+        }
+        assert!(Instant::now() < deadline, "it is ended again and again");
     }
-    socket.send(second).await;
-    let answer = socket.read_frame().await;
-    let answer = String::from_utf8(answer.payload).unwrap();
-    assert!(answer.contains("\"ack\""), "{answer}");
     sending.abort();
 }
 
