@@ -103,8 +103,11 @@ mod tests {
         asked
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn only_a_200_is_well() {
+        // While such a task is at work no time passes, however long the machine stands still.
+        let (_end, ended) = std::sync::mpsc::channel::<()>();
+        tokio::task::spawn_blocking(move || ended.recv());
         assert!(answered(b"HTTP/1.1 200 OK\r\n\r\n").await.is_ok());
         let refused = answered(b"HTTP/1.1 503 Service Unavailable\r\n\r\n").await;
         assert!(matches!(refused, Err(Unhealthy::NotOk(_))), "{refused:?}");

@@ -264,10 +264,11 @@ async fn postgres_that_confirms_nothing() -> (Postgres, String) {
     (postgres, url)
 }
 
-/// An administrator ends the wait of the one commit that hangs: others see it from here on.
-async fn confirm(url: &str) {
+/// An administrator ends the wait of commits that hang, and says how many did: others see them from
+/// here on.
+async fn confirm(url: &str) -> usize {
     let cancel = "select pg_cancel_backend(pid) from pg_stat_activity where wait_event = 'SyncRep'";
-    assert_eq!(sql(url).await.query(cancel, &[]).await.unwrap().len(), 1);
+    sql(url).await.query(cancel, &[]).await.unwrap().len()
 }
 
 /// An event whose COMMIT was never answered is in the log, and no event comes behind it that would
@@ -285,7 +286,7 @@ async fn an_event_whose_commit_was_not_confirmed_reaches_its_followers_all_the_s
         json!({"type": "message", "user_id": "1", "room": "r", "message": "hi", "id": "m"});
     sender.send(message.clone()).await;
     sender.expect(json!({"type": "error", "code": "unavailable", "id": "m"})).await;
-    confirm(&url).await;
+    assert_eq!(confirm(&url).await, 1);
     let shown = follower.expect(json!({"type": "message", "seq": 2, "client_id": "m"})).await;
     // Asked again, it is the same event, and nobody is shown it twice.
     sender.send(message).await;
@@ -322,7 +323,8 @@ async fn a_command_that_comes_while_a_lane_is_stuck_is_answered_in_time() {
     client.expect(unavailable.clone()).await;
     let asked = Instant::now();
     client.send(message("3")).await;
-    // The doubt is settled just before the lane gives it up, and the next commit hangs, too.
+    // The doubt is settled just before the lane gives it up, and the next commit hangs, too. (Where
+    // the machine stood still it may have given up before: then the answer is the same.)
     tokio::time::sleep_until(begun + TIMEOUT * 2 - TIMEOUT / 10).await;
     confirm(&url).await;
     client.expect(unavailable).await;

@@ -17,7 +17,7 @@ use crate::harness::PATIENCE;
 const KNOCK_PAUSE: Duration = Duration::from_millis(20);
 
 /// Attempts before the server counts as gone for good: as long as `PATIENCE`.
-const KNOCKS_MAX: u32 = 1500;
+const KNOCKS_MAX: u32 = 1000;
 
 pub struct Line {
     socket: WebSocketStream<TcpStream>,

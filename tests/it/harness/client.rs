@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use tokio::net::{TcpSocket, TcpStream};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_tungstenite::{WebSocketStream, client_async};
@@ -216,8 +216,9 @@ impl Client {
 
     /// The next message that is not a WebSocket ping or pong (pings are answered on the way).
     async fn next_message(&mut self) -> Message {
+        let deadline = Instant::now() + PATIENCE;
         loop {
-            let message = match timeout(PATIENCE, self.socket.next()).await {
+            let message = match timeout_at(deadline, self.socket.next()).await {
                 Ok(Some(Ok(message))) => message,
                 Ok(Some(Err(err))) => self.fail(&format!("wanted a frame, got an error: {err}")),
                 Ok(None) => self.fail("wanted a frame, but the connection ended"),

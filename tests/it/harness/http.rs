@@ -4,7 +4,9 @@ use std::net::SocketAddr;
 
 use serde_json::Value;
 use tokio::net::{TcpSocket, TcpStream};
+use tokio::time::Instant;
 
+use super::PATIENCE;
 use super::raw::{Head, Raw};
 
 /// One connection; requests go over it one after the other.
@@ -235,8 +237,10 @@ impl Stream {
 
     /// The next block that is an event, as its seq, type and data.
     pub async fn next(&mut self) -> Option<(u64, String, Value)> {
+        let deadline = Instant::now() + PATIENCE;
         loop {
             let block = self.next_block().await?;
+            assert!(!block.is_comment || Instant::now() < deadline, "there is no event");
             if let (Some(event), Some(data)) = (block.event, block.data) {
                 let data: Value = serde_json::from_str(&data).expect("data is not JSON");
                 return Some((block.id.map_or(0, |id| id.parse().unwrap()), event, data));

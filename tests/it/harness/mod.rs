@@ -29,8 +29,8 @@ pub use node::World;
 
 /// How long a test waits for what must happen. Long, because it is only ever waited out by a test
 /// that fails, and a machine that builds something else meanwhile is slow, and stands still now and
-/// then, for seconds.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+/// then, for seconds. Shorter than a heartbeat: whoever hears nothing else has waited in vain.
+pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Makes two tests of each `async fn name(world: World)`: `sqlite::name` and `postgres::name`.
 /// A function that is not listed is never used, which the compiler says.

@@ -15,7 +15,7 @@ use super::services;
 
 /// How long a node of a test waits for its log: longer than a machine stands still. What the
 /// program waits by default is for tests in which the log is away.
-const LOG_PATIENCE_MS: u64 = 20_000;
+const LOG_PATIENCE_MS: u64 = 15_000;
 
 /// A log, empty at first, and the settings of nodes that use it. It outlives its nodes, so a test
 /// can stop one and start the next on the same data.
