@@ -157,7 +157,7 @@ async fn whichever_page_is_damaged_nothing_untrue_is_said() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("log.db");
     let log = open(&path).await;
-    log.appender().append(&sick_and_well()).await.unwrap();
+    log.appender().append_all(&sick_and_well()).await.unwrap();
     let sick = log.read(&room("sick"), Seq(0), 1000).await.unwrap();
     let well = log.read(&room("well"), Seq(0), 1000).await.unwrap();
     close(log).await;
@@ -193,7 +193,7 @@ async fn whichever_page_is_damaged_nothing_untrue_is_said() {
             (join("well", "2"), WELL_LAST.0 + 2),
         ] {
             let is_new = seq > WELL_LAST.0 && write.room == room("well");
-            match appender.append(&[write]).await.as_deref() {
+            match appender.append_all(&[write]).await.as_deref() {
                 Ok([Outcome::Duplicate(it)]) if !is_new => assert_eq!(it.seq.0, seq, "page {page}"),
                 // One less if the one before it failed.
                 Ok([outcome]) if is_new => assert!(committed(outcome).seq.0 <= seq),
