@@ -4,19 +4,24 @@
 //! orders nothing, so it does not matter what arrives before, while or after it asks: the relay
 //! reads what is missing up to the seq that the log says, and puts everything in order.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio::time::MissedTickBehavior;
 
 use crate::hub::Hub;
 use crate::log::{Log, LogError};
-use crate::model::RoomName;
+use crate::model::{RoomName, Seq};
 use crate::relay::Relay;
 use crate::tasks::Tasks;
 
 /// Rooms in one query.
 const ROOMS_PER_QUERY: usize = 1000;
+/// How often all rooms in use are compared with the log where nothing else brings what other nodes
+/// commit. With the query it is below the second that is promised.
+pub const COMPARE_EVERY: Duration = Duration::from_millis(600);
 /// Pause before the log is asked again when it did not answer.
 const RETRY: Duration = Duration::from_millis(250);
 
@@ -40,6 +45,23 @@ impl Doubts {
         doubts
     }
 
+    /// As `start`, for a node without Redis on a log that other nodes may write to, too: it doubts
+    /// all the time. (It asks nothing while nobody is there.)
+    pub fn start_always(log: &Log, hub: &Arc<Hub>, relay: &Arc<Relay>, tasks: &Tasks) {
+        let doubts = Self::start(log, hub, relay, tasks);
+        let stop = tasks.clone();
+        tasks.spawn("always in doubt", async move {
+            let mut looks = tokio::time::interval(COMPARE_EVERY);
+            looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            loop {
+                tokio::select! {
+                    _ = looks.tick() => doubts.raise(),
+                    () = stop.stopping() => return,
+                }
+            }
+        });
+    }
+
     /// Has all rooms in use compared with the log, soon. Many at once are one; one that is raised
     /// while the log is being asked is another, since its room may have had its turn.
     pub fn raise(&self) {
@@ -51,7 +73,7 @@ impl Doubts {
             self.0.notified().await;
             // A room that comes into use behind this begins with what the log says.
             for rooms in hub.room_names().chunks(ROOMS_PER_QUERY) {
-                while let Err(err) = compare(rooms, &log, &relay).await {
+                while let Err(err) = compare(rooms, &log, &hub, &relay).await {
                     tracing::debug!(%err, "a doubt must wait for the log");
                     tokio::time::sleep(RETRY).await;
                 }
@@ -60,10 +82,24 @@ impl Doubts {
     }
 }
 
-/// Has the relay repair those of the rooms that are behind the log.
-async fn compare(rooms: &[RoomName], log: &Log, relay: &Arc<Relay>) -> Result<(), LogError> {
-    for (room, last_seq) in log.last_seqs(rooms).await? {
-        relay.hint(&room, last_seq);
+/// Has the relay repair those of the rooms that are behind the log, and look into those that are
+/// before it.
+async fn compare(
+    rooms: &[RoomName],
+    log: &Log,
+    hub: &Hub,
+    relay: &Arc<Relay>,
+) -> Result<(), LogError> {
+    // Before the log is asked: it has all of that, unless it went back.
+    let known = |name: &RoomName| hub.room(name).and_then(|room| Some((room.edge()?, room)));
+    let known: Vec<_> = rooms.iter().map(known).collect();
+    let last_seqs: HashMap<RoomName, Seq> = log.last_seqs(rooms).await?.into_iter().collect();
+    for (name, known) in rooms.iter().zip(known) {
+        let last_seq = last_seqs.get(name).copied().unwrap_or_default();
+        match known {
+            Some((edge, room)) if last_seq < edge => relay.suspect(&room),
+            _ => relay.hint(name, last_seq),
+        }
     }
     Ok(())
 }

@@ -45,7 +45,7 @@ impl Feed {
             if backlog {
                 self.relay.deliver_backlog(&run[0].room, &entries);
             } else {
-                self.relay.deliver(&run[0].room, &entries);
+                self.relay.deliver_heard(&run[0].room, &entries);
             }
         }
     }

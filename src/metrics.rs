@@ -30,6 +30,7 @@ pub struct Metrics {
     pub deliveries: Counter,
     pub catch_ups: Family<Source, Counter>,
     pub repairs: Counter,
+    pub went_back: Counter,
     pub queue_bytes: Gauge,
     pub budget_bytes: Family<Budget, Gauge>,
     pub budget_max_bytes: Family<Budget, Gauge>,
@@ -137,6 +138,7 @@ impl Metrics {
             deliveries: Counter::default(),
             catch_ups: Family::default(),
             repairs: Counter::default(),
+            went_back: Counter::default(),
             queue_bytes: Gauge::default(),
             budget_bytes: Family::default(),
             budget_max_bytes: Family::default(),
@@ -222,6 +224,11 @@ impl Metrics {
             "repairs",
             "Holes in a room's order that were repaired from the log",
             self.repairs.clone(),
+        );
+        m.register(
+            "log_went_back",
+            "Rooms in use whose log turned out to lack events that were shown",
+            self.went_back.clone(),
         );
         m.register_with_unit(
             "queue",

@@ -94,7 +94,17 @@ impl Node {
             tasks.clone(),
         );
         let (mirror, signals) = match config.mirror.url.is_empty() {
-            true => (None, None),
+            true => {
+                if log.is_shared() {
+                    tracing::warn!(
+                        "DATABASE_URL is set and REDIS_URL is not: other nodes on this database \
+                         are heard by asking it, up to a second late; set REDIS_URL if there are \
+                         any"
+                    );
+                    Doubts::start_always(&log, &hub, &relay, &tasks);
+                }
+                (None, None)
+            }
             false => {
                 let parts =
                     start_mirror(&config, &budgets, &log, &hub, &relay, &metrics, &tasks).await?;

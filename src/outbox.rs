@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::config::MirrorConfig;
-use crate::doubt::Doubts;
+use crate::doubt::{COMPARE_EVERY, Doubts};
 use crate::log::{self, LogError};
 use crate::metrics::Metrics;
 use crate::mirror::{Batch, Mirror, Status};
@@ -24,16 +24,10 @@ use crate::tasks::Tasks;
 /// While Redis is live, a batch of this age should have come by way of it: the fast path takes
 /// milliseconds, and its row is gone after the next look.
 const LATE: Duration = Duration::from_millis(500);
-/// While Redis is away, or there are more rows than a look takes in: how often all rooms in use are
-/// compared with the log. Looking at the newest rows only, as is done in between, misses a batch
-/// that was given its row earlier than another and committed later, and one whose row is gone
-/// already, because its node does reach Redis. With a look's interval on top it is below the second
-/// that is promised.
-const COMPARE_EVERY: Duration = Duration::from_millis(600);
-/// The same while Redis seems well. It may be another's Redis: after a failover that some nodes did
-/// not notice, each side hears itself, finds its stream whole, and removes the rows of what it has
-/// put there. Nothing but the log can tell. 10,000 rooms are ten queries of 1 to 3 ms each: for
-/// each node half a percent of one of PostgreSQL's cores.
+/// How often all rooms in use are compared with the log while Redis seems well. It may be another's
+/// Redis: after a failover that some nodes did not notice, each side hears itself, finds its stream
+/// whole, and removes the rows of what it has put there. Nothing but the log can tell. 10,000 rooms
+/// are ten queries of 1 to 3 ms each: for each node half a percent of one of PostgreSQL's cores.
 const COMPARE_ANYWAY_EVERY: Duration = Duration::from_secs(5);
 /// Receipts kept while the log is away; beyond that their events reach Redis twice.
 const RECEIPTS_MAX: usize = 100_000;
@@ -114,6 +108,9 @@ impl Outbox {
         for batch in &news {
             self.relay.hint(&batch.room, batch.last_seq);
         }
+        // While Redis is away, or there are more rows than a look takes in, the newest rows do not
+        // tell all: a batch may have been given its row before another and be committed behind it,
+        // or its row is gone already, because its node does reach Redis.
         let every = match status {
             Status::Live if news.len() < log::Outbox::NEWS_LEN_MAX => COMPARE_ANYWAY_EVERY,
             _ => COMPARE_EVERY,

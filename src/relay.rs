@@ -5,14 +5,14 @@
 //! moment (`hold_ms`), because what belongs before it is usually on its way; then the hole is
 //! repaired from the log, which by its own promise has everything below a seq that anyone has seen.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::budget::{Budget, Held};
 use crate::config::HubConfig;
-use crate::hub::{Accepted, BATCH_BYTES_MAX, Entry, Hub, Room};
+use crate::hub::{Accepted, BATCH_BYTES_MAX, Entry, Hub, Overlap, Room};
 use crate::log::{Log, LogError};
 use crate::metrics::Metrics;
 use crate::model::{RoomName, Seq};
@@ -30,6 +30,10 @@ pub struct Relay {
     holds: Mutex<HashMap<RoomName, Hold>>,
     /// `holds.len()`, so that the usual case does not take the lock.
     holds_len: AtomicUsize,
+    /// Rooms that are being compared with the log, each by a task.
+    suspects: Mutex<HashSet<RoomName>>,
+    /// When it was last said that the log went back.
+    told: Mutex<Option<Instant>>,
 }
 
 /// What is known above the hole of one room. A repair task runs exactly as long as this exists,
@@ -81,27 +85,46 @@ impl Relay {
         tasks: Tasks,
     ) -> Arc<Self> {
         let (holds, holds_len) = (Mutex::default(), AtomicUsize::new(0));
-        Arc::new(Self { hub, log, config, metrics, tasks, holds, holds_len })
+        let (suspects, told) = (Mutex::default(), Mutex::default());
+        Arc::new(Self { hub, log, config, metrics, tasks, holds, holds_len, suspects, told })
     }
 
     fn holds(&self) -> MutexGuard<'_, HashMap<RoomName, Hold>> {
         self.holds.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes committed events of one room, in ascending order of seq.
+    /// Takes events that this node has just committed, of one room, in ascending order of seq.
     pub fn deliver(self: &Arc<Self>, name: &RoomName, entries: &[Entry]) {
         let Some(room) = self.hub.room(name) else { return };
-        match self.hub.accept(&room, entries) {
-            Accepted::Gap { index, .. } => self.hold(&room, &entries[index..]),
+        let overlap = self.take(&room, entries);
+        // What is new to the log is not new here. Perhaps a repair has read it just before.
+        if overlap != Overlap::Same {
+            self.suspect(&room);
+        }
+    }
+
+    /// The same of events that somebody says were committed. Many of them are known.
+    pub fn deliver_heard(self: &Arc<Self>, name: &RoomName, entries: &[Entry]) {
+        let Some(room) = self.hub.room(name) else { return };
+        if self.take(&room, entries) == Overlap::Differs {
+            self.suspect(&room);
+        }
+    }
+
+    fn take(self: &Arc<Self>, room: &Arc<Room>, entries: &[Entry]) -> Overlap {
+        let (accepted, overlap) = self.hub.accept(room, entries);
+        match accepted {
+            Accepted::Gap { index, .. } => self.hold(room, &entries[index..]),
             // The hole may have been closed by these very entries.
             //
             // The race this closes: A brings 5, B brings 6, the edge is 4. B finds a gap; A's 5 is
             // accepted; A looks for a hold and finds none; B makes the hold. So B, having made it
             // under the lock, tries to drain it, and so does A if it sees one: whoever comes
             // second finds the hole closed.
-            Accepted::All { .. } if self.holds_len.load(Ordering::SeqCst) > 0 => self.drain(&room),
+            Accepted::All { .. } if self.holds_len.load(Ordering::SeqCst) > 0 => self.drain(room),
             Accepted::All { .. } => {}
         }
+        overlap
     }
 
     /// Takes events that happened while this node was away. Nobody follows their rooms here yet,
@@ -112,7 +135,7 @@ impl Relay {
         // The edge may be below the log's: the room is not activated by this, and whoever follows
         // it first still asks the log where it stands.
         self.hub.open(name).set_edge(first.seq.prev());
-        self.deliver(name, entries);
+        self.deliver_heard(name, entries);
     }
 
     /// Says that the log is known to reach `last_seq`: whatever is missing up to there is read.
@@ -240,6 +263,14 @@ impl Relay {
         true
     }
 
+    /// The log went back: nothing that was held is to be believed.
+    fn forget(&self, room: &Room) {
+        let mut holds = self.holds();
+        if holds.contains_key(room.name()) {
+            self.end(&mut holds, room);
+        }
+    }
+
     /// Waits a moment for what is missing, then reads it from the log until the room is whole.
     async fn repair(self: Arc<Self>, room: Arc<Room>) {
         let mut pause = Duration::from_millis(self.config.hold_ms);
@@ -247,6 +278,11 @@ impl Relay {
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 () = self.tasks.stopping() => return,
+            }
+            // Of one that was let go because the log went back, nothing is wanted any more; a hold
+            // of that name would be another room's.
+            if room.is_closed() {
+                return;
             }
             self.drain(&room);
             let Some(wanted) = self.wanted(&room) else { return };
@@ -267,6 +303,7 @@ impl Relay {
                     self.hub.accept(&room, &entries);
                     let gained = room.edge() > Some(edge);
                     if !gained && self.give_up(&room, wanted) {
+                        self.suspect(&room);
                         return;
                     }
                     if gained { Duration::ZERO } else { REPAIR_RETRY }
@@ -279,6 +316,8 @@ impl Relay {
         }
     }
 }
+
+mod suspicion;
 
 #[cfg(test)]
 mod tests {

@@ -302,6 +302,15 @@ impl Follower {
         place.state == State::Live
     }
 
+    /// The session is to ask for the next page, though nothing new is known.
+    pub fn fall_behind(self: &Arc<Self>) {
+        let mut place = self.place();
+        if place.state == State::Live {
+            place.state = State::CatchingUp;
+            self.inbox.put(self.clone());
+        }
+    }
+
     /// The socket is gone or does not want the room any more.
     pub fn stop(&self) {
         self.place().state = State::Stopped;

@@ -23,12 +23,12 @@ pub use batch::{Batch, Entry};
 pub use door::Door;
 pub use follower::{Answered, Follower, Pushed, State, Watch};
 pub use inbox::Inbox;
-pub use room::{Accepted, NextPage, Room};
+pub use room::{Accepted, NextPage, Overlap, Room};
 
 use crate::budget::Budgets;
 use crate::config::HubConfig;
 use crate::metrics::Metrics;
-use crate::model::RoomName;
+use crate::model::{RoomName, Seq};
 use crate::share::{Pool, Share};
 use crate::tasks::Tasks;
 
@@ -121,8 +121,8 @@ impl Hub {
     }
 
     /// Hands a room entries in ascending order and fans out what follows its edge.
-    pub fn accept(self: &Arc<Self>, room: &Arc<Room>, entries: &[Entry]) -> Accepted {
-        let accepted = room.accept(entries, &self.config);
+    pub fn accept(self: &Arc<Self>, room: &Arc<Room>, entries: &[Entry]) -> (Accepted, Overlap) {
+        let (accepted, overlap) = room.accept(entries, &self.config);
         let (Accepted::All { fan_out } | Accepted::Gap { fan_out, .. }) = accepted;
         if fan_out {
             self.tasks.spawn("fan-out", fan_out_room(self.clone(), room.clone()));
@@ -130,7 +130,21 @@ impl Hub {
         if self.budgets.rings.is_full() {
             self.yield_rings();
         }
-        accepted
+        (accepted, overlap)
+    }
+
+    /// The log went back to `to`: what this room has is not what happened. All who follow it come
+    /// anew, to a room that tells them so.
+    pub fn went_back(&self, room: &Arc<Room>, to: Seq) {
+        let mut shard = self.shard(room.name());
+        let Some(known) = shard.get_mut(room.name()).filter(|known| Arc::ptr_eq(known, room))
+        else {
+            return;
+        };
+        let (name, now) = (room.name().clone(), Instant::now());
+        *known = Arc::new(Room::went_back(name, to, now, &self.budgets));
+        drop(shard);
+        room.abandon();
     }
 
     /// Has rooms whose recent events nobody uses forget them, until an eighth of what all rings may

@@ -38,6 +38,11 @@ impl Ring {
         self.entries.iter()
     }
 
+    pub fn get(&self, seq: Seq) -> Option<&Entry> {
+        let index = seq.0.checked_sub(self.first()?.0)?;
+        self.entries.get(usize::try_from(index).ok()?)
+    }
+
     pub fn first(&self) -> Option<Seq> {
         self.entries.front().map(|entry| entry.seq)
     }

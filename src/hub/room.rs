@@ -6,7 +6,7 @@
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, OnceCell};
@@ -20,12 +20,17 @@ use crate::config::HubConfig;
 use crate::model::{RoomName, Seq};
 use crate::protocol::frame::Frame;
 
+/// How long clients are told that the log went back: those who were closed are back in seconds.
+const WENT_BACK_TOLD: Duration = Duration::from_secs(60);
+
 /// A room that someone on this node follows, or followed a moment ago.
 pub struct Room {
     /// Its name, and whether anyone came or went.
     pub door: Arc<Door>,
     /// Set once the edge was read from the log; those who come meanwhile share the one query.
     pub activated: OnceCell<()>,
+    /// The log went back to this seq, a moment ago: what lies above it is not what it was.
+    went_back: Option<(Seq, Instant)>,
     /// Wakes those who read by themselves when the edge has moved.
     moved: Notify,
     /// Somebody came to follow, or read from the ring, since it was last looked at whether the ring
@@ -60,6 +65,17 @@ pub enum Accepted {
     Gap { index: usize, fan_out: bool },
 }
 
+/// What the room knew of entries that are not above its edge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Overlap {
+    /// There were none, or they are what it has.
+    Same,
+    /// It does not have them any more.
+    Unknown,
+    /// It has something else there.
+    Differs,
+}
+
 /// Where a follower that catches up, or who reads by themselves, gets the next events.
 pub enum NextPage {
     /// It has everything (a follower is live now), or it wants nothing more.
@@ -74,6 +90,20 @@ pub enum NextPage {
 
 impl Room {
     pub fn new(name: RoomName, now: Instant, budgets: &Budgets) -> Self {
+        Self::after(name, None, now, budgets)
+    }
+
+    /// A room whose log went back.
+    pub fn went_back(name: RoomName, to: Seq, now: Instant, budgets: &Budgets) -> Self {
+        Self::after(name, Some((to, now)), now, budgets)
+    }
+
+    fn after(
+        name: RoomName,
+        went_back: Option<(Seq, Instant)>,
+        now: Instant,
+        budgets: &Budgets,
+    ) -> Self {
         let state = RoomState {
             edge: None,
             ring: Ring::new(budgets),
@@ -86,6 +116,7 @@ impl Room {
         Self {
             door: Arc::new(Door::new(name)),
             activated: OnceCell::new(),
+            went_back,
             moved: Notify::new(),
             is_used: AtomicBool::new(true),
             state: Mutex::new(state),
@@ -115,13 +146,35 @@ impl Room {
         }
     }
 
+    /// Up to where a client that comes back may have what the log has, which reaches `last_seq`.
+    /// For a while after the log went back, nobody above that can be believed: they may have seen
+    /// what was there before, and it may have grown beyond it since.
+    pub fn known(&self, last_seq: Seq, now: Instant) -> Seq {
+        match self.went_back {
+            Some((to, at)) if now.saturating_duration_since(at) < WENT_BACK_TOLD => {
+                to.min(last_seq)
+            }
+            _ => last_seq,
+        }
+    }
+
     /// Takes entries (ascending) that follow the edge; drops those that are at or below it.
-    pub fn accept(&self, entries: &[Entry], config: &HubConfig) -> Accepted {
+    pub fn accept(&self, entries: &[Entry], config: &HubConfig) -> (Accepted, Overlap) {
         let mut state = self.state();
-        let Some(before) = state.edge else { return Accepted::Gap { index: 0, fan_out: false } };
-        let (mut edge, mut gap) = (before, None);
+        let Some(before) = state.edge else {
+            return (Accepted::Gap { index: 0, fan_out: false }, Overlap::Same);
+        };
+        let (mut edge, mut gap, mut overlap) = (before, None, Overlap::Same);
         for (index, entry) in entries.iter().enumerate() {
             if entry.seq <= edge {
+                overlap = match (state.ring.get(entry.seq), overlap) {
+                    (_, Overlap::Differs) => Overlap::Differs,
+                    (Some(known), _) if known.frame.bytes() != entry.frame.bytes() => {
+                        Overlap::Differs
+                    }
+                    (Some(_), overlap) => overlap,
+                    (None, _) => Overlap::Unknown,
+                };
                 continue;
             }
             if entry.seq != edge.next() {
@@ -142,10 +195,31 @@ impl Room {
         if edge > before {
             self.moved.notify_waiters();
         }
-        match gap {
+        let accepted = match gap {
             Some(index) => Accepted::Gap { index, fan_out },
             None => Accepted::All { fan_out },
-        }
+        };
+        (accepted, overlap)
+    }
+
+    /// Its recent events, in order, if they reach its edge.
+    pub fn recent(&self) -> Vec<Entry> {
+        self.state().ring.iter().cloned().collect()
+    }
+
+    /// The hub has let go of it: whoever follows it must follow anew.
+    pub fn is_closed(&self) -> bool {
+        self.state().closed
+    }
+
+    /// Lets go of it, whoever follows: each of them comes to ask for the next page and hears of it.
+    pub fn abandon(&self) {
+        let mut state = self.state();
+        state.closed = true;
+        let followers = state.followers.clone();
+        drop(state);
+        followers.iter().for_each(|follower| follower.fall_behind());
+        self.moved.notify_waiters();
     }
 
     /// The next piece of work of a fan-out: what is new, and who follows. `None` ends it.

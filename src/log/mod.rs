@@ -274,6 +274,11 @@ impl Log {
         Ok(Self::Postgres(postgres))
     }
 
+    /// Whether other nodes may write to it, too.
+    pub fn is_shared(&self) -> bool {
+        matches!(self, Self::Postgres(_))
+    }
+
     /// Resolves with a sentence if a part of the log has died that a node cannot live without.
     pub async fn failed(&self) -> String {
         match self {

@@ -60,7 +60,8 @@ struct Ready<'a> {
     node: &'a str,
     /// `ok` or `away`.
     log: &'static str,
-    /// `ok`, `away`, or `none`: this node has no Redis and needs none.
+    /// `ok`, `away`, `missing` (no Redis, though other nodes may use the same log), or `none`: this
+    /// node has no Redis and needs none.
     mirror: &'static str,
 }
 
@@ -102,6 +103,7 @@ impl Status {
         };
         let node = &self.shared.config.node.id;
         let mirror = match self.shared.status.as_ref().map(|status| *status.borrow()) {
+            None if self.shared.log.is_shared() => "missing",
             None => "none",
             Some(mirror::Status::Live) => "ok",
             // Commands commit, acks go out, and other nodes hear by way of the log.

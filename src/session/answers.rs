@@ -399,19 +399,21 @@ pub async fn join(
         Ok(room) => room,
         Err(problem) => return Reply::Problem(asked.problem(problem)),
     };
-    let (position, reset) = position(start, event.as_ref(), last_seq);
+    let known = room.known(last_seq, Instant::now());
+    let (position, reset) = position(start, event.as_ref(), last_seq, known);
     let follow = Follow { asked, room, last_seq, members, reading, position, reset };
     Reply::Joined(Box::new(follow))
 }
 
-/// Up to where a joiner has everything, and whether it must forget what it thought it had.
-pub fn position(start: Start, event: Option<&Event>, last_seq: Seq) -> (Seq, bool) {
+/// Up to where a joiner has everything, and whether it must forget what it thought it had: up to
+/// `known` it may be right.
+pub fn position(start: Start, event: Option<&Event>, last_seq: Seq, known: Seq) -> (Seq, bool) {
     // Its own position: just before its own join, if that made an event.
     let own = event.map_or(last_seq, |event| event.seq.prev());
     match start {
         Start::Here => (own, false),
         Start::Last(n) => (Seq(own.0.saturating_sub(n)), false),
-        Start::Since(seq) if seq > last_seq => (last_seq, true),
+        Start::Since(seq) if seq > known => (last_seq, true),
         Start::Since(seq) => (seq, false),
     }
 }

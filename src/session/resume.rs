@@ -114,6 +114,7 @@ async fn follow(
 fn followed(asked: Asked, since: Seq, standing: Standing, room: Arc<Room>) -> Follow {
     let Standing { last_seq, members, reading, .. } = standing;
     let reading = reading.unwrap_or(Reading { read: last_seq, unread: 0 });
-    let (position, reset) = position(Start::Since(since), None, last_seq);
+    let known = room.known(last_seq, std::time::Instant::now());
+    let (position, reset) = position(Start::Since(since), None, last_seq, known);
     Follow { asked, room, last_seq, members, reading, position, reset }
 }

@@ -41,3 +41,5 @@ mod socket;
 mod tidy;
 mod tls;
 mod verify;
+mod went_back;
+mod without_redis;

@@ -104,8 +104,9 @@ pub async fn open(
     let place = visitor.permit.stream(visitor.client).map_err(Refusal::Full)?;
 
     let last_seq = standing.last_seq;
-    let is_reset = after.is_some_and(|after| after > last_seq);
-    let last = after.unwrap_or(last_seq).min(last_seq);
+    let known = room.known(last_seq, Instant::now());
+    let is_reset = after.is_some_and(|after| after > known);
+    let last = after.filter(|_| !is_reset).unwrap_or(last_seq);
     shared.metrics.streams.inc();
     let tasks = shared.tasks.clone();
     let reading = Reading {

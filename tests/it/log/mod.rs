@@ -9,7 +9,7 @@ mod outbox;
 mod place;
 mod postgres;
 mod postgres_faults;
-mod private_postgres;
+pub mod private_postgres;
 mod reading;
 mod sqlite;
 mod suite;

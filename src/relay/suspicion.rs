@@ -1,0 +1,112 @@
+//! A log that goes back: PostgreSQL failed over to a standby that had not everything, or was
+//! restored. What this node has shown is not what happened then, and what happens now has seqs that
+//! were given out before.
+//!
+//! Many signs raise a suspicion, and none of them is a proof: the log stands below what this node
+//! has put in order, or an event comes at a seq where there is another. So the room's recent events
+//! are compared with the log, which is always right.
+
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::{REPAIR_RETRY, Relay};
+use crate::hub::{BATCH_BYTES_MAX, Entry, Room};
+use crate::log::LogError;
+use crate::model::{RoomName, Seq};
+use crate::protocol::frame::{self, Frame};
+
+/// Lines about rooms whose log went back, in one such time: a restore sets back all of them.
+const TOLD_EVERY: Duration = Duration::from_secs(10);
+
+impl Relay {
+    /// Has the room compared with the log.
+    pub(crate) fn suspect(self: &Arc<Self>, room: &Arc<Room>) {
+        let mut suspects = self.suspects.lock().unwrap_or_else(PoisonError::into_inner);
+        if suspects.insert(room.name().clone()) {
+            self.tasks.spawn("suspicion", self.clone().look_into(room.clone()));
+        }
+    }
+
+    async fn look_into(self: Arc<Self>, room: Arc<Room>) {
+        let verdict = loop {
+            match self.went_back(&room).await {
+                Ok(verdict) => break verdict,
+                // Whoever reads it is told so.
+                Err(LogError::Damaged(_)) => break None,
+                Err(err) => {
+                    tracing::debug!(room = %room.name(), %err, "a suspicion must wait for the log");
+                }
+            }
+            tokio::select! {
+                () = tokio::time::sleep(REPAIR_RETRY) => {}
+                () = self.tasks.stopping() => break None,
+            }
+        };
+        self.suspects.lock().unwrap_or_else(PoisonError::into_inner).remove(room.name());
+        let Some(to) = verdict else { return };
+        self.metrics.went_back.inc();
+        self.tell(room.name(), room.edge().unwrap_or_default(), to);
+        self.forget(&room);
+        self.hub.went_back(&room, to);
+    }
+
+    /// Up to where the log still has what the room has, if that is not all.
+    ///
+    /// The edge is read first: the log had reached it by then, so one that stands below it now has
+    /// gone back.
+    async fn went_back(&self, room: &Room) -> Result<Option<Seq>, LogError> {
+        let (Some(edge), recent) = (room.edge(), room.recent()) else { return Ok(None) };
+        let last = self.log.last_seq(room.name()).await?.unwrap_or_default();
+        let common = self.common(room.name(), &recent).await?;
+        Ok(common.or((last < edge).then_some(last)))
+    }
+
+    /// The last of these events that is in the log as it is here, or the one before them. `None`:
+    /// all of them are.
+    async fn common(&self, name: &RoomName, recent: &[Entry]) -> Result<Option<Seq>, LogError> {
+        let mut known = recent.iter().peekable();
+        while let Some(first) = known.peek() {
+            let before = first.seq.prev();
+            let page_len = self.config.page_len;
+            let page = self.log.read_page(name, before, page_len, BATCH_BYTES_MAX).await?;
+            if page.is_empty() {
+                return Ok(Some(before));
+            }
+            for event in &page {
+                let Some(entry) = known.next() else { return Ok(None) };
+                if event.seq != entry.seq || !is_same(&frame::event(event), &entry.frame) {
+                    return Ok(Some(entry.seq.prev()));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// One line for many rooms: it is the log that went back, not a room.
+    fn tell(&self, room: &RoomName, had: Seq, to: Seq) {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_news = told.is_none_or(|told| told.elapsed() >= TOLD_EVERY);
+        if is_news {
+            *told = Some(std::time::Instant::now());
+            tracing::error!(
+                %room,
+                had = had.0,
+                back_to = to.0,
+                "the log went back: PostgreSQL failed over or was restored, and events that were \
+                 shown are gone. Followers are told to begin anew (other rooms: see \
+                 verbatim_log_went_back_total)"
+            );
+        }
+    }
+}
+
+/// Whether both tell the same event. Two versions of this program may not encode it alike.
+fn is_same(a: &Frame, b: &Frame) -> bool {
+    let read = |frame: &Frame| serde_json::from_slice::<Value>(frame.payload()).ok();
+    let is_alike = |a: Value, b: Value| {
+        ["type", "user_id", "seq", "at", "message"].iter().all(|key| a.get(key) == b.get(key))
+    };
+    a.bytes() == b.bytes() || read(a).zip(read(b)).is_some_and(|(a, b)| is_alike(a, b))
+}
