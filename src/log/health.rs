@@ -3,12 +3,12 @@
 
 use std::collections::HashMap;
 use std::error::Error;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::LogError;
-use crate::decide::Write;
+use crate::decide::{Outcome, Write};
 use crate::model::RoomName;
 
 /// A room is named again after so long, if something in it is asked for again.
@@ -24,6 +24,10 @@ pub(super) struct Health {
     away: AtomicBool,
     /// As `away`.
     faults: Mutex<Faults>,
+    begun: Instant,
+    /// When something was committed last, in milliseconds from `begun`; 0: never, or a commit has
+    /// failed since.
+    committed: AtomicU64,
 }
 
 /// Which rooms were named as damaged lately. `None`: a call that is about several.
@@ -36,7 +40,31 @@ struct Faults {
 
 impl Health {
     pub fn new(store: &'static str) -> Self {
-        Self { store, away: AtomicBool::new(false), faults: Mutex::default() }
+        let (away, faults) = (AtomicBool::new(false), Mutex::default());
+        Self { store, away, faults, begun: Instant::now(), committed: AtomicU64::new(0) }
+    }
+
+    /// Notes whether commits succeed.
+    pub fn note(&self, appended: &Result<Vec<Option<Outcome>>, LogError>) {
+        match appended {
+            Ok(outcomes) => {
+                if outcomes.iter().flatten().any(|outcome| outcome.event().is_some()) {
+                    let now = self.begun.elapsed().as_millis() as u64;
+                    self.committed.store(now.max(1), Ordering::Relaxed);
+                }
+            }
+            Err(LogError::Unavailable(_) | LogError::Unknown(_)) => {
+                self.committed.store(0, Ordering::Relaxed);
+            }
+            Err(_) => {}
+        }
+    }
+
+    /// Whether something was committed within that time, and no commit has failed since.
+    pub fn has_committed_within(&self, time: Duration) -> bool {
+        let committed = self.committed.load(Ordering::Relaxed);
+        let since = (self.begun.elapsed().as_millis() as u64).saturating_sub(committed);
+        committed > 0 && u128::from(since) <= time.as_millis()
     }
 
     pub fn failed(&self, error: &(dyn Error + 'static)) {

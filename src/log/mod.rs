@@ -19,6 +19,7 @@ mod stored;
 
 use std::error::Error as StdError;
 use std::panic::resume_unwind;
+use std::time::Duration;
 
 use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
@@ -29,6 +30,9 @@ use self::health::Health;
 use crate::config::Config;
 use crate::decide::{Outcome, Write};
 use crate::model::{Event, Role, RoomName, Seq, UserId};
+
+/// What was committed so long ago shows that the log takes commits.
+const JUST_NOW: Duration = Duration::from_secs(2);
 
 /// Where the events are. Cheap to clone; clones share connections.
 // The larger variant is the one that matters; there are a few of these in a node.
@@ -203,6 +207,7 @@ impl Appender {
             }
             Self::Postgres(appender) => appender.append(writes, wait_for).await,
         };
+        self.health().note(&result);
         result.inspect_err(|error| self.health().of_batch(writes, error))
     }
 
@@ -432,6 +437,22 @@ impl Log {
             Self::Postgres(log) => log.members(room, after, limit).await,
         };
         self.told(Some(room), members)
+    }
+
+    /// Whether it can be written to: by what was committed a moment ago, else by a commit that
+    /// changes nothing.
+    pub async fn ping_writes(&self) -> Result<(), LogError> {
+        let health = match self {
+            Self::Sqlite(log) => log.health(),
+            Self::Postgres(log) => log.health(),
+        };
+        if health.has_committed_within(JUST_NOW) {
+            return Ok(());
+        }
+        match self {
+            Self::Sqlite(log) => log.ping_writes().await,
+            Self::Postgres(log) => log.ping_writes().await,
+        }
     }
 
     /// Whether the log answers now.

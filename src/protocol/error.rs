@@ -130,6 +130,12 @@ impl Problem {
         )
     }
 
+    /// The log takes nothing just now.
+    pub fn unwritten() -> Self {
+        let error = "the log cannot be written to just now: nothing was written; try again later";
+        Self::new(Code::Unavailable, error)
+    }
+
     /// A read of the log failed, or took too long.
     pub fn unanswered() -> Self {
         Self::new(Code::Unavailable, "the log does not answer: try again in a moment")

@@ -25,6 +25,8 @@ use crate::session::Shared;
 const PINGS: Rate = Rate { per_second: 2, burst: 5 };
 /// After that long without an answer it is away. Balancers wait a few seconds.
 const PING_TIME: Duration = Duration::from_secs(1);
+/// After that long without a commit it takes none.
+const COMMIT_TIME: Duration = Duration::from_millis(800);
 /// How often the numbers are written: a fraction of a millisecond each time.
 const RENDERINGS: Rate = Rate { per_second: 10, burst: 20 };
 
@@ -39,9 +41,16 @@ pub struct Status {
 struct Asking {
     left: Bucket,
     /// The last answer; at first nothing is known.
-    is_there: Option<bool>,
+    before: Option<Known>,
     /// Somebody asks just now.
-    answer: Option<watch::Receiver<bool>>,
+    answer: Option<watch::Receiver<Known>>,
+}
+
+/// What the log can do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Known {
+    answers: bool,
+    commits: bool,
 }
 
 struct Rendered {
@@ -60,6 +69,9 @@ struct Ready<'a> {
     node: &'a str,
     /// `ok` or `away`.
     log: &'static str,
+    /// `unavailable` if it answers and takes no commits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    writes: Option<&'static str>,
     /// `ok`, `away`, `missing` (no Redis, though other nodes may use the same log), or `none`: this
     /// node has no Redis and needs none.
     mirror: &'static str,
@@ -68,7 +80,7 @@ struct Ready<'a> {
 impl Status {
     pub fn new(shared: Arc<Shared>) -> Arc<Self> {
         let left = Bucket::full(Instant::now());
-        let log = Mutex::new(Asking { left, is_there: None, answer: None });
+        let log = Mutex::new(Asking { left, before: None, answer: None });
         Arc::new(Self { shared, log, rendered: Mutex::new(Rendered { left, text: Bytes::new() }) })
     }
 
@@ -93,10 +105,12 @@ impl Status {
     }
 
     async fn ready(self: &Arc<Self>) -> Answer {
-        let log = if self.has_log().await { "ok" } else { "away" };
+        let known = self.ask().await;
+        let log = if known.answers { "ok" } else { "away" };
+        let writes = (known.answers && !known.commits).then_some("unavailable");
         let (status, word) = if self.shared.tasks.is_stopping() {
             (StatusCode::SERVICE_UNAVAILABLE, "stopping")
-        } else if log == "ok" {
+        } else if known.commits {
             (StatusCode::OK, "ready")
         } else {
             (StatusCode::SERVICE_UNAVAILABLE, "unready")
@@ -109,11 +123,11 @@ impl Status {
             // Commands commit, acks go out, and other nodes hear by way of the log.
             Some(mirror::Status::Away) => "away",
         };
-        json(status, &Ready { status: word, node, log, mirror })
+        json(status, &Ready { status: word, node, log, writes, mirror })
     }
 
-    /// Whether the log answers, asked now if it was not asked too often.
-    async fn has_log(self: &Arc<Self>) -> bool {
+    /// What the log can do, asked now if it was not asked too often.
+    async fn ask(self: &Arc<Self>) -> Known {
         let (mut answer, before, is_first) = {
             let mut asking = lock(&self.log);
             let tell = asking.begin(Instant::now());
@@ -121,27 +135,33 @@ impl Status {
             if let Some(tell) = tell {
                 self.ask_log(tell);
             }
-            (asking.answer.clone(), asking.is_there, is_first)
+            (asking.answer.clone(), asking.before, is_first)
         };
         match &mut answer {
             // One at a time waits for a log that was away: those who ask would pile up.
-            Some(answer) if is_first || before != Some(false) => {
-                let answered = timeout(PING_TIME, answer.changed()).await;
-                matches!(answered, Ok(Ok(()))) && *answer.borrow()
+            Some(answer) if is_first || before.is_none_or(|known| known.answers) => {
+                match timeout(PING_TIME, answer.changed()).await {
+                    Ok(Ok(())) => *answer.borrow(),
+                    _ => Known::default(),
+                }
             }
-            _ => before.unwrap_or(false),
+            _ => before.unwrap_or_default(),
         }
     }
 
     /// In a task of its own, and to its end: whoever wants to know may go away, and a connection to
     /// the log must not be left with an answer that nobody takes.
-    fn ask_log(self: &Arc<Self>, tell: watch::Sender<bool>) {
+    fn ask_log(self: &Arc<Self>, tell: watch::Sender<Known>) {
         let this = self.clone();
         self.shared.tasks.spawn_connection(async move {
-            let is_there = this.shared.log.ping().await.is_ok();
+            let log = &this.shared.log;
+            let commit = timeout(COMMIT_TIME, log.ping_writes());
+            let (answers, commits) = tokio::join!(log.ping(), commit);
+            let (answers, commits) = (answers.is_ok(), matches!(commits, Ok(Ok(()))));
+            let known = Known { answers, commits: answers && commits };
             let mut asking = lock(&this.log);
-            (asking.is_there, asking.answer) = (Some(is_there), None);
-            tell.send_replace(is_there);
+            (asking.before, asking.answer) = (Some(known), None);
+            tell.send_replace(known);
         });
     }
 
@@ -162,13 +182,13 @@ impl Status {
 impl Asking {
     /// Whom to tell what the log answers, if it is to be asked now: nobody asks already, and it was
     /// not asked too often.
-    fn begin(&mut self, now: Instant) -> Option<watch::Sender<bool>> {
+    fn begin(&mut self, now: Instant) -> Option<watch::Sender<Known>> {
         // Nobody asks any more if the one who did has ended without an answer.
         let is_asked = self.answer.as_ref().is_some_and(|answer| answer.has_changed().is_ok());
         if is_asked || self.left.take(PINGS, 1, now).is_err() {
             return None;
         }
-        let (tell, answer) = watch::channel(false);
+        let (tell, answer) = watch::channel(Known::default());
         self.answer = Some(answer);
         Some(tell)
     }
@@ -194,7 +214,7 @@ mod tests {
     #[test]
     fn the_log_is_asked_once_for_all_and_not_too_often() {
         let begin = Instant::now();
-        let mut asking = Asking { left: Bucket::full(begin), is_there: None, answer: None };
+        let mut asking = Asking { left: Bucket::full(begin), before: None, answer: None };
         let tell = asking.begin(begin);
         assert!(tell.is_some());
         // As long as it has not answered, nobody asks again, however long that is.

@@ -242,6 +242,7 @@ pub fn written(asked: Asked, answer: Result<Answer, oneshot::error::RecvError>) 
         Ok(Ok(Outcome::Refused(refusal))) => Reply::Problem(asked.refused(refusal)),
         Ok(Ok(outcome)) => Reply::Written(asked, outcome),
         Ok(Err(Failure::Unavailable)) => Reply::Problem(asked.problem(Problem::unavailable())),
+        Ok(Err(Failure::Unwritten)) => Reply::Problem(asked.problem(Problem::unwritten())),
         // The lane is gone, which it says loudly elsewhere.
         Ok(Err(Failure::Internal)) | Err(_) => Reply::Problem(asked.problem(Problem::internal())),
     }

@@ -43,3 +43,4 @@ mod tls;
 mod verify;
 mod went_back;
 mod without_redis;
+mod writes;

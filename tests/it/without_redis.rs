@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::harness::World;
 use crate::harness::process::Process;
-use crate::harness::raw::get;
+use crate::harness::raw::ready;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nodes_without_redis_hear_each_other_through_the_log() {
@@ -29,7 +29,7 @@ async fn nodes_without_redis_hear_each_other_through_the_log() {
 async fn a_node_on_postgres_says_that_redis_is_missing() {
     let world = World::postgres().await;
     let process = Process::start(world.environment()).await;
-    let ready: Value = serde_json::from_str(&get(process.addr, "/readyz").await.1).unwrap();
+    let ready: Value = serde_json::from_str(&ready(process.addr).await.1).unwrap();
     assert_eq!((&ready["status"], &ready["mirror"]), (&json!("ready"), &json!("missing")));
     assert_eq!(process.output().matches("REDIS_URL is not").count(), 1, "{}", process.output());
 }

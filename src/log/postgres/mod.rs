@@ -11,6 +11,7 @@ mod hosts;
 mod lane;
 mod mark;
 mod outbox;
+mod ping;
 mod read;
 mod schema;
 mod tls;
@@ -39,6 +40,7 @@ struct Shared {
     lane_connector: Connector,
     reads: Reads,
     health: Arc<Health>,
+    ping: ping::Ping,
     append_timeout: Duration,
     /// Whether there is a mirror: then each batch also writes what it must be told.
     mirrored: bool,
@@ -65,7 +67,8 @@ impl Postgres {
         );
         let lane_connector = connector.for_lane(config);
         let append_timeout = Duration::from_millis(config.append_timeout_ms);
-        let shared = Shared { lane_connector, reads, health, append_timeout, mirrored };
+        let ping = ping::Ping::default();
+        let shared = Shared { lane_connector, reads, health, ping, append_timeout, mirrored };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -146,6 +149,10 @@ impl Postgres {
         limit: usize,
     ) -> Result<Vec<Member>, LogError> {
         self.shared.reads.members(room, after, limit).await
+    }
+
+    pub async fn ping_writes(&self) -> Result<(), LogError> {
+        self.shared.ping.ask(&self.shared).await
     }
 
     pub async fn ping(&self) -> Result<(), LogError> {

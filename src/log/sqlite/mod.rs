@@ -258,6 +258,17 @@ impl Sqlite {
         self.ask_within(Duration::MAX, query).await
     }
 
+    pub async fn ping_writes(&self) -> Result<(), LogError> {
+        let (answer, answered) = oneshot::channel();
+        let deadline = Instant::now() + self.shared.append_timeout;
+        self.shared.write(writer::Job::Ping(answer), deadline).await?;
+        match timeout_at(deadline, answered).await {
+            Ok(Ok(done)) => done,
+            Ok(Err(_)) => Err(LogError::Unavailable(ThreadEnded(WRITER).into())),
+            Err(_) => Err(LogError::Unavailable(self.shared.too_slow().into())),
+        }
+    }
+
     pub async fn ping(&self) -> Result<(), LogError> {
         self.ask(reader::ping).await
     }

@@ -31,6 +31,7 @@ pub(super) enum Job {
     Append(Append),
     Settle(Settle),
     Mark(MarkAll),
+    Ping(oneshot::Sender<Result<(), LogError>>),
 }
 
 pub(super) struct Append {
@@ -68,12 +69,14 @@ impl Writer {
         let mut taken = Vec::with_capacity(JOBS_TAKEN_MAX);
         while jobs.blocking_recv_many(&mut taken, JOBS_TAKEN_MAX) > 0 {
             let (mut appends, mut settles, mut marks) = (Vec::new(), Vec::new(), Vec::new());
+            let mut pings = Vec::new();
             for job in taken.drain(..) {
                 match job {
                     Job::Append(append) if append.answer.is_closed() => {}
                     Job::Append(append) => appends.push(append),
                     Job::Settle(settle) => settles.push(settle),
                     Job::Mark(all) => marks.push(all),
+                    Job::Ping(answer) => pings.push(answer),
                 }
             }
             self.append(appends);
@@ -87,8 +90,21 @@ impl Writer {
                 // Moved all the same, and nobody is told: who asks is.
                 let _ = all.answer.send(self.mark(&all.marks));
             }
+            for answer in pings {
+                // As above.
+                let _ = answer.send(self.ping().map_err(LogError::from));
+            }
             self.limit_wal();
         }
+    }
+
+    /// Commits, and changes nothing: a version is written as it is.
+    fn ping(&mut self) -> Result<(), Failure> {
+        let transaction = self.begin().map_err(Failure::of_statement)?;
+        let version = transaction.query_row("pragma user_version", [], |row| row.get::<_, i32>(0));
+        let write = version.and_then(|it| transaction.pragma_update(None, "user_version", it));
+        write.map_err(Failure::of_statement)?;
+        transaction.commit().map_err(Failure::of_commit)
     }
 
     fn append(&mut self, appends: Vec<Append>) {
