@@ -92,6 +92,19 @@ impl Outbox {
         seen: &mut i64,
         compared: &mut Instant,
     ) -> Result<(), LogError> {
+        let status = *self.status.borrow();
+        let every = match status {
+            Status::Live => COMPARE_ANYWAY_EVERY,
+            // The newest rows do not tell all: a batch may have been given its row before another
+            // and be committed behind it, or its row is gone already, because its node does reach
+            // Redis. (And somebody may have locked the table.)
+            Status::Away => COMPARE_EVERY,
+        };
+        if !self.tasks.is_stopping() && compared.elapsed() >= every {
+            self.doubts.raise();
+            *compared = Instant::now();
+        }
+        self.outbox.announce().await?;
         if !receipts.is_empty() {
             self.outbox.forget(receipts).await?;
             receipts.clear();
@@ -99,7 +112,6 @@ impl Outbox {
         if self.tasks.is_stopping() {
             return Ok(());
         }
-        let status = *self.status.borrow();
         let (after, age) = match status {
             Status::Live => (0, LATE),
             Status::Away => (*seen, Duration::ZERO),
@@ -108,18 +120,11 @@ impl Outbox {
         for batch in &news {
             self.relay.hint(&batch.room, batch.last_seq);
         }
-        // While Redis is away, or there are more rows than a look takes in, the newest rows do not
-        // tell all: a batch may have been given its row before another and be committed behind it,
-        // or its row is gone already, because its node does reach Redis.
-        let every = match status {
-            Status::Live if news.len() < log::Outbox::NEWS_LEN_MAX => COMPARE_ANYWAY_EVERY,
-            _ => COMPARE_EVERY,
-        };
-        *seen = news.last().map_or(after, |newest| newest.id);
-        if compared.elapsed() >= every {
+        // There are more.
+        if news.len() >= log::Outbox::NEWS_LEN_MAX {
             self.doubts.raise();
-            *compared = Instant::now();
         }
+        *seen = news.last().map_or(after, |newest| newest.id);
         Ok(())
     }
 }

@@ -9,7 +9,7 @@ use rand::Rng;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::Shared;
-use super::lane::Lane;
+use super::lane::{Lane, Rows};
 use crate::decide::{Outcome, Write};
 use crate::log::batch::Batch;
 use crate::log::health::Health;
@@ -58,12 +58,17 @@ impl Appender {
         let mut patience = Patience::new(self.shared.append_timeout);
         loop {
             match self.try_append(&batch, wait_for, patience.deadline).await {
+                Err(error) if self.does_without_outbox(&error, patience.deadline).await => {}
                 Err(LogError::Unavailable(error)) => {
                     patience.after(error, &self.shared.health).await?;
                 }
                 result => return self.told(result),
             }
         }
+    }
+
+    async fn does_without_outbox(&self, error: &LogError, deadline: Instant) -> bool {
+        self.shared.unannounced.met_lock(error, &self.shared, deadline).await
     }
 
     pub async fn settle(&mut self, rooms: &[RoomName]) -> Result<Settled, LogError> {
@@ -112,8 +117,16 @@ impl Appender {
             }
             return Ok(decided.outcomes);
         }
-        let commit = lane.commit(&loaded.ids, &decided, now, self.shared.mirrored);
-        self.receipts = self.within(deadline, commit, LogError::Unknown).await?;
+        let rows = Rows::of(&loaded.ids, &decided);
+        let unannounced = &self.shared.unannounced;
+        let is_announced = self.shared.mirrored && lane.announces;
+        let commit = lane.commit(&rows, now, is_announced);
+        let receipts = self.within(deadline, commit, LogError::Unknown).await;
+        // Also what nobody knows: a row for what is not there does no harm.
+        if self.shared.mirrored && !is_announced {
+            unannounced.remember(&rows);
+        }
+        self.receipts = receipts?;
         self.lane = Some(lane);
         Ok(decided.outcomes)
     }
@@ -142,9 +155,10 @@ impl Appender {
     }
 
     async fn connected(&self, kept: Option<Box<Lane>>) -> Result<Box<Lane>, LogError> {
-        match kept.filter(|lane| !lane.is_closed()) {
+        let announces = !self.shared.unannounced.is_locked();
+        match kept.filter(|lane| !lane.is_closed() && lane.announces == announces) {
             Some(lane) => Ok(lane),
-            None => Lane::connect(&self.shared.lane_connector)
+            None => Lane::connect(&self.shared.lane_connector, announces)
                 .await
                 .map(Box::new)
                 .map_err(|error| LogError::Unavailable(error.into())),

@@ -142,11 +142,7 @@ const WRITE: &str = "
         using unnest($17::bigint[], $18::text[]) as g (room_id, user_id)
         where m.room_id = g.room_id and m.user_id = g.user_id
     ), announced as (
-        insert into outbox (room_id, first_seq, last_seq, at)
-        select c.id, c.first_seq, c.last_seq, clock_timestamp()
-        from changed c
-        where $19::boolean
-        returning id
+        {ANNOUNCED}
     ), counted as (
         update rooms r
         set last_seq = c.last_seq,
@@ -158,6 +154,17 @@ const WRITE: &str = "
     )
     select id from announced";
 
+/// In `WRITE`.
+const ANNOUNCED: &str = "
+        insert into outbox (room_id, first_seq, last_seq, at)
+        select c.id, c.first_seq, c.last_seq, clock_timestamp()
+        from changed c
+        where $19::boolean
+        returning id";
+
+/// The same where somebody has locked the outbox: to name a table, even in vain, takes a lock.
+const UNANNOUNCED: &str = "select null::bigint as id where $19::boolean and false";
+
 /// A connection with what an append runs on it, prepared once.
 pub(super) struct Lane {
     connection: Connection,
@@ -168,6 +175,8 @@ pub(super) struct Lane {
     members: Statement,
     receipts: Statement,
     write: Statement,
+    /// Whether `write` knows the outbox.
+    pub announces: bool,
 }
 
 /// What was loaded, by the places of the batch.
@@ -179,7 +188,7 @@ pub(super) struct Loaded {
 }
 
 impl Lane {
-    pub async fn connect(connector: &Connector) -> Result<Self, ConnectError> {
+    pub async fn connect(connector: &Connector, announces: bool) -> Result<Self, ConnectError> {
         let connection = connector.connect().await?;
         let client = &connection.client;
         let (wait, found, lock, known) = (WAIT, FOUND, LOCK, KNOWN);
@@ -189,14 +198,15 @@ impl Lane {
             client.prepare(lock),
             client.prepare(known),
         );
+        let write = WRITE.replace("{ANNOUNCED}", if announces { ANNOUNCED } else { UNANNOUNCED });
         let rows = future::try_join3(
             client.prepare(MEMBERS),
             client.prepare(RECEIPTS),
-            client.prepare(WRITE),
+            client.prepare(&write),
         );
         let (names, rows) = future::try_join(names, rows).await?;
         let ((wait, found, lock, known), (members, receipts, write)) = (names, rows);
-        Ok(Self { connection, wait, found, lock, known, members, receipts, write })
+        Ok(Self { connection, wait, found, lock, known, members, receipts, write, announces })
     }
 
     pub fn is_closed(&self) -> bool {
@@ -317,12 +327,10 @@ impl Lane {
     /// Returns the rows that were written to the outbox.
     pub async fn commit(
         &self,
-        ids: &[Option<i64>],
-        decided: &Decided,
+        rows: &Rows<'_>,
         at: Timestamp,
         mirrored: bool,
     ) -> Result<Vec<i64>, LogError> {
-        let rows = Rows::of(ids, decided);
         let at = at.to_system();
         let params: [&(dyn ToSql + Sync); 20] = [
             &rows.room_ids,
@@ -400,7 +408,7 @@ fn ordinal(place: i64) -> usize {
 
 /// What `WRITE` takes, column by column.
 #[derive(Default)]
-struct Rows<'a> {
+pub(super) struct Rows<'a> {
     room_ids: Vec<i64>,
     first_seqs: Vec<i64>,
     last_seqs: Vec<i64>,
@@ -422,7 +430,13 @@ struct Rows<'a> {
 }
 
 impl<'a> Rows<'a> {
-    fn of(ids: &[Option<i64>], decided: &'a Decided) -> Self {
+    /// Each room that has new events, with the first and the last of them.
+    pub fn changed(&self) -> impl Iterator<Item = (i64, i64, i64)> {
+        let seqs = self.first_seqs.iter().zip(&self.last_seqs);
+        self.room_ids.iter().zip(seqs).map(|(room, (first, last))| (*room, *first, *last))
+    }
+
+    pub fn of(ids: &[Option<i64>], decided: &'a Decided) -> Self {
         let id =
             |place: usize| ids[place].expect("events are only decided in rooms that have a row");
         let mut rows = Self::default();

@@ -15,6 +15,7 @@ mod ping;
 mod read;
 mod schema;
 mod tls;
+mod unannounced;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,6 +42,7 @@ struct Shared {
     reads: Reads,
     health: Arc<Health>,
     ping: ping::Ping,
+    unannounced: unannounced::Unannounced,
     append_timeout: Duration,
     /// Whether there is a mirror: then each batch also writes what it must be told.
     mirrored: bool,
@@ -67,8 +69,15 @@ impl Postgres {
         );
         let lane_connector = connector.for_lane(config);
         let append_timeout = Duration::from_millis(config.append_timeout_ms);
-        let ping = ping::Ping::default();
-        let shared = Shared { lane_connector, reads, health, ping, append_timeout, mirrored };
+        let shared = Shared {
+            lane_connector,
+            reads,
+            health,
+            ping: ping::Ping::default(),
+            unannounced: unannounced::Unannounced::default(),
+            append_timeout,
+            mirrored,
+        };
         Ok(Self { shared: Arc::new(shared) })
     }
 

@@ -121,6 +121,16 @@ impl Outbox {
         Ok(rows.iter().map(news).collect())
     }
 
+    /// Writes the rows that could not be written with their events.
+    pub async fn announce(&mut self) -> Result<(), LogError> {
+        if self.shared.unannounced.is_locked() {
+            let connection = self.connected().await?;
+            self.shared.unannounced.announce(&connection.client).await?;
+            self.connection = Some(connection);
+        }
+        Ok(())
+    }
+
     /// Removes rows whose events are in Redis, but for those that are being swept.
     pub async fn forget(&mut self, ids: &[i64]) -> Result<(), LogError> {
         self.query(FORGET, &[&ids]).await.map(drop)

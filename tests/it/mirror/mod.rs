@@ -12,6 +12,7 @@ mod cut_off;
 mod doubt;
 mod first;
 mod full;
+mod locked;
 mod neighbours;
 mod outbox;
 mod restart;
