@@ -60,10 +60,13 @@ impl Doubts {
     }
 }
 
-/// Has the relay repair those of the rooms that are behind the log.
+/// Has the relay repair those of the rooms that are behind the log. Rooms that are damaged there
+/// keep no other from it.
 async fn compare(rooms: &[RoomName], log: &Log, relay: &Arc<Relay>) -> Result<(), LogError> {
-    for (room, last_seq) in log.last_seqs(rooms).await? {
-        relay.hint(&room, last_seq);
+    for (room, last_seq) in rooms.iter().zip(log.last_seqs(rooms).await?) {
+        if let Ok(Some(last_seq)) = last_seq {
+            relay.hint(room, last_seq);
+        }
     }
     Ok(())
 }

@@ -70,9 +70,10 @@ pub type Answer = Result<Outcome, Failure>;
 /// Why there is no outcome.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failure {
-    /// The log did not answer in time, or did not say, or what the write needs is damaged: written
-    /// or not, the same id is safe.
+    /// The log did not answer in time, or did not say: written or not, the same id is safe.
     Unavailable,
+    /// What the write needs is damaged in the log. Nothing was written.
+    Damaged,
     /// A bug of ours.
     Internal,
 }
@@ -464,8 +465,9 @@ fn split(jobs: impl Iterator<Item = Job>) -> (Vec<Write>, Waiters) {
 fn failure(error: &LogError) -> Failure {
     match error {
         LogError::Refused(_) => Failure::Internal,
-        // Not even what is damaged is a bug of ours, and it may be restored.
-        _ => Failure::Unavailable,
+        // Not a bug of ours, and it may be restored.
+        LogError::Damaged(_) | LogError::Culprits(_) => Failure::Damaged,
+        LogError::Unavailable(_) | LogError::Unknown(_) => Failure::Unavailable,
     }
 }
 

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use crate::budget::{Budget, Held};
 use crate::config::HubConfig;
 use crate::hub::{Accepted, BATCH_BYTES_MAX, Entry, Hub, Room};
-use crate::log::{Log, LogError};
+use crate::log::{Apart, Log, LogError};
 use crate::metrics::Metrics;
 use crate::model::{RoomName, Seq};
 use crate::tasks::Tasks;
@@ -147,23 +147,30 @@ impl Relay {
     pub async fn activate_all(
         self: &Arc<Self>,
         names: &[RoomName],
-    ) -> Result<Vec<Arc<Room>>, LogError> {
+    ) -> Result<Apart<Arc<Room>>, LogError> {
         // Opened first, as there.
         let rooms: Vec<Arc<Room>> = names.iter().map(|name| self.hub.open(name)).collect();
         let is_new = |room: &&Arc<Room>| !room.activated.initialized();
         let new: Vec<RoomName> =
             rooms.iter().filter(is_new).map(|room| room.name().clone()).collect();
         if new.is_empty() {
-            return Ok(rooms);
+            return Ok(rooms.into_iter().map(Ok).collect());
         }
-        let mut last_seqs: HashMap<RoomName, Seq> =
-            self.log.last_seqs(&new).await?.into_iter().collect();
-        for room in &rooms {
-            let last_seq = last_seqs.remove(room.name()).unwrap_or_default();
+        let last_seqs = self.log.last_seqs(&new).await?;
+        let mut last_seqs: HashMap<_, _> = new.into_iter().zip(last_seqs).collect();
+        let mut active = Vec::with_capacity(rooms.len());
+        for room in rooms {
+            let unknown = || Err(LogError::Unavailable("it was not asked about".into()));
+            let last_seq = last_seqs.remove(room.name()).unwrap_or_else(unknown);
             // One that became active meanwhile has its edge, and is left as it is.
-            room.activated.get_or_init(async || self.begin(room, last_seq)).await;
+            let begin = || async {
+                self.begin(&room, last_seq?.unwrap_or_default());
+                Ok(())
+            };
+            let begun = room.activated.get_or_try_init(begin).await.map(drop);
+            active.push(begun.map(|()| room));
         }
-        Ok(rooms)
+        Ok(active)
     }
 
     /// The log is known to have reached `last_seq` after the room was opened.
