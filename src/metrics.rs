@@ -30,6 +30,7 @@ pub struct Metrics {
     pub deliveries: Counter,
     pub catch_ups: Family<Source, Counter>,
     pub repairs: Counter,
+    pub follows_damaged: Counter,
     pub queue_bytes: Gauge,
     pub budget_bytes: Family<Budget, Gauge>,
     pub budget_max_bytes: Family<Budget, Gauge>,
@@ -137,6 +138,7 @@ impl Metrics {
             deliveries: Counter::default(),
             catch_ups: Family::default(),
             repairs: Counter::default(),
+            follows_damaged: Counter::default(),
             queue_bytes: Gauge::default(),
             budget_bytes: Family::default(),
             budget_max_bytes: Family::default(),
@@ -222,6 +224,11 @@ impl Metrics {
             "repairs",
             "Holes in a room's order that were repaired from the log",
             self.repairs.clone(),
+        );
+        m.register(
+            "follows_damaged",
+            "Sockets and event streams ended at an event that cannot be read from the log",
+            self.follows_damaged.clone(),
         );
         m.register_with_unit(
             "queue",

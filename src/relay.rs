@@ -5,6 +5,8 @@
 //! moment (`hold_ms`), because what belongs before it is usually on its way; then the hole is
 //! repaired from the log, which by its own promise has everything below a seq that anyone has seen.
 
+mod sick;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,11 +14,13 @@ use std::time::{Duration, Instant};
 
 use crate::budget::{Budget, Held};
 use crate::config::HubConfig;
-use crate::hub::{Accepted, BATCH_BYTES_MAX, Entry, Hub, Room};
+use crate::hub::{Accepted, BATCH_BYTES_MAX, Entry, Hub, NextPage, Room};
 use crate::log::{Apart, Log, LogError};
 use crate::metrics::Metrics;
 use crate::model::{RoomName, Seq};
 use crate::tasks::Tasks;
+
+pub use sick::Sick;
 
 /// One to a node.
 pub struct Relay {
@@ -30,6 +34,8 @@ pub struct Relay {
     holds: Mutex<HashMap<RoomName, Hold>>,
     /// `holds.len()`, so that the usual case does not take the lock.
     holds_len: AtomicUsize,
+    /// Rooms that followers could not go on with.
+    pub sick: Sick,
 }
 
 /// What is known above the hole of one room. A repair task runs exactly as long as this exists,
@@ -71,6 +77,9 @@ impl Hold {
 
 /// Pause after a failed read while repairing; the log has its own time-outs on top.
 const REPAIR_RETRY: Duration = Duration::from_millis(250);
+/// Reads of an event that say that it is damaged, before its followers are ended. Not one: a page
+/// that is being written may look torn.
+pub const DAMAGED_TRIES: usize = 3;
 
 impl Relay {
     pub fn new(
@@ -81,7 +90,8 @@ impl Relay {
         tasks: Tasks,
     ) -> Arc<Self> {
         let (holds, holds_len) = (Mutex::default(), AtomicUsize::new(0));
-        Arc::new(Self { hub, log, config, metrics, tasks, holds, holds_len })
+        let sick = Sick::default();
+        Arc::new(Self { hub, log, config, metrics, tasks, holds, holds_len, sick })
     }
 
     fn holds(&self) -> MutexGuard<'_, HashMap<RoomName, Hold>> {
@@ -122,8 +132,23 @@ impl Relay {
             return;
         }
         let mut holds = self.holds();
+        // Let go meanwhile: whoever follows it anew begins with what the log has by then.
+        if room.is_closed() {
+            return;
+        }
         let hold = self.hold_of(&mut holds, &room);
         hold.wanted = hold.wanted.max(last_seq);
+    }
+
+    /// Whether who follows the room from `position` on can be given what comes next, as far as is
+    /// known. Costs nothing unless somebody met damage in that room; then the log is asked again.
+    pub async fn check(&self, room: &Room, position: Seq) -> Result<(), LogError> {
+        let Some(after) = self.sick.ahead_of(room.name(), position) else { return Ok(()) };
+        if let NextPage::Log = room.page_after(after, 1) {
+            self.log.read_page(room.name(), after, 1, BATCH_BYTES_MAX).await?;
+            self.sick.forget(room.name(), after);
+        }
+        Ok(())
     }
 
     /// Brings a room into use: from when this returns, its edge is known and every later event
@@ -184,6 +209,9 @@ impl Relay {
     fn hold(self: &Arc<Self>, room: &Arc<Room>, entries: &[Entry]) {
         {
             let mut holds = self.holds();
+            if room.is_closed() {
+                return;
+            }
             let hold = self.hold_of(&mut holds, room);
             for entry in entries {
                 hold.wanted = hold.wanted.max(entry.seq);
@@ -211,7 +239,7 @@ impl Relay {
     fn drain(self: &Arc<Self>, room: &Arc<Room>) {
         let mut holds = self.holds();
         let Some(hold) = holds.get_mut(room.name()) else { return };
-        let Some(edge) = room.edge() else { return };
+        let Some(edge) = room.edge().filter(|_| !room.is_closed()) else { return };
         let ready = hold.ready(edge);
         if !ready.is_empty() {
             self.hub.accept(room, &ready);
@@ -247,10 +275,25 @@ impl Relay {
         true
     }
 
+    /// What is missing cannot be read. The room's followers would wait for it in silence: they are
+    /// ended, and the room is let go, so that who comes next begins behind the hole.
+    ///
+    /// Under the lock of the holds, which knows rooms by name: whoever opens the room anew cannot
+    /// come by a hold of the old one.
+    fn abandon(&self, room: &Arc<Room>) {
+        let mut holds = self.holds();
+        if let Some(edge) = room.edge() {
+            self.sick.note(room.name(), edge);
+        }
+        self.hub.abandon(room);
+        self.end(&mut holds, room);
+    }
+
     /// Waits a moment for what is missing, then reads it from the log until the room is whole.
     async fn repair(self: Arc<Self>, room: Arc<Room>) {
         let mut pause = Duration::from_millis(self.config.hold_ms);
-        loop {
+        let mut damaged = 0;
+        while damaged < DAMAGED_TRIES {
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 () = self.tasks.stopping() => return,
@@ -262,12 +305,15 @@ impl Relay {
                 // waits for the same answer; or the log failed them, and it is for this to try
                 // again: else the room would stay as it is for ever, and so would this task.
                 let activated = self.activate(room.name()).await;
+                damaged += usize::from(matches!(activated, Err(LogError::Damaged(_))));
                 pause = if activated.is_ok() { Duration::ZERO } else { REPAIR_RETRY };
                 continue;
             };
             let page_len = self.config.page_len;
-            pause = match self.log.read_page(room.name(), edge, page_len, BATCH_BYTES_MAX).await {
+            let page = self.log.read_to_damage(room.name(), edge, page_len, BATCH_BYTES_MAX);
+            pause = match page.await {
                 Ok(events) => {
+                    damaged = 0;
                     self.metrics.repairs.inc();
                     let now = Instant::now();
                     let entries: Vec<_> = events.iter().map(|e| Entry::new(e, now)).collect();
@@ -279,11 +325,14 @@ impl Relay {
                     if gained { Duration::ZERO } else { REPAIR_RETRY }
                 }
                 Err(err) => {
+                    self.metrics.log_error(err.kind());
+                    damaged += usize::from(matches!(err, LogError::Damaged(_)));
                     tracing::debug!(room = %room.name(), %err, "repair must wait for the log");
                     REPAIR_RETRY
                 }
             };
         }
+        self.abandon(&room);
     }
 }
 
@@ -377,6 +426,34 @@ mod tests {
         assert_eq!(relay.metrics.repairs.get(), 1);
         relay.deliver(&name(), &[entry(21)]);
         assert_eq!(room.edge(), Some(Seq(21)));
+    }
+
+    /// Whoever follows it would wait for ever; and the log is not asked for ever.
+    #[tokio::test]
+    async fn a_room_whose_hole_cannot_be_read_is_let_go() {
+        let folder = tempfile::tempdir().unwrap();
+        let relay = relay(folder.path(), 20, 1).await;
+        let shell = rusqlite::Connection::open(folder.path().join("verbatim.db")).unwrap();
+        shell.execute("update events set type = 'poll' where seq = 8", []).unwrap();
+        let room = relay.hub.open(&name());
+        room.set_edge(Seq(5));
+        relay.deliver(&name(), &[entry(10)]);
+        until("it is let go", || relay.hub.room(&name()).is_none()).await;
+        until("nothing is held", || relay.holds_len.load(Ordering::SeqCst) == 0).await;
+        assert!(room.is_closed());
+        assert_eq!(room.edge(), Some(Seq(7)), "what is before the damage was there");
+        // It came late.
+        relay.hold(&room, &[entry(11)]);
+        assert_eq!(relay.holds_len.load(Ordering::SeqCst), 0);
+
+        let anew = relay.activate(&name()).await.unwrap();
+        assert_eq!(anew.edge(), Some(Seq(20)));
+        let checked = relay.check(&anew, Seq(7)).await;
+        assert!(matches!(checked, Err(LogError::Damaged(_))), "{checked:?}");
+        relay.check(&anew, Seq(8)).await.unwrap();
+        shell.execute("update events set type = 'message' where seq = 8", []).unwrap();
+        relay.check(&anew, Seq(7)).await.unwrap();
+        assert_eq!(relay.sick.ahead_of(&name(), Seq(0)), None);
     }
 
     #[tokio::test]

@@ -302,6 +302,15 @@ impl Follower {
         place.state == State::Live
     }
 
+    /// The room is let go: the session finds that out when it looks for the next page.
+    pub fn let_go(self: &Arc<Self>) {
+        let mut place = self.place();
+        if place.state == State::Live {
+            place.state = State::CatchingUp;
+            self.inbox.put(self.clone());
+        }
+    }
+
     /// The socket is gone or does not want the room any more.
     pub fn stop(&self) {
         self.place().state = State::Stopped;

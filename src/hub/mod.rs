@@ -111,6 +111,17 @@ impl Hub {
         self.shard(name).get(name).cloned()
     }
 
+    /// Lets go of a room whose followers cannot be given what comes next: they are ended.
+    pub fn abandon(&self, room: &Arc<Room>) {
+        let mut shard = self.shard(room.name());
+        if shard.get(room.name()).is_some_and(|known| Arc::ptr_eq(known, room)) {
+            shard.remove(room.name());
+            self.metrics.rooms_followed.dec();
+        }
+        drop(shard);
+        room.close();
+    }
+
     /// The names of all rooms in use.
     pub fn room_names(&self) -> Vec<RoomName> {
         let lock = |shard: &Mutex<Rooms>| {

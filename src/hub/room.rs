@@ -272,6 +272,23 @@ impl Room {
         state.idle_since = state.idle_since.map(|_| now);
     }
 
+    /// Whether the hub has let go of it.
+    pub fn is_closed(&self) -> bool {
+        self.state().closed
+    }
+
+    /// Closes the room, and has its followers' sessions hear of it.
+    pub fn close(&self) {
+        let mut state = self.state();
+        state.closed = true;
+        let followers = state.followers.clone();
+        drop(state);
+        for follower in followers.iter() {
+            follower.let_go();
+        }
+        self.moved.notify_waiters();
+    }
+
     /// Closes the room if nobody has followed it since `before`.
     pub fn close_if_idle(&self, before: Instant) -> bool {
         let mut state = self.state();

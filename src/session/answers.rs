@@ -410,6 +410,9 @@ pub async fn join(
         Err(problem) => return Reply::Problem(asked.problem(problem)),
     };
     let (position, reset) = position(start, event.as_ref(), last_seq);
+    if let Err(problem) = reader.read(reader.shared.relay.check(&room, position)).await {
+        return Reply::Problem(asked.problem(problem));
+    }
     let follow = Follow { asked, room, last_seq, members, reading, position, reset };
     Reply::Joined(Box::new(follow))
 }

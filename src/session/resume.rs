@@ -107,17 +107,23 @@ async fn follow(
     let members = names.iter().zip(&standings).filter(|(_, standing)| is_member(standing));
     let members: Vec<RoomName> = members.map(|(name, _)| name.clone()).collect();
     let mut rooms = reader.read(shared.relay.activate_all(&members)).await?.into_iter();
-    let found = standings.into_iter().map(|standing| match standing {
-        Err(error) => Found::Unread(reader.failed(&error)),
-        Ok(None) => Found::Nothing,
-        Ok(Some(standing)) if standing.role.is_none() => Found::Stranger,
-        Ok(Some(standing)) => match rooms.next() {
-            None => Found::Nothing,
-            Some(Err(error)) => Found::Unread(reader.failed(&error)),
-            Some(Ok(room)) => Found::Member(standing, room),
-        },
-    });
-    Ok(found.collect())
+    let mut all = Vec::with_capacity(part.len());
+    for ((_, since), standing) in part.iter().zip(standings) {
+        all.push(match standing {
+            Err(error) => Found::Unread(reader.failed(&error)),
+            Ok(None) => Found::Nothing,
+            Ok(Some(standing)) if standing.role.is_none() => Found::Stranger,
+            Ok(Some(standing)) => match rooms.next() {
+                None => Found::Nothing,
+                Some(Err(error)) => Found::Unread(reader.failed(&error)),
+                Some(Ok(room)) => match reader.read(shared.relay.check(&room, *since)).await {
+                    Ok(()) => Found::Member(standing, room),
+                    Err(problem) => Found::Unread(problem),
+                },
+            },
+        });
+    }
+    Ok(all)
 }
 
 fn followed(asked: Asked, since: Seq, standing: Standing, room: Arc<Room>) -> Follow {

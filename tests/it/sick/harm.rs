@@ -22,6 +22,11 @@ pub async fn event(world: &World, seq: u64) {
     run(world, &of_type("poll", seq)).await;
 }
 
+/// Makes it a message again.
+pub async fn heal_event(world: &World, seq: u64) {
+    run(world, &of_type("message", seq)).await;
+}
+
 fn of_type(kind: &str, seq: u64) -> String {
     format!(
         "update events set type = '{kind}'

@@ -1,6 +1,8 @@
 //! A part of the log cannot be read, and stays so: who needs it is told, and nobody else notices.
 
 mod apart;
+mod cluster;
+mod following;
 mod harm;
 
 use std::net::SocketAddr;
