@@ -4,7 +4,6 @@
 //! orders nothing, so it does not matter what arrives before, while or after it asks: the relay
 //! reads what is missing up to the seq that the log says, and puts everything in order.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +12,7 @@ use tokio::time::MissedTickBehavior;
 
 use crate::hub::Hub;
 use crate::log::{Log, LogError};
-use crate::model::{RoomName, Seq};
+use crate::model::RoomName;
 use crate::relay::Relay;
 use crate::tasks::Tasks;
 
@@ -83,7 +82,7 @@ impl Doubts {
 }
 
 /// Has the relay repair those of the rooms that are behind the log, and look into those that are
-/// before it.
+/// before it. Rooms that are damaged there keep no other from it.
 async fn compare(
     rooms: &[RoomName],
     log: &Log,
@@ -93,9 +92,10 @@ async fn compare(
     // Before the log is asked: it has all of that, unless it went back.
     let known = |name: &RoomName| hub.room(name).and_then(|room| Some((room.edge()?, room)));
     let known: Vec<_> = rooms.iter().map(known).collect();
-    let last_seqs: HashMap<RoomName, Seq> = log.last_seqs(rooms).await?.into_iter().collect();
-    for (name, known) in rooms.iter().zip(known) {
-        let last_seq = last_seqs.get(name).copied().unwrap_or_default();
+    let last_seqs = log.last_seqs(rooms).await?;
+    for ((name, known), last_seq) in rooms.iter().zip(known).zip(last_seqs) {
+        let Ok(last_seq) = last_seq else { continue };
+        let last_seq = last_seq.unwrap_or_default();
         match known {
             Some((edge, room)) if last_seq < edge => relay.suspect(&room),
             _ => relay.hint(name, last_seq),

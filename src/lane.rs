@@ -72,8 +72,10 @@ pub type Answer = Result<Outcome, Failure>;
 pub enum Failure {
     /// The log did not answer in time, or did not say: written or not, the same id is safe.
     Unavailable,
-    /// The log takes nothing just now, or what the write needs is damaged: it was not written.
+    /// The log takes nothing just now: it was not written.
     Unwritten,
+    /// What the write needs is damaged in the log. Nothing was written.
+    Damaged,
     /// A bug of ours.
     Internal,
 }
@@ -465,9 +467,10 @@ fn split(jobs: impl Iterator<Item = Job>) -> (Vec<Write>, Waiters) {
 fn failure(error: &LogError) -> Failure {
     match error {
         LogError::Refused(_) => Failure::Internal,
+        // Not a bug of ours, and it may be restored.
+        LogError::Damaged(_) | LogError::Culprits(_) => Failure::Damaged,
+        LogError::Unavailable(_) => Failure::Unwritten,
         LogError::Unknown(_) => Failure::Unavailable,
-        // Not even what is damaged is a bug of ours, and it may be restored.
-        _ => Failure::Unwritten,
     }
 }
 

@@ -31,6 +31,7 @@ pub struct Metrics {
     pub catch_ups: Family<Source, Counter>,
     pub repairs: Counter,
     pub went_back: Counter,
+    pub follows_damaged: Counter,
     pub queue_bytes: Gauge,
     pub budget_bytes: Family<Budget, Gauge>,
     pub budget_max_bytes: Family<Budget, Gauge>,
@@ -139,6 +140,7 @@ impl Metrics {
             catch_ups: Family::default(),
             repairs: Counter::default(),
             went_back: Counter::default(),
+            follows_damaged: Counter::default(),
             queue_bytes: Gauge::default(),
             budget_bytes: Family::default(),
             budget_max_bytes: Family::default(),
@@ -229,6 +231,11 @@ impl Metrics {
             "log_went_back",
             "Rooms in use whose log turned out to lack events that were shown",
             self.went_back.clone(),
+        );
+        m.register(
+            "follows_damaged",
+            "Sockets and event streams ended at an event that cannot be read from the log",
+            self.follows_damaged.clone(),
         );
         m.register_with_unit(
             "queue",

@@ -5,18 +5,25 @@
 //! moment (`hold_ms`), because what belongs before it is usually on its way; then the hole is
 //! repaired from the log, which by its own promise has everything below a seq that anyone has seen.
 
+mod sick;
+mod suspicion;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use tokio::sync::Semaphore;
+
 use crate::budget::{Budget, Held};
 use crate::config::HubConfig;
-use crate::hub::{Accepted, BATCH_BYTES_MAX, Entry, Hub, Overlap, Room};
-use crate::log::{Log, LogError};
+use crate::hub::{Accepted, BATCH_BYTES_MAX, Entry, Hub, NextPage, Overlap, Room};
+use crate::log::{Apart, Log, LogError};
 use crate::metrics::Metrics;
 use crate::model::{RoomName, Seq};
 use crate::tasks::Tasks;
+
+pub use sick::Sick;
 
 /// One to a node.
 pub struct Relay {
@@ -32,8 +39,12 @@ pub struct Relay {
     holds_len: AtomicUsize,
     /// Rooms that are being compared with the log, each by a task.
     suspects: Mutex<HashSet<RoomName>>,
+    /// Bounds how many of them read at once.
+    looks: Semaphore,
     /// When it was last said that the log went back.
     told: Mutex<Option<Instant>>,
+    /// Rooms that followers could not go on with.
+    pub sick: Sick,
 }
 
 /// What is known above the hole of one room. A repair task runs exactly as long as this exists,
@@ -75,6 +86,12 @@ impl Hold {
 
 /// Pause after a failed read while repairing; the log has its own time-outs on top.
 const REPAIR_RETRY: Duration = Duration::from_millis(250);
+/// Reads of an event that say that it is damaged, before its followers are ended. Not one: a page
+/// that is being written may look torn.
+pub const DAMAGED_TRIES: usize = 3;
+
+/// Rooms that are compared with the log at once.
+const LOOKS: usize = 2;
 
 impl Relay {
     pub fn new(
@@ -86,7 +103,20 @@ impl Relay {
     ) -> Arc<Self> {
         let (holds, holds_len) = (Mutex::default(), AtomicUsize::new(0));
         let (suspects, told) = (Mutex::default(), Mutex::default());
-        Arc::new(Self { hub, log, config, metrics, tasks, holds, holds_len, suspects, told })
+        let (sick, looks) = (Sick::default(), Semaphore::new(LOOKS));
+        Arc::new(Self {
+            hub,
+            log,
+            config,
+            metrics,
+            tasks,
+            holds,
+            holds_len,
+            suspects,
+            looks,
+            told,
+            sick,
+        })
     }
 
     fn holds(&self) -> MutexGuard<'_, HashMap<RoomName, Hold>> {
@@ -145,8 +175,23 @@ impl Relay {
             return;
         }
         let mut holds = self.holds();
+        // Let go meanwhile: whoever follows it anew begins with what the log has by then.
+        if room.is_closed() {
+            return;
+        }
         let hold = self.hold_of(&mut holds, &room);
         hold.wanted = hold.wanted.max(last_seq);
+    }
+
+    /// Whether who follows the room from `position` on can be given what comes next, as far as is
+    /// known. Costs nothing unless somebody met damage in that room; then the log is asked again.
+    pub async fn check(&self, room: &Room, position: Seq) -> Result<(), LogError> {
+        let Some(after) = self.sick.ahead_of(room.name(), position) else { return Ok(()) };
+        if let NextPage::Log = room.page_after(after, 1) {
+            self.log.read_page(room.name(), after, 1, BATCH_BYTES_MAX).await?;
+            self.sick.forget(room.name(), after);
+        }
+        Ok(())
     }
 
     /// Brings a room into use: from when this returns, its edge is known and every later event
@@ -158,8 +203,9 @@ impl Relay {
         let room = self.hub.open(name);
         room.activated
             .get_or_try_init(async || {
+                let before = room.edge();
                 let last_seq = self.log.last_seq(name).await?;
-                self.begin(&room, last_seq.unwrap_or_default());
+                self.begin(&room, before, last_seq.unwrap_or_default());
                 Ok::<(), LogError>(())
             })
             .await?;
@@ -170,27 +216,40 @@ impl Relay {
     pub async fn activate_all(
         self: &Arc<Self>,
         names: &[RoomName],
-    ) -> Result<Vec<Arc<Room>>, LogError> {
+    ) -> Result<Apart<Arc<Room>>, LogError> {
         // Opened first, as there.
         let rooms: Vec<Arc<Room>> = names.iter().map(|name| self.hub.open(name)).collect();
         let is_new = |room: &&Arc<Room>| !room.activated.initialized();
         let new: Vec<RoomName> =
             rooms.iter().filter(is_new).map(|room| room.name().clone()).collect();
         if new.is_empty() {
-            return Ok(rooms);
+            return Ok(rooms.into_iter().map(Ok).collect());
         }
-        let mut last_seqs: HashMap<RoomName, Seq> =
-            self.log.last_seqs(&new).await?.into_iter().collect();
-        for room in &rooms {
-            let last_seq = last_seqs.remove(room.name()).unwrap_or_default();
+        let edges: Vec<Option<Seq>> = rooms.iter().map(|room| room.edge()).collect();
+        let last_seqs = self.log.last_seqs(&new).await?;
+        let mut last_seqs: HashMap<_, _> = new.into_iter().zip(last_seqs).collect();
+        let mut active = Vec::with_capacity(rooms.len());
+        for (room, before) in rooms.into_iter().zip(edges) {
+            let unknown = || Err(LogError::Unavailable("it was not asked about".into()));
+            let last_seq = last_seqs.remove(room.name()).unwrap_or_else(unknown);
             // One that became active meanwhile has its edge, and is left as it is.
-            room.activated.get_or_init(async || self.begin(room, last_seq)).await;
+            let begin = || async {
+                self.begin(&room, before, last_seq?.unwrap_or_default());
+                Ok(())
+            };
+            let begun = room.activated.get_or_try_init(begin).await.map(drop);
+            active.push(begun.map(|()| room));
         }
-        Ok(rooms)
+        Ok(active)
     }
 
-    /// The log is known to have reached `last_seq` after the room was opened.
-    fn begin(self: &Arc<Self>, room: &Arc<Room>, last_seq: Seq) {
+    /// The log is known to have reached `last_seq` after the room was opened. Before it was asked,
+    /// the room had an edge if the stream's backlog opened it: perhaps one that the log, restored
+    /// while this node was down, does not reach.
+    fn begin(self: &Arc<Self>, room: &Arc<Room>, before: Option<Seq>, last_seq: Seq) {
+        if before > Some(last_seq) {
+            self.suspect(room);
+        }
         room.set_edge(last_seq);
         self.drain(room);
         // A room that the stream's backlog opened has an edge, perhaps an old one.
@@ -200,6 +259,9 @@ impl Relay {
     fn hold(self: &Arc<Self>, room: &Arc<Room>, entries: &[Entry]) {
         {
             let mut holds = self.holds();
+            if room.is_closed() {
+                return;
+            }
             let hold = self.hold_of(&mut holds, room);
             for entry in entries {
                 hold.wanted = hold.wanted.max(entry.seq);
@@ -227,7 +289,7 @@ impl Relay {
     fn drain(self: &Arc<Self>, room: &Arc<Room>) {
         let mut holds = self.holds();
         let Some(hold) = holds.get_mut(room.name()) else { return };
-        let Some(edge) = room.edge() else { return };
+        let Some(edge) = room.edge().filter(|_| !room.is_closed()) else { return };
         let ready = hold.ready(edge);
         if !ready.is_empty() {
             self.hub.accept(room, &ready);
@@ -237,6 +299,9 @@ impl Relay {
     /// What the room still wants. If that is nothing any more, the hold ends.
     fn wanted(&self, room: &Room) -> Option<Seq> {
         let mut holds = self.holds();
+        if room.is_closed() {
+            return None;
+        }
         let wanted = holds.get(room.name())?.wanted;
         if room.edge().is_none_or(|edge| edge < wanted) {
             return Some(wanted);
@@ -246,8 +311,9 @@ impl Relay {
     }
 
     fn end(&self, holds: &mut HashMap<RoomName, Hold>, room: &Room) {
-        holds.remove(room.name());
-        self.holds_len.fetch_sub(1, Ordering::SeqCst);
+        if holds.remove(room.name()).is_some() {
+            self.holds_len.fetch_sub(1, Ordering::SeqCst);
+        }
     }
 
     /// The log was asked and does not have what is wanted: it was restored to an older state, or
@@ -255,7 +321,8 @@ impl Relay {
     /// more was wanted meanwhile, which is another matter.
     fn give_up(&self, room: &Room, wanted: Seq) -> bool {
         let mut holds = self.holds();
-        if holds.get(room.name()).is_none_or(|hold| hold.wanted != wanted) {
+        let is_more = holds.get(room.name()).is_none_or(|hold| hold.wanted != wanted);
+        if room.is_closed() || is_more {
             return false;
         }
         tracing::warn!(room = %room.name(), seq = wanted.0, "the log lacks what it should have");
@@ -263,26 +330,39 @@ impl Relay {
         true
     }
 
-    /// The log went back: nothing that was held is to be believed.
-    fn forget(&self, room: &Room) {
+    /// What is missing cannot be read. The room's followers would wait for it in silence: they are
+    /// ended, and the room is let go, so that who comes next begins behind the hole.
+    fn abandon(&self, room: &Arc<Room>) {
+        self.let_go(room, || {
+            if let Some(edge) = room.edge() {
+                self.sick.note(room.name(), edge);
+            }
+            self.hub.abandon(room)
+        });
+    }
+
+    /// Has the hub let go of a room; `false`: it had already.
+    ///
+    /// Under the lock of the holds, which knows rooms by name, and only here a room that is held is
+    /// closed: so a hold is of the room that is in use, whoever opens it anew cannot come by a hold
+    /// of the old one, and nobody makes one for a room that is closed.
+    fn let_go(&self, room: &Arc<Room>, close: impl FnOnce() -> bool) -> bool {
         let mut holds = self.holds();
-        if holds.contains_key(room.name()) {
+        let is_ours = !room.is_closed() && close();
+        if is_ours {
             self.end(&mut holds, room);
         }
+        is_ours
     }
 
     /// Waits a moment for what is missing, then reads it from the log until the room is whole.
     async fn repair(self: Arc<Self>, room: Arc<Room>) {
         let mut pause = Duration::from_millis(self.config.hold_ms);
-        loop {
+        let mut damaged = 0;
+        while damaged < DAMAGED_TRIES {
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 () = self.tasks.stopping() => return,
-            }
-            // Of one that was let go because the log went back, nothing is wanted any more; a hold
-            // of that name would be another room's.
-            if room.is_closed() {
-                return;
             }
             self.drain(&room);
             let Some(wanted) = self.wanted(&room) else { return };
@@ -291,12 +371,15 @@ impl Relay {
                 // waits for the same answer; or the log failed them, and it is for this to try
                 // again: else the room would stay as it is for ever, and so would this task.
                 let activated = self.activate(room.name()).await;
+                damaged += usize::from(matches!(activated, Err(LogError::Damaged(_))));
                 pause = if activated.is_ok() { Duration::ZERO } else { REPAIR_RETRY };
                 continue;
             };
             let page_len = self.config.page_len;
-            pause = match self.log.read_page(room.name(), edge, page_len, BATCH_BYTES_MAX).await {
+            let page = self.log.read_to_damage(room.name(), edge, page_len, BATCH_BYTES_MAX);
+            pause = match page.await {
                 Ok(events) => {
+                    damaged = 0;
                     self.metrics.repairs.inc();
                     let now = Instant::now();
                     let entries: Vec<_> = events.iter().map(|e| Entry::new(e, now)).collect();
@@ -309,15 +392,16 @@ impl Relay {
                     if gained { Duration::ZERO } else { REPAIR_RETRY }
                 }
                 Err(err) => {
+                    self.metrics.log_error(err.kind());
+                    damaged += usize::from(matches!(err, LogError::Damaged(_)));
                     tracing::debug!(room = %room.name(), %err, "repair must wait for the log");
                     REPAIR_RETRY
                 }
             };
         }
+        self.abandon(&room);
     }
 }
-
-mod suspicion;
 
 #[cfg(test)]
 mod tests {
@@ -409,6 +493,34 @@ mod tests {
         assert_eq!(relay.metrics.repairs.get(), 1);
         relay.deliver(&name(), &[entry(21)]);
         assert_eq!(room.edge(), Some(Seq(21)));
+    }
+
+    /// Whoever follows it would wait for ever; and the log is not asked for ever.
+    #[tokio::test]
+    async fn a_room_whose_hole_cannot_be_read_is_let_go() {
+        let folder = tempfile::tempdir().unwrap();
+        let relay = relay(folder.path(), 20, 1).await;
+        let shell = rusqlite::Connection::open(folder.path().join("verbatim.db")).unwrap();
+        shell.execute("update events set type = 'poll' where seq = 8", []).unwrap();
+        let room = relay.hub.open(&name());
+        room.set_edge(Seq(5));
+        relay.deliver(&name(), &[entry(10)]);
+        until("it is let go", || relay.hub.room(&name()).is_none()).await;
+        until("nothing is held", || relay.holds_len.load(Ordering::SeqCst) == 0).await;
+        assert!(room.is_closed());
+        assert_eq!(room.edge(), Some(Seq(7)), "what is before the damage was there");
+        // It came late.
+        relay.hold(&room, &[entry(11)]);
+        assert_eq!(relay.holds_len.load(Ordering::SeqCst), 0);
+
+        let anew = relay.activate(&name()).await.unwrap();
+        assert_eq!(anew.edge(), Some(Seq(20)));
+        let checked = relay.check(&anew, Seq(7)).await;
+        assert!(matches!(checked, Err(LogError::Damaged(_))), "{checked:?}");
+        relay.check(&anew, Seq(8)).await.unwrap();
+        shell.execute("update events set type = 'message' where seq = 8", []).unwrap();
+        relay.check(&anew, Seq(7)).await.unwrap();
+        assert_eq!(relay.sick.ahead_of(&name(), Seq(0)), None);
     }
 
     #[tokio::test]

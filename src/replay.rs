@@ -14,6 +14,7 @@ use crate::hub::{BATCH_BYTES_MAX, Batch, Entry};
 use crate::log::{Log, LogError};
 use crate::metrics::Metrics;
 use crate::model::{RoomName, Seq};
+use crate::relay::DAMAGED_TRIES;
 
 /// What a page takes while it is read: its rows, and the same as frames.
 pub const PAGE_HELD_BYTES: usize = 2 * BATCH_BYTES_MAX;
@@ -59,17 +60,26 @@ impl Replay {
     }
 
     /// As `page`, and when the log is away, not before a moment has passed: for a reader that has
-    /// nothing better to do than to ask again.
+    /// nothing better to do than to ask again. But `Damaged` is said only when the very next event
+    /// could not be read some times in a row: then it is no use to ask again.
     pub async fn page_patiently(
         &self,
         room: &RoomName,
         after: Seq,
     ) -> Result<Option<Arc<Batch>>, LogError> {
-        let page = self.page(room, after).await;
-        if page.is_err() {
+        let mut damaged = 0;
+        loop {
+            let page = self.page(room, after).await;
+            let is_damaged = matches!(page, Err(LogError::Damaged(_)));
+            damaged += usize::from(is_damaged);
+            if page.is_ok() || damaged >= DAMAGED_TRIES {
+                return page;
+            }
             tokio::time::sleep(RETRY).await;
+            if !is_damaged {
+                return page;
+            }
         }
-        page
     }
 
     /// One read of the log, encoded. Its bytes are bounded, because a slow reader pins the whole
@@ -78,7 +88,8 @@ impl Replay {
     async fn read(&self, room: &RoomName, after: Seq) -> Result<Option<Arc<Batch>>, LogError> {
         let held = self.unsent.room(PAGE_HELD_BYTES).await;
         self.metrics.catch_up("log");
-        let events = self.log.read_page(room, after, self.page_len, BATCH_BYTES_MAX).await?;
+        let page = self.log.read_to_damage(room, after, self.page_len, BATCH_BYTES_MAX).await;
+        let events = page.inspect_err(|error| self.metrics.log_error(error.kind()))?;
         let now = Instant::now();
         let mut bytes = 0;
         let fits = |entry: &Entry| {

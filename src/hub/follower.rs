@@ -302,8 +302,8 @@ impl Follower {
         place.state == State::Live
     }
 
-    /// The session is to ask for the next page, though nothing new is known.
-    pub fn fall_behind(self: &Arc<Self>) {
+    /// The room is let go: the session finds that out when it looks for the next page.
+    pub fn let_go(self: &Arc<Self>) {
         let mut place = self.place();
         if place.state == State::Live {
             place.state = State::CatchingUp;

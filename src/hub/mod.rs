@@ -111,6 +111,20 @@ impl Hub {
         self.shard(name).get(name).cloned()
     }
 
+    /// Lets go of a room whose followers cannot be given what comes next: they are ended. `false`:
+    /// it is not in use any more.
+    pub fn abandon(&self, room: &Arc<Room>) -> bool {
+        let mut shard = self.shard(room.name());
+        let is_ours = shard.get(room.name()).is_some_and(|known| Arc::ptr_eq(known, room));
+        if is_ours {
+            shard.remove(room.name());
+            self.metrics.rooms_followed.dec();
+        }
+        drop(shard);
+        room.close();
+        is_ours
+    }
+
     /// The names of all rooms in use.
     pub fn room_names(&self) -> Vec<RoomName> {
         let lock = |shard: &Mutex<Rooms>| {
@@ -134,17 +148,18 @@ impl Hub {
     }
 
     /// The log went back to `to`: what this room has is not what happened. All who follow it come
-    /// anew, to a room that tells them so.
-    pub fn went_back(&self, room: &Arc<Room>, to: Seq) {
+    /// anew, to a room that tells them so. `false`: it is not in use any more.
+    pub fn went_back(&self, room: &Arc<Room>, to: Seq) -> bool {
         let mut shard = self.shard(room.name());
-        let Some(known) = shard.get_mut(room.name()).filter(|known| Arc::ptr_eq(known, room))
-        else {
-            return;
-        };
-        let (name, now) = (room.name().clone(), Instant::now());
-        *known = Arc::new(Room::went_back(name, to, now, &self.budgets));
+        let known = shard.get_mut(room.name()).filter(|known| Arc::ptr_eq(known, room));
+        let is_ours = known.is_some();
+        if let Some(known) = known {
+            let (name, now) = (room.name().clone(), Instant::now());
+            *known = Arc::new(Room::went_back(name, to, now, &self.budgets));
+        }
         drop(shard);
-        room.abandon();
+        room.close();
+        is_ours
     }
 
     /// Has rooms whose recent events nobody uses forget them, until an eighth of what all rings may

@@ -207,21 +207,6 @@ impl Room {
         self.state().ring.iter().cloned().collect()
     }
 
-    /// The hub has let go of it: whoever follows it must follow anew.
-    pub fn is_closed(&self) -> bool {
-        self.state().closed
-    }
-
-    /// Lets go of it, whoever follows: each of them comes to ask for the next page and hears of it.
-    pub fn abandon(&self) {
-        let mut state = self.state();
-        state.closed = true;
-        let followers = state.followers.clone();
-        drop(state);
-        followers.iter().for_each(|follower| follower.fall_behind());
-        self.moved.notify_waiters();
-    }
-
     /// The next piece of work of a fan-out: what is new, and who follows. `None` ends it.
     pub fn next_fan_out(&self, bytes_max: usize) -> Option<(Batch, Arc<Vec<Arc<Follower>>>)> {
         let mut state = self.state();
@@ -344,6 +329,23 @@ impl Room {
     pub fn touch(&self, now: Instant) {
         let mut state = self.state();
         state.idle_since = state.idle_since.map(|_| now);
+    }
+
+    /// Whether the hub has let go of it.
+    pub fn is_closed(&self) -> bool {
+        self.state().closed
+    }
+
+    /// Closes the room, and has its followers' sessions hear of it.
+    pub fn close(&self) {
+        let mut state = self.state();
+        state.closed = true;
+        let followers = state.followers.clone();
+        drop(state);
+        for follower in followers.iter() {
+            follower.let_go();
+        }
+        self.moved.notify_waiters();
     }
 
     /// Closes the room if nobody has followed it since `before`.

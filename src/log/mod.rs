@@ -11,6 +11,7 @@
 //! - **Idempotent for ever** by (room, user, id), whichever node wrote it first.
 //! - **Honest.** `LogError::Unknown` says that nobody knows; it never means "probably not".
 
+mod apart;
 mod batch;
 mod health;
 pub mod postgres;
@@ -24,8 +25,10 @@ use std::time::Duration;
 use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 
+pub use apart::Apart;
 pub use postgres::{Outbox, Sweep};
 
+use self::apart::Parts;
 use self::health::Health;
 use crate::config::Config;
 use crate::decide::{Outcome, Write};
@@ -364,17 +367,21 @@ impl Log {
         self.told(Some(room), standing)
     }
 
-    /// As `standing`, in many rooms at once, in their order.
+    /// As `standing`, in many rooms at once.
     pub async fn standings(
         &self,
         rooms: &[RoomName],
         user: &UserId,
-    ) -> Result<Vec<Option<Standing>>, LogError> {
-        let standings = match self {
-            Self::Sqlite(log) => log.standings(rooms, user).await,
-            Self::Postgres(log) => log.standings(rooms, user).await,
-        };
-        self.told(only(rooms), standings)
+    ) -> Result<Apart<Option<Standing>>, LogError> {
+        let mut parts = Parts::of(rooms);
+        while let Some(part) = parts.next() {
+            let standings = match self {
+                Self::Sqlite(log) => log.standings(part, user).await,
+                Self::Postgres(log) => log.standings(part, user).await,
+            };
+            parts.put(part, self.told_of(part, standings))?;
+        }
+        Ok(parts.answers)
     }
 
     /// The room's highest committed seq. `None`: there is no such room.
@@ -386,13 +393,17 @@ impl Log {
         self.told(Some(room), last_seq)
     }
 
-    /// As `last_seq`, for many rooms at once. Rooms that are not there are left out.
-    pub async fn last_seqs(&self, rooms: &[RoomName]) -> Result<Vec<(RoomName, Seq)>, LogError> {
-        let last_seqs = match self {
-            Self::Sqlite(log) => log.last_seqs(rooms).await,
-            Self::Postgres(log) => log.last_seqs(rooms).await,
-        };
-        self.told(only(rooms), last_seqs)
+    /// As `last_seq`, for many rooms at once.
+    pub async fn last_seqs(&self, rooms: &[RoomName]) -> Result<Apart<Option<Seq>>, LogError> {
+        let mut parts = Parts::of(rooms);
+        while let Some(part) = parts.next() {
+            let last_seqs = match self {
+                Self::Sqlite(log) => log.last_seqs(part).await,
+                Self::Postgres(log) => log.last_seqs(part).await,
+            };
+            parts.put(part, self.told_of(part, last_seqs))?;
+        }
+        Ok(parts.answers)
     }
 
     /// The outbox, if the log has one: what is committed and not yet known to be mirrored.
@@ -488,12 +499,13 @@ impl Log {
         };
         result.inspect_err(|error| health.of_room(room, error))
     }
-}
 
-/// The room that a call is about, unless it is about several.
-fn only(rooms: &[RoomName]) -> Option<&RoomName> {
-    match rooms {
-        [room] => Some(room),
-        _ => None,
+    /// As `told`, of a call about several rooms. If it is not known which of them is damaged, the
+    /// caller asks about fewer.
+    fn told_of<T>(&self, rooms: &[RoomName], result: Result<T, LogError>) -> Result<T, LogError> {
+        match rooms {
+            [room] => self.told(Some(room), result),
+            _ => result,
+        }
     }
 }

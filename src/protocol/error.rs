@@ -25,8 +25,8 @@ pub enum Code {
     /// A `message` over the limit.
     TooLarge,
     RateLimited,
-    /// The log cannot be reached or did not answer in time: written or not, the same `id` may be
-    /// sent again safely.
+    /// The log cannot be reached, did not answer in time, or is damaged where the command needs it:
+    /// written or not, the same `id` may be sent again safely.
     Unavailable,
     /// A bug of ours.
     Internal,
@@ -139,6 +139,24 @@ impl Problem {
     /// A read of the log failed, or took too long.
     pub fn unanswered() -> Self {
         Self::new(Code::Unavailable, "the log does not answer: try again in a moment")
+    }
+
+    /// What a read needs is damaged in the log.
+    pub fn unreadable() -> Self {
+        Self::new(
+            Code::Unavailable,
+            "the log is damaged here and cannot be read: trying again does not help until the \
+             operator has repaired it",
+        )
+    }
+
+    /// What a write needs is damaged in the log.
+    pub fn unwritable() -> Self {
+        Self::new(
+            Code::Unavailable,
+            "the log is damaged here, and nothing was written: trying again does not help until \
+             the operator has repaired it",
+        )
     }
 
     /// What the node holds for clients that do not read is at its limit.

@@ -31,7 +31,11 @@ impl Relay {
 
     async fn look_into(self: Arc<Self>, room: Arc<Room>) {
         let verdict = loop {
-            match self.went_back(&room).await {
+            // A failover makes all rooms suspect at once, and everybody comes back meanwhile.
+            let turn = self.looks.acquire().await;
+            let verdict = self.went_back(&room).await;
+            drop(turn);
+            match verdict {
                 Ok(verdict) => break verdict,
                 // Whoever reads it is told so.
                 Err(LogError::Damaged(_)) => break None,
@@ -46,10 +50,10 @@ impl Relay {
         };
         self.suspects.lock().unwrap_or_else(PoisonError::into_inner).remove(room.name());
         let Some(to) = verdict else { return };
-        self.metrics.went_back.inc();
-        self.tell(room.name(), room.edge().unwrap_or_default(), to);
-        self.forget(&room);
-        self.hub.went_back(&room, to);
+        if self.let_go(&room, || self.hub.went_back(&room, to)) {
+            self.metrics.went_back.inc();
+            self.tell(room.name(), room.edge().unwrap_or_default(), to);
+        }
     }
 
     /// Up to where the log still has what the room has, if that is not all.

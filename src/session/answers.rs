@@ -243,6 +243,7 @@ pub fn written(asked: Asked, answer: Result<Answer, oneshot::error::RecvError>) 
         Ok(Ok(outcome)) => Reply::Written(asked, outcome),
         Ok(Err(Failure::Unavailable)) => Reply::Problem(asked.problem(Problem::unavailable())),
         Ok(Err(Failure::Unwritten)) => Reply::Problem(asked.problem(Problem::unwritten())),
+        Ok(Err(Failure::Damaged)) => Reply::Problem(asked.problem(Problem::unwritable())),
         // The lane is gone, which it says loudly elsewhere.
         Ok(Err(Failure::Internal)) | Err(_) => Reply::Problem(asked.problem(Problem::internal())),
     }
@@ -367,13 +368,22 @@ impl Reader {
         let is_telling = read.is_ok() || time >= usual / 2;
         let read = read.unwrap_or_else(|_| Err(LogError::Unavailable("no answer in time".into())));
         read.map_err(|err| {
-            if is_telling {
+            // Damage is in one place, and says nothing about the reads of other commands.
+            if is_telling && !matches!(err, LogError::Damaged(_)) {
                 *self.outage.last() = Some(Instant::now());
             }
-            self.shared.metrics.log_error(err.kind());
-            tracing::debug!(err = %err, "a read of the log failed");
-            Problem::unanswered()
+            self.failed(&err)
         })
+    }
+
+    /// What a client is told whose read failed.
+    pub fn failed(&self, error: &LogError) -> Problem {
+        self.shared.metrics.log_error(error.kind());
+        tracing::debug!(err = %error, "a read of the log failed");
+        match error {
+            LogError::Damaged(_) => Problem::unreadable(),
+            _ => Problem::unanswered(),
+        }
     }
 }
 
@@ -402,6 +412,9 @@ pub async fn join(
     };
     let known = room.known(last_seq, Instant::now());
     let (position, reset) = position(start, event.as_ref(), last_seq, known);
+    if let Err(problem) = reader.read(reader.shared.relay.check(&room, position)).await {
+        return Reply::Problem(asked.problem(problem));
+    }
     let follow = Follow { asked, room, last_seq, members, reading, position, reset };
     Reply::Joined(Box::new(follow))
 }

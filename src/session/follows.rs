@@ -15,6 +15,7 @@ use tokio::time::Sleep;
 
 use super::Shared;
 use super::answers::{Asks, Follow};
+use super::lost::LostSync;
 use crate::hub::{
     Answered, BATCH_BYTES_MAX, Batch, Follower, Inbox, NextPage, Pushed, Room, State,
 };
@@ -73,10 +74,6 @@ struct Resume {
     late: Vec<(Arc<Follower>, Seq)>,
     live: Vec<(RoomName, Seq)>,
 }
-
-/// The log does not hold what the room is known to have: this socket starts anew.
-#[derive(Debug, PartialEq, Eq)]
-pub struct LostSync;
 
 impl Follows {
     pub fn new(shared: Arc<Shared>, link: Arc<Link>, address: IpAddr) -> Self {
@@ -267,7 +264,7 @@ impl Follows {
         // Refused only if the room was let go between its activation and now: with the shortest
         // linger of a second, this task was not run for that long.
         if !self.shared.hub.follow(&follow.room, follower.clone()) {
-            return Err(LostSync);
+            return Err(LostSync::Differs);
         }
         // Its asks have their places already, from before there was a follower.
         let (room, places) = (follow.room.clone(), follower.users_len());
@@ -371,8 +368,12 @@ impl Follows {
             Ok(None) => {
                 self.empty_pages += 1;
                 if self.empty_pages > 1 && room.edge() > Some(follower.last()) {
-                    return Err(LostSync);
+                    return Err(LostSync::Differs);
                 }
+            }
+            Err(LogError::Damaged(_)) => {
+                self.shared.relay.sick.note(room.name(), follower.last());
+                return Err(self.closed(&follower));
             }
             // `Replay` has waited between its attempts; the socket lives, so go on trying, first
             // with those whose events may still be in memory.
@@ -382,6 +383,16 @@ impl Follows {
             }
         }
         Ok(())
+    }
+
+    /// The follower cannot go on.
+    fn closed(&self, follower: &Follower) -> LostSync {
+        let relay = &self.shared.relay;
+        if relay.sick.ahead_of(follower.room(), follower.last()).is_none() {
+            return LostSync::Differs;
+        }
+        self.shared.metrics.follows_damaged.inc();
+        LostSync::Damaged
     }
 
     /// Serves those behind until the socket is full, a page must be read, or nobody is behind. A
@@ -417,7 +428,7 @@ impl Follows {
                     }));
                     return Ok(true);
                 }
-                NextPage::Closed => return Err(LostSync),
+                NextPage::Closed => return Err(self.closed(&follower)),
             }
         }
         Ok(false)
@@ -435,7 +446,7 @@ impl Follows {
             Pushed::Taken => self.next_behind(),
             Pushed::Full => {}
             // The log has a hole, which no log of ours has: it was changed by hand.
-            Pushed::Gap => return Err(LostSync),
+            Pushed::Gap => return Err(LostSync::Differs),
             Pushed::Stopped => {
                 if follower.state() == State::Stopped {
                     self.stopped.push(follower.clone());

@@ -13,6 +13,7 @@ mod follows;
 /// As `answers`.
 pub mod history;
 mod limits;
+mod lost;
 mod owing;
 /// As `answers`.
 pub mod pace;
@@ -35,9 +36,10 @@ use tokio::sync::watch;
 use tokio::time::Sleep;
 
 use self::answers::{Answers, Asked, Asks, Awaited, Outage, Pending, Reader, Reply};
-use self::follows::{Follows, LostSync};
+use self::follows::Follows;
 use self::history::Broken;
 use self::limits::Limits;
+use self::lost::lost_sync;
 use self::pace::{PAGE_WEIGHT, Pace, weight_of};
 use self::paging::Paging;
 use self::resume::Resuming;
@@ -472,10 +474,6 @@ async fn parked(parked: &mut Option<Pin<Box<dyn Future<Output = ()> + Send>>>) {
             *parked = None;
         }
     }
-}
-
-fn lost_sync(_: LostSync) -> End {
-    (CloseCode::RESYNC, "lost sync with the log: reconnect and resume")
 }
 
 #[cfg(test)]

@@ -7,10 +7,11 @@ use std::time::Instant;
 
 use super::answers::{Asked, Asks, Follow, Pending, Reply};
 use super::limits::Verdict;
+use super::lost::lost_sync;
 use super::pace::{weight, weight_of};
 use super::paging::Paging;
 use super::resume::{self, Resuming};
-use super::{End, Session, lost_sync};
+use super::{End, Session};
 use crate::log::Reading;
 use crate::metrics;
 use crate::protocol::close::CloseCode;

@@ -13,7 +13,7 @@ use super::answers::{Asked, Follow, Reader, Reply, position};
 use super::reading;
 use crate::decide::Refusal;
 use crate::hub::Room;
-use crate::log::{Reading, Standing};
+use crate::log::{LogError, Reading, Standing};
 use crate::model::{ClientId, RoomName, Seq, UserId};
 use crate::protocol::command::Start;
 use crate::protocol::error::Problem;
@@ -70,6 +70,7 @@ pub async fn part(mut resuming: Box<Resuming>) -> Reply {
                 let asked = asked(name);
                 done.push(match found {
                     Found::Nothing => Err(asked.refused(Refusal::RoomNotFound)),
+                    Found::Unread(problem) => Err(asked.problem(problem)),
                     Found::Stranger => Err(asked.refused(Refusal::NotMember)),
                     Found::Member(standing, room) => Ok(followed(asked, *since, standing, room)),
                 });
@@ -86,6 +87,8 @@ pub async fn part(mut resuming: Box<Resuming>) -> Reply {
 enum Found {
     Nothing,
     Stranger,
+    /// It cannot be read, though others can.
+    Unread(Problem),
     Member(Standing, Arc<Room>),
 }
 
@@ -98,17 +101,29 @@ async fn follow(
     let shared = &reader.shared;
     let names: Vec<RoomName> = part.iter().map(|(name, _)| name.clone()).collect();
     let standings = reader.read(shared.log.standings(&names, user)).await?;
-    let is_member =
-        |standing: &Option<Standing>| standing.is_some_and(|standing| standing.role.is_some());
+    let is_member = |standing: &Result<Option<Standing>, LogError>| {
+        standing.as_ref().is_ok_and(|it| it.is_some_and(|standing| standing.role.is_some()))
+    };
     let members = names.iter().zip(&standings).filter(|(_, standing)| is_member(standing));
     let members: Vec<RoomName> = members.map(|(name, _)| name.clone()).collect();
     let mut rooms = reader.read(shared.relay.activate_all(&members)).await?.into_iter();
-    let found = standings.into_iter().map(|standing| match standing {
-        None => Found::Nothing,
-        Some(standing) if standing.role.is_none() => Found::Stranger,
-        Some(standing) => rooms.next().map_or(Found::Nothing, |room| Found::Member(standing, room)),
-    });
-    Ok(found.collect())
+    let mut all = Vec::with_capacity(part.len());
+    for ((_, since), standing) in part.iter().zip(standings) {
+        all.push(match standing {
+            Err(error) => Found::Unread(reader.failed(&error)),
+            Ok(None) => Found::Nothing,
+            Ok(Some(standing)) if standing.role.is_none() => Found::Stranger,
+            Ok(Some(standing)) => match rooms.next() {
+                None => Found::Nothing,
+                Some(Err(error)) => Found::Unread(reader.failed(&error)),
+                Some(Ok(room)) => match reader.read(shared.relay.check(&room, *since)).await {
+                    Ok(()) => Found::Member(standing, room),
+                    Err(problem) => Found::Unread(problem),
+                },
+            },
+        });
+    }
+    Ok(all)
 }
 
 fn followed(asked: Asked, since: Seq, standing: Standing, room: Arc<Room>) -> Follow {

@@ -35,6 +35,7 @@ mod readme;
 mod replay;
 mod sabotage;
 mod shutdown;
+mod sick;
 mod signals;
 mod slow_reader;
 mod socket;

@@ -98,7 +98,7 @@ impl Postgres {
         Marker::new(Arc::clone(&self.shared))
     }
 
-    pub async fn last_seqs(&self, rooms: &[RoomName]) -> Result<Vec<(RoomName, Seq)>, LogError> {
+    pub async fn last_seqs(&self, rooms: &[RoomName]) -> Result<Vec<Option<Seq>>, LogError> {
         self.shared.reads.last_seqs(rooms).await
     }
 

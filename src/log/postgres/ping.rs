@@ -1,7 +1,8 @@
 //! Whether PostgreSQL takes commits, asked without changing anything.
 
+use std::sync::Arc;
+
 use tokio::sync::Mutex;
-use tokio::time::timeout;
 
 use super::Shared;
 use super::connect::Connection;
@@ -18,29 +19,35 @@ const PING: &str = "
     commit";
 
 /// One to a node. `None` before the first use and after any failure.
+///
+/// A commit that hangs goes on hanging in PostgreSQL whether or not anybody waits for it, and each
+/// takes a connection. So it is asked by a task that ends with its answer, and there is one.
 #[derive(Default)]
-pub(super) struct Ping(Mutex<Option<Connection>>);
+pub(super) struct Ping(Arc<Mutex<Option<Connection>>>);
 
 #[derive(Debug, thiserror::Error)]
 #[error("a commit is not confirmed")]
 struct TooSlow;
 
 impl Ping {
-    pub async fn ask(&self, shared: &Shared) -> Result<(), LogError> {
-        let mut kept = self.0.lock().await;
-        let work = async {
-            let connection = match kept.take().filter(|kept| !kept.client.is_closed()) {
-                Some(connection) => connection,
-                None => {
-                    let connect = shared.lane_connector.connect().await;
-                    connect.map_err(|error| LogError::Unavailable(error.into()))?
-                }
-            };
+    pub async fn ask(&self, shared: &Arc<Shared>) -> Result<(), LogError> {
+        let too_slow = || LogError::Unavailable(TooSlow.into());
+        let mut kept = self.0.clone().try_lock_owned().map_err(|_| too_slow())?;
+        let shared = shared.clone();
+        let ask = tokio::spawn(async move {
+            // One that ended quietly since is no sign of anything.
+            if let Some(connection) = kept.take().filter(|kept| !kept.client.is_closed())
+                && connection.client.batch_execute(PING).await.is_ok()
+            {
+                *kept = Some(connection);
+                return Ok(());
+            }
+            let connected = shared.lane_connector.connect().await;
+            let connection = connected.map_err(|error| LogError::Unavailable(error.into()))?;
             connection.client.batch_execute(PING).await.map_err(before_commit)?;
-            Ok(connection)
-        };
-        let done = timeout(shared.append_timeout, work).await;
-        *kept = Some(done.unwrap_or_else(|_| Err(LogError::Unavailable(TooSlow.into())))?);
-        Ok(())
+            *kept = Some(connection);
+            Ok(())
+        });
+        ask.await.unwrap_or_else(|_| Err(too_slow()))
     }
 }

@@ -5,6 +5,7 @@
 //! while idle knows it and is skipped; one whose query was not answered, because it failed or its
 //! caller gave up, is never used again.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -315,11 +316,12 @@ impl Reads {
         Ok(rows.first().map(|row| Seq::from_i64(row.get(0))))
     }
 
-    pub async fn last_seqs(&self, rooms: &[RoomName]) -> Result<Vec<(RoomName, Seq)>, LogError> {
+    pub async fn last_seqs(&self, rooms: &[RoomName]) -> Result<Vec<Option<Seq>>, LogError> {
         let names: Vec<&str> = rooms.iter().map(RoomName::as_str).collect();
         let rows = self.ask(Query::LastSeqs, &[&names]).await?;
         let place = |row: &Row| (RoomName::stored(row.get(0)), Seq::from_i64(row.get(1)));
-        Ok(rows.iter().map(place).collect())
+        let places: HashMap<RoomName, Seq> = rows.iter().map(place).collect();
+        Ok(rooms.iter().map(|room| places.get(room).copied()).collect())
     }
 
     pub async fn rooms(

@@ -205,14 +205,10 @@ impl Sqlite {
         self.ask(move |connection| reader::last_seq(connection, &room)).await
     }
 
-    pub async fn last_seqs(&self, rooms: &[RoomName]) -> Result<Vec<(RoomName, Seq)>, LogError> {
+    pub async fn last_seqs(&self, rooms: &[RoomName]) -> Result<Vec<Option<Seq>>, LogError> {
         let rooms = rooms.to_vec();
         self.ask(move |connection| {
-            let seq = |room: RoomName| {
-                let seq = reader::last_seq(connection, &room).transpose()?;
-                Some(seq.map(|seq| (room, seq)))
-            };
-            rooms.into_iter().filter_map(seq).collect()
+            rooms.iter().map(|room| reader::last_seq(connection, room)).collect()
         })
         .await
     }

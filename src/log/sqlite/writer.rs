@@ -76,6 +76,7 @@ impl Writer {
                     Job::Append(append) => appends.push(append),
                     Job::Settle(settle) => settles.push(settle),
                     Job::Mark(all) => marks.push(all),
+                    Job::Ping(answer) if answer.is_closed() => {}
                     Job::Ping(answer) => pings.push(answer),
                 }
             }
@@ -90,9 +91,12 @@ impl Writer {
                 // Moved all the same, and nobody is told: who asks is.
                 let _ = all.answer.send(self.mark(&all.marks));
             }
-            for answer in pings {
-                // As above.
-                let _ = answer.send(self.ping().map_err(LogError::from));
+            if !pings.is_empty() {
+                let done = self.ping();
+                for answer in pings {
+                    // As above.
+                    let _ = answer.send(done.clone().map_err(LogError::from));
+                }
             }
             self.limit_wal();
         }

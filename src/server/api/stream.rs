@@ -101,12 +101,15 @@ pub async fn open(
     let room = reader.read(shared.relay.activate(&asked.room)).await;
     let room = room.map_err(|problem| asked.problem(problem))?;
 
-    let place = visitor.permit.stream(visitor.client).map_err(Refusal::Full)?;
-
     let last_seq = standing.last_seq;
     let known = room.known(last_seq, Instant::now());
     let is_reset = after.is_some_and(|after| after > known);
     let last = after.filter(|_| !is_reset).unwrap_or(last_seq);
+    let checked = reader.read(shared.relay.check(&room, last)).await;
+    checked.map_err(|problem| asked.problem(problem))?;
+
+    let place = visitor.permit.stream(visitor.client).map_err(Refusal::Full)?;
+
     shared.metrics.streams.inc();
     let tasks = shared.tasks.clone();
     let reading = Reading {
@@ -170,8 +173,11 @@ impl Reading {
             let moved = room.moved();
             match room.page_after(self.last, BATCH_BYTES_MAX) {
                 NextPage::Ring(batch) => return Some(self.take(&batch)),
-                // The room was let go, which nobody does while it is held.
-                NextPage::Closed => return None,
+                // The room was let go, which is done to one that is held only for damage.
+                NextPage::Closed => {
+                    self.shared.metrics.follows_damaged.inc();
+                    return None;
+                }
                 NextPage::Live => tokio::select! {
                     () = moved => {}
                     () = tokio::time::sleep_until(self.due.into()) => return Some(heartbeat()),
@@ -211,6 +217,12 @@ impl Reading {
             Ok(None) => {
                 self.empty_pages += 1;
                 self.is_over = self.empty_pages > 1 && self.room.edge() > Some(self.last);
+            }
+            // The client comes back, and is refused for as long as it cannot go on.
+            Err(LogError::Damaged(_)) => {
+                self.shared.relay.sick.note(self.room.name(), self.last);
+                self.shared.metrics.follows_damaged.inc();
+                self.is_over = true;
             }
             // `Replay` has waited between its attempts.
             Err(err) => tracing::debug!(room = %self.room.name(), %err, "a stream must wait"),

@@ -1,0 +1,21 @@
+//! Why a socket is closed that cannot be given what comes next.
+
+use super::End;
+use crate::protocol::close::CloseCode;
+
+/// This socket must start anew.
+#[derive(Debug, PartialEq, Eq)]
+pub enum LostSync {
+    /// The log does not hold what a room is known to have.
+    Differs,
+    /// The next event of a room cannot be read.
+    Damaged,
+}
+
+pub fn lost_sync(why: LostSync) -> End {
+    let text = match why {
+        LostSync::Differs => "lost sync with the log: reconnect and resume",
+        LostSync::Damaged => "an event cannot be read from the log: reconnect and resume",
+    };
+    (CloseCode::RESYNC, text)
+}
