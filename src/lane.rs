@@ -198,6 +198,8 @@ struct Waiters(Vec<Waiter>);
 impl Lane {
     async fn run(mut self) {
         while self.wait().await {
+            // Rooms that wait on a siding may do so for long; others must not wait for them.
+            take_more(&mut self.inbox, &mut self.waiting);
             let now = Instant::now();
             expire(&mut self.waiting, now);
             match &mut self.siding {
@@ -263,7 +265,7 @@ impl Lane {
                 self.metrics.log_error(error.kind());
                 if let LogError::Unknown(cause) = &error {
                     tracing::warn!(err = %cause, len = writes.len(), "commit was not confirmed");
-                    self.doubts.add(&writes);
+                    self.doubts.add(self.appender.in_doubt(&writes));
                 } else {
                     tracing::debug!(err = %error, len = writes.len(), "batch not committed");
                 }
@@ -278,9 +280,11 @@ impl Lane {
         writes: &[Write],
         waiters: &mut Waiters,
     ) -> Result<Vec<Option<Outcome>>, LogError> {
+        // On a siding every second batch waits for nobody: one room that is held must not keep from
+        // the others, which may have come free, what they would be given at once.
         let wait_for = match self.siding {
-            Some(_) => None,
-            None => nth_room(writes, self.turn),
+            None if self.turn.is_multiple_of(2) => nth_room(writes, self.turn / 2),
+            _ => None,
         };
         let (appender, doubts, relay) = (&mut self.appender, &mut self.doubts, &self.relay);
         let append = async {
@@ -311,11 +315,7 @@ impl Lane {
             // Also those who wait for their turn behind this batch.
             let now = Instant::now();
             waiters.expire(now);
-            let room = self.inbox.max_capacity().saturating_sub(self.waiting.len());
-            for _ in 0..room {
-                let Ok(job) = self.inbox.try_recv() else { break };
-                self.waiting.push(job);
-            }
+            take_more(&mut self.inbox, &mut self.waiting);
             expire(&mut self.waiting, now);
             due = waiters.due().or_else(|| self.waiting.iter().map(|job| job.due).min());
         }
@@ -418,6 +418,15 @@ impl Waiters {
             // An error: the client is gone, and does not want to know.
             let _ = answer.send(Err(failure));
         }
+    }
+}
+
+/// Takes from the inbox what is there and may wait here.
+fn take_more(inbox: &mut mpsc::Receiver<Job>, waiting: &mut Vec<Job>) {
+    let room = inbox.max_capacity().saturating_sub(waiting.len());
+    for _ in 0..room {
+        let Ok(job) = inbox.try_recv() else { break };
+        waiting.push(job);
     }
 }
 

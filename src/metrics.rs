@@ -47,6 +47,7 @@ pub struct Metrics {
     pub mirror_drained: Counter,
     pub mirror_doubts: Counter,
     pub outbox_swept: Counter,
+    pub outbox_damaged: Gauge,
     pub signals: Family<Signal, Counter>,
     pub signals_skipped: Counter,
     pub signals_lost: Counter,
@@ -156,6 +157,7 @@ impl Metrics {
             mirror_drained: Counter::default(),
             mirror_doubts: Counter::default(),
             outbox_swept: Counter::default(),
+            outbox_damaged: Gauge::default(),
             signals: Family::default(),
             signals_skipped: Counter::default(),
             signals_lost: Counter::default(),
@@ -309,6 +311,11 @@ impl Metrics {
             "outbox_swept",
             "Events put into Redis on behalf of a node that did not",
             self.outbox_swept.clone(),
+        );
+        m.register(
+            "outbox_damaged",
+            "Batches that are not put into Redis because they cannot be read from the log",
+            self.outbox_damaged.clone(),
         );
     }
 

@@ -116,15 +116,19 @@ impl Outbox {
             Status::Live => (0, LATE),
             Status::Away => (*seen, Duration::ZERO),
         };
-        let news = self.outbox.news(after, age).await?;
-        for batch in &news {
+        let news = match self.outbox.news(after, age).await {
+            // One row of it cannot be read; the rooms can be compared all the same.
+            Err(LogError::Damaged(_)) => None,
+            news => Some(news?),
+        };
+        for batch in news.iter().flatten() {
             self.relay.hint(&batch.room, batch.last_seq);
         }
-        // There are more.
-        if news.len() >= log::Outbox::NEWS_LEN_MAX {
+        // There are more, or some cannot be read.
+        if news.as_ref().is_none_or(|news| news.len() >= log::Outbox::NEWS_LEN_MAX) {
             self.doubts.raise();
         }
-        *seen = news.last().map_or(after, |newest| newest.id);
+        *seen = news.iter().flatten().last().map_or(after, |newest| newest.id);
         Ok(())
     }
 }
@@ -157,7 +161,9 @@ impl Sweeper {
     /// that age is left, or Redis does not take it.
     async fn sweep_some(&mut self) -> Result<bool, LogError> {
         let age = Duration::from_millis(self.config.outbox_age_ms);
-        let Some(sweep) = self.outbox.sweep(age).await? else { return Ok(false) };
+        let sweep = self.outbox.sweep(age).await;
+        self.metrics.outbox_damaged.set(self.outbox.aside_len() as i64);
+        let Some(sweep) = sweep? else { return Ok(false) };
         let events = sweep.events.iter();
         let events: Vec<_> =
             events.map(|event| (event.room.clone(), event.seq, frame::event(event))).collect();
@@ -166,6 +172,7 @@ impl Sweeper {
         let handed = self.mirror.append(Batch { events, receipts: vec![], done: Some(done) });
         // Not handed over, not done, or given up: the rows go back, for the next look.
         if !handed || !is_done.await.unwrap_or(false) {
+            self.outbox.refused();
             return Ok(false);
         }
         self.outbox.swept(sweep).await?;

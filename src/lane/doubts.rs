@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::DOUBTS_MAX;
-use crate::decide::Write;
 use crate::log::{Appender, LogError};
 use crate::model::RoomName;
 use crate::relay::Relay;
@@ -29,6 +28,8 @@ pub struct Doubts {
     /// are fewer.
     batches: Vec<Vec<RoomName>>,
     asked: Option<Instant>,
+    /// Which room of a batch is waited for.
+    turn: usize,
 }
 
 impl Doubts {
@@ -36,29 +37,41 @@ impl Doubts {
         self.batches.is_empty()
     }
 
-    pub fn add(&mut self, writes: &[Write]) {
-        let mut rooms: Vec<_> = writes.iter().map(|write| write.room.clone()).collect();
-        rooms.sort_unstable();
-        rooms.dedup();
-        self.batches.push(rooms);
+    pub fn add(&mut self, rooms: Vec<RoomName>) {
+        if !rooms.is_empty() {
+            self.batches.push(rooms);
+        }
     }
 
-    /// Asks what became of them.
+    /// Asks what became of them, without waiting for anybody.
     pub async fn settle(
         &mut self,
         appender: &mut Appender,
         relay: &Arc<Relay>,
     ) -> Result<(), LogError> {
+        self.ask(appender, relay, false).await
+    }
+
+    /// `waits`: there is nothing else to do, so a room of each may be waited for. Else one that
+    /// other nodes write to all the time might never be found free.
+    async fn ask(
+        &mut self,
+        appender: &mut Appender,
+        relay: &Arc<Relay>,
+        waits: bool,
+    ) -> Result<(), LogError> {
         self.asked = Some(Instant::now());
-        let rooms: Vec<RoomName> = self.batches.concat();
-        let settled = appender.settle(&rooms).await?;
-        for (room, last_seq) in &settled.standing {
-            relay.hint(room, *last_seq);
+        self.turn = self.turn.wrapping_add(1);
+        for index in (0..self.batches.len()).rev() {
+            let rooms = &self.batches[index];
+            let wait_for = rooms.get(self.turn % rooms.len()).filter(|_| waits);
+            if let Some(standing) = appender.settle(rooms, wait_for).await? {
+                for (room, last_seq) in standing {
+                    relay.hint(&room, last_seq);
+                }
+                self.batches.remove(index);
+            }
         }
-        self.batches.retain_mut(|rooms| {
-            rooms.retain(|room| settled.held.contains(room));
-            !rooms.is_empty()
-        });
         Ok(())
     }
 
@@ -72,15 +85,22 @@ impl Doubts {
             return Ok(());
         }
         if self.asked.is_none_or(|asked| asked.elapsed() >= SETTLE_RETRY) {
-            self.settle(appender, relay).await?;
+            let settled = self.settle(appender, relay).await;
+            // What cannot be asked about keeps nobody from writing: one of them is no outage.
+            if self.batches.len() >= DOUBTS_MAX {
+                settled?;
+            }
         }
         for _ in 0..SETTLE_TRIES {
             if self.batches.len() < DOUBTS_MAX {
                 return Ok(());
             }
             tokio::time::sleep(SETTLE_RETRY).await;
-            self.settle(appender, relay).await?;
+            self.ask(appender, relay, true).await?;
         }
-        Err(LogError::Unavailable(InDoubt(self.batches.len()).into()))
+        match self.batches.len() {
+            few if few < DOUBTS_MAX => Ok(()),
+            many => Err(LogError::Unavailable(InDoubt(many).into())),
+        }
     }
 }

@@ -17,7 +17,9 @@ mod health;
 pub mod postgres;
 pub mod sqlite;
 mod stored;
+mod told;
 
+use std::collections::BTreeSet;
 use std::error::Error as StdError;
 use std::panic::resume_unwind;
 use std::time::Duration;
@@ -27,12 +29,13 @@ use tokio_util::sync::CancellationToken;
 
 pub use apart::Apart;
 pub use postgres::{Outbox, Sweep};
+pub use told::*;
 
 use self::apart::Parts;
 use self::health::Health;
 use crate::config::Config;
 use crate::decide::{Outcome, Write};
-use crate::model::{Event, Role, RoomName, Seq, UserId};
+use crate::model::{Event, RoomName, Seq, UserId};
 
 /// What was committed so long ago shows that the log takes commits.
 const JUST_NOW: Duration = Duration::from_secs(2);
@@ -64,79 +67,6 @@ pub enum Marker {
 
 /// The end of a log, seen from outside: it keeps nothing open.
 pub struct Closed(Option<CancellationToken>);
-
-/// What a user is to a room, as of one moment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Standing {
-    pub last_seq: Seq,
-    pub members: u64,
-    /// How many of the room's events are messages.
-    pub messages: u64,
-    /// `None`: not a member.
-    pub role: Option<Role>,
-    /// `None`: not a member.
-    pub reading: Option<Reading>,
-}
-
-/// How far a member has read. What was before they joined does not count as unread.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Reading {
-    pub read: Seq,
-    /// Messages above it.
-    pub unread: u64,
-}
-
-/// How far a user says that they have read, or has read as the log knows it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Mark {
-    pub room: RoomName,
-    pub user: UserId,
-    pub seq: Seq,
-}
-
-/// What became of marks. Those that are in neither list would have gone back, or are of users who
-/// are not members.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Marked {
-    /// As they are stored now: not beyond the room's last event.
-    pub moved: Vec<Mark>,
-    /// Somebody else was writing to them: try again.
-    pub busy: Vec<Mark>,
-}
-
-/// What is known of rooms in doubt.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Settled {
-    /// Rooms that nobody holds any more, and where they stand.
-    pub standing: Vec<(RoomName, Seq)>,
-    /// Rooms that somebody still holds: the lost transaction, or another.
-    pub held: Vec<RoomName>,
-}
-
-/// A room in a list.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RoomSummary {
-    pub room: RoomName,
-    pub last_seq: Seq,
-    pub members: u64,
-    /// Of the user who asks; `None`: they are not a member, or nobody asks.
-    pub reading: Option<Reading>,
-}
-
-/// A batch that was committed by some node: its row in the outbox, and how far its room has come.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct News {
-    pub id: i64,
-    pub room: RoomName,
-    pub last_seq: Seq,
-}
-
-/// A member in a list.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Member {
-    pub user: UserId,
-    pub role: Role,
-}
 
 /// Why the log did not do it, told by what the caller can do about it.
 #[derive(Debug, thiserror::Error)]
@@ -229,15 +159,28 @@ impl Appender {
         }
     }
 
-    /// After `LogError::Unknown`: where each of the rooms stands whose lost transaction has ended,
-    /// one way or the other. It waits for nobody. Rooms that do not exist are left out.
-    pub async fn settle(&mut self, rooms: &[RoomName]) -> Result<Settled, LogError> {
+    /// After `LogError::Unknown`: the rooms that the lost transaction wrote to, if it did.
+    pub fn in_doubt(&mut self, writes: &[Write]) -> Vec<RoomName> {
         match self {
-            Self::Sqlite(appender) => {
-                let standing = appender.settle(rooms).await?;
-                Ok(Settled { standing, held: Vec::new() })
+            Self::Sqlite(_) => {
+                let rooms: BTreeSet<&RoomName> = writes.iter().map(|write| &write.room).collect();
+                rooms.into_iter().cloned().collect()
             }
-            Self::Postgres(appender) => appender.settle(rooms).await,
+            Self::Postgres(appender) => appender.in_doubt(),
+        }
+    }
+
+    /// Where all rooms of one lost transaction stand since it has ended, one way or the other; rooms
+    /// that do not exist are left out. `None`: it has not ended, as far as is known. It waits for
+    /// nobody, or, if that is wished, for one of the rooms for a moment.
+    pub async fn settle(
+        &mut self,
+        rooms: &[RoomName],
+        wait_for: Option<&RoomName>,
+    ) -> Result<Option<Vec<(RoomName, Seq)>>, LogError> {
+        match self {
+            Self::Sqlite(appender) => Ok(Some(appender.settle(rooms).await?)),
+            Self::Postgres(appender) => appender.settle(rooms, wait_for).await,
         }
     }
 }

@@ -1,6 +1,6 @@
 //! An event as a row of either log holds it, and its way back to an `Event`.
 //!
-//! It checks nothing that was checked when the row was written; it only refuses a type that this
+//! It checks nothing that was checked when the row was written; it only refuses what this
 //! version cannot show, because leaving the event out would make a hole.
 
 use super::{LogError, Reading};
@@ -18,11 +18,11 @@ pub(super) struct StoredEvent<'a> {
 
 /// The row was written by hand, or by a version that knows more than this one.
 #[derive(Debug, thiserror::Error)]
-#[error("event {seq} of room {room:?} has the type {kind:?}, which this version does not know")]
-struct UnknownType {
-    room: String,
-    seq: i64,
-    kind: String,
+enum Unreadable {
+    #[error("event {seq} of room {room:?} has the type {kind:?}, which this version does not know")]
+    Type { room: String, seq: i64, kind: String },
+    #[error("event {seq} of room {room:?} has no user")]
+    User { room: String, seq: i64 },
 }
 
 /// A counter as a row holds it. SQL's integers are signed; none of ours is ever below 0.
@@ -41,8 +41,12 @@ impl StoredEvent<'_> {
     pub fn event(self, room: &RoomName) -> Result<Event, LogError> {
         let Some(kind) = EventKind::from_stored(self.kind, self.body) else {
             let (room, kind) = (room.to_string(), self.kind.to_owned());
-            return Err(LogError::Damaged(UnknownType { room, seq: self.seq, kind }.into()));
+            return Err(LogError::Damaged(Unreadable::Type { room, seq: self.seq, kind }.into()));
         };
+        if self.user.is_empty() {
+            let room = room.to_string();
+            return Err(LogError::Damaged(Unreadable::User { room, seq: self.seq }.into()));
+        }
         Ok(Event {
             room: room.clone(),
             seq: Seq::from_i64(self.seq),

@@ -93,7 +93,6 @@ async fn assert_reads(process: &Process, writer: &mut Writer) {
     let mut newcomer = Client::greeted(process.addr).await;
     newcomer.send(json!({"type": "resume", "user_id": "1", "rooms": {"r": 0}})).await;
     newcomer.read_until(json!({"type": "resumed", "rooms": {"r": last}})).await;
-    raw::ready(process.addr).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

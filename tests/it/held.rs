@@ -93,6 +93,37 @@ async fn a_room_that_somebody_has_locked_keeps_no_other_room_waiting() {
     assert!(ids.is_sorted() && ids.last() == Some(&"g"), "{ids:?}");
 }
 
+/// Of two that somebody has locked, one comes free: it does not wait for the other.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_room_that_comes_free_does_not_wait_for_another_that_is_held() {
+    let world = World::postgres().await;
+    let node = world.node_with(|config| {
+        config.lane.count = 1;
+        // Longer than anybody here waits.
+        config.lane.answer_timeout_ms = 600_000;
+    });
+    let node = node.await;
+    let (mut client, mut another) = (node.client().await, node.client().await);
+    for room in ["held", "freed"] {
+        client.send(json!({"type": "create", "user_id": "1", "room": room})).await;
+        client.expect(json!({"type": "ack", "seq": 1})).await;
+    }
+    let (someone, other) = (sql(&world).await, sql(&world).await);
+    for (psql, room) in [(&someone, "held"), (&other, "freed")] {
+        let lock = format!("begin; select from rooms where name = '{room}' for update");
+        psql.batch_execute(&lock).await.unwrap();
+    }
+    client.send(message("held", "a", "waits")).await;
+    // It has come to wait before the other does.
+    let waits = "select count(*) from pg_stat_activity where wait_event_type = 'Lock'";
+    while sql(&world).await.query_one(waits, &[]).await.unwrap().get::<_, i64>(0) == 0 {}
+    another.send(message("freed", "b", "waits, too")).await;
+    other.batch_execute("rollback").await.unwrap();
+    another.expect(json!({"type": "ack", "id": "b", "seq": 2})).await;
+    someone.batch_execute("rollback").await.unwrap();
+    client.expect(json!({"type": "ack", "id": "a", "seq": 2})).await;
+}
+
 /// Also its followers hear of it when it is known, though nothing more is said in the room.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_commit_in_doubt_holds_back_only_its_room() {

@@ -11,10 +11,10 @@ use tokio::time::{Instant, sleep, timeout_at};
 use super::Shared;
 use super::lane::{Lane, Rows};
 use crate::decide::{Outcome, Write};
+use crate::log::LogError;
 use crate::log::batch::Batch;
 use crate::log::health::Health;
-use crate::log::{LogError, Settled};
-use crate::model::{RoomName, Timestamp};
+use crate::model::{RoomName, Seq, Timestamp};
 
 /// The first pause before another try, doubled each time up to the longest: short, because the
 /// commands of a whole lane wait; not shorter, because a server that has just started is met by
@@ -29,6 +29,8 @@ pub struct Appender {
     lane: Option<Box<Lane>>,
     /// The outbox rows of the last batch.
     receipts: Vec<i64>,
+    /// The rooms that the last batch wrote to, if nobody knows whether it did.
+    doubtful: Vec<RoomName>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -37,7 +39,7 @@ struct TooSlow(Duration);
 
 impl Appender {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, lane: None, receipts: Vec::new() }
+        Self { shared, lane: None, receipts: Vec::new(), doubtful: Vec::new() }
     }
 
     pub(in crate::log) fn health(&self) -> &Health {
@@ -71,13 +73,24 @@ impl Appender {
         self.shared.unannounced.met_lock(error, &self.shared, deadline).await
     }
 
-    pub async fn settle(&mut self, rooms: &[RoomName]) -> Result<Settled, LogError> {
+    pub fn in_doubt(&mut self) -> Vec<RoomName> {
+        std::mem::take(&mut self.doubtful)
+    }
+
+    pub async fn settle(
+        &mut self,
+        rooms: &[RoomName],
+        wait_for: Option<&RoomName>,
+    ) -> Result<Option<Vec<(RoomName, Seq)>>, LogError> {
+        if rooms.is_empty() {
+            return Ok(Some(Vec::new()));
+        }
         let mut names: Vec<&str> = rooms.iter().map(RoomName::as_str).collect();
         names.sort_unstable();
         names.dedup();
         let mut patience = Patience::new(self.shared.append_timeout);
         loop {
-            match self.try_settle(&names, patience.deadline).await {
+            match self.try_settle(&names, wait_for.map(RoomName::as_str), patience.deadline).await {
                 Err(LogError::Unavailable(error)) => {
                     patience.after(error, &self.shared.health).await?
                 }
@@ -126,16 +139,25 @@ impl Appender {
         if self.shared.mirrored && !is_announced {
             unannounced.remember(&rows);
         }
+        if let Err(LogError::Unknown(_)) = receipts {
+            let room = |place: usize| batch.rooms()[place].clone();
+            self.doubtful = decided.changed().map(|changed| room(changed.place)).collect();
+        }
         self.receipts = receipts?;
         self.lane = Some(lane);
         Ok(decided.outcomes)
     }
 
-    async fn try_settle(&mut self, names: &[&str], deadline: Instant) -> Result<Settled, LogError> {
+    async fn try_settle(
+        &mut self,
+        names: &[&str],
+        wait_for: Option<&str>,
+        deadline: Instant,
+    ) -> Result<Option<Vec<(RoomName, Seq)>>, LogError> {
         let kept = self.lane.take();
         let settle = async {
             let lane = self.connected(kept).await?;
-            let settled = lane.settle(names).await?;
+            let settled = lane.settle(names, wait_for).await?;
             Ok((lane, settled))
         };
         let (lane, settled) = self.within(deadline, settle, LogError::Unavailable).await?;

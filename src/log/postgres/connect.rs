@@ -97,12 +97,15 @@ impl Connector {
 
     /// For reads, also of a database that its operator, or a disk that is nearly full, has set to
     /// read only: the setting is a default, which each session may change for itself. (A standby
-    /// cannot be talked into it.) A lane keeps to it.
+    /// cannot be talked into it.) A lane keeps to it. Of several hosts the one that takes writes is
+    /// read from, as a lane finds it: another may be behind.
     pub fn for_reads(&self, settings: &LogConfig) -> Self {
-        self.with_options(&format!(
-            "-c statement_timeout={} -c default_transaction_read_only=off {PLANNER}",
-            settings.read_timeout_ms,
-        ))
+        let also = match self.hosts.is_one() {
+            true => "-c default_transaction_read_only=off",
+            false => "",
+        };
+        let timeout = settings.read_timeout_ms;
+        self.with_options(&format!("-c statement_timeout={timeout} {also} {PLANNER}"))
     }
 
     /// For the schema, which may wait for another node that is applying it.

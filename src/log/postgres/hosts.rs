@@ -97,6 +97,10 @@ impl Hosts {
         Err(failed)
     }
 
+    pub fn is_one(&self) -> bool {
+        self.list.len() == 1
+    }
+
     /// As an operator would write them.
     pub fn shown(&self) -> String {
         let shown = |one: &One| match (&one.host, one.address) {

@@ -37,9 +37,9 @@ use tokio_postgres::{Client, Row, Statement};
 use super::connect::{ConnectError, Connection, Connector};
 use super::error::{before_commit, is_lock_timeout, of_commit, of_data};
 use crate::decide::{Membership, Receipt, Room};
+use crate::log::LogError;
 use crate::log::batch::{Batch, Decided};
 use crate::log::stored::count;
-use crate::log::{LogError, Settled};
 use crate::model::{RoomName, Seq, Timestamp, UserId};
 
 /// READ COMMITTED, as all that is sent: each statement after the locks must see what was committed
@@ -71,14 +71,11 @@ const LOCK: &str = "
     order by id + 0
     for no key update skip locked";
 
-/// Which of these rooms there are, held or not.
-const KNOWN: &str = "select name from rooms where name = any ($1::text[])";
+/// Which of these rooms there are, held or not, and where they stand.
+const KNOWN: &str = "select name, last_seq from rooms where name = any ($1::text[])";
 
-/// Which of these rooms nobody is making.
-const UNFOUNDED: &str = "
-    select f.name
-    from unnest($1::text[]) as f (name)
-    where pg_try_advisory_xact_lock(hashtextextended(f.name, 0))";
+/// Whether nobody is making this room.
+const UNFOUNDED: &str = "select pg_try_advisory_xact_lock(hashtextextended($1::text, 0))";
 
 /// Which of these (room, user) are members, by their place in the arrays, from 1.
 ///
@@ -368,36 +365,47 @@ impl Lane {
         self.client().batch_execute("rollback").await.map_err(before_commit)
     }
 
-    /// Where those of the rooms stand that nobody holds and nobody is making.
-    pub async fn settle(&self, names: &[&str]) -> Result<Settled, LogError> {
-        let settled = self.settle_rows(names).await.map_err(before_commit)?;
+    /// Where the rooms of a lost transaction stand, if it has ended.
+    ///
+    /// It held all of them until its end. So if one of them can be locked, or is not there although
+    /// nobody is making it, then it has ended, and what is read after that is final. One that
+    /// cannot be locked may be somebody else's by now.
+    pub async fn settle(
+        &self,
+        names: &[&str],
+        wait_for: Option<&str>,
+    ) -> Result<Option<Vec<(RoomName, Seq)>>, LogError> {
+        let settled = match self.settle_rows(names, wait_for).await {
+            Err(error) if wait_for.is_some() && is_lock_timeout(&error) => None,
+            settled => settled.map_err(before_commit)?,
+        };
         self.rollback().await?;
         Ok(settled)
     }
 
-    async fn settle_rows(&self, names: &[&str]) -> Result<Settled, tokio_postgres::Error> {
+    async fn settle_rows(
+        &self,
+        names: &[&str],
+        wait_for: Option<&str>,
+    ) -> Result<Option<Vec<(RoomName, Seq)>>, tokio_postgres::Error> {
         let client = self.client();
-        // In this order: a room that is not there although nobody is making it was not made by
-        // anybody before, either.
-        let (begun, locked, unfounded, known) = future::join4(
-            client.batch_execute(BEGIN),
-            client.query(&self.lock, &[&names]),
-            client.query(UNFOUNDED, &[&names]),
-            client.query(&self.known, &[&names]),
-        )
-        .await;
-        begun?;
-        let standing = |row: &Row| (RoomName::stored(row.get(1)), Seq::from_i64(row.get(3)));
-        let standing: Vec<_> = locked?.iter().map(standing).collect();
-        let names_of =
-            |rows: Vec<Row>| -> HashSet<String> { rows.iter().map(|row| row.get(0)).collect() };
-        let (unfounded, known) = (names_of(unfounded?), names_of(known?));
-        let ours: HashSet<&str> = standing.iter().map(|(room, _)| room.as_str()).collect();
-        let is_held = |name: &&&str| {
-            !ours.contains(**name) && (known.contains(**name) || !unfounded.contains(**name))
-        };
-        let held = names.iter().filter(is_held).map(|name| RoomName::stored(name)).collect();
-        Ok(Settled { standing, held })
+        self.begin(wait_for).await?;
+        let mut has_ended = !client.query(&self.lock, &[&names]).await?.is_empty();
+        if !has_ended {
+            let known = client.query(&self.known, &[&names]).await?;
+            let known: HashSet<&str> = known.iter().map(|row| row.get(0)).collect();
+            // If it made one of them, it is making all that are not there: one tells.
+            let missing = names.iter().find(|name| !known.contains(**name));
+            if let Some(missing) = missing {
+                has_ended = client.query_one(UNFOUNDED, &[missing]).await?.get(0);
+            }
+        }
+        if !has_ended {
+            return Ok(None);
+        }
+        let known = client.query(&self.known, &[&names]).await?;
+        let standing = |row: &Row| (RoomName::stored(row.get(0)), Seq::from_i64(row.get(1)));
+        Ok(Some(known.iter().map(standing).collect()))
     }
 }
 

@@ -3,9 +3,12 @@
 //! It does not know Redis. The rows are written by the lanes, in the transactions of their events;
 //! this is the other end. Two nodes never sweep at once (an advisory lock sees to that), so what a
 //! dead node left reaches Redis in its order.
+//!
+//! A row whose events cannot be read is set aside, so that it keeps no other from Redis, and looked
+//! at again a minute later.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::future;
 use tokio::time::timeout;
@@ -14,6 +17,7 @@ use tokio_postgres::types::ToSql;
 
 use super::Shared;
 use super::connect::Connection;
+use super::error::is_damage;
 use crate::log::stored::StoredEvent;
 use crate::log::{LogError, News};
 use crate::model::{Event, RoomName, Seq, Timestamp};
@@ -28,6 +32,11 @@ const SWEEP_LEN: i64 = 512;
 const SWEEP_EVENTS: i64 = 512;
 /// The same for bytes of text.
 const SWEEP_BYTES: i64 = 8 * 1024 * 1024;
+/// For how long rows that cannot be read are left alone.
+const ASIDE_FOR: Duration = Duration::from_secs(60);
+/// Those that are remembered one by one. If there are more, all up to the last of them are left
+/// alone, whatever they hold.
+const ASIDE_MAX: usize = 1000;
 /// For each statement here: none of them waits for a lock for long.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -40,7 +49,8 @@ const NEWS: &str = "
     limit $3::bigint";
 
 /// Rows whose room was deleted by hand come, too, without an event: else they would stay for ever,
-/// and fill every sweep.
+/// and fill every sweep. `lateral` and `offset 0` leave no other plan than to look up each batch,
+/// so that it meets no damage but theirs.
 const SWEEP: &str = "
     select o.id, r.name, e.seq, e.type, e.user_id, e.client_id, e.body, e.at
     from (
@@ -53,6 +63,7 @@ const SWEEP: &str = "
                 select id, room_id, first_seq, last_seq
                 from outbox
                 where at <= now() - $1::bigint * interval '1 millisecond'
+                  and id > $5::bigint and id <> all ($6::bigint[])
                 order by id
                 limit $2::bigint
                 for update skip locked
@@ -66,9 +77,30 @@ const SWEEP: &str = "
         where few.events_before < $3::bigint
     ) o
     left join rooms r on r.id = o.room_id
-    left join events e on e.room_id = r.id and e.seq between o.first_seq and o.last_seq
+    left join lateral (
+        select seq, type, user_id, client_id, body, at
+        from events
+        where room_id = r.id and seq between o.first_seq and o.last_seq
+        offset 0
+    ) e on true
     where o.bytes_before < $4::bigint
     order by o.id, e.seq";
+
+/// The first that `SWEEP` would take. It touches no other table: a row of those may be what cannot
+/// be read.
+const OLDEST: &str = "
+    select id
+    from outbox
+    where at <= now() - $1::bigint * interval '1 millisecond'
+      and id > $2::bigint and id <> all ($3::bigint[])
+    order by id
+    limit 1";
+
+const ROOM: &str = "
+    select r.name
+    from outbox o
+    join rooms r on r.id = o.room_id
+    where o.id = $1::bigint";
 
 /// Rows that somebody sweeps just now are left to them, and if their sweep fails, come up again: it
 /// holds them for as long as Redis takes, and whoever would wait for it could look after nothing
@@ -85,6 +117,21 @@ pub struct Outbox {
     shared: Arc<Shared>,
     /// `None` before the first use and after any failure.
     connection: Option<Connection>,
+    aside: Aside,
+    /// Batches in the next sweep.
+    len: i64,
+}
+
+/// Rows that this node does not sweep for a while, because their events cannot be read.
+#[derive(Default)]
+struct Aside {
+    ids: Vec<i64>,
+    /// All rows up to here are set aside.
+    up_to: i64,
+    /// How many there are.
+    len: usize,
+    /// When the first of them was set aside.
+    since: Option<Instant>,
 }
 
 /// Rows that were taken out to be put into Redis. Dropping it puts them back.
@@ -104,7 +151,7 @@ impl Outbox {
     pub const NEWS_LEN_MAX: usize = 2000;
 
     pub(super) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, connection: None }
+        Self { shared, connection: None, aside: Aside::default(), len: SWEEP_LEN }
     }
 
     /// What was committed behind the row `after`, at least `age` ago: which rooms have come how
@@ -112,7 +159,8 @@ impl Outbox {
     /// between rooms.
     pub async fn news(&mut self, after: i64, age: Duration) -> Result<Vec<News>, LogError> {
         let (age, limit) = (millis(age), Self::NEWS_LEN_MAX as i64);
-        let rows = self.query(NEWS, &[&after, &age, &limit]).await?;
+        let rows = self.query(NEWS, &[&after, &age, &limit]).await;
+        let rows = rows.inspect_err(|error| self.shared.health.of_room(None, error))?;
         let news = |row: &Row| News {
             id: row.get(0),
             room: RoomName::stored(row.get(1)),
@@ -137,11 +185,40 @@ impl Outbox {
     }
 
     /// Takes out the oldest rows of that age. `None`: there are none, or another node is at it.
+    ///
+    /// If something cannot be read it takes fewer at once, until it has those in front of it, or
+    /// knows which row it is.
     pub async fn sweep(&mut self, age: Duration) -> Result<Option<Sweep>, LogError> {
+        self.aside.look_again(Instant::now());
+        let (age, mut len) = (millis(age), self.len);
+        loop {
+            match self.take(age, len).await {
+                // None of what it took can be read.
+                Ok(Some(sweep)) if sweep.ids.is_empty() => self.put_back(sweep).await?,
+                Err(LogError::Damaged(_)) if len > 1 => len /= 2,
+                Err(error @ LogError::Damaged(_)) => self.set_oldest_aside(age, error).await?,
+                taken => return taken,
+            }
+        }
+    }
+
+    /// Redis did not take a sweep: perhaps it takes less.
+    pub fn refused(&mut self) {
+        self.len = (self.len / 2).max(1);
+    }
+
+    /// How many rows are set aside.
+    pub fn aside_len(&self) -> usize {
+        self.aside.len
+    }
+
+    /// Takes out up to so many rows, but for those whose events cannot be read.
+    async fn take(&mut self, age: i64, len: i64) -> Result<Option<Sweep>, LogError> {
         let connection = self.connected().await?;
         let begin = format!("begin; select pg_try_advisory_xact_lock({SWEEP_LOCK})");
-        let age = millis(age);
-        let limits: [&(dyn ToSql + Sync); 4] = [&age, &SWEEP_LEN, &SWEEP_EVENTS, &SWEEP_BYTES];
+        let Aside { ids, up_to, .. } = &self.aside;
+        let limits: [&(dyn ToSql + Sync); 6] =
+            [&age, &len, &SWEEP_EVENTS, &SWEEP_BYTES, up_to, ids];
         let take = async {
             let turn = connection.client.simple_query(&begin).await?;
             let ours = turn.iter().any(|message| match message {
@@ -149,24 +226,61 @@ impl Outbox {
                 _ => false,
             });
             let rows = match ours {
-                true => connection.client.query(SWEEP, &limits).await?,
-                false => Vec::new(),
+                true => connection.client.query(SWEEP, &limits).await,
+                false => Ok(Vec::new()),
             };
-            if rows.is_empty() {
+            if rows.as_ref().map_or_else(is_damage, Vec::is_empty) {
                 connection.client.batch_execute("rollback").await?;
             }
-            Ok(rows)
+            rows
         };
-        let rows = within(take).await?;
-        if rows.is_empty() {
-            self.connection = Some(connection);
-            return Ok(None);
+        let rows = match within(take).await {
+            Ok(rows) if !rows.is_empty() => rows,
+            nothing @ (Ok(_) | Err(LogError::Damaged(_))) => {
+                self.connection = Some(connection);
+                return nothing.map(|_| None);
+            }
+            Err(error) => return Err(error),
+        };
+        let mut sweep = Sweep { connection, ids: Vec::new(), events: Vec::new() };
+        for batch in rows.chunk_by(|a, b| a.get::<_, i64>(0) == b.get::<_, i64>(0)) {
+            let id = batch[0].get(0);
+            let events = batch.iter().filter(|row| row.get::<_, Option<i64>>(2).is_some());
+            match events.map(event).collect::<Result<Vec<_>, _>>() {
+                Ok(events) => {
+                    sweep.ids.push(id);
+                    sweep.events.extend(events);
+                }
+                Err(error) => {
+                    let room = batch[0].get::<_, Option<&str>>(1).map(RoomName::stored);
+                    self.shared.health.of_room(room.as_ref(), &error);
+                    self.aside.put(id, Instant::now());
+                }
+            }
         }
-        let mut ids: Vec<i64> = rows.iter().map(|row| row.get(0)).collect();
-        ids.dedup();
-        let events = rows.iter().filter(|row| row.get::<_, Option<i64>>(2).is_some());
-        let events = events.map(event).collect::<Result<_, _>>()?;
-        Ok(Some(Sweep { connection, ids, events }))
+        Ok(Some(sweep))
+    }
+
+    async fn put_back(&mut self, sweep: Sweep) -> Result<(), LogError> {
+        within(sweep.connection.client.batch_execute("rollback")).await?;
+        self.connection = Some(sweep.connection);
+        Ok(())
+    }
+
+    /// Whatever is damaged, it is needed for the oldest row.
+    async fn set_oldest_aside(&mut self, age: i64, error: LogError) -> Result<(), LogError> {
+        let (up_to, ids) = (self.aside.up_to, self.aside.ids.clone());
+        let oldest = self.query(OLDEST, &[&age, &up_to, &ids]).await?;
+        let Some(id) = oldest.first().map(|row| row.get::<_, i64>(0)) else { return Ok(()) };
+        let room = match self.query(ROOM, &[&id]).await {
+            Ok(rows) => rows.first().map(|row| RoomName::stored(row.get(0))),
+            // Its room is what cannot be read.
+            Err(LogError::Damaged(_)) => None,
+            Err(error) => return Err(error),
+        };
+        self.shared.health.of_room(room.as_ref(), &error);
+        self.aside.put(id, Instant::now());
+        Ok(())
     }
 
     /// The events of a sweep are in Redis: the rows are gone once this returns. On an error they
@@ -179,6 +293,7 @@ impl Outbox {
         };
         within(end).await?;
         self.connection = Some(sweep.connection);
+        self.len = SWEEP_LEN;
         Ok(())
     }
 
@@ -188,9 +303,11 @@ impl Outbox {
         params: &[&(dyn ToSql + Sync)],
     ) -> Result<Vec<Row>, LogError> {
         let connection = self.connected().await?;
-        let rows = within(connection.client.query(sql, params)).await?;
-        self.connection = Some(connection);
-        Ok(rows)
+        let rows = within(connection.client.query(sql, params)).await;
+        if matches!(rows, Ok(_) | Err(LogError::Damaged(_))) {
+            self.connection = Some(connection);
+        }
+        rows
     }
 
     /// The connection is taken out while it is used: one that fails is not put back.
@@ -205,10 +322,29 @@ impl Outbox {
     }
 }
 
+impl Aside {
+    fn look_again(&mut self, now: Instant) {
+        if self.since.is_some_and(|since| now.duration_since(since) >= ASIDE_FOR) {
+            *self = Self::default();
+        }
+    }
+
+    fn put(&mut self, id: i64, now: Instant) {
+        self.since.get_or_insert(now);
+        self.len += 1;
+        self.ids.push(id);
+        if self.ids.len() > ASIDE_MAX {
+            let ids = std::mem::take(&mut self.ids);
+            self.up_to = ids.into_iter().max().unwrap_or(self.up_to);
+        }
+    }
+}
+
 async fn within<T>(
     work: impl Future<Output = Result<T, tokio_postgres::Error>>,
 ) -> Result<T, LogError> {
     match timeout(TIMEOUT, work).await {
+        Ok(Err(error)) if is_damage(&error) => Err(LogError::Damaged(error.into())),
         Ok(done) => done.map_err(|error| LogError::Unavailable(error.into())),
         Err(_) => Err(LogError::Unavailable(TooSlow.into())),
     }

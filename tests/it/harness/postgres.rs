@@ -96,6 +96,12 @@ impl Postgres {
         });
     }
 
+    /// From the next start on it is a standby that never gets anything new.
+    pub fn make_standby(&self) {
+        let path = self.folder.path().join("data/standby.signal");
+        std::fs::write(path, "").unwrap();
+    }
+
     /// Connections stay open and nothing answers, until `resume`.
     pub fn pause(&self) {
         self.daemon.as_ref().expect("it is not running").pause();

@@ -19,7 +19,7 @@ pub trait Appending {
         writes: &[Write],
     ) -> impl Future<Output = Result<Vec<Outcome>, LogError>> + Send;
 
-    /// Where rooms stand, once nobody holds them.
+    /// Where rooms stand, once the transaction that held them has ended.
     fn settled(
         &mut self,
         rooms: &[RoomName],
@@ -46,11 +46,10 @@ impl Appending for Appender {
     async fn settled(&mut self, rooms: &[RoomName]) -> Result<Vec<(RoomName, Seq)>, LogError> {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            let settled = self.settle(rooms).await?;
-            if settled.held.is_empty() {
-                return Ok(settled.standing);
+            if let Some(standing) = self.settle(rooms, None).await? {
+                return Ok(standing);
             }
-            assert!(Instant::now() < deadline, "{:?} are held", settled.held);
+            assert!(Instant::now() < deadline, "some are held: {rooms:?}");
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }

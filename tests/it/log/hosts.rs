@@ -9,7 +9,7 @@ use verbatim::model::Seq;
 
 use super::appending::Appending;
 use super::postgres::open;
-use super::private_postgres::{client, settings};
+use super::private_postgres::settings;
 use super::suite::{create, room};
 use crate::harness::postgres::Postgres;
 use crate::harness::services;
@@ -57,23 +57,15 @@ async fn a_host_that_accepts_and_never_answers_does_not_keep_us_from_the_next() 
 /// A standby is behind: what it says of a room would be taken for the room's end.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_only_reads_is_not_read_from_and_not_kept_to() {
-    let (old, new) = tokio::join!(Postgres::start(&[]), Postgres::start(&[]));
+    let (mut old, new) = tokio::join!(Postgres::start(&[]), Postgres::start(&[]));
     let mut alone = settings(&old.database().await);
     open(&alone).await.appender().append_all(&[create("r", "1")]).await.unwrap();
     (alone.read_timeout_ms, alone.append_timeout_ms) = (1000, 1000);
     let log = open(&alone).await;
     while log.last_seq(&room("r")).await.ok() != Some(Some(Seq(1))) {}
 
-    // As when it becomes a standby: that takes a restart.
-    let admin = client(&old.url("postgres")).await;
-    for statement in [
-        "alter system set default_transaction_read_only = on",
-        "select pg_reload_conf()",
-        "select pg_terminate_backend(pid) from pg_stat_activity
-         where backend_type = 'client backend' and pid <> pg_backend_pid()",
-    ] {
-        admin.batch_execute(statement).await.unwrap();
-    }
+    old.make_standby();
+    old.restart().await;
     for _ in 0..3 {
         let read = log.last_seq(&room("r")).await;
         assert!(matches!(read, Err(LogError::Unavailable(_))), "{read:?}");

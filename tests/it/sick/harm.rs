@@ -42,6 +42,23 @@ pub async fn room(world: &World) {
     }
 }
 
+/// On PostgreSQL: the text of the event at `seq` of the room "sick" is on a page that is damaged.
+pub async fn text(world: &World, seq: u64) {
+    let view = "
+        alter table events rename to real_events;
+        create view events as
+        select room_id, seq, type, user_id, client_id, at, case
+                   when seq = SEQ and room_id = (select id from rooms where name = 'sick')
+                   then damaged()::text else body
+               end as body
+        from real_events;";
+    run(world, &format!("{DAMAGED}{}", view.replace("SEQ", &seq.to_string()))).await;
+}
+
+pub async fn heal_text(world: &World) {
+    run(world, "drop view events; alter table real_events rename to events;").await;
+}
+
 pub async fn run(world: &World, sql: &str) {
     let log = &world.config.log;
     if log.url.0.is_empty() {

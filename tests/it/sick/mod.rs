@@ -4,6 +4,7 @@ mod apart;
 mod cluster;
 mod following;
 mod harm;
+mod outbox;
 
 use std::net::SocketAddr;
 

@@ -1,0 +1,136 @@
+//! Order, holes, and what is let go.
+
+use super::*;
+use crate::budget::Budgets;
+use crate::config::Config;
+use crate::decide::{Verb, Write};
+use crate::model::{Event, EventKind, Text, Timestamp, UserId};
+
+fn name() -> RoomName {
+    RoomName::stored("r")
+}
+
+fn entry(seq: u64) -> Entry {
+    let (user, kind) = (UserId::stored("u"), EventKind::Message(Text::stored("x")));
+    let (seq, at) = (Seq(seq), Timestamp(0));
+    Entry::new(&Event { room: name(), seq, user, client_id: None, at, kind }, Instant::now())
+}
+
+/// A relay on a log whose room "r" has `len` events, and whose holes wait for `hold_ms`.
+async fn relay(path: &std::path::Path, len: usize, hold_ms: u64) -> Arc<Relay> {
+    let mut config = Config::from_defaults();
+    config.log.path = path.join("verbatim.db").display().to_string();
+    (config.hub.room_linger_ms, config.hub.hold_ms) = (0, hold_ms);
+    let log = Log::open(&config).await.unwrap();
+    let write = |verb| Write { room: name(), user: UserId::stored("u"), id: None, verb };
+    let mut writes = vec![write(Verb::Create)];
+    writes.resize(len, write(Verb::Message(Text::stored("x"))));
+    log.appender().append(&writes, None).await.unwrap();
+    let metrics = Arc::new(Metrics::new());
+    let tasks = Tasks::new(metrics.panics.clone());
+    let budgets = Budgets::new(&Config::from_defaults());
+    let hub = Hub::new(config.hub.clone(), budgets, metrics.clone(), tasks.clone());
+    Relay::new(hub, log, config.hub, metrics, tasks)
+}
+
+async fn until(what: &str, is_so: impl Fn() -> bool) {
+    let wait = async {
+        while !is_so() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    assert!(tokio::time::timeout(Duration::from_secs(20), wait).await.is_ok(), "{what}");
+}
+
+#[tokio::test]
+async fn what_comes_in_any_order_leaves_in_order_and_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let relay = relay(folder.path(), 20, 1).await;
+    let room = relay.activate(&name()).await.unwrap();
+    assert_eq!(room.edge(), Some(Seq(20)));
+    for seq in [22, 24, 21, 23, 22, 20] {
+        relay.deliver(&name(), &[entry(seq)]);
+    }
+    assert_eq!(room.edge(), Some(Seq(24)));
+}
+
+#[tokio::test]
+async fn a_hole_is_repaired_from_the_log() {
+    let folder = tempfile::tempdir().unwrap();
+    let relay = relay(folder.path(), 20, 1).await;
+    let room = relay.hub.open(&name());
+    room.set_edge(Seq(5));
+    relay.deliver(&name(), &[entry(8)]);
+    // The page that closes the hole also brings what the log has above it.
+    until("the edge is 20", || room.edge() == Some(Seq(20))).await;
+    relay.hint(&name(), Seq(20));
+    assert_eq!(room.edge(), Some(Seq(20)));
+}
+
+/// The log failed those who came to follow it, and they went away.
+#[tokio::test]
+async fn a_room_that_was_never_activated_is_not_held_for_ever() {
+    let folder = tempfile::tempdir().unwrap();
+    let relay = relay(folder.path(), 20, 1).await;
+    let room = relay.hub.open(&name());
+    relay.deliver(&name(), &[entry(8)]);
+    until("nothing is held", || relay.holds_len.load(Ordering::SeqCst) == 0).await;
+    assert_eq!(room.edge(), Some(Seq(20)));
+}
+
+#[tokio::test]
+async fn what_the_log_does_not_have_is_not_asked_for_again_and_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let relay = relay(folder.path(), 20, 1).await;
+    let room = relay.activate(&name()).await.unwrap();
+    relay.deliver(&name(), &[entry(1000)]);
+    until("nothing is held", || relay.holds_len.load(Ordering::SeqCst) == 0).await;
+    assert_eq!(relay.metrics.repairs.get(), 1);
+    relay.deliver(&name(), &[entry(21)]);
+    assert_eq!(room.edge(), Some(Seq(21)));
+}
+
+/// Whoever follows it would wait for ever; and the log is not asked for ever.
+#[tokio::test]
+async fn a_room_whose_hole_cannot_be_read_is_let_go() {
+    let folder = tempfile::tempdir().unwrap();
+    let relay = relay(folder.path(), 20, 1).await;
+    let shell = rusqlite::Connection::open(folder.path().join("verbatim.db")).unwrap();
+    shell.execute("update events set type = 'poll' where seq = 8", []).unwrap();
+    let room = relay.hub.open(&name());
+    room.set_edge(Seq(5));
+    relay.deliver(&name(), &[entry(10)]);
+    until("it is let go", || relay.hub.room(&name()).is_none()).await;
+    until("nothing is held", || relay.holds_len.load(Ordering::SeqCst) == 0).await;
+    assert!(room.is_closed());
+    assert_eq!(room.edge(), Some(Seq(7)), "what is before the damage was there");
+    // It came late.
+    relay.hold(&room, &[entry(11)]);
+    assert_eq!(relay.holds_len.load(Ordering::SeqCst), 0);
+
+    let anew = relay.activate(&name()).await.unwrap();
+    assert_eq!(anew.edge(), Some(Seq(20)));
+    let checked = relay.check(&anew, Seq(7)).await;
+    assert!(matches!(checked, Err(LogError::Damaged(_))), "{checked:?}");
+    relay.check(&anew, Seq(8)).await.unwrap();
+    shell.execute("update events set type = 'message' where seq = 8", []).unwrap();
+    relay.check(&anew, Seq(7)).await.unwrap();
+    assert_eq!(relay.sick.ahead_of(&name(), Seq(0)), None);
+}
+
+#[tokio::test]
+async fn a_room_stays_in_use_until_its_hole_is_closed() {
+    let folder = tempfile::tempdir().unwrap();
+    let relay = relay(folder.path(), 10, 60_000).await;
+    relay.hub.open(&name()).set_edge(Seq(5));
+    relay.deliver(&name(), &[entry(8)]);
+    // When a room that was opened later is let go for the second time, a whole sweep has
+    // passed over the first.
+    let other = RoomName::stored("other");
+    for _ in 0..2 {
+        relay.hub.open(&other);
+        until("the other room is let go", || relay.hub.room(&other).is_none()).await;
+    }
+    let room = relay.hub.room(&name());
+    assert_eq!(room.and_then(|room| room.edge()), Some(Seq(5)));
+}
