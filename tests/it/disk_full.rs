@@ -13,7 +13,7 @@ use verbatim_checker::{Command, Connection, Kind, check};
 
 use crate::crowd::{Record, assert_kept};
 use crate::harness::process::{Exit, Process};
-use crate::harness::{Client, World, raw};
+use crate::harness::{Client, World};
 use crate::stored::{assert_sound, stored};
 
 /// No file of the process grows beyond so many bytes; `None`: there is room again.

@@ -215,19 +215,21 @@ impl Process {
 
     /// SIGSTOP and SIGCONT among others.
     pub fn signal(&self, signal: Signal) {
-        let pid = i32::try_from(self.pid).ok().and_then(Pid::from_raw).unwrap();
-        kill_process(pid, signal).expect("it is not running");
+        kill_process(self.as_pid(), signal).expect("it is not running");
+    }
+
+    fn as_pid(&self) -> Pid {
+        i32::try_from(self.pid).ok().and_then(Pid::from_raw).unwrap()
     }
 
     /// From now on it may have so many open files; how many it might have until now.
     #[cfg(target_os = "linux")]
     pub fn limit_files(&self, files: u64) -> u64 {
         use rustix::process::{Resource, Rlimit, getrlimit, prlimit};
-        let pid = i32::try_from(self.pid).ok().and_then(Pid::from_raw);
-        // What is no one's to raise is as we have it.
-        let before = getrlimit(Resource::Nofile);
-        let limit = Rlimit { current: Some(files), ..before };
-        let before = prlimit(pid, Resource::Nofile, limit).expect("it is not running");
+        // The hard limit, which only root could raise again, stays what it has from us.
+        let limit = Rlimit { current: Some(files), ..getrlimit(Resource::Nofile) };
+        let before =
+            prlimit(Some(self.as_pid()), Resource::Nofile, limit).expect("it is not running");
         before.current.expect("its files are limited")
     }
 

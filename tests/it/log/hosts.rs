@@ -9,6 +9,7 @@ use verbatim::model::Seq;
 
 use super::appending::Appending;
 use super::postgres::open;
+use super::postgres_faults::at_last;
 use super::private_postgres::settings;
 use super::suite::{create, room};
 use crate::harness::postgres::Postgres;
@@ -62,7 +63,8 @@ async fn a_server_that_only_reads_is_not_read_from_and_not_kept_to() {
     open(&alone).await.appender().append_all(&[create("r", "1")]).await.unwrap();
     (alone.read_timeout_ms, alone.append_timeout_ms) = (1000, 1000);
     let log = open(&alone).await;
-    while log.last_seq(&room("r")).await.ok() != Some(Some(Seq(1))) {}
+    let last_seq = at_last(async || log.last_seq(&room("r")).await).await;
+    assert_eq!(last_seq, Some(Seq(1)));
 
     old.make_standby();
     old.restart().await;
