@@ -170,9 +170,9 @@ impl Appender {
         }
     }
 
-    /// Where all rooms of one lost transaction stand since it has ended, one way or the other; rooms
-    /// that do not exist are left out. `None`: it has not ended, as far as is known. It waits for
-    /// nobody, or, if that is wished, for one of the rooms for a moment.
+    /// Where all rooms of one lost transaction stand since it has ended, one way or the other;
+    /// rooms that do not exist are left out. `None`: it has not ended, as far as is known. It
+    /// waits for nobody, or, if that is wished, for one of the rooms for a moment.
     pub async fn settle(
         &mut self,
         rooms: &[RoomName],
