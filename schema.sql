@@ -1,4 +1,4 @@
--- The durable log on PostgreSQL 13 or later, version 2.
+-- The durable log on PostgreSQL 13 or later, version 3.
 --
 -- A node applies this by itself when it starts: in one transaction, under an advisory lock, and only
 -- where `verbatim_schema` does not say that it is there already. Running it by hand does no harm,
@@ -14,6 +14,20 @@ create table if not exists verbatim_schema (
     version    integer     primary key,
     applied_at timestamptz not null default now()
 );
+
+-- Which log this is: one row. A copy of the database (a clone for a test, not a restored backup) is
+-- another log; give it another row: update verbatim_log set id = default, secret = default.
+create table if not exists verbatim_log (
+    -- Stands in Redis under `chat:cluster`: two logs never share a Redis and a prefix.
+    id      uuid    not null default gen_random_uuid(),
+    -- Never leaves the nodes: what one tells the others by way of Redis is sealed with it.
+    secret  bytea   not null
+                    default uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid()),
+    is_only boolean primary key default true check (is_only)
+);
+
+insert into verbatim_log default values
+on conflict do nothing;
 
 -- One row per room. It is locked and updated by every append, so it is narrow, no counter is
 -- indexed, and half of each page is left free (fillfactor): an update then stays within its page and
@@ -149,5 +163,5 @@ alter table members
     set (fillfactor = 90);
 
 insert into verbatim_schema (version)
-values (2)
+values (3)
 on conflict (version) do nothing;

@@ -46,6 +46,7 @@ pub struct Metrics {
     pub mirror_append_duration: Histogram,
     pub mirror_drained: Counter,
     pub mirror_doubts: Counter,
+    pub mirror_unsealed: Counter,
     pub outbox_swept: Counter,
     pub outbox_damaged: Gauge,
     pub signals: Family<Signal, Counter>,
@@ -156,6 +157,7 @@ impl Metrics {
             mirror_append_duration: Histogram::new(SECONDS),
             mirror_drained: Counter::default(),
             mirror_doubts: Counter::default(),
+            mirror_unsealed: Counter::default(),
             outbox_swept: Counter::default(),
             outbox_damaged: Gauge::default(),
             signals: Family::default(),
@@ -306,6 +308,11 @@ impl Metrics {
             "mirror_doubts",
             "Times that the channel could not be trusted",
             self.mirror_doubts.clone(),
+        );
+        m.register(
+            "mirror_unsealed",
+            "Events from Redis that bear no seal of this log, and were not shown",
+            self.mirror_unsealed.clone(),
         );
         m.register(
             "outbox_swept",

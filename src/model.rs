@@ -21,6 +21,14 @@ pub use self::network::Network;
 /// Longest client id (idempotency key), in bytes.
 pub const CLIENT_ID_BYTES_MAX: usize = 64;
 
+/// Which log it is, where several may be met.
+#[derive(Clone)]
+pub struct LogIdentity {
+    pub id: String,
+    /// For nodes of this log only, and not to be shown.
+    pub secret: Vec<u8>,
+}
+
 /// The name of a room: 1 to 128 bytes, NFC, printable (see `name`). Cloning shares the text.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RoomName(Arc<str>);

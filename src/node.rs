@@ -186,8 +186,9 @@ async fn start_mirror(
     tasks: &Tasks,
 ) -> Result<(Mirror, ToPeers), StartError> {
     let outbox = || log.outbox().ok_or(StartError::NoOutbox);
+    let identity = log.identity().ok_or(StartError::NoOutbox)?;
     let (looked_into, swept) = (outbox()?, outbox()?);
-    let (mirror, streams) = Mirror::start(config, budgets, metrics, tasks)?;
+    let (mirror, streams) = Mirror::start(config, identity, budgets, metrics, tasks)?;
     let doubts = Doubts::start(log, hub, relay, tasks);
     let feed = Feed { incoming: streams.incoming, relay: relay.clone(), doubts: doubts.clone() };
     tasks.spawn("feed", feed.run());

@@ -98,7 +98,7 @@ impl Outbox {
             // The newest rows do not tell all: a batch may have been given its row before another
             // and be committed behind it, or its row is gone already, because its node does reach
             // Redis. (And somebody may have locked the table.)
-            Status::Away => COMPARE_EVERY,
+            Status::Away | Status::Foreign => COMPARE_EVERY,
         };
         if !self.tasks.is_stopping() && compared.elapsed() >= every {
             self.doubts.raise();
@@ -114,7 +114,7 @@ impl Outbox {
         }
         let (after, age) = match status {
             Status::Live => (0, LATE),
-            Status::Away => (*seen, Duration::ZERO),
+            Status::Away | Status::Foreign => (*seen, Duration::ZERO),
         };
         let news = match self.outbox.news(after, age).await {
             // One row of it cannot be read; the rooms can be compared all the same.

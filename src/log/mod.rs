@@ -35,7 +35,7 @@ use self::apart::Parts;
 use self::health::Health;
 use crate::config::Config;
 use crate::decide::{Outcome, Write};
-use crate::model::{Event, RoomName, Seq, UserId};
+use crate::model::{Event, LogIdentity, RoomName, Seq, UserId};
 
 /// What was committed so long ago shows that the log takes commits.
 const JUST_NOW: Duration = Duration::from_secs(2);
@@ -347,6 +347,14 @@ impl Log {
             parts.put(part, self.told_of(part, last_seqs))?;
         }
         Ok(parts.answers)
+    }
+
+    /// Which log it is; `None` for one that is not shared.
+    pub fn identity(&self) -> Option<&LogIdentity> {
+        match self {
+            Self::Sqlite(_) => None,
+            Self::Postgres(log) => Some(log.identity()),
+        }
     }
 
     /// The outbox, if the log has one: what is committed and not yet known to be mirrored.

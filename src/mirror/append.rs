@@ -9,9 +9,12 @@ use std::time::{Duration, Instant};
 
 use redis::aio::MultiplexedConnection;
 use redis::{RedisError, Script};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
+use super::Status;
+use super::cluster::Cluster;
 use super::connect::Connector;
+use super::seal::Seal;
 use crate::budget::{Budget, Held};
 use crate::metrics::Metrics;
 use crate::model::{RoomName, Seq};
@@ -48,6 +51,10 @@ pub(super) struct Append {
     /// The stream's key.
     pub key: String,
     pub channel: String,
+    pub cluster: Cluster,
+    pub seal: Seal,
+    /// How the follower finds Redis: it says whose that is.
+    pub status: watch::Receiver<Status>,
     pub stream_len_max: usize,
     /// Bounded by `mirror.queue_len_max` and `mirror.queue_bytes_max`; when it is full the lanes
     /// drop their batch, which stays in the outbox.
@@ -107,9 +114,13 @@ impl Append {
             let (call, later) = rest.split_at(call_len(rest));
             rest = later;
             let mut invocation = script.key(&self.key);
-            invocation.arg(&self.channel).arg(self.stream_len_max);
+            invocation.key(&self.cluster.key).arg(&self.channel).arg(self.stream_len_max);
+            // Only for who was at home here: see `Follow::enter`.
+            let is_live = *self.status.borrow() == Status::Live;
+            invocation.arg(&self.cluster.log_id).arg(u8::from(is_live));
             for (room, seq, frame) in call {
-                invocation.arg(room.as_str()).arg(seq.0).arg(frame.payload());
+                let event = frame.payload();
+                invocation.arg(room.as_str()).arg(seq.0).arg(event).arg(self.seal.of(event));
             }
             // A failure after some calls leaves all receipts unsaid: the sweep repeats, followers
             // drop what they have.

@@ -8,7 +8,8 @@ use std::collections::HashMap;
 use redis::aio::MultiplexedConnection;
 use redis::{FromRedisValue, RedisError, Value, cmd, pipe};
 
-use super::event::{Mirrored, StreamId};
+use super::event::{Found, StreamId};
+use super::seal::Seal;
 
 /// Most entries read in one round trip while draining, and about the most bytes of their events.
 const PAGE_LEN_MAX: usize = 512;
@@ -57,8 +58,7 @@ impl PageLen {
 
 /// Entries that were read at once.
 pub(super) struct Page {
-    /// With each ID its event; `None`: somebody else's entry.
-    pub entries: Vec<(StreamId, Option<Mirrored>)>,
+    pub entries: Vec<(StreamId, Found)>,
     /// The stream's end, if the page reaches it.
     pub end: Option<Place>,
 }
@@ -70,6 +70,7 @@ type Info = HashMap<String, Value>;
 pub(super) struct Cursor {
     pub stream: String,
     pub group: String,
+    pub seal: Seal,
 }
 
 impl Cursor {
@@ -150,7 +151,7 @@ impl Cursor {
         read.arg("COUNT").arg(len).arg("NOACK").arg("STREAMS").arg(&self.stream).arg(">");
         read.cmd("XINFO").arg("STREAM").arg(&self.stream);
         let (entries, info): (Value, Info) = read.query_async(redis).await?;
-        let entries = walk(entries);
+        let entries = walk(entries, &self.seal);
         let end = (entries.len() < len).then(|| end(&info));
         Ok(Page { entries, end })
     }
@@ -195,7 +196,7 @@ fn number(info: &Info, key: &str) -> u64 {
 
 /// The entries in the answer to XREADGROUP for one stream: [[key, [[id, [field, value, …]], …]]],
 /// or a map from key to the same. Walked by hand: the typed reply clones everything first.
-fn walk(answer: Value) -> Vec<(StreamId, Option<Mirrored>)> {
+fn walk(answer: Value, ours: &Seal) -> Vec<(StreamId, Found)> {
     let list = match answer {
         Value::Map(mut streams) => streams.pop().map(|(_, entries)| entries),
         Value::Array(mut streams) => match streams.pop() {
@@ -205,10 +206,10 @@ fn walk(answer: Value) -> Vec<(StreamId, Option<Mirrored>)> {
         _ => None,
     };
     let Some(Value::Array(list)) = list else { return Vec::new() };
-    list.into_iter().filter_map(entry).collect()
+    list.into_iter().filter_map(|value| entry(value, ours)).collect()
 }
 
-fn entry(value: Value) -> Option<(StreamId, Option<Mirrored>)> {
+fn entry(value: Value, ours: &Seal) -> Option<(StreamId, Found)> {
     let Value::Array(pair) = value else { return None };
     let mut pair = pair.into_iter();
     let (Some(Value::BulkString(id)), Some(Value::Array(fields))) = (pair.next(), pair.next())
@@ -216,13 +217,14 @@ fn entry(value: Value) -> Option<(StreamId, Option<Mirrored>)> {
         return None;
     };
     let id = std::str::from_utf8(&id).ok()?.parse().ok()?;
-    let is_event = |name: &Value| matches!(name, Value::BulkString(name) if name == b"event");
-    let event = fields.chunks_exact(2).find(|pair| is_event(&pair[0])).map(|pair| &pair[1]);
-    let event = match event {
-        Some(Value::BulkString(json)) => Mirrored::parse(json),
-        _ => None,
+    let field = |wanted: &[u8]| {
+        let is_it = |name: &Value| matches!(name, Value::BulkString(name) if name == wanted);
+        match fields.chunks_exact(2).find(|pair| is_it(&pair[0])).map(|pair| &pair[1]) {
+            Some(Value::BulkString(bytes)) => bytes.as_slice(),
+            _ => b"",
+        }
     };
-    Some((id, event))
+    Some((id, Found::in_entry(field(b"event"), field(b"seal"), ours)))
 }
 
 #[cfg(test)]

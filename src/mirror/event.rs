@@ -1,4 +1,4 @@
-//! An event as Redis carries it, and its place in the stream.
+//! An event as Redis carries it, its place in the stream, and whether to believe it.
 //!
 //! It does no I/O. The JSON of an event is taken as it is: the bytes that the first node encoded
 //! are the bytes that every follower on every node gets.
@@ -9,6 +9,7 @@ use std::str::FromStr;
 
 use serde::Deserialize;
 
+use super::seal::{SEAL_LEN, Seal};
 use crate::model::{RoomName, Seq, UserId};
 use crate::protocol::frame::Frame;
 
@@ -29,6 +30,18 @@ pub struct Mirrored {
     pub left: Option<UserId>,
 }
 
+/// What was found where events are.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    /// A node of this log wrote it, of what is committed.
+    Event(Mirrored),
+    /// Somebody says that it is an event, and bears no seal of this log: a stranger, or a node of a
+    /// version that sealed nothing.
+    Unsealed,
+    /// Somebody else's.
+    Other,
+}
+
 /// What must be known of an event to put it in order.
 #[derive(Deserialize)]
 struct Head<'a> {
@@ -41,30 +54,51 @@ struct Head<'a> {
     seq: u64,
 }
 
-/// How a message on the channel begins; the stream's ID and `",` follow.
-const PREFIX: &[u8] = b"{\"stream_id\":\"";
+/// How a message on the channel begins; the seal follows,
+const PREFIX: &[u8] = b"{\"seal\":\"";
+/// and behind it this; the stream's ID and `",` follow.
+const BEFORE_ID: &[u8] = b"\",\"stream_id\":\"";
+
+impl Found {
+    /// In an entry of the stream: its fields `event` and `seal`.
+    pub fn in_entry(event: &[u8], seal: &[u8], ours: &Seal) -> Self {
+        match Mirrored::parse(event) {
+            Some(event_read) if ours.is_on(event, seal) => Self::Event(event_read),
+            Some(_) => Self::Unsealed,
+            None => Self::Other,
+        }
+    }
+
+    /// In a message of the channel: the event with its seal and the stream's ID as its first keys.
+    pub fn in_message(mut message: Vec<u8>, ours: &Seal) -> (StreamId, Self) {
+        let Some((seal, id, begin)) = head(&message) else {
+            let is_event = Mirrored::parse(&message).is_some();
+            let found = if is_event { Self::Unsealed } else { Self::Other };
+            return (StreamId::default(), found);
+        };
+        // The comma behind the ID becomes the opening brace of the event.
+        message[begin] = b'{';
+        (id, Self::in_entry(&message[begin..], &seal, ours))
+    }
+}
+
+/// The seal and the ID of a message of the channel, and where the comma behind them is.
+fn head(message: &[u8]) -> Option<([u8; SEAL_LEN], StreamId, usize)> {
+    let (seal, rest) = message.strip_prefix(PREFIX)?.split_first_chunk()?;
+    let rest = rest.strip_prefix(BEFORE_ID)?;
+    let id_len = rest.iter().position(|byte| *byte == b'"')?;
+    let id = std::str::from_utf8(&rest[..id_len]).ok()?.parse().ok()?;
+    let begin = message.len() - rest.len() + id_len + 1;
+    (message.get(begin) == Some(&b',')).then_some((*seal, id, begin))
+}
 
 impl Mirrored {
-    /// Reads the `event` field of a stream entry. `None`: somebody else wrote it.
-    pub fn parse(json: &[u8]) -> Option<Self> {
+    /// Reads an event. `None`: it is none.
+    fn parse(json: &[u8]) -> Option<Self> {
         let head: Head = serde_json::from_slice(json).ok()?;
         let left = (head.r#type == "leave").then(|| UserId::stored(&head.user_id));
         let (room, seq) = (RoomName::stored(&head.room), Seq(head.seq));
         Some(Self { room, seq, frame: Frame::text(json), left })
-    }
-
-    /// Reads a message of the channel: the event with the stream's ID as its first key.
-    pub fn parse_live(mut message: Vec<u8>) -> Option<(StreamId, Self)> {
-        let rest = message.strip_prefix(PREFIX)?;
-        let id_len = rest.iter().position(|byte| *byte == b'"')?;
-        let id = std::str::from_utf8(&rest[..id_len]).ok()?.parse().ok()?;
-        // The comma behind the ID becomes the opening brace of the event.
-        let begin = PREFIX.len() + id_len + 1;
-        if *message.get(begin)? != b',' {
-            return None;
-        }
-        message[begin] = b'{';
-        Self::parse(&message[begin..]).map(|event| (id, event))
     }
 }
 
@@ -96,8 +130,13 @@ mod tests {
         Event { room, seq: Seq(7), user, client_id: None, at: Timestamp(0), kind }
     }
 
-    fn live(id: &str, frame: &Frame) -> Vec<u8> {
-        [b"{\"stream_id\":\"", id.as_bytes(), b"\",", &frame.payload()[1..]].concat()
+    fn ours() -> Seal {
+        Seal::new(b"ours")
+    }
+
+    fn live(id: &str, frame: &Frame, seal: &str) -> Vec<u8> {
+        let head = format!("{{\"seal\":\"{seal}\",\"stream_id\":\"{id}\",");
+        [head.as_bytes(), &frame.payload()[1..]].concat()
     }
 
     #[test]
@@ -105,13 +144,31 @@ mod tests {
         for kind in [EventKind::Leave, EventKind::Message(Text::stored("a\u{1}\"\\ü"))] {
             let event = event("r\"oo\\m", kind);
             let frame = frame::event(&event);
-            let (id, mirrored) = Mirrored::parse_live(live("12-3", &frame)).unwrap();
+            let seal = ours().of(frame.payload());
+            let (id, found) = Found::in_message(live("12-3", &frame, &seal), &ours());
+            let Found::Event(mirrored) = &found else { panic!("{found:?}") };
             assert_eq!(id, StreamId { ms: 12, number: 3 });
             assert_eq!(mirrored.frame, frame);
             assert_eq!((&mirrored.room, mirrored.seq), (&event.room, event.seq));
             assert_eq!(mirrored.left.is_some(), event.kind == EventKind::Leave);
-            assert_eq!(Mirrored::parse(frame.payload()), Some(mirrored));
+            assert_eq!(Found::in_entry(frame.payload(), seal.as_bytes(), &ours()), found);
         }
+    }
+
+    #[test]
+    fn an_event_without_the_seal_of_this_log_is_not_believed() {
+        let frame = frame::event(&event("r", EventKind::Leave));
+        let (seal, other) = (Seal::new(b"theirs").of(frame.payload()), ours().of(b"another"));
+        for seal in [seal.as_str(), &other, &"A".repeat(SEAL_LEN), &"*".repeat(SEAL_LEN)] {
+            let (_, found) = Found::in_message(live("1-1", &frame, seal), &ours());
+            assert_eq!(found, Found::Unsealed);
+            assert_eq!(Found::in_entry(frame.payload(), seal.as_bytes(), &ours()), Found::Unsealed);
+        }
+        // As nodes wrote it that knew no seals.
+        let head: &[u8] = b"{\"stream_id\":\"1-1\",";
+        let (_, found) = Found::in_message([head, &frame.payload()[1..]].concat(), &ours());
+        assert_eq!(found, Found::Unsealed);
+        assert_eq!(Found::in_entry(frame.payload(), b"", &ours()), Found::Unsealed);
     }
 
     #[test]
@@ -130,7 +187,7 @@ mod tests {
             prefixed: bool,
         ) {
             let message = if prefixed { [PREFIX, &bytes].concat() } else { bytes };
-            prop_assert_eq!(Mirrored::parse_live(message), None);
+            prop_assert_eq!(Found::in_message(message, &ours()).1, Found::Other);
         }
     }
 }

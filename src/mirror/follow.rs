@@ -22,11 +22,13 @@ use redis::{FromRedisValue, PushInfo, PushKind, RedisError, Value, cmd};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
+use super::cluster::Cluster;
 use super::connect::{Connector, is_refused};
 use super::cursor::{Cursor, PageLen, Place, is_missing};
-use super::event::Mirrored;
+use super::event::Found;
 use super::lease::Lease;
 use super::listen::{Listener, Message};
+use super::strangers::Strangers;
 use super::{Incoming, OpenError, Status};
 use crate::budget::Budget;
 use crate::metrics::Metrics;
@@ -46,6 +48,7 @@ const BEATS_PER_SWEEP: u32 = 60;
 /// Owned by its task.
 pub(super) struct Follow {
     pub connector: Connector,
+    pub cluster: Cluster,
     pub cursor: Cursor,
     pub lease: Lease,
     /// The channel of events.
@@ -78,6 +81,9 @@ pub(super) struct Position {
     /// attempt to catch up must not be forgotten because the connection is lost before its end.
     is_doubtful: bool,
     page_len: PageLen,
+    /// This node was turned away from Redis, which belonged to another log, and not let in since.
+    is_foreign: bool,
+    strangers: Strangers,
 }
 
 /// Why a connection was given up.
@@ -94,6 +100,8 @@ enum Lost {
     Stopping,
     #[error("another live node has this name")]
     NameTaken,
+    #[error("it belongs to the log {owner}")]
+    Foreign { owner: String },
 }
 
 impl Follow {
@@ -106,7 +114,10 @@ impl Follow {
         loop {
             let Err(lost) = self.follow(&mut started, &mut pause).await;
             let refused = self.refused(&lost);
-            let was_live = self.status.send_replace(Status::Away) == Status::Live;
+            let is_foreign = matches!(lost, Lost::Foreign { .. });
+            self.state.is_foreign |= is_foreign;
+            let status = if is_foreign { Status::Foreign } else { Status::Away };
+            let was = self.status.send_replace(status);
             self.metrics.mirror_live.set(0);
             match (refused, started.take()) {
                 (Some(refused), Some(started)) => {
@@ -118,18 +129,36 @@ impl Follow {
                     return tasks.fail(refused.to_string());
                 }
                 (_, started) => {
-                    if (was_live || started.is_some()) && !tasks.is_stopping() {
-                        tracing::warn!(err = %lost, "Redis is away; nodes hear through the log");
+                    let is_news = was != status && (was, status) != (Status::Foreign, Status::Away);
+                    if (is_news || started.is_some()) && !tasks.is_stopping() {
+                        self.tell(&lost);
                     }
                     // An error: the start was given up.
                     let _ = started.map(|started| started.send(Ok(())));
                 }
+            }
+            if is_foreign {
+                pause = PAUSE_MAX;
             }
             let jittered = pause.mul_f64(rand::rng().random_range(0.5..1.0));
             tokio::select! {
                 () = sleep(jittered) => pause = (pause * 2).min(PAUSE_MAX),
                 () = tasks.stopping() => return,
             }
+        }
+    }
+
+    fn tell(&self, lost: &Lost) {
+        match lost {
+            Lost::Foreign { owner } => tracing::error!(
+                key = self.cluster.key,
+                %owner,
+                log = self.cluster.log_id,
+                "this Redis belongs to another log: nothing is taken from it or put there, and \
+                 this node is not ready; give one of the clusters another mirror.prefix, or, if \
+                 that log is gone for ever, delete the key"
+            ),
+            lost => tracing::warn!(err = %lost, "Redis is away; nodes hear through the log"),
         }
     }
 
@@ -152,12 +181,13 @@ impl Follow {
         let (len_max, budget) = (self.live_len_max, &self.live_budget);
         let connecting = Listener::connect(&self.connector, &channels, len_max, budget);
         let mut listener = connecting.await?;
+        self.enter(&mut listener).await?;
         if !self.lease.take(&mut listener.redis).await? {
             return Err(Lost::NameTaken);
         }
         self.lease.renew(&mut listener.redis).await?;
         self.catch_up(&mut listener, started.is_none()).await?;
-        if self.status.send_replace(Status::Live) == Status::Away && started.is_none() {
+        if self.status.send_replace(Status::Live) != Status::Live && started.is_none() {
             tracing::info!("Redis is back");
         }
         self.metrics.mirror_live.set(1);
@@ -167,6 +197,25 @@ impl Follow {
             let _ = started.send(Ok(()));
         }
         self.live(&mut listener).await
+    }
+
+    /// Goes on only where this node's log is at home, or nobody is.
+    ///
+    /// The race that this closes: somebody empties a Redis (FLUSHALL), and a node of another log,
+    /// which was turned away from it, comes by just then and takes it. So who was turned away takes
+    /// it only if it is still nobody's when those who are at home have had the time to say so: they
+    /// do with every heartbeat, and with every event.
+    async fn enter(&mut self, listener: &mut Listener) -> Result<(), Lost> {
+        let redis = &mut listener.redis;
+        if self.state.is_foreign && self.cluster.owner(redis).await?.is_none() {
+            sleep(self.heartbeat * 2).await;
+        }
+        let owner = self.cluster.claim(redis).await?;
+        if owner != self.cluster.log_id {
+            return Err(Lost::Foreign { owner });
+        }
+        self.state.is_foreign = false;
+        Ok(())
     }
 
     /// Finds the place to go on from, and reads the stream up to its end. `serving`: there may be
@@ -218,6 +267,7 @@ impl Follow {
             self.hand_on(Incoming::Doubt).await?;
         }
         self.state.is_doubtful = false;
+        self.state.strangers.came = false;
         Ok(())
     }
 
@@ -241,7 +291,16 @@ impl Follow {
             self.metrics.mirror_drained.inc_by(page.entries.len() as u64);
             let last = page.entries.last().map(|(id, _)| Place { id: *id, read });
             let len = page.entries.len();
-            let events: Vec<_> = page.entries.into_iter().filter_map(|(_, event)| event).collect();
+            let mut events = Vec::with_capacity(len);
+            for (_, found) in page.entries {
+                match found {
+                    Found::Event(event) => events.push(event),
+                    Found::Unsealed => self.state.strangers.meet(&self.metrics),
+                    Found::Other => {}
+                }
+            }
+            // They may be of this log for all that: a node of another version wrote them.
+            self.state.is_doubtful |= self.state.strangers.came;
             let bytes = events.iter().map(|event| event.frame.bytes().len()).sum();
             self.state.page_len.arrived(len, bytes);
             if !events.is_empty() {
@@ -313,7 +372,14 @@ impl Follow {
                 }
                 continue;
             }
-            let Some((id, event)) = Mirrored::parse_live(payload) else { continue };
+            let (id, event) = match Found::in_message(payload, &self.cursor.seal) {
+                (id, Found::Event(event)) => (id, event),
+                (_, Found::Unsealed) => {
+                    self.state.strangers.meet(&self.metrics);
+                    continue;
+                }
+                (_, Found::Other) => continue,
+            };
             if id <= self.state.reached.id {
                 continue;
             }
@@ -337,6 +403,7 @@ impl Follow {
 
     /// Heartbeat, lease, the group's place, and the comparison with the stream's end.
     async fn on_beat(&mut self, listener: &mut Listener, beat: u32) -> Result<(), Lost> {
+        self.enter(listener).await?;
         let redis = &mut listener.redis;
         cmd("PUBLISH").arg(&self.nodes_channel).arg(&self.sign).query_async::<()>(redis).await?;
         listener.unheard += 1;
@@ -367,6 +434,9 @@ impl Follow {
         self.metrics.mirror_lag.set(i64::from(!agrees));
         if agrees {
             self.state.certain = Some(end);
+            if std::mem::take(&mut self.state.strangers.came) {
+                self.hand_on(Incoming::Doubt).await?;
+            }
             Ok(())
         } else {
             self.doubt(listener, "a message was lost on the way").await

@@ -6,9 +6,10 @@
 //!
 //! Everything in Redis can be read by a person. `chat` is the setting `mirror.prefix`:
 //!
-//! - `chat:events`, a stream: `room`, `seq` and `event` (JSON) of every committed event, at least
-//!   once. Its consumer group `node:<id>` is a node's place: nothing is ever pending in it.
-//! - `chat:events`, a channel: the same events, each with its `stream_id` as first key.
+//! - `chat:cluster`: the id of the log whose nodes use this Redis and this prefix.
+//! - `chat:events`, a stream: `room`, `seq`, `event` (JSON) and `seal` of every committed event, at
+//!   least once. Its consumer group `node:<id>` is a node's place: nothing is ever pending in it.
+//! - `chat:events`, a channel: the same events, each with `seal` and `stream_id` as first keys.
 //! - `chat:signals`, a channel: signs of life, which may be lost (see `signals`).
 //! - `chat:nodes`, a channel: each node's heartbeat, which it must hear itself. (In another
 //! database than 0 the channels are `chat:events@3` and so on.)
@@ -16,13 +17,16 @@
 //! - `chat:seen:<id>`: exists for a day after the node was last alive.
 
 mod append;
+mod cluster;
 mod connect;
 mod cursor;
 mod event;
 mod follow;
 mod lease;
 mod listen;
+mod seal;
 mod signal;
+mod strangers;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,9 +36,11 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 pub use append::Batch;
 pub use event::Mirrored;
+pub use seal::Seal;
 pub use signal::Signal;
 
 use self::append::{Append, Queued};
+use self::cluster::Cluster;
 use self::connect::Connector;
 use self::cursor::Cursor;
 use self::follow::{Follow, Position};
@@ -43,6 +49,7 @@ use self::signal::Signals;
 use crate::budget::{Budget, Budgets};
 use crate::config::Config;
 use crate::metrics::Metrics;
+use crate::model::LogIdentity;
 use crate::tasks::Tasks;
 
 /// What the names of the nodes' consumer groups begin with.
@@ -83,6 +90,8 @@ pub struct Streams {
 pub enum Status {
     Live,
     Away,
+    /// It belongs to another log.
+    Foreign,
 }
 
 /// What came from Redis.
@@ -117,6 +126,7 @@ impl Mirror {
     /// Starts to append and to follow.
     pub fn start(
         config: &Config,
+        log: &LogIdentity,
         budgets: &Budgets,
         metrics: &Arc<Metrics>,
         tasks: &Tasks,
@@ -129,10 +139,16 @@ impl Mirror {
         let (status, status_rx) = watch::channel(Status::Away);
         let (first_attempt, started) = oneshot::channel();
         let key = format!("{}:events", settings.prefix);
+        let key_of_cluster = format!("{}:cluster", settings.prefix);
+        let cluster = Cluster { key: key_of_cluster, log_id: log.id.clone() };
+        let seal = Seal::new(&log.secret);
         let append = Append {
             connector: connector.clone(),
             key: key.clone(),
             channel: connector.channel(&key),
+            cluster: cluster.clone(),
+            seal: seal.clone(),
+            status: status_rx.clone(),
             stream_len_max: settings.stream_len_max,
             batches: batches_rx,
             mirrored,
@@ -140,7 +156,7 @@ impl Mirror {
         };
         tasks.spawn("mirror append", append.run());
 
-        let signals = start_signals(config, &connector, metrics, tasks);
+        let signals = start_signals(config, &connector, &cluster, metrics, tasks);
         let node = config.node.id.clone();
         let token = format!("{:032x}", rand::random::<u128>());
         let heartbeat = Duration::from_millis(settings.heartbeat_ms);
@@ -149,7 +165,8 @@ impl Mirror {
             events_channel: connector.channel(&key),
             nodes_channel: connector.channel(&format!("{}:nodes", settings.prefix)),
             connector,
-            cursor: Cursor { stream: key, group: format!("{GROUP_PREFIX}{node}") },
+            cursor: Cursor { stream: key, group: format!("{GROUP_PREFIX}{node}"), seal },
+            cluster,
             sign: serde_json::json!({"node": node, "token": token}).to_string(),
             lease: Lease::new(&settings.prefix, &node, token, heartbeat, forget_after),
             node,
@@ -188,6 +205,7 @@ impl Mirror {
 fn start_signals(
     config: &Config,
     connector: &Connector,
+    cluster: &Cluster,
     metrics: &Arc<Metrics>,
     tasks: &Tasks,
 ) -> (mpsc::Sender<Vec<u8>>, mpsc::Receiver<Signal>) {
@@ -196,6 +214,7 @@ fn start_signals(
     let (incoming, heard) = mpsc::channel(queue_len_max);
     let signals = Signals {
         connector: connector.clone(),
+        cluster: cluster.clone(),
         channel: connector.channel(&format!("{}:signals", config.mirror.prefix)),
         heartbeat: Duration::from_millis(config.mirror.heartbeat_ms),
         queue_len_max,

@@ -12,6 +12,7 @@ use redis::{PushInfo, PushKind, RedisError, Value, cmd};
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
+use super::cluster::Cluster;
 use super::connect::Connector;
 use super::listen::Listener;
 use crate::budget::Budget;
@@ -36,6 +37,7 @@ pub enum Signal {
 /// Owned by its task.
 pub(super) struct Signals {
     pub connector: Connector,
+    pub cluster: Cluster,
     pub channel: String,
     pub heartbeat: Duration,
     /// Messages that may wait between Redis' connection and this task, and between it and its
@@ -106,6 +108,10 @@ impl Signals {
             // A node that stops does not wait for a Redis that is away.
             () = self.tasks.stopping() => return Err(Lost::Ended),
         };
+        // Whom it belongs to is for the follower of the events to find out, and to tell.
+        if !self.is_ours(&mut listener, false).await? {
+            return Err(Lost::Ended);
+        }
         *pause = PAUSE_MIN;
         self.incoming.send(Signal::Connected).await.map_err(|_| Lost::Stopped)?;
         let mut beats = interval(self.heartbeat);
@@ -127,13 +133,22 @@ impl Signals {
                     publish.query_async::<()>(&mut listener.redis).await?;
                 }
                 // A connection that is silently dead does not answer.
-                _ = beats.tick() => cmd("PING").query_async::<()>(&mut listener.redis).await?,
+                _ = beats.tick() => if !self.is_ours(&mut listener, true).await? {
+                    return Err(Lost::Ended);
+                },
             }
             if listener.has_gap() {
                 listener.forgive();
                 self.metrics.signals_lost.inc();
             }
         }
+    }
+
+    /// Whether this Redis is that of this node's log; or, if that will do, nobody's: it was emptied
+    /// just now.
+    async fn is_ours(&self, listener: &mut Listener, or_nobodys: bool) -> Result<bool, Lost> {
+        let owner = self.cluster.owner(&mut listener.redis).await?;
+        Ok(owner.map_or(or_nobodys, |owner| owner == self.cluster.log_id))
     }
 
     fn hand_on(&self, PushInfo { kind, data }: PushInfo) -> Result<(), Lost> {

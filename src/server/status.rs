@@ -72,8 +72,8 @@ struct Ready<'a> {
     /// `unavailable` if it answers and takes no commits.
     #[serde(skip_serializing_if = "Option::is_none")]
     writes: Option<&'static str>,
-    /// `ok`, `away`, `missing` (no Redis, though other nodes may use the same log), or `none`: this
-    /// node has no Redis and needs none.
+    /// `ok`, `away`, `foreign` (it belongs to another log), `missing` (no Redis, though other nodes
+    /// may use the same log), or `none`: this node has no Redis and needs none.
     mirror: &'static str,
 }
 
@@ -106,22 +106,25 @@ impl Status {
 
     async fn ready(self: &Arc<Self>) -> Answer {
         let known = self.ask().await;
+        let mirror = self.shared.status.as_ref().map(|status| *status.borrow());
         let log = if known.answers { "ok" } else { "away" };
         let writes = (known.answers && !known.commits).then_some("unavailable");
         let (status, word) = if self.shared.tasks.is_stopping() {
             (StatusCode::SERVICE_UNAVAILABLE, "stopping")
-        } else if known.commits {
+        } else if known.commits && mirror != Some(mirror::Status::Foreign) {
             (StatusCode::OK, "ready")
         } else {
             (StatusCode::SERVICE_UNAVAILABLE, "unready")
         };
         let node = &self.shared.config.node.id;
-        let mirror = match self.shared.status.as_ref().map(|status| *status.borrow()) {
+        let mirror = match mirror {
             None if self.shared.log.is_shared() => "missing",
             None => "none",
             Some(mirror::Status::Live) => "ok",
             // Commands commit, acks go out, and other nodes hear by way of the log.
             Some(mirror::Status::Away) => "away",
+            // The same holds, but it is no passing fault: somebody has to set it right.
+            Some(mirror::Status::Foreign) => "foreign",
         };
         json(status, &Ready { status: word, node, log, writes, mirror })
     }

@@ -29,7 +29,7 @@ use self::read::Reads;
 use super::health::Health;
 use super::{LogError, Member, RoomSummary, Standing};
 use crate::config::LogConfig;
-use crate::model::{Event, RoomName, Seq, UserId};
+use crate::model::{Event, LogIdentity, RoomName, Seq, UserId};
 
 /// A node's way to the database. Clones share everything.
 #[derive(Clone)]
@@ -38,6 +38,7 @@ pub struct Postgres {
 }
 
 struct Shared {
+    identity: LogIdentity,
     lane_connector: Connector,
     reads: Reads,
     health: Arc<Health>,
@@ -59,7 +60,7 @@ impl Postgres {
     ) -> Result<Self, OpenError> {
         let connector = Connector::new(config, node_id)?;
         let readers = config.readers.max(1);
-        schema::prepare(&connector, lanes + readers).await?;
+        let identity = schema::prepare(&connector, lanes + readers).await?;
         let health = Arc::new(Health::new("PostgreSQL"));
         let reads = Reads::new(
             connector.for_reads(config),
@@ -70,6 +71,7 @@ impl Postgres {
         let lane_connector = connector.for_lane(config);
         let append_timeout = Duration::from_millis(config.append_timeout_ms);
         let shared = Shared {
+            identity,
             lane_connector,
             reads,
             health,
@@ -87,6 +89,10 @@ impl Postgres {
 
     pub(in crate::log) fn health(&self) -> &Health {
         &self.shared.health
+    }
+
+    pub fn identity(&self) -> &LogIdentity {
+        &self.shared.identity
     }
 
     /// The outbox; `None` if there is no mirror, and so nothing in it.

@@ -13,11 +13,12 @@ use tokio_postgres::error::SqlState;
 
 use super::connect::{ConnectError, Connection, Connector};
 use super::error::{OpenError, is_passing};
+use crate::model::LogIdentity;
 
 const SCHEMA: &str = include_str!("../../../schema.sql");
 
 /// The version that `schema.sql` inserts.
-const SCHEMA_VERSION: i32 = 2;
+const SCHEMA_VERSION: i32 = 3;
 
 /// The advisory lock: "verbatim" in ASCII, so that no other program has the same by chance.
 const SCHEMA_LOCK: i64 = 0x7665_7262_6174_696D;
@@ -33,12 +34,16 @@ const CONNECT_PAUSE: Duration = Duration::from_millis(250);
 /// How long the schema may take: another node may be applying it just now.
 const SETUP_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Connects, checks the server and applies the schema where it is missing.
-pub(super) async fn prepare(connector: &Connector, connections: usize) -> Result<(), OpenError> {
+/// Connects, checks the server and applies the schema where it is missing; says which log it is.
+pub(super) async fn prepare(
+    connector: &Connector,
+    connections: usize,
+) -> Result<LogIdentity, OpenError> {
     let connection = connect(&connector.for_setup(SETUP_TIMEOUT)).await?;
     let work = async {
         check_server(&connection, connections).await?;
-        apply(&connection).await
+        apply(&connection).await?;
+        identity(&connection).await
     };
     tokio::time::timeout(SETUP_TIMEOUT, work).await.map_err(|_| OpenError::TooSlow)?
 }
@@ -143,4 +148,10 @@ async fn apply(connection: &Connection) -> Result<(), OpenError> {
         tracing::info!(version = SCHEMA_VERSION, "the schema was applied");
     }
     client.batch_execute("commit").await.map_err(OpenError::Setup)
+}
+
+async fn identity(connection: &Connection) -> Result<LogIdentity, OpenError> {
+    let row = connection.client.query_one("select id::text, secret from verbatim_log", &[]).await;
+    let row = row.map_err(OpenError::Setup)?;
+    Ok(LogIdentity { id: row.get(0), secret: row.get(1) })
 }

@@ -189,7 +189,7 @@ pub async fn until<T: Debug>(
 
 /// What `/readyz` says of the mirror. A node without Redis serves all the same.
 pub async fn mirror(node: SocketAddr) -> String {
-    let (_, body) = raw::ready(node).await;
+    let (_, body) = raw::get(node, "/readyz").await;
     let body: Value = serde_json::from_str(&body).unwrap();
     body["mirror"].as_str().unwrap().to_owned()
 }

@@ -11,6 +11,7 @@ mod conversation;
 mod cut_off;
 mod doubt;
 mod first;
+mod foreign;
 mod full;
 mod locked;
 mod neighbours;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use redis::AsyncTypedCommands;
 use serde_json::json;
 use tokio::time::Instant;
+use verbatim::mirror::Seal;
 
 use super::cluster::{Cluster, gather, hears, metric, mirror_is, say, until};
 use crate::harness::services;
@@ -116,10 +117,15 @@ async fn an_event_that_never_was_is_not_waited_for() {
     let (one, two) = tokio::join!(cluster.node("one"), cluster.node("two"));
     let mut clients = gather("r", &[one.addr, two.addr]).await;
     let mut redis = cluster.redis().await;
-    let lie = json!({"stream_id": "1-1", "type": "message", "room": "r", "user_id": "1",
-                     "message": "boo", "seq": 1_000_000});
-    let add =
-        redis::cmd("XADD").arg(&cluster.events).arg("*").arg("event").arg(lie.to_string()).clone();
+    let lie = json!({"type": "message", "room": "r", "user_id": "1", "message": "boo",
+                     "seq": 1_000_000});
+    let lie = lie.to_string();
+    // Only who knows the secret can tell it: as when the log was set back since.
+    let sql = cluster.sql().await;
+    let secret = sql.query_one("select secret from verbatim_log", &[]).await.unwrap();
+    let seal = Seal::new(secret.get(0)).of(lie.as_bytes());
+    let mut add = redis::cmd("XADD");
+    add.arg(&cluster.events).arg("*").arg("event").arg(&lie).arg("seal").arg(seal);
     add.query_async::<()>(&mut redis).await.unwrap();
     let repairs = async || metric(two.addr, "verbatim_repairs_total").await;
     until("a look into the log", &repairs, |repairs| *repairs > 0).await;
