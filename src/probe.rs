@@ -1,13 +1,14 @@
 //! Whether the stores that the settings name answer, for `verbatim check`.
 //!
-//! It opens what a node would open, asks it once and reads all of an embedded log; it serves nobody
-//! and leaves nothing open.
+//! It opens what a node would open, asks it once, reads all of an embedded log and tries out Redis;
+//! it serves nobody and leaves nothing open or behind.
 
 use std::error::Error;
 use std::time::{Duration, Instant};
 
 use crate::config::Config;
 use crate::log::{Log, LogError};
+use crate::mirror;
 
 /// How often a line says that a large file is still being read.
 const PROGRESS: Duration = Duration::from_secs(5);
@@ -22,7 +23,7 @@ pub struct Finding {
 pub async fn stores(config: &Config, progress: impl Fn(&str)) -> Vec<Finding> {
     vec![
         Finding { store: "log", state: log(config, progress).await },
-        Finding { store: "mirror", state: mirror(config) },
+        Finding { store: "mirror", state: mirror(config).await },
     ]
 }
 
@@ -65,7 +66,9 @@ fn told(error: LogError) -> String {
     }
 }
 
-fn mirror(config: &Config) -> Result<String, String> {
-    let url = &config.mirror.url;
-    Ok(if url.is_empty() { "none".to_owned() } else { format!("{url} not checked") })
+async fn mirror(config: &Config) -> Result<String, String> {
+    match config.mirror.url.is_empty() {
+        true => Ok("none".to_owned()),
+        false => mirror::probe(&config.mirror).await.map_err(|err| err.to_string()),
+    }
 }

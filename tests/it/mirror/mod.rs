@@ -15,5 +15,7 @@ mod full;
 mod locked;
 mod neighbours;
 mod outbox;
+mod probe;
 mod restart;
 mod silence;
+mod version;
