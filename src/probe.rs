@@ -1,13 +1,15 @@
 //! Whether the stores that the settings name answer, for `verbatim check`.
 //!
-//! It opens what a node would open, asks it once and reads all of an embedded log; it serves nobody
-//! and leaves nothing open.
+//! It opens what a node would open, asks it once, reads all of an embedded log and tries out Redis;
+//! it serves nobody and leaves nothing open or behind.
 
 use std::error::Error;
 use std::time::{Duration, Instant};
 
 use crate::config::Config;
 use crate::log::{Log, LogError};
+use crate::mirror;
+use crate::model::LogIdentity;
 
 /// How often a line says that a large file is still being read.
 const PROGRESS: Duration = Duration::from_secs(5);
@@ -20,14 +22,21 @@ pub struct Finding {
 
 /// Tries the log, then the mirror. What takes long says so meanwhile.
 pub async fn stores(config: &Config, progress: impl Fn(&str)) -> Vec<Finding> {
+    let mut identity = None;
+    let log = log(config, &mut identity, progress).await;
     vec![
-        Finding { store: "log", state: log(config, progress).await },
-        Finding { store: "mirror", state: mirror(config) },
+        Finding { store: "log", state: log },
+        Finding { store: "mirror", state: mirror(config, identity.as_ref()).await },
     ]
 }
 
-async fn log(config: &Config, progress: impl Fn(&str)) -> Result<String, String> {
+async fn log(
+    config: &Config,
+    identity: &mut Option<LogIdentity>,
+    progress: impl Fn(&str),
+) -> Result<String, String> {
     let log = Log::open(config).await.map_err(|err| err.to_string())?;
+    *identity = log.identity().cloned();
     let answer = answer(&log, &config.log.path, progress).await;
     let (name, closed) = (log.name(), log.closed());
     drop(log);
@@ -65,7 +74,9 @@ fn told(error: LogError) -> String {
     }
 }
 
-fn mirror(config: &Config) -> Result<String, String> {
-    let url = &config.mirror.url;
-    Ok(if url.is_empty() { "none".to_owned() } else { format!("{url} not checked") })
+async fn mirror(config: &Config, log: Option<&LogIdentity>) -> Result<String, String> {
+    match config.mirror.url.is_empty() {
+        true => Ok("none".to_owned()),
+        false => mirror::probe(&config.mirror, log).await.map_err(|err| err.to_string()),
+    }
 }

@@ -23,6 +23,9 @@ const HEARTBEATS_MISSED_MAX: u64 = 10;
 /// Where proxies commonly cut what is silent: nginx's proxy_read_timeout, AWS's load balancers.
 const PROXY_TIMEOUT_MS: u64 = 60_000;
 
+/// Valkey's are the same as Redis'.
+const MIRROR_SCHEMES: [&str; 6] = ["redis", "rediss", "valkey", "valkeys", "redis+unix", "unix"];
+
 /// Something legal that an operator should know about.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Warning {
@@ -185,7 +188,7 @@ impl Config {
             return Err(wrong("log.path", quoted(&self.log.path), "must name a file"));
         }
         check_url("log.url", &self.log.url, &["postgres", "postgresql"])?;
-        check_url("mirror.url", &self.mirror.url, &["redis", "rediss", "redis+unix", "unix"])?;
+        check_url("mirror.url", &self.mirror.url, &MIRROR_SCHEMES)?;
         let prefix = &self.mirror.prefix;
         let is_key = |b: u8| b.is_ascii_alphanumeric() || b"-_.:".contains(&b);
         if prefix.is_empty() || prefix.len() > 64 || !prefix.bytes().all(is_key) {
@@ -346,7 +349,12 @@ fn check_url(name: &str, url: &Secret, schemes: &[&str]) -> Result<(), ConfigErr
     if url.is_empty() || scheme.is_some_and(|scheme| schemes.contains(&scheme)) {
         return Ok(());
     }
-    let allowed = format!("must be empty or begin with {}://", schemes.join(":// or "));
+    let allowed = match scheme.is_some_and(|scheme| scheme.contains("sentinel")) {
+        true => "Sentinels are not asked for the master; write redis:// and an address that \
+                 leads to it"
+            .to_owned(),
+        false => format!("must be empty or begin with {}://", schemes.join(":// or ")),
+    };
     Err(wrong(name, format!("{:?}", url.masked()), allowed))
 }
 

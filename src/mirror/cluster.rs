@@ -7,6 +7,8 @@
 use redis::aio::MultiplexedConnection;
 use redis::{RedisError, cmd, pipe};
 
+use crate::model::LogIdentity;
+
 /// The id of this node's log, and the key in Redis that must hold it. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Cluster {
@@ -15,6 +17,11 @@ pub(super) struct Cluster {
 }
 
 impl Cluster {
+    /// For nodes of that log under that prefix.
+    pub fn of(prefix: &str, log: &LogIdentity) -> Self {
+        Self { key: format!("{prefix}:cluster"), log_id: log.id.clone() }
+    }
+
     /// The log that this Redis belongs to under this prefix; `None`: to none yet.
     pub async fn owner(
         &self,
@@ -23,10 +30,13 @@ impl Cluster {
         cmd("GET").arg(&self.key).query_async(redis).await
     }
 
-    /// The same, after taking it for this log if it belonged to none.
-    pub async fn claim(&self, redis: &mut MultiplexedConnection) -> Result<String, RedisError> {
+    /// The same, after taking it for this log if it belonged to none. `None`: it was emptied in
+    /// between.
+    pub async fn claim(
+        &self,
+        redis: &mut MultiplexedConnection,
+    ) -> Result<Option<String>, RedisError> {
         let mut claim = pipe();
-        claim.atomic();
         claim.cmd("SET").arg(&self.key).arg(&self.log_id).arg("NX").ignore();
         claim.cmd("GET").arg(&self.key);
         let (owner,) = claim.query_async(redis).await?;

@@ -2,6 +2,8 @@
 //!
 //! It does not retry; whoever connects decides what a failure means.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
@@ -12,6 +14,8 @@ use redis::{
 };
 
 use super::OpenError;
+use super::version::{Server, too_old};
+use super::words;
 use crate::config::MirrorConfig;
 
 /// A peer that vanished without a word is noticed by the kernel after this much silence, should
@@ -27,11 +31,14 @@ pub(super) struct Connector {
     timeout: Duration,
     /// The number behind the URL's last slash.
     database: i64,
+    /// Whether it was said that nobody knows the version.
+    has_warned: Arc<AtomicBool>,
 }
 
 impl Connector {
     /// Reads the URL. Its errors do not quote it, because it may hold a password.
     pub fn new(config: &MirrorConfig) -> Result<Self, OpenError> {
+        words::check(&config.url.0)?;
         let info = config.url.0.as_str().into_connection_info().map_err(|_| OpenError::Url)?;
         // Nagle's algorithm is on by default in this library, which costs 40 ms now and then.
         let keepalive = socket2::TcpKeepalive::new()
@@ -48,7 +55,8 @@ impl Connector {
         let database = redis.db();
         let info = info.set_tcp_settings(tcp).set_redis_settings(redis);
         let client = Client::open(info).map_err(|_| OpenError::Url)?;
-        Ok(Self { client, timeout: Duration::from_millis(config.timeout_ms), database })
+        let timeout = Duration::from_millis(config.timeout_ms);
+        Ok(Self { client, timeout, database, has_warned: Arc::default() })
     }
 
     /// The channel of that name for those who use this database.
@@ -85,12 +93,39 @@ impl Connector {
         &self,
         config: AsyncConnectionConfig,
     ) -> Result<MultiplexedConnection, RedisError> {
-        let connect = self.client.get_multiplexed_async_connection_with_config(&config);
+        let connect = async {
+            let connecting = self.client.get_multiplexed_async_connection_with_config(&config);
+            let mut redis = connecting.await?;
+            self.check_version(&mut redis).await?;
+            Ok(redis)
+        };
         // The library's own time-outs do not cover every step of the greeting.
         tokio::time::timeout(self.timeout * 2, connect).await.unwrap_or_else(|_| {
             Err(RedisError::from((ErrorKind::Io, "no connection within the time-out")))
         })
     }
+
+    /// With every connection: it may be another Redis than the last time.
+    async fn check_version(&self, redis: &mut MultiplexedConnection) -> Result<(), RedisError> {
+        match Server::ask(redis).await {
+            Ok(Some(server)) => return server.check(),
+            Ok(None) => {}
+            Err(err) if is_forbidden(&err) => {}
+            Err(err) => return Err(err),
+        }
+        if !self.has_warned.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                "Redis does not say its version (INFO), which must be 7.0 or later; let the user \
+                 of mirror.url run INFO"
+            );
+        }
+        Ok(())
+    }
+}
+
+/// Whether an ACL forbids a command.
+pub(super) fn is_forbidden(err: &RedisError) -> bool {
+    err.code() == Some("NOPERM")
 }
 
 /// Whether an error is an answer that trying again will not change.
@@ -98,5 +133,6 @@ pub(super) fn is_refused(err: &RedisError) -> bool {
     let no_database = || err.detail().is_some_and(|why| why.contains("DB index is out of range"));
     matches!(err.kind(), ErrorKind::AuthenticationFailed | ErrorKind::InvalidClientConfig)
         || matches!(err.code(), Some("NOAUTH" | "WRONGPASS" | "NOPERM" | "NOPROTO"))
+        || too_old(err).is_some()
         || no_database()
 }

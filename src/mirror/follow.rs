@@ -18,12 +18,12 @@ use std::time::Duration;
 
 use rand::Rng;
 use redis::aio::MultiplexedConnection;
-use redis::{FromRedisValue, PushInfo, PushKind, RedisError, Value, cmd};
+use redis::{PushInfo, PushKind, RedisError, Value, cmd};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use super::cluster::Cluster;
-use super::connect::{Connector, is_refused};
+use super::connect::{Connector, is_forbidden, is_refused};
 use super::cursor::{Cursor, PageLen, Place, is_missing};
 use super::event::Found;
 use super::lease::Lease;
@@ -100,6 +100,8 @@ enum Lost {
     Stopping,
     #[error("another live node has this name")]
     NameTaken,
+    #[error("it was emptied just now")]
+    Emptied,
     #[error("it belongs to the log {owner}")]
     Foreign { owner: String },
 }
@@ -111,6 +113,8 @@ impl Follow {
         let tasks = self.tasks.clone();
         let mut started = Some(started);
         let mut pause = PAUSE_MIN;
+        // Why Redis refused this node, as it was last said.
+        let mut told = None;
         loop {
             let Err(lost) = self.follow(&mut started, &mut pause).await;
             let refused = self.refused(&lost);
@@ -128,10 +132,17 @@ impl Follow {
                 (Some(refused @ OpenError::NameTaken { .. }), None) => {
                     return tasks.fail(refused.to_string());
                 }
-                (_, started) => {
+                (refused, started) => {
                     let is_news = was != status && (was, status) != (Status::Foreign, Status::Away);
                     if (is_news || started.is_some()) && !tasks.is_stopping() {
                         self.tell(&lost);
+                        told = None;
+                    }
+                    if let Some(refused) = refused.map(|refused| refused.to_string())
+                        && told.as_ref() != Some(&refused)
+                    {
+                        tracing::error!("{refused}");
+                        told = Some(refused);
                     }
                     // An error: the start was given up.
                     let _ = started.map(|started| started.send(Ok(())));
@@ -210,7 +221,7 @@ impl Follow {
         if self.state.is_foreign && self.cluster.owner(redis).await?.is_none() {
             sleep(self.heartbeat * 2).await;
         }
-        let owner = self.cluster.claim(redis).await?;
+        let owner = self.cluster.claim(redis).await?.ok_or(Lost::Emptied)?;
         if owner != self.cluster.log_id {
             return Err(Lost::Foreign { owner });
         }
@@ -472,8 +483,12 @@ fn missing_is_fine(err: RedisError) -> Result<(), RedisError> {
 /// Which Redis this is, and since when it has been the master: after a restart and after a
 /// failover, even there and back again, the stream may lack its end.
 async fn origin(redis: &mut MultiplexedConnection) -> Result<String, RedisError> {
-    let info: Value = cmd("INFO").arg("server").arg("replication").query_async(redis).await?;
-    let info = String::from_redis_value(info)?;
+    let info = cmd("INFO").arg("server").arg("replication").query_async(redis).await;
+    let info: String = match info {
+        // Then it may always be another.
+        Err(err) if is_forbidden(&err) => return Ok(format!("{:032x}", rand::random::<u128>())),
+        info => info?,
+    };
     let is_part = |line: &&str| line.starts_with("run_id:") || line.starts_with("master_replid:");
     Ok(info.lines().filter(is_part).collect())
 }

@@ -24,9 +24,12 @@ mod event;
 mod follow;
 mod lease;
 mod listen;
+mod probe;
 mod seal;
 mod signal;
 mod strangers;
+mod version;
+mod words;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,6 +39,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 pub use append::Batch;
 pub use event::Mirrored;
+pub use probe::probe;
 pub use seal::Seal;
 pub use signal::Signal;
 
@@ -109,6 +113,23 @@ pub enum Incoming {
 pub enum OpenError {
     #[error("mirror.url (REDIS_URL) is not a Redis URL; write redis://user:password@host:6379/0")]
     Url,
+    #[error("mirror.url has {word}, which {advice}")]
+    Word { word: String, advice: &'static str },
+    #[error(
+        "mirror.url has a parameter that verbatim does not know; remove it, or, if it is a part \
+         of the password, write @ : / ? # in that as %40 %3A %2F %3F %23"
+    )]
+    UnnamedWord,
+    #[error(
+        "mirror.url has a # that verbatim does not know; remove it and what follows, or, if it is \
+         a part of the password, write it as %23"
+    )]
+    Fragment,
+    #[error(
+        "{found} is too old; verbatim needs Redis 7.0 or later, whose streams count their entries \
+         (entries-added in XINFO STREAM): without that it would not notice a lost message"
+    )]
+    TooOld { found: String },
     #[error("Redis refused the user, the password or the database of mirror.url ({0}); correct it")]
     Refused(String),
     #[error("another live node is called {node}; give each node a node.id (VERBATIM_NODE__ID)")]
@@ -118,7 +139,10 @@ pub enum OpenError {
 impl OpenError {
     /// Redis' answers do not repeat passwords.
     fn refused(err: &RedisError) -> Self {
-        Self::Refused(err.to_string())
+        match version::too_old(err) {
+            Some(found) => Self::TooOld { found: found.to_owned() },
+            None => Self::Refused(err.to_string()),
+        }
     }
 }
 
@@ -139,8 +163,7 @@ impl Mirror {
         let (status, status_rx) = watch::channel(Status::Away);
         let (first_attempt, started) = oneshot::channel();
         let key = format!("{}:events", settings.prefix);
-        let key_of_cluster = format!("{}:cluster", settings.prefix);
-        let cluster = Cluster { key: key_of_cluster, log_id: log.id.clone() };
+        let cluster = Cluster::of(&settings.prefix, log);
         let seal = Seal::new(&log.secret);
         let append = Append {
             connector: connector.clone(),

@@ -13,6 +13,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::OpenError;
 use super::hosts::Hosts;
 use super::tls::{self, Tls};
+use super::words::Words;
 use crate::config::LogConfig;
 
 /// A peer that vanished without a word is noticed after 30 + 3 × 5 s without traffic, and after
@@ -26,17 +27,25 @@ const TCP_USER_TIMEOUT: Duration = Duration::from_secs(10);
 /// PostgreSQL cuts an application_name here, with a notice in its own log each time.
 const APPLICATION_NAME_BYTES_MAX: usize = 63;
 
+/// A setting that a connection asks for when it begins, as `pg_settings` shows it.
+pub(super) type Setting = (&'static str, String);
+
 /// Plans of a lane and of a reader are handfuls of index look-ups, whatever the tables hold. A plan
 /// that was made while a table was empty and that reads all of it would be kept until the next
 /// ANALYZE, a minute and a million rows later. So plans are made once, and only from index
 /// look-ups.
-const PLANNER: &str = "-c plan_cache_mode=force_generic_plan -c enable_seqscan=off \
-                       -c enable_hashjoin=off -c enable_mergejoin=off -c jit=off";
+const PLANNER: [(&str, &str); 5] = [
+    ("plan_cache_mode", "force_generic_plan"),
+    ("enable_seqscan", "off"),
+    ("enable_hashjoin", "off"),
+    ("enable_mergejoin", "off"),
+    ("jit", "off"),
+];
 
 /// READ COMMITTED, whatever a database or a role has as its default: who has waited for a lock must
 /// see what was committed meanwhile. Under another level they would not, or would fail because of
 /// it: an append, the schema at the start, a sweep, and each update by itself.
-const ISOLATION: &str = r"-c default_transaction_isolation=read\ committed";
+const ISOLATION: (&str, &str) = ("default_transaction_isolation", "read committed");
 
 /// Everything it takes to connect.
 #[derive(Clone)]
@@ -46,6 +55,8 @@ pub(super) struct Connector {
     hosts: Arc<Hosts>,
     tls: Tls,
     connect_timeout: Duration,
+    /// What the options of `config` say, but for the operator's own.
+    asked: Arc<[Setting]>,
 }
 
 /// A connection and the task that serves its socket. Dropping it closes the socket at once, even
@@ -69,8 +80,16 @@ impl Connector {
     /// Reads the URL. Its errors do not quote it: a password with an odd character in it is parsed
     /// as something else, and would be shown as such.
     pub fn new(settings: &LogConfig, node_id: &str) -> Result<Self, OpenError> {
-        let (url, tls) = tls::of_url(&settings.url.0)?;
-        let url = Config::from_str(&url).map_err(|_| OpenError::Url)?;
+        let words = Words::read(&settings.url.0)?;
+        let tls = tls::of(&words)?;
+        let url = Config::from_str(&words.url).map_err(|_| OpenError::Url)?;
+        if !words.ignored.is_empty() {
+            tracing::warn!(
+                ignored = words.ignored.join(", "),
+                "log.url has parameters that verbatim sets by itself; how long connecting may take \
+                 is log.connect_timeout_ms"
+            );
+        }
         let hosts = Arc::new(Hosts::of(&url).ok_or(OpenError::Url)?);
         let connect_timeout = Duration::from_millis(settings.connect_timeout_ms);
         let mut config = without_hosts(&url);
@@ -82,17 +101,18 @@ impl Connector {
             .keepalives_interval(KEEPALIVES_INTERVAL)
             .keepalives_retries(KEEPALIVES_RETRIES)
             .tcp_user_timeout(TCP_USER_TIMEOUT);
-        Ok(Self { config, hosts, tls, connect_timeout })
+        Ok(Self { config, hosts, tls, connect_timeout, asked: Arc::default() })
     }
 
     /// For a lane. A transaction that its lane has given up must not hold its rooms for long, so
     /// the server ends it after the same time.
     pub fn for_lane(&self, settings: &LogConfig) -> Self {
-        self.with_options(&format!(
-            "-c statement_timeout={} -c lock_timeout={} \
-             -c idle_in_transaction_session_timeout={} {PLANNER}",
-            settings.statement_timeout_ms, settings.lock_timeout_ms, settings.append_timeout_ms,
-        ))
+        let ours = [
+            ("statement_timeout", settings.statement_timeout_ms.to_string()),
+            ("lock_timeout", settings.lock_timeout_ms.to_string()),
+            ("idle_in_transaction_session_timeout", settings.append_timeout_ms.to_string()),
+        ];
+        self.asking(ours.into_iter().chain(planner()))
     }
 
     /// For reads, also of a database that its operator, or a disk that is nearly full, has set to
@@ -100,25 +120,33 @@ impl Connector {
     /// cannot be talked into it.) A lane keeps to it. Of several hosts the one that takes writes is
     /// read from, as a lane finds it: another may be behind.
     pub fn for_reads(&self, settings: &LogConfig) -> Self {
-        let also = match self.hosts.is_one() {
-            true => "-c default_transaction_read_only=off",
-            false => "",
-        };
-        let timeout = settings.read_timeout_ms;
-        self.with_options(&format!("-c statement_timeout={timeout} {also} {PLANNER}"))
+        let writes = ("default_transaction_read_only", "off".to_owned());
+        let timeout = ("statement_timeout", settings.read_timeout_ms.to_string());
+        let also = self.hosts.is_one().then_some(writes);
+        self.asking([timeout].into_iter().chain(also).chain(planner()))
     }
 
     /// For the schema, which may wait for another node that is applying it.
     pub fn for_setup(&self, timeout: Duration) -> Self {
-        self.with_options(&format!("-c statement_timeout={}", timeout.as_millis()))
+        self.asking([("statement_timeout", timeout.as_millis().to_string())])
     }
 
     /// The operator's own options come first, so that ours win where both say something.
-    fn with_options(&self, ours: &str) -> Self {
+    fn asking(&self, ours: impl IntoIterator<Item = Setting>) -> Self {
+        let isolation = (ISOLATION.0, ISOLATION.1.to_owned());
+        let asked: Arc<[Setting]> = std::iter::once(isolation).chain(ours).collect();
+        let mut options = self.config.get_options().unwrap_or_default().to_owned();
+        for (name, value) in &*asked {
+            options.push_str(&format!(" -c {name}={}", value.replace(' ', r"\ ")));
+        }
         let mut config = self.config.clone();
-        let theirs = self.config.get_options().unwrap_or_default();
-        config.options(format!("{theirs} {ISOLATION} {ours}"));
-        Self { config, ..self.clone() }
+        config.options(options);
+        Self { config, asked, ..self.clone() }
+    }
+
+    /// What every connection asks for.
+    pub fn asked(&self) -> &[Setting] {
+        &self.asked
     }
 
     /// As an operator would write them.
@@ -189,6 +217,10 @@ fn without_hosts(url: &Config) -> Config {
         config.options(options);
     }
     config
+}
+
+fn planner() -> impl Iterator<Item = Setting> {
+    PLANNER.iter().map(|(name, value)| (*name, (*value).to_owned()))
 }
 
 /// What `pg_stat_activity` shows. The server replaces what is not printable ASCII.

@@ -16,8 +16,18 @@ pub enum OpenError {
          postgres://user:password@host:5432/database"
     )]
     Url,
-    #[error("log.url has an sslmode that is not one of disable, prefer, require, verify-full")]
+    #[error(
+        "log.url has an sslmode that is not one of disable, prefer, require (or no-verify), \
+         verify-full; correct it"
+    )]
     SslMode,
+    #[error("log.url has {word}, which {advice}")]
+    Word { word: String, advice: &'static str },
+    #[error(
+        "log.url has a parameter that verbatim does not know; remove it, or, if it is a part of \
+         the password, write @ : / ? & in that as %40 %3A %2F %3F %26"
+    )]
+    UnnamedWord,
     #[error("no certificate of an authority can be read from {file}; correct sslrootcert")]
     RootCertificates { file: String },
     #[error("PostgreSQL at {at} cannot be reached ({why}); start it, or correct log.url")]
@@ -26,6 +36,11 @@ pub enum OpenError {
     Password { at: String, why: String },
     #[error("PostgreSQL at {at} has no such database ({why}); create it with: createdb -E UTF8")]
     NoDatabase { at: String, why: String },
+    #[error(
+        "log.url leads to a pooler such as PgBouncer, which keeps no session ({why}); set log.url \
+         to PostgreSQL itself"
+    )]
+    Pooler { why: String },
     #[error("PostgreSQL {found} is too old; verbatim needs 13 or later")]
     TooOld { found: i32 },
     #[error(
@@ -54,10 +69,21 @@ pub enum OpenError {
 }
 
 impl OpenError {
+    /// For an error of the start's own statements.
+    pub(super) fn setup(error: tokio_postgres::Error) -> Self {
+        match of_pooler(&error) {
+            Some(why) => Self::Pooler { why },
+            None => Self::Setup(error),
+        }
+    }
+
     pub(super) fn of_connect(error: ConnectError, at: String) -> Self {
         let why = chain(&error);
         let code = match &error {
-            ConnectError::Failed(error) => error.code(),
+            ConnectError::Failed(error) => match of_pooler(error) {
+                Some(why) => return Self::Pooler { why },
+                None => error.code(),
+            },
             ConnectError::TooSlow(_) | ConnectError::Name(_) => None,
         };
         match code {
@@ -69,6 +95,21 @@ impl OpenError {
             _ => Self::Unreachable { at, why },
         }
     }
+}
+
+/// What only a pooler says. PgBouncer: "unsupported startup parameter: options", or, in later
+/// versions, "… in options: lock_timeout", and "… not allowed in statement pooling mode"; Amazon's
+/// RDS Proxy: "… doesn't support command-line options". And a statement that is not there, or is
+/// there already, was prepared in another session.
+fn of_pooler(error: &tokio_postgres::Error) -> Option<String> {
+    let error = error.as_db_error()?;
+    let said = error.message();
+    let is_said = ["unsupported startup parameter", "unsupported options startup parameter"]
+        .iter()
+        .any(|begin| said.starts_with(begin))
+        || ["pooling mode", "command-line options"].iter().any(|part| said.contains(part));
+    let lost = [SqlState::INVALID_SQL_STATEMENT_NAME, SqlState::DUPLICATE_PSTATEMENT];
+    (is_said || lost.contains(error.code())).then(|| format!("it says: {said}"))
 }
 
 /// The driver asked the server whether it writes, and says so as an error of the input that no

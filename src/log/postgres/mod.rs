@@ -14,8 +14,10 @@ mod outbox;
 mod ping;
 mod read;
 mod schema;
+mod session;
 mod tls;
 mod unannounced;
+mod words;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -60,15 +62,17 @@ impl Postgres {
     ) -> Result<Self, OpenError> {
         let connector = Connector::new(config, node_id)?;
         let readers = config.readers.max(1);
-        let identity = schema::prepare(&connector, lanes + readers).await?;
+        let (lane_connector, read_connector) =
+            (connector.for_lane(config), connector.for_reads(config));
+        let connectors = (&lane_connector, &read_connector);
+        let identity = schema::prepare(&connector, connectors, lanes + readers).await?;
         let health = Arc::new(Health::new("PostgreSQL"));
         let reads = Reads::new(
-            connector.for_reads(config),
+            read_connector,
             u32::try_from(readers).unwrap_or(u32::MAX),
             Duration::from_millis(config.read_timeout_ms),
             Arc::clone(&health),
         );
-        let lane_connector = connector.for_lane(config);
         let append_timeout = Duration::from_millis(config.append_timeout_ms);
         let shared = Shared {
             identity,

@@ -13,6 +13,7 @@ use tokio_postgres::error::SqlState;
 
 use super::connect::{ConnectError, Connection, Connector};
 use super::error::{OpenError, is_passing};
+use super::session;
 use crate::model::LogIdentity;
 
 const SCHEMA: &str = include_str!("../../../schema.sql");
@@ -35,20 +36,24 @@ const CONNECT_PAUSE: Duration = Duration::from_millis(250);
 const SETUP_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Connects, checks the server and applies the schema where it is missing; says which log it is.
+/// `lanes` and `reads` are how the node is going to connect.
 pub(super) async fn prepare(
     connector: &Connector,
+    (lanes, reads): (&Connector, &Connector),
     connections: usize,
 ) -> Result<LogIdentity, OpenError> {
     let connection = connect(&connector.for_setup(SETUP_TIMEOUT)).await?;
     let work = async {
         check_server(&connection, connections).await?;
+        session::check(lanes, reads).await?;
         apply(&connection).await?;
         identity(&connection).await
     };
     tokio::time::timeout(SETUP_TIMEOUT, work).await.map_err(|_| OpenError::TooSlow)?
 }
 
-async fn connect(connector: &Connector) -> Result<Connection, OpenError> {
+/// A connection, from a PostgreSQL that may still be starting.
+pub(super) async fn connect(connector: &Connector) -> Result<Connection, OpenError> {
     let deadline = Instant::now() + CONNECT_PATIENCE;
     loop {
         let error = match connector.connect().await {
@@ -69,9 +74,10 @@ async fn connect(connector: &Connector) -> Result<Connection, OpenError> {
 }
 
 async fn check_server(connection: &Connection, connections: usize) -> Result<(), OpenError> {
+    // Nothing is prepared: it must tell a version that nobody knows, and a pooler, by other means.
     let row = connection
         .client
-        .query_one(
+        .query_typed_one(
             "select current_setting('server_version_num')::int / 10000,
                     current_setting('server_encoding'),
                     current_setting('max_connections')::int,
@@ -80,7 +86,7 @@ async fn check_server(connection: &Connection, connections: usize) -> Result<(),
             &[],
         )
         .await
-        .map_err(OpenError::Setup)?;
+        .map_err(OpenError::setup)?;
     let version: i32 = row.get(0);
     if version < SERVER_VERSION_MIN {
         return Err(OpenError::TooOld { found: version });
@@ -117,7 +123,7 @@ async fn apply(connection: &Connection) -> Result<(), OpenError> {
     let client = &connection.client;
     // A statement of its own: what follows must see what the holder before us committed.
     let lock = format!("begin; select pg_advisory_xact_lock({SCHEMA_LOCK})");
-    client.batch_execute(&lock).await.map_err(OpenError::Setup)?;
+    client.batch_execute(&lock).await.map_err(OpenError::setup)?;
     let row = client
         .query_one(
             "select to_regclass('verbatim_schema') is not null,
@@ -126,7 +132,7 @@ async fn apply(connection: &Connection) -> Result<(), OpenError> {
             &[],
         )
         .await
-        .map_err(OpenError::Setup)?;
+        .map_err(OpenError::setup)?;
     let (ours, occupied): (bool, Option<String>) = (row.get(0), row.get(1));
     let version = match (ours, occupied) {
         (false, Some(table)) => return Err(OpenError::Foreign { table }),
@@ -134,7 +140,7 @@ async fn apply(connection: &Connection) -> Result<(), OpenError> {
         (true, _) => client
             .query_one("select coalesce(max(version), 0) from verbatim_schema", &[])
             .await
-            .map_err(OpenError::Setup)?
+            .map_err(OpenError::setup)?
             .get(0),
     };
     if version > SCHEMA_VERSION {
@@ -143,15 +149,15 @@ async fn apply(connection: &Connection) -> Result<(), OpenError> {
     if version < SCHEMA_VERSION {
         client.batch_execute(SCHEMA).await.map_err(|error| match error.code() {
             Some(&SqlState::INSUFFICIENT_PRIVILEGE) => OpenError::Privilege(error),
-            _ => OpenError::Setup(error),
+            _ => OpenError::setup(error),
         })?;
         tracing::info!(version = SCHEMA_VERSION, "the schema was applied");
     }
-    client.batch_execute("commit").await.map_err(OpenError::Setup)
+    client.batch_execute("commit").await.map_err(OpenError::setup)
 }
 
 async fn identity(connection: &Connection) -> Result<LogIdentity, OpenError> {
     let row = connection.client.query_one("select id::text, secret from verbatim_log", &[]).await;
-    let row = row.map_err(OpenError::Setup)?;
+    let row = row.map_err(OpenError::setup)?;
     Ok(LogIdentity { id: row.get(0), secret: row.get(1) })
 }

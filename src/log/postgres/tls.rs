@@ -2,11 +2,11 @@
 //!
 //! - `disable`: none.
 //! - `prefer`, when nothing is said: encrypted if the server offers it; who it is, is not checked.
-//! - `require`: encrypted, or no connection; who it is, is not checked.
+//! - `require`, or `no-verify`: encrypted, or no connection; who it is, is not checked.
 //! - `verify-full`: and its certificate must be for that host, by a known authority.
 //!
 //! Known authorities are the system's, or those of the file that `sslrootcert` names. It makes no
-//! connections. The driver itself knows the first three words only and refuses a URL with another.
+//! connections. The driver itself knows the first three words only; `words` reads the URL.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -19,29 +19,13 @@ use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::OpenError;
+use super::words::Words;
 
 pub(super) type Tls = MakeRustlsConnect;
 
-/// Reads the words about encryption out of a URL; what is left of it is for the driver.
-pub(super) fn of_url(url: &str) -> Result<(String, Tls), OpenError> {
-    let Some((base, query)) = url.split_once('?') else {
-        return Ok((url.to_owned(), unverified()?));
-    };
-    let (mut verify, mut roots, mut rest) = (false, None, Vec::new());
-    for parameter in query.split('&') {
-        match parameter.split_once('=') {
-            Some(("sslmode", "verify-full")) => {
-                verify = true;
-                rest.push("sslmode=require");
-            }
-            Some(("sslmode", "verify-ca" | "allow")) => return Err(OpenError::SslMode),
-            Some(("sslrootcert", "system")) => roots = None,
-            Some(("sslrootcert", file)) => roots = Some(file),
-            _ => rest.push(parameter),
-        }
-    }
-    let tls = if verify { verified(roots)? } else { unverified()? };
-    Ok((format!("{base}?{}", rest.join("&")), tls))
+/// What these words ask for.
+pub(super) fn of(words: &Words) -> Result<Tls, OpenError> {
+    if words.verify { verified(words.roots.as_deref()) } else { unverified() }
 }
 
 fn verified(roots: Option<&str>) -> Result<Tls, OpenError> {

@@ -11,6 +11,7 @@ pub mod daemon;
 pub mod disk;
 pub mod http;
 pub mod node;
+pub mod pooler;
 pub mod postgres;
 pub mod process;
 pub mod proxy;

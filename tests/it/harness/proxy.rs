@@ -72,6 +72,7 @@ enum Gate {
 }
 
 type Rule = Box<dyn FnMut(Way, &[u8]) -> Fate + Send>;
+type Rewrite = Box<dyn FnMut(Way, Vec<u8>) -> Vec<u8> + Send>;
 
 /// What its misbehaviour has met so far.
 #[derive(Default)]
@@ -101,6 +102,7 @@ struct Shared {
     /// To the server, and to the client.
     delays: Mutex<[Duration; 2]>,
     rule: Mutex<Option<Rule>>,
+    rewrite: Mutex<Option<Rewrite>>,
 }
 
 impl Proxy {
@@ -124,6 +126,7 @@ impl Proxy {
             gate: watch::channel(Gate::Open).0,
             delays: Mutex::default(),
             rule: Mutex::default(),
+            rewrite: Mutex::default(),
         });
         let port = listener.local_addr().unwrap().port();
         let accepting = tokio::spawn(accept(listener, shared.clone()));
@@ -181,6 +184,15 @@ impl Proxy {
 
     pub fn no_rule(&self) {
         *self.shared.rule.lock().unwrap() = None;
+    }
+
+    /// Every piece that a rule lets pass is from now on what this makes of it.
+    pub fn rewrite(&self, rewrite: impl FnMut(Way, Vec<u8>) -> Vec<u8> + Send + 'static) {
+        *self.shared.rewrite.lock().unwrap() = Some(Box::new(rewrite));
+    }
+
+    pub fn no_rewrite(&self) {
+        *self.shared.rewrite.lock().unwrap() = None;
     }
 
     /// Resolves when a rule has swallowed something.
@@ -254,6 +266,13 @@ impl Shared {
         let mut rule = self.rule.lock().unwrap();
         rule.as_mut().map_or(Fate::Pass, |rule| rule(way, piece))
     }
+
+    fn rewritten(&self, way: Way, piece: Vec<u8>) -> Vec<u8> {
+        match self.rewrite.lock().unwrap().as_mut() {
+            Some(rewrite) => rewrite(way, piece),
+            None => piece,
+        }
+    }
 }
 
 impl Hits {
@@ -314,6 +333,7 @@ async fn pump(
             if way == Way::ToClient && doomed.load(Ordering::Relaxed) {
                 return shared.hits.count(&shared.hits.cut);
             }
+            let piece = shared.rewritten(way, piece);
             if to.write_all(&piece).await.is_err() {
                 return;
             }

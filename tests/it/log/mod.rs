@@ -7,6 +7,7 @@ mod hosts;
 mod model;
 mod outbox;
 mod place;
+mod pooler;
 mod postgres;
 mod postgres_faults;
 pub mod private_postgres;

@@ -20,7 +20,7 @@ pub async fn open(settings: &LogConfig) -> Log {
     Log::Postgres(Postgres::open(settings, 4, "n1", false).await.unwrap())
 }
 
-async fn refusal(settings: &LogConfig) -> String {
+pub async fn refusal(settings: &LogConfig) -> String {
     let error: OpenError =
         Postgres::open(settings, 4, "n1", false).await.err().expect("it must not be opened");
     let (shown, debug) = (error.to_string(), format!("{error:?}"));
@@ -109,10 +109,18 @@ async fn what_cannot_work_is_refused_with_a_sentence() {
     for url in ["postgres://u:s3cret-word@h:port/x", "mysql://x", "host=h pass=s3cret-word"] {
         assert!(refusal(&settings(url)).await.contains("is not a PostgreSQL URL"), "{url}");
     }
-    let url = server.url("postgres") + "&sslmode=verify-ca";
-    assert!(refusal(&settings(&url)).await.contains("sslmode"));
-    let url = server.url("postgres") + "&sslmode=verify-full&sslrootcert=/nowhere.pem";
-    assert!(refusal(&settings(&url)).await.contains("/nowhere.pem"));
+    for (words, told) in [
+        ("sslmode=verify-ca", "has an sslmode that is not one of"),
+        ("sslmode=verify-full&sslrootcert=/nowhere.pem", "/nowhere.pem"),
+        ("gssencmode=require", "log.url has gssencmode, which"),
+        ("target_session_attrs=standby", "log.url has target_session_attrs, which"),
+        ("sslkey=s3cret-word", "log.url has sslkey, which"),
+    ] {
+        let sentence = refusal(&settings(&format!("{}?{words}", server.url("postgres")))).await;
+        assert!(sentence.contains(told), "{sentence}");
+    }
+    let agreed = "gssencmode=disable&target_session_attrs=primary&connect_timeout=9";
+    open(&settings(&format!("{}?{agreed}", server.url("postgres")))).await;
     server.stop();
     let sentence = refusal(&settings(&server.url("postgres"))).await;
     assert!(sentence.contains("cannot be reached"), "{sentence}");

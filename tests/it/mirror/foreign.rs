@@ -7,7 +7,7 @@ use verbatim::mirror::Seal;
 
 use super::cluster::{Cluster, gather, hears, metric, mirror, mirror_is, say, until};
 use crate::harness::Client;
-use crate::harness::process::Process;
+use crate::harness::process::{Exit, Process, run};
 use crate::harness::raw;
 use crate::harness::redis::Redis;
 
@@ -80,6 +80,15 @@ async fn a_second_cluster_under_the_same_prefix_says_so_and_touches_nothing() {
         assert!(line.contains(&id), "{line}");
     }
     assert_eq!(said.matches("belongs to another log").count(), 1, "{said}");
+
+    for (cluster, sound) in [(&red, true), (&blue, false)] {
+        let environment = cluster.environment("one");
+        let environment: Vec<_> =
+            environment.iter().map(|(name, value)| (&**name, &**value)).collect();
+        let check = run(&["check"], &environment, &[]).await;
+        assert_eq!(check.exit, Exit::Code(i32::from(!sound)), "{check:?}");
+        assert_eq!(check.stdout.contains(&log_id(&red).await), !sound, "{check:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

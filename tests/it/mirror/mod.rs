@@ -16,5 +16,7 @@ mod full;
 mod locked;
 mod neighbours;
 mod outbox;
+mod probe;
 mod restart;
 mod silence;
+mod version;

@@ -1,0 +1,251 @@
+//! The parameters of `log.url`, word by word: which are taken, ignored or refused.
+//!
+//! libpq and other drivers know many more than ours does. None is skipped in silence: a word about
+//! encryption that nobody obeys would be worse than none. Values are never shown; they may be
+//! secrets.
+
+use super::OpenError;
+
+/// A URL taken apart.
+#[derive(Debug, Default)]
+pub(super) struct Words {
+    /// What is left for the driver.
+    pub url: String,
+    /// `sslmode=verify-full`.
+    pub verify: bool,
+    /// The file of `sslrootcert`; `None`: the system's authorities.
+    pub roots: Option<String>,
+    /// Words whose meaning verbatim decides by itself.
+    pub ignored: Vec<String>,
+}
+
+/// What becomes of one word.
+enum Fate {
+    ToDriver,
+    /// It says what is true anyway.
+    Agrees,
+    Ignored,
+    /// Why, and what to do: the end of a sentence that begins with the word.
+    Refused(&'static str),
+}
+
+const UNKNOWN: &str = "verbatim does not know; remove it";
+const NO_VALUE: &str = "has a value that verbatim does not know; correct it";
+
+impl Words {
+    pub fn read(url: &str) -> Result<Self, OpenError> {
+        let (base, query) = split(url);
+        let mut words = Self::default();
+        let (mut rest, mut has_roots) = (Vec::new(), false);
+        for parameter in query.split('&').filter(|parameter| !parameter.is_empty()) {
+            // Without one it is more likely a part of a password than a word.
+            let (word, value) = parameter.split_once('=').ok_or(OpenError::Url)?;
+            match (word, value) {
+                ("sslmode", "verify-full") => {
+                    words.verify = true;
+                    rest.push("sslmode=require");
+                }
+                // node-postgres' name for it.
+                ("sslmode", "no-verify") => rest.push("sslmode=require"),
+                ("sslmode", "disable" | "prefer" | "require") => rest.push(parameter),
+                ("sslmode", _) => return Err(OpenError::SslMode),
+                ("sslrootcert", file) => {
+                    has_roots = true;
+                    words.roots = Some(file.to_owned()).filter(|file| file != "system");
+                }
+                _ => match fate(word, value) {
+                    Fate::ToDriver => rest.push(parameter),
+                    Fate::Agrees => {}
+                    Fate::Ignored => words.ignored.push(word.to_owned()),
+                    Fate::Refused(advice) => return Err(refused(word, advice, query)),
+                },
+            }
+        }
+        if has_roots && !words.verify {
+            // libpq would check the certificate then, whatever the mode; we would not.
+            let advice = "is used with sslmode=verify-full only; write that, or remove it";
+            return Err(OpenError::Word { word: "sslrootcert".to_owned(), advice });
+        }
+        words.url = match rest.is_empty() {
+            true => base.to_owned(),
+            false => format!("{base}?{}", rest.join("&")),
+        };
+        Ok(words)
+    }
+}
+
+/// As the driver does it: credentials end at the first `@`, and may hold a `?`.
+fn split(url: &str) -> (&str, &str) {
+    let credentials = url.find('@').unwrap_or(0);
+    match url[credentials..].split_once('?') {
+        Some((place, query)) => (&url[..credentials + place.len()], query),
+        None => (url, ""),
+    }
+}
+
+fn fate(word: &str, value: &str) -> Fate {
+    let one_of = |values: &[&str]| match values.contains(&value) {
+        true => Fate::ToDriver,
+        false => Fate::Refused(NO_VALUE),
+    };
+    match word {
+        "user" | "password" | "dbname" | "host" | "hostaddr" | "port" | "options" => Fate::ToDriver,
+        "channel_binding" => one_of(&["disable", "prefer", "require"]),
+        "sslnegotiation" => one_of(&["postgres", "direct"]),
+        "load_balance_hosts" => one_of(&["disable", "random"]),
+        "gssencmode" if ["disable", "prefer"].contains(&value) => Fate::Agrees,
+        "target_session_attrs" if ["primary", "read-write", "any"].contains(&value) => Fate::Agrees,
+        "client_encoding" if ["utf8", "utf-8"].contains(&&*value.to_lowercase()) => Fate::Agrees,
+        "connect_timeout"
+        | "application_name"
+        | "fallback_application_name"
+        | "keepalives"
+        | "keepalives_idle"
+        | "keepalives_interval"
+        | "keepalives_count"
+        | "keepalives_retries"
+        | "tcp_user_timeout" => Fate::Ignored,
+        "gssencmode" => Fate::Refused("verbatim cannot do; write gssencmode=disable, or remove it"),
+        "target_session_attrs" => Fate::Refused(
+            "must be read-write, because a standby is behind; write that, or remove it",
+        ),
+        "sslcert" | "sslkey" | "sslpassword" | "sslcertmode" => Fate::Refused(
+            "verbatim cannot do (it has no certificate of its own); remove it and use a password",
+        ),
+        "ssl" => Fate::Refused(
+            "another driver knows; write sslmode=require, or sslmode=verify-full to check the \
+             certificate",
+        ),
+        "pgbouncer" => {
+            Fate::Refused("is for a pooler; remove it and write the address of PostgreSQL itself")
+        }
+        "schema" | "search_path" | "currentSchema" => {
+            Fate::Refused("another driver knows; write options=-c%20search_path%3DNAME")
+        }
+        _ => Fate::Refused(UNKNOWN),
+    }
+}
+
+/// A word that may be a part of a password, because its `?` was not encoded, is not named.
+fn refused(word: &str, advice: &'static str, query: &str) -> OpenError {
+    let is_name = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
+    match word.len() <= 40 && word.chars().all(is_name) && !query.contains('@') {
+        true => OpenError::Word { word: word.to_owned(), advice },
+        false => OpenError::UnnamedWord,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(query: &str) -> Result<Words, String> {
+        let url = format!("postgres://ann:s3cret?sslmode=x@db:5432/chat?{query}");
+        Words::read(&url).map_err(|error| {
+            let said = error.to_string();
+            assert!(!said.contains("s3cret") && !said.contains("db:5432"), "{said}");
+            said
+        })
+    }
+
+    /// What the driver is left with.
+    fn left(query: &str) -> String {
+        let url = read(query).unwrap().url;
+        url.strip_prefix("postgres://ann:s3cret?sslmode=x@db:5432/chat").unwrap().to_owned()
+    }
+
+    fn refusal(query: &str) -> String {
+        read(query).expect_err(query)
+    }
+
+    #[test]
+    fn words_that_agree_are_taken_and_do_not_trouble_the_driver() {
+        assert_eq!(left(""), "");
+        for word in [
+            "gssencmode=disable",
+            "gssencmode=prefer",
+            "target_session_attrs=primary",
+            "target_session_attrs=read-write",
+            "target_session_attrs=any",
+            "client_encoding=UTF8",
+        ] {
+            assert_eq!(left(word), "", "{word}");
+            assert_eq!(read(word).unwrap().ignored, [""; 0], "{word}");
+        }
+        for word in [
+            "sslmode=disable",
+            "sslmode=prefer",
+            "sslmode=require",
+            "channel_binding=require",
+            "sslnegotiation=direct",
+            "load_balance_hosts=random",
+            "options=-c%20search_path%3Dchat",
+            "host=a,b&port=1,2",
+        ] {
+            assert_eq!(left(word), format!("?{word}"));
+        }
+        assert_eq!(left("sslmode=no-verify"), "?sslmode=require");
+        assert!(!read("sslmode=no-verify").unwrap().verify);
+        assert_eq!(left("user=bob&gssencmode=disable&dbname=x"), "?user=bob&dbname=x");
+    }
+
+    #[test]
+    fn words_about_certificates_say_which_authorities_count() {
+        let words = read("sslmode=verify-full&sslrootcert=/ours.pem").unwrap();
+        assert!(words.verify && words.url.ends_with("chat?sslmode=require"), "{words:?}");
+        assert_eq!(words.roots.as_deref(), Some("/ours.pem"));
+        let words = read("sslrootcert=system&sslmode=verify-full").unwrap();
+        assert!(words.verify && words.roots.is_none(), "{words:?}");
+        for weak in ["", "&sslmode=require", "&sslmode=no-verify"] {
+            let said = refusal(&format!("sslrootcert=/ours.pem{weak}"));
+            assert!(said.contains("sslrootcert, which is used with sslmode=verify-full"), "{said}");
+        }
+    }
+
+    #[test]
+    fn what_verbatim_decides_is_ignored_and_named() {
+        let words = read("connect_timeout=10&keepalives_count=3&application_name=x").unwrap();
+        assert_eq!(words.ignored, ["connect_timeout", "keepalives_count", "application_name"]);
+        assert!(words.url.ends_with("/chat"), "{words:?}");
+    }
+
+    #[test]
+    fn what_cannot_be_obeyed_is_refused_by_name_and_without_its_value() {
+        for word in ["allow", "verify-ca", "verify_full", ""] {
+            let said = refusal(&format!("sslmode={word}"));
+            assert!(said.contains("sslmode that is not one of disable, prefer"), "{said}");
+        }
+        for (word, advice) in [
+            ("gssencmode=require", "write gssencmode=disable"),
+            ("target_session_attrs=standby", "must be read-write"),
+            ("target_session_attrs=prefer-standby", "must be read-write"),
+            ("target_session_attrs=read-only", "must be read-write"),
+            ("channel_binding=s3cret", "has a value that verbatim does not know"),
+            ("sslcert=s3cret", "use a password"),
+            ("sslkey=s3cret", "use a password"),
+            ("sslpassword=s3cret", "use a password"),
+            ("sslcrl=s3cret", UNKNOWN),
+            ("ssl=true", "write sslmode=require"),
+            ("pgbouncer=true", "PostgreSQL itself"),
+            ("schema=chat", "search_path"),
+            ("passfile=s3cret", UNKNOWN),
+            ("service=s3cret", UNKNOWN),
+            ("nonsense=s3cret", UNKNOWN),
+        ] {
+            let (name, _) = word.split_once('=').unwrap();
+            let said = refusal(&format!("dbname=x&{word}"));
+            assert!(said.starts_with(&format!("log.url has {name}, which ")), "{said}");
+            assert!(said.contains(advice), "{said}");
+        }
+    }
+
+    /// `postgres://ann:pw@1?s3cret=more@db/chat`: the password was not encoded.
+    #[test]
+    fn what_may_be_a_part_of_a_password_is_not_named() {
+        for query in ["s3cret=more@db/chat", "s3cret%20x=1", "s3cret/x=1", "sslmode=require&s3cret"]
+        {
+            refusal(query);
+        }
+        assert!(refusal("word=more@db/chat").contains("%40"));
+    }
+}

@@ -1,0 +1,107 @@
+//! The parameters of `mirror.url`: a word that nobody would obey is refused, by its name.
+//!
+//! The driver skips what it does not know, and what other clients mean by it differs: `?db=3`,
+//! `?ssl_cert_reqs=none`. Values are never shown; they may be secrets.
+
+use super::OpenError;
+
+const UNKNOWN: &str = "verbatim does not know; remove it";
+
+pub(super) fn check(url: &str) -> Result<(), OpenError> {
+    let (rest, fragment) = url.split_once('#').map_or((url, None), |(a, b)| (a, Some(b)));
+    match fragment {
+        None => {}
+        Some("insecure") => {
+            return Err(OpenError::Word {
+                word: "#insecure".to_owned(),
+                advice: "would trust anybody; remove it, and let SSL_CERT_FILE name a file with \
+                         the certificate of Redis' authority",
+            });
+        }
+        Some(_) => return Err(OpenError::Fragment),
+    }
+    let is_socket = rest.split_once("://").is_some_and(|(scheme, _)| scheme.contains("unix"));
+    let query = rest.split_once('?').map_or("", |(_, query)| query);
+    for parameter in query.split('&').filter(|parameter| !parameter.is_empty()) {
+        let (word, value) = parameter.split_once('=').unwrap_or((parameter, ""));
+        let advice = match word {
+            "db" | "user" | "pass" if is_socket => continue,
+            "protocol" if ["3", "resp3"].contains(&value) => continue,
+            "protocol" => "must be 3; write that, or remove it",
+            "db" => "another driver knows; write the number behind the host: redis://host:6379/1",
+            "user" | "username" | "pass" | "password" => {
+                "another driver knows; write redis://user:password@host:6379/0"
+            }
+            word if word.starts_with("ssl") || word.starts_with("tls") => {
+                "another driver knows; write rediss:// to encrypt and to check the certificate \
+                 (SSL_CERT_FILE may name a file with that of its authority)"
+            }
+            _ => UNKNOWN,
+        };
+        return Err(refused(word, advice, query));
+    }
+    Ok(())
+}
+
+/// A word that may be a part of a password, because its `?` was not encoded, is not named.
+fn refused(word: &str, advice: &'static str, query: &str) -> OpenError {
+    let is_name = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
+    match word.len() <= 40 && word.chars().all(is_name) && !query.contains('@') {
+        true => OpenError::Word { word: word.to_owned(), advice },
+        false => OpenError::UnnamedWord,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(url: &str) -> String {
+        let said = check(url).expect_err(url).to_string();
+        assert!(!said.contains("s3cret") && !said.contains("cache"), "{said}");
+        said
+    }
+
+    #[test]
+    fn what_the_driver_obeys_is_taken() {
+        for url in [
+            "redis://cache",
+            "redis://ann:s3cret@cache:6379/3?",
+            "rediss://ann:s3cret@cache:6379/3?protocol=resp3",
+            "unix:///run/redis.sock?db=3&user=ann&pass=s3cret&protocol=3",
+        ] {
+            assert!(check(url).is_ok(), "{url}");
+        }
+    }
+
+    #[test]
+    fn what_nobody_would_obey_is_named_with_what_to_write() {
+        for (end, name, advice) in [
+            ("#insecure", "#insecure", "SSL_CERT_FILE"),
+            ("?db=3", "db", "redis://host:6379/1"),
+            ("?password=s3cret", "password", "redis://user:password@host"),
+            ("?ssl_cert_reqs=none", "ssl_cert_reqs", "rediss://"),
+            ("?protocol=2", "protocol", "must be 3"),
+            ("?protocol=3&socket_timeout=5", "socket_timeout", UNKNOWN),
+            ("?timeout", "timeout", UNKNOWN),
+        ] {
+            for scheme in ["redis", "rediss"] {
+                let said = refusal(&format!("{scheme}://ann:s3cret@cache:6379/0{end}"));
+                assert!(said.starts_with(&format!("mirror.url has {name}, which ")), "{said}");
+                assert!(said.contains(advice), "{said}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_may_be_a_part_of_a_password_is_not_named() {
+        for url in [
+            "redis://ann:1#s3cret@cache:6379/0",
+            "redis://ann:1?s3cret@cache:6379/0",
+            "redis://ann:1?s3cret=2@cache:6379/0",
+            "redis://cache:6379/0#s3cret",
+        ] {
+            refusal(url);
+        }
+    }
+}
