@@ -13,6 +13,7 @@ mod mark;
 mod outbox;
 mod ping;
 mod read;
+mod rows;
 mod schema;
 mod tls;
 mod unannounced;

@@ -13,3 +13,4 @@ pub mod private_postgres;
 mod reading;
 mod sqlite;
 mod suite;
+mod time;
