@@ -18,7 +18,7 @@ use crate::lane::Lanes;
 use crate::log::{Closed, Log, OpenError};
 use crate::metrics::Metrics;
 use crate::mirror::{self, Mirror, Signal};
-use crate::outbox::{Outbox, Sweeper};
+use crate::outbox::{Outbox, Refusals, Sweeper};
 use crate::relay::Relay;
 use crate::replay::Replay;
 use crate::server::{Entrance, Server};
@@ -191,13 +191,15 @@ async fn start_mirror(
     let doubts = Doubts::start(log, hub, relay, tasks);
     let feed = Feed { incoming: streams.incoming, relay: relay.clone(), doubts: doubts.clone() };
     tasks.spawn("feed", feed.run());
+    let poll = Duration::from_millis(config.mirror.outbox_poll_ms);
+    doubts.raise_by(mirror.watch(), poll, tasks);
     let outbox = Outbox {
         outbox: looked_into,
         mirrored: streams.mirrored,
         status: mirror.watch(),
         relay: relay.clone(),
         doubts,
-        poll: Duration::from_millis(config.mirror.outbox_poll_ms),
+        poll,
         tasks: tasks.clone(),
     };
     tasks.spawn("outbox", outbox.run());
@@ -206,6 +208,7 @@ async fn start_mirror(
         mirror: mirror.clone(),
         config: config.mirror.clone(),
         metrics: metrics.clone(),
+        refusals: Refusals::default(),
         tasks: tasks.clone(),
     };
     tasks.spawn("sweep", sweeper.run());

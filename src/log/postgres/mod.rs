@@ -7,6 +7,7 @@
 mod append;
 mod connect;
 mod error;
+mod floor;
 mod hosts;
 mod lane;
 mod mark;

@@ -17,3 +17,4 @@ mod neighbours;
 mod outbox;
 mod restart;
 mod silence;
+mod slow;
