@@ -10,6 +10,7 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
 use crate::budget::Budgets;
+use crate::clock;
 use crate::config::Config;
 use crate::doubt::Doubts;
 use crate::feed::Feed;
@@ -118,6 +119,7 @@ impl Node {
         let (name, watched, log_closed) = (log.name(), log.clone(), log.closed());
         let node_id = config.node.id.clone();
         let status = mirror.as_ref().map(Mirror::watch);
+        let clock_metrics = metrics.clone();
         let pace = Pace::new(&config, Instant::now());
         let shared = Shared {
             config,
@@ -137,6 +139,7 @@ impl Node {
         if let Some(listener) = internal {
             tasks.spawn("accept internal", server.run(listener, Entrance::Internal));
         }
+        tasks.spawn("clock", clock::run(watched.clone(), clock_metrics, tasks.clone()));
         tasks.spawn("log watch", watch(watched, tasks.clone()));
         tracing::info!(node = node_id, log = name, %address, "ready");
         Ok(Self { address, internal_address, tasks, log_closed })

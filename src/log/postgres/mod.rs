@@ -20,7 +20,7 @@ mod tls;
 mod unannounced;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 pub use self::append::Appender;
 use self::connect::Connector;
@@ -164,6 +164,10 @@ impl Postgres {
 
     pub async fn ping_writes(&self) -> Result<(), LogError> {
         self.shared.ping.ask(&self.shared).await
+    }
+
+    pub async fn time(&self) -> Result<SystemTime, LogError> {
+        self.shared.reads.time().await
     }
 
     pub async fn ping(&self) -> Result<(), LogError> {
