@@ -7,11 +7,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Notify;
-use tokio::time::MissedTickBehavior;
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::hub::Hub;
 use crate::log::{Log, LogError};
+use crate::mirror::Status;
 use crate::model::RoomName;
 use crate::relay::Relay;
 use crate::tasks::Tasks;
@@ -20,7 +21,12 @@ use crate::tasks::Tasks;
 const ROOMS_PER_QUERY: usize = 1000;
 /// How often all rooms in use are compared with the log where nothing else brings what other nodes
 /// commit. With the query it is below the second that is promised.
-pub const COMPARE_EVERY: Duration = Duration::from_millis(600);
+const COMPARE_EVERY: Duration = Duration::from_millis(600);
+/// How often all rooms in use are compared with the log while Redis seems well. It may be another's
+/// Redis: after a failover that some nodes did not notice, each side hears itself, finds its stream
+/// whole, and removes the rows of what it has put there. Nothing but the log can tell. 10,000 rooms
+/// are ten queries of 1 to 3 ms each: for each node half a percent of one of PostgreSQL's cores.
+const COMPARE_ANYWAY_EVERY: Duration = Duration::from_secs(5);
 /// Pause before the log is asked again when it did not answer.
 const RETRY: Duration = Duration::from_millis(250);
 
@@ -50,13 +56,46 @@ impl Doubts {
         let doubts = Self::start(log, hub, relay, tasks);
         let stop = tasks.clone();
         tasks.spawn("always in doubt", async move {
-            let mut looks = tokio::time::interval(COMPARE_EVERY);
+            let mut looks = interval(COMPARE_EVERY);
             looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
             loop {
                 tokio::select! {
                     _ = looks.tick() => doubts.raise(),
                     () = stop.stopping() => return,
                 }
+            }
+        });
+    }
+
+    /// Has all rooms in use compared with the log now and then, as `status` asks for; it looks at
+    /// that every `poll`.
+    ///
+    /// A task of its own, because whoever looks into the outbox may have to wait: somebody has
+    /// locked that table, or it has become slow. That is when this is needed.
+    pub fn raise_by(&self, status: watch::Receiver<Status>, poll: Duration, tasks: &Tasks) {
+        let (doubts, stop) = (self.clone(), tasks.clone());
+        let raise = async move {
+            let (mut looks, mut compared) = (interval(poll), Instant::now());
+            looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            loop {
+                looks.tick().await;
+                let every = match *status.borrow() {
+                    Status::Live => COMPARE_ANYWAY_EVERY,
+                    // The newest rows of the outbox do not tell all: a batch may have been given
+                    // its row before another and be committed behind it, or its row is gone
+                    // already, because its node does reach Redis.
+                    Status::Away | Status::Foreign => COMPARE_EVERY,
+                };
+                if compared.elapsed() >= every {
+                    doubts.raise();
+                    compared = Instant::now();
+                }
+            }
+        };
+        tasks.spawn("compare", async move {
+            tokio::select! {
+                () = raise => {}
+                () = stop.stopping() => {}
             }
         });
     }

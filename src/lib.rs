@@ -21,6 +21,8 @@ pub mod server;
 /// One connected client: commands in, answers and events out.
 pub mod session;
 
+/// The node's clock beside the log's.
+pub mod clock;
 /// What Redis may not have brought is asked of the log.
 pub mod doubt;
 /// From the mirror to the relay: what other nodes committed.

@@ -3,6 +3,8 @@
 //! It measures nothing itself. Names are `verbatim_*` with base units (seconds, bytes); no label
 //! ever holds a room or a user, so the number of series does not grow with use.
 
+use std::sync::atomic::AtomicU64;
+
 use prometheus_client::encoding::{EncodeLabelSet, text};
 pub use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -49,6 +51,7 @@ pub struct Metrics {
     pub mirror_unsealed: Counter,
     pub outbox_swept: Counter,
     pub outbox_damaged: Gauge,
+    pub log_clock_difference: Gauge<f64, AtomicU64>,
     pub signals: Family<Signal, Counter>,
     pub signals_skipped: Counter,
     pub signals_lost: Counter,
@@ -160,6 +163,7 @@ impl Metrics {
             mirror_unsealed: Counter::default(),
             outbox_swept: Counter::default(),
             outbox_damaged: Gauge::default(),
+            log_clock_difference: Gauge::default(),
             signals: Family::default(),
             signals_skipped: Counter::default(),
             signals_lost: Counter::default(),
@@ -323,6 +327,12 @@ impl Metrics {
             "outbox_damaged",
             "Batches that are not put into Redis because they cannot be read from the log",
             self.outbox_damaged.clone(),
+        );
+        m.register_with_unit(
+            "log_clock_difference",
+            "By how much the clock of this node is ahead of the log's",
+            Unit::Seconds,
+            self.log_clock_difference.clone(),
         );
     }
 

@@ -52,7 +52,7 @@ pub struct Text(Arc<str>);
 pub struct Seq(pub u64);
 
 /// Milliseconds since 1970 in UTC. For display only: order is `Seq`, never the clock.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Timestamp(pub i64);
 
 /// One durable event, as the log holds it and as every recipient sees it.

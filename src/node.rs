@@ -10,6 +10,7 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
 use crate::budget::Budgets;
+use crate::clock;
 use crate::config::Config;
 use crate::doubt::Doubts;
 use crate::feed::Feed;
@@ -18,7 +19,7 @@ use crate::lane::Lanes;
 use crate::log::{Closed, Log, OpenError};
 use crate::metrics::Metrics;
 use crate::mirror::{self, Mirror, Signal};
-use crate::outbox::{Outbox, Sweeper};
+use crate::outbox::{Outbox, Refusals, Sweeper};
 use crate::relay::Relay;
 use crate::replay::Replay;
 use crate::server::{Entrance, Server};
@@ -118,6 +119,7 @@ impl Node {
         let (name, watched, log_closed) = (log.name(), log.clone(), log.closed());
         let node_id = config.node.id.clone();
         let status = mirror.as_ref().map(Mirror::watch);
+        let clock_metrics = metrics.clone();
         let pace = Pace::new(&config, Instant::now());
         let shared = Shared {
             config,
@@ -137,6 +139,7 @@ impl Node {
         if let Some(listener) = internal {
             tasks.spawn("accept internal", server.run(listener, Entrance::Internal));
         }
+        tasks.spawn("clock", clock::run(watched.clone(), clock_metrics, tasks.clone()));
         tasks.spawn("log watch", watch(watched, tasks.clone()));
         tracing::info!(node = node_id, log = name, %address, "ready");
         Ok(Self { address, internal_address, tasks, log_closed })
@@ -192,13 +195,15 @@ async fn start_mirror(
     let doubts = Doubts::start(log, hub, relay, tasks);
     let feed = Feed { incoming: streams.incoming, relay: relay.clone(), doubts: doubts.clone() };
     tasks.spawn("feed", feed.run());
+    let poll = Duration::from_millis(config.mirror.outbox_poll_ms);
+    doubts.raise_by(mirror.watch(), poll, tasks);
     let outbox = Outbox {
         outbox: looked_into,
         mirrored: streams.mirrored,
         status: mirror.watch(),
         relay: relay.clone(),
         doubts,
-        poll: Duration::from_millis(config.mirror.outbox_poll_ms),
+        poll,
         tasks: tasks.clone(),
     };
     tasks.spawn("outbox", outbox.run());
@@ -207,6 +212,7 @@ async fn start_mirror(
         mirror: mirror.clone(),
         config: config.mirror.clone(),
         metrics: metrics.clone(),
+        refusals: Refusals::default(),
         tasks: tasks.clone(),
     };
     tasks.spawn("sweep", sweeper.run());

@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::config::MirrorConfig;
-use crate::doubt::{COMPARE_EVERY, Doubts};
+use crate::doubt::Doubts;
 use crate::log::{self, LogError};
 use crate::metrics::Metrics;
 use crate::mirror::{Batch, Mirror, Status};
@@ -24,11 +24,8 @@ use crate::tasks::Tasks;
 /// While Redis is live, a batch of this age should have come by way of it: the fast path takes
 /// milliseconds, and its row is gone after the next look.
 const LATE: Duration = Duration::from_millis(500);
-/// How often all rooms in use are compared with the log while Redis seems well. It may be another's
-/// Redis: after a failover that some nodes did not notice, each side hears itself, finds its stream
-/// whole, and removes the rows of what it has put there. Nothing but the log can tell. 10,000 rooms
-/// are ten queries of 1 to 3 ms each: for each node half a percent of one of PostgreSQL's cores.
-const COMPARE_ANYWAY_EVERY: Duration = Duration::from_secs(5);
+/// For how long Redis refuses what is swept before that is told.
+const REFUSED_FOR: Duration = Duration::from_secs(10);
 /// Receipts kept while the log is away; beyond that their events reach Redis twice.
 const RECEIPTS_MAX: usize = 100_000;
 
@@ -51,7 +48,16 @@ pub struct Sweeper {
     pub mirror: Mirror,
     pub config: MirrorConfig,
     pub metrics: Arc<Metrics>,
+    pub refusals: Refusals,
     pub tasks: Tasks,
+}
+
+/// Sweeps that Redis does not take although it seems well: one line when that has lasted, one when
+/// it is over.
+#[derive(Default)]
+pub struct Refusals {
+    since: Option<Instant>,
+    is_told: bool,
 }
 
 impl Outbox {
@@ -62,7 +68,6 @@ impl Outbox {
         let mut receipts = Vec::new();
         // The newest row seen while Redis is away.
         let mut seen = 0;
-        let mut compared = Instant::now();
         let mut is_failing = false;
         loop {
             tokio::select! {
@@ -73,7 +78,7 @@ impl Outbox {
                     None => break,
                 },
                 _ = looks.tick() => {
-                    let look = self.look(&mut receipts, &mut seen, &mut compared).await;
+                    let look = self.look(&mut receipts, &mut seen).await;
                     if look.is_err() != is_failing {
                         is_failing = look.is_err();
                         tracing::debug!(is_failing, "the outbox is in the log, which is away");
@@ -86,24 +91,8 @@ impl Outbox {
     }
 
     /// It waits for the log, and for nothing else.
-    async fn look(
-        &mut self,
-        receipts: &mut Vec<i64>,
-        seen: &mut i64,
-        compared: &mut Instant,
-    ) -> Result<(), LogError> {
+    async fn look(&mut self, receipts: &mut Vec<i64>, seen: &mut i64) -> Result<(), LogError> {
         let status = *self.status.borrow();
-        let every = match status {
-            Status::Live => COMPARE_ANYWAY_EVERY,
-            // The newest rows do not tell all: a batch may have been given its row before another
-            // and be committed behind it, or its row is gone already, because its node does reach
-            // Redis. (And somebody may have locked the table.)
-            Status::Away | Status::Foreign => COMPARE_EVERY,
-        };
-        if !self.tasks.is_stopping() && compared.elapsed() >= every {
-            self.doubts.raise();
-            *compared = Instant::now();
-        }
         self.outbox.announce().await?;
         if !receipts.is_empty() {
             self.outbox.forget(receipts).await?;
@@ -148,6 +137,10 @@ impl Sweeper {
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             looks.tick().await;
+            if self.mirror.status() != Status::Live {
+                // That is told, and nobody gives it anything.
+                self.refusals.since = None;
+            }
             // After a long outage there is much to do.
             let mut is_more = true;
             while is_more && self.mirror.status() == Status::Live {
@@ -169,14 +162,37 @@ impl Sweeper {
             events.map(|event| (event.room.clone(), event.seq, frame::event(event))).collect();
         let len = events.len() as u64;
         let (done, is_done) = oneshot::channel();
-        let handed = self.mirror.append(Batch { events, receipts: vec![], done: Some(done) });
-        // Not handed over, not done, or given up: the rows go back, for the next look.
-        if !handed || !is_done.await.unwrap_or(false) {
-            self.outbox.refused();
+        // If it is not handed over, `done` is dropped.
+        self.mirror.sweep(Batch { events, receipts: vec![], done: Some(done) });
+        let is_taken = self.outbox.wait_for(&sweep, is_done).await?.unwrap_or(false);
+        self.refusals.note(is_taken, Instant::now());
+        if !is_taken {
+            self.outbox.refused(sweep).await?;
             return Ok(false);
         }
         self.outbox.swept(sweep).await?;
         self.metrics.outbox_swept.inc_by(len);
         Ok(true)
+    }
+}
+
+impl Refusals {
+    fn note(&mut self, is_taken: bool, now: Instant) {
+        if is_taken {
+            if self.is_told {
+                tracing::info!("Redis takes what is in the outbox again");
+            }
+            *self = Self::default();
+            return;
+        }
+        let since = *self.since.get_or_insert(now);
+        if !self.is_told && now.duration_since(since) >= REFUSED_FOR {
+            self.is_told = true;
+            tracing::warn!(
+                "Redis does not take what is in the outbox within mirror.timeout_ms, though it \
+                 answers otherwise: the stream lacks events, or has some of them more than twice. \
+                 If Redis or the way to it is slow, raise mirror.timeout_ms"
+            );
+        }
     }
 }

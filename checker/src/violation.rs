@@ -33,6 +33,8 @@ rules! {
     HoleInLog "hole-in-log"
     /// Two rows of a room have the same seq.
     SeqTwice "seq-twice"
+    /// An event has an earlier time than the one before it in its room.
+    TimeWentBack "time-went-back"
     /// A row is not an event of the protocol.
     RowIsNoEvent "row-is-no-event"
     /// The events cannot follow on each other: a message of a non-member, a second `create`, …

@@ -22,7 +22,7 @@ mod told;
 use std::collections::BTreeSet;
 use std::error::Error as StdError;
 use std::panic::resume_unwind;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
@@ -422,6 +422,14 @@ impl Log {
         match self {
             Self::Sqlite(log) => log.ping().await,
             Self::Postgres(log) => log.ping().await,
+        }
+    }
+
+    /// What time it is there, if that may be another than here.
+    pub async fn time(&self) -> Result<SystemTime, LogError> {
+        match self {
+            Self::Sqlite(_) => Ok(SystemTime::now()),
+            Self::Postgres(log) => log.time().await,
         }
     }
 

@@ -4,6 +4,7 @@
 //! sweep finds it. So it never makes anyone wait, retries nothing, and drops what it has no room or
 //! no Redis for.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -65,12 +66,24 @@ pub(super) struct Append {
     pub metrics: Arc<Metrics>,
 }
 
+impl Batch {
+    fn bytes(&self) -> usize {
+        let len = |(_, _, frame): &(RoomName, Seq, Frame)| frame.payload().len() + EVENT_BYTES;
+        self.events.iter().map(len).sum()
+    }
+}
+
 impl Queued {
     /// `None`: there is no room for it.
     pub fn new(batch: Batch, budget: &Arc<Budget>) -> Option<Self> {
-        let len = |(_, _, frame): &(RoomName, Seq, Frame)| frame.payload().len() + EVENT_BYTES;
-        let held = budget.hold_if_fits(batch.events.iter().map(len).sum())?;
+        let held = budget.hold_if_fits(batch.bytes())?;
         Some(Self { batch, _held: held })
+    }
+
+    /// Whether there is room for it or not.
+    pub fn beyond(batch: Batch, budget: &Arc<Budget>) -> Self {
+        let held = budget.hold(batch.bytes());
+        Self { batch, _held: held }
     }
 }
 
@@ -105,9 +118,10 @@ impl Append {
         &self,
         script: &Script,
         redis: &mut MultiplexedConnection,
-        batches: Vec<Queued>,
+        mut batches: Vec<Queued>,
     ) -> Result<(), RedisError> {
         let begun = Instant::now();
+        let mut owed = Owed::of(&mut batches);
         let events: Vec<_> = batches.iter().flat_map(|queued| &queued.batch.events).collect();
         let mut rest = events.as_slice();
         while !rest.is_empty() {
@@ -122,28 +136,19 @@ impl Append {
                 let event = frame.payload();
                 invocation.arg(room.as_str()).arg(seq.0).arg(event).arg(self.seal.of(event));
             }
-            // A failure after some calls leaves all receipts unsaid: the sweep repeats, followers
-            // drop what they have.
-            let result = invocation.invoke_async::<()>(redis).await;
-            if let Err(err) = result {
-                self.drop(batches);
+            if let Err(err) = invocation.invoke_async::<()>(redis).await {
+                // All senders that are left hear of it by being dropped.
+                self.metrics.mirror_dropped.inc_by((call.len() + later.len()) as u64);
                 return Err(err);
             }
+            // Each batch as soon as it is there. The time behind it may be long, and a row that is
+            // not forgotten by then is swept: its events would reach Redis a second time.
+            self.metrics.mirror_appended.inc_by(call.len() as u64);
+            owed.tell(events.len() - later.len(), &self.mirrored);
         }
         self.metrics.mirror_append_duration.observe(begun.elapsed().as_secs_f64());
-        self.metrics.mirror_appended.inc_by(events.len() as u64);
-        let mut receipts = Vec::new();
-        for Queued { batch, .. } in batches {
-            receipts.extend(batch.receipts);
-            if let Some(done) = batch.done {
-                // An error: the sweep has given up waiting, and will sweep again.
-                let _ = done.send(true);
-            }
-        }
-        if !receipts.is_empty() {
-            // See `mirrored` for what it means when this is full.
-            let _ = self.mirrored.try_send(receipts);
-        }
+        // Those without an event.
+        owed.tell(events.len(), &self.mirrored);
         Ok(())
     }
 
@@ -154,6 +159,43 @@ impl Append {
                 // An error: the sweep has given up waiting, and will sweep again.
                 let _ = done.send(false);
             }
+        }
+    }
+}
+
+/// What is to be told of the batches that are under way, in their order.
+struct Owed(VecDeque<OwedOf>);
+
+struct OwedOf {
+    /// How many events must be in Redis for it.
+    len: usize,
+    receipts: Vec<i64>,
+    done: Option<oneshot::Sender<bool>>,
+}
+
+impl Owed {
+    fn of(batches: &mut [Queued]) -> Self {
+        let mut len = 0;
+        let owed = |Queued { batch, .. }: &mut Queued| {
+            len += batch.events.len();
+            OwedOf { len, receipts: std::mem::take(&mut batch.receipts), done: batch.done.take() }
+        };
+        Self(batches.iter_mut().map(owed).collect())
+    }
+
+    /// So many of the events are in Redis.
+    fn tell(&mut self, len: usize, mirrored: &mpsc::Sender<Vec<i64>>) {
+        let mut receipts = Vec::new();
+        while let Some(owed) = self.0.pop_front_if(|owed| owed.len <= len) {
+            receipts.extend(owed.receipts);
+            if let Some(done) = owed.done {
+                // An error: the sweep has given up waiting, and will sweep again.
+                let _ = done.send(true);
+            }
+        }
+        if !receipts.is_empty() {
+            // See `Append::mirrored` for what it means when this is full.
+            let _ = mirrored.try_send(receipts);
         }
     }
 }

@@ -71,6 +71,9 @@ const MIRRORED_LEN: usize = 1024;
 #[derive(Clone)]
 pub struct Mirror {
     batches: mpsc::Sender<Queued>,
+    /// One sweep at a time, on a connection of its own: else it would wait, and keep all other
+    /// nodes from sweeping, for as long as a slow Redis takes for a full queue of batches.
+    sweeps: mpsc::Sender<Queued>,
     /// Of what waits there.
     budget: Arc<Budget>,
     status: watch::Receiver<Status>,
@@ -165,7 +168,7 @@ impl Mirror {
         let key = format!("{}:events", settings.prefix);
         let cluster = Cluster::of(&settings.prefix, log);
         let seal = Seal::new(&log.secret);
-        let append = Append {
+        let append = |batches| Append {
             connector: connector.clone(),
             key: key.clone(),
             channel: connector.channel(&key),
@@ -173,11 +176,13 @@ impl Mirror {
             seal: seal.clone(),
             status: status_rx.clone(),
             stream_len_max: settings.stream_len_max,
-            batches: batches_rx,
-            mirrored,
+            batches,
+            mirrored: mirrored.clone(),
             metrics: metrics.clone(),
         };
-        tasks.spawn("mirror append", append.run());
+        let (sweeps, sweeps_rx) = mpsc::channel(1);
+        tasks.spawn("mirror append", append(batches_rx).run());
+        tasks.spawn("mirror sweep", append(sweeps_rx).run());
 
         let signals = start_signals(config, &connector, &cluster, metrics, tasks);
         let node = config.node.id.clone();
@@ -206,13 +211,21 @@ impl Mirror {
         let (incoming, mirrored) = (incoming_rx, mirrored_rx);
         let streams = Streams { incoming, signals, mirrored, started };
         let budget = budgets.to_mirror.clone();
-        Ok((Self { batches, budget, status: status_rx }, streams))
+        Ok((Self { batches, sweeps, budget, status: status_rx }, streams))
     }
 
     /// Hands over committed events. `false`: the queue is full, and they are left to the outbox.
     pub fn append(&self, batch: Batch) -> bool {
         let queued = Queued::new(batch, &self.budget);
         queued.is_some_and(|queued| self.batches.try_send(queued).is_ok())
+    }
+
+    /// The same of a sweep, whose `done` tells. It is counted, and never too much: its events are
+    /// in memory already, and while batches fill the queue it is the way to Redis for those that
+    /// had no room in it.
+    pub fn sweep(&self, batch: Batch) {
+        // An error: another is under way.
+        let _ = self.sweeps.try_send(Queued::beyond(batch, &self.budget));
     }
 
     pub fn status(&self) -> Status {

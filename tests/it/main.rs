@@ -10,6 +10,7 @@ mod stored;
 
 mod api;
 mod bench;
+mod clock;
 mod config;
 mod crash;
 mod deploy;

@@ -24,7 +24,7 @@ const LEVELS: [&[&str]; 13] = [
     &["session"],
     &["feed", "signals"],
     &["lane", "outbox"],
-    &["replay", "doubt"],
+    &["replay", "doubt", "clock"],
     &["relay"],
     &["hub"],
     &["log", "mirror", "socket"],

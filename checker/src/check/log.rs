@@ -17,6 +17,7 @@ pub(super) fn judge(history: &History, index: &Index, findings: &mut Findings<'_
     for (number, log) in index.log.iter().enumerate() {
         let room = Room::from(number);
         judge_seqs(room, log, findings);
+        judge_times(room, log, findings);
         let (messages, entered) = replay(history, room, log, findings);
         if history.table.is_some() {
             judge_counters(room, log, messages, entered.len(), findings);
@@ -40,6 +41,20 @@ fn judge_seqs(room: Room, log: &RoomLog, findings: &mut Findings<'_>) {
             findings.add(Rule::RowIsNoEvent, About::place(room, line.seq), |history| {
                 let (room, shown) = (history.room_name(room), history.shown(line.frame));
                 format!("{room:?} has at {} {shown}", line.seq)
+            });
+        }
+    }
+}
+
+/// Never earlier than what is before it.
+fn judge_times(room: Room, log: &RoomLog, findings: &mut Findings<'_>) {
+    let events: Vec<_> = log.lines.iter().filter_map(|line| line.event).collect();
+    for two in events.windows(2) {
+        let (before, event) = (two[0], two[1]);
+        if event.at_ms < before.at_ms {
+            findings.add(Rule::TimeWentBack, About::place(room, event.seq), |history| {
+                let (room, back) = (history.room_name(room), before.at_ms - event.at_ms);
+                format!("in the log of {room:?}, {} is {back} ms before {}", event.seq, before.seq)
             });
         }
     }

@@ -9,7 +9,8 @@ use rand::Rng;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::Shared;
-use super::lane::{Lane, Rows};
+use super::lane::Lane;
+use super::rows::Rows;
 use crate::decide::{Outcome, Write};
 use crate::log::LogError;
 use crate::log::batch::Batch;
@@ -120,7 +121,7 @@ impl Appender {
             self.lane = Some(lane);
             return Ok(batch.nothing());
         };
-        // Read under the locks, so that within a room time goes with seq as far as clocks allow.
+        // Read under the locks, so that within a room it is seldom behind the last event's.
         let now = Timestamp::now();
         let decided = batch.decide(loaded.facts, now);
         if decided.writes_nothing() {

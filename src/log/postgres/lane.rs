@@ -29,6 +29,7 @@
 //! `WRITE` sets its counters in the same transaction. See `Batch::founders`.
 
 use std::collections::HashSet;
+use std::time::SystemTime;
 
 use futures_util::future;
 use tokio_postgres::types::ToSql;
@@ -36,9 +37,10 @@ use tokio_postgres::{Client, Row, Statement};
 
 use super::connect::{ConnectError, Connection, Connector};
 use super::error::{before_commit, is_lock_timeout, of_commit, of_data};
-use crate::decide::{Membership, Receipt, Room};
+use super::rows::Rows;
+use crate::decide::{Receipt, Room};
 use crate::log::LogError;
-use crate::log::batch::{Batch, Decided};
+use crate::log::batch::Batch;
 use crate::log::stored::count;
 use crate::model::{RoomName, Seq, Timestamp, UserId};
 
@@ -65,11 +67,24 @@ const FOUND: &str = "
 /// Those of these rooms that nobody else holds, as they were left. (`+ 0`: without it a plan that
 /// is made while there are few rooms walks through all of them by id, and is kept.)
 const LOCK: &str = "
-    select id, name, created_by, last_seq, message_count, member_count
-    from rooms
+    select id, name, created_by, last_seq, message_count, member_count,
+           (select e.at from events e where e.room_id = r.id and e.seq = r.last_seq)
+    from rooms r
     where name = any ($1::text[])
     order by id + 0
     for no key update skip locked";
+
+/// When these events were committed, by their place in the arrays, from 1.
+///
+/// `LOCK` says so of nearly all rooms. The race this closes: another node's batch is committed
+/// between `LOCK`'s snapshot and its lock. Then PostgreSQL takes the row of the room as it is now,
+/// and of `events` still sees what the snapshot has: not the room's last event.
+const TIMES: &str = "
+    select q.place, e.at
+    from unnest($1::bigint[], $2::bigint[]) with ordinality as q (room_id, seq, place)
+    cross join lateral (
+        select at from events where room_id = q.room_id and seq = q.seq offset 0
+    ) e";
 
 /// Which of these rooms there are, held or not, and where they stand.
 const KNOWN: &str = "select name, last_seq from rooms where name = any ($1::text[])";
@@ -122,11 +137,10 @@ const WRITE: &str = "
              as c (id, first_seq, last_seq, message_count, member_count)
     ), happened as (
         insert into events (room_id, seq, type, user_id, client_id, body, messages, at)
-        select e.room_id, e.seq, e.type, e.user_id, e.client_id, e.body, e.messages,
-               $6::timestamptz
+        select e.room_id, e.seq, e.type, e.user_id, e.client_id, e.body, e.messages, e.at
         from unnest($7::bigint[], $8::bigint[], $9::text[], $10::text[], $11::text[], $12::text[],
-                    $20::bigint[])
-             as e (room_id, seq, type, user_id, client_id, body, messages)
+                    $20::bigint[], $21::timestamptz[])
+             as e (room_id, seq, type, user_id, client_id, body, messages, at)
     ), entered as (
         insert into members (room_id, user_id, joined_seq, role)
         select e.room_id, e.user_id, e.joined_seq, e.role
@@ -145,7 +159,7 @@ const WRITE: &str = "
         set last_seq = c.last_seq,
             message_count = c.message_count,
             member_count = c.member_count,
-            created_at = case when r.last_seq = 0 then $6 else r.created_at end
+            created_at = case when r.last_seq = 0 then $6::timestamptz else r.created_at end
         from changed c
         where r.id = c.id
     )
@@ -168,6 +182,7 @@ pub(super) struct Lane {
     wait: Statement,
     found: Statement,
     lock: Statement,
+    times: Statement,
     known: Statement,
     members: Statement,
     receipts: Statement,
@@ -188,12 +203,12 @@ impl Lane {
     pub async fn connect(connector: &Connector, announces: bool) -> Result<Self, ConnectError> {
         let connection = connector.connect().await?;
         let client = &connection.client;
-        let (wait, found, lock, known) = (WAIT, FOUND, LOCK, KNOWN);
-        let names = future::try_join4(
-            client.prepare(wait),
-            client.prepare(found),
-            client.prepare(lock),
-            client.prepare(known),
+        let names = future::try_join5(
+            client.prepare(WAIT),
+            client.prepare(FOUND),
+            client.prepare(LOCK),
+            client.prepare(TIMES),
+            client.prepare(KNOWN),
         );
         let write = WRITE.replace("{ANNOUNCED}", if announces { ANNOUNCED } else { UNANNOUNCED });
         let rows = future::try_join3(
@@ -202,8 +217,20 @@ impl Lane {
             client.prepare(&write),
         );
         let (names, rows) = future::try_join(names, rows).await?;
-        let ((wait, found, lock, known), (members, receipts, write)) = (names, rows);
-        Ok(Self { connection, wait, found, lock, known, members, receipts, write, announces })
+        let ((wait, found, lock, times, known), (members, receipts, write)) = (names, rows);
+        let lane = Self {
+            connection,
+            wait,
+            found,
+            lock,
+            times,
+            known,
+            members,
+            receipts,
+            write,
+            announces,
+        };
+        Ok(lane)
     }
 
     pub fn is_closed(&self) -> bool {
@@ -266,16 +293,22 @@ impl Lane {
         founded?;
 
         let (mut ids, mut facts) = (vec![None; names.len()], vec![Room::default(); names.len()]);
+        let mut untimed = Vec::new();
         for row in locked? {
             let Some(place) = batch.place(row.get(1)) else { continue };
             ids[place] = Some(row.get(0));
             let last_seq = Seq::from_i64(row.get(3));
             if last_seq > Seq(0) {
+                let last_at = row.get::<_, Option<SystemTime>>(6).map(Timestamp::from_system);
+                if last_at.is_none() {
+                    untimed.push(place);
+                }
                 facts[place] = Room {
                     created_by: Some(UserId::stored(row.get(2))),
                     last_seq,
                     message_count: count(row.get(4)),
                     member_count: count(row.get(5)),
+                    last_at: last_at.unwrap_or_default(),
                     ..Room::default()
                 };
             }
@@ -290,6 +323,9 @@ impl Lane {
             let receipt = Receipt { kind, seq, at: Timestamp::from_system(row.get(3)) };
             facts[place].receipts.insert((user.clone(), id.clone()), receipt);
         }
+        if !untimed.is_empty() {
+            self.load_times(&untimed, &ids, &mut facts).await?;
+        }
         let mut facts: Vec<Option<Room>> = facts.into_iter().map(Some).collect();
         // Hardly ever: of those that are not locked, which are held, and which are not there? One
         // that was made since is somebody else's for the moment.
@@ -303,6 +339,22 @@ impl Lane {
             known.chain(unfounded).for_each(|place| facts[place] = None);
         }
         Ok(Loaded { ids, facts })
+    }
+
+    /// One more round trip, hardly ever: see `TIMES`.
+    async fn load_times(
+        &self,
+        places: &[usize],
+        ids: &[Option<i64>],
+        facts: &mut [Room],
+    ) -> Result<(), tokio_postgres::Error> {
+        let rooms: Vec<Option<i64>> = places.iter().map(|place| ids[*place]).collect();
+        let seqs: Vec<i64> = places.iter().map(|place| facts[*place].last_seq.to_i64()).collect();
+        for row in self.client().query(&self.times, &[&rooms, &seqs]).await? {
+            let place = places[ordinal(row.get(0))];
+            facts[place].last_at = Timestamp::from_system(row.get(1));
+        }
+        Ok(())
     }
 
     /// Begins, and waits for one room.
@@ -329,7 +381,7 @@ impl Lane {
         mirrored: bool,
     ) -> Result<Vec<i64>, LogError> {
         let at = at.to_system();
-        let params: [&(dyn ToSql + Sync); 20] = [
+        let params: [&(dyn ToSql + Sync); 21] = [
             &rows.room_ids,
             &rows.first_seqs,
             &rows.last_seqs,
@@ -350,6 +402,7 @@ impl Lane {
             &rows.gone_users,
             &mirrored,
             &rows.event_messages,
+            &rows.event_ats,
         ];
         let write = async { self.client().query(&self.write, &params).await.map_err(of_data) };
         // After a failed statement, COMMIT answers ROLLBACK and no error: the answer that counts is
@@ -412,77 +465,4 @@ impl Lane {
 /// SQL counts places from 1.
 fn ordinal(place: i64) -> usize {
     usize::try_from(place - 1).expect("ordinality counts from 1, and the array has that place")
-}
-
-/// What `WRITE` takes, column by column.
-#[derive(Default)]
-pub(super) struct Rows<'a> {
-    room_ids: Vec<i64>,
-    first_seqs: Vec<i64>,
-    last_seqs: Vec<i64>,
-    message_counts: Vec<i64>,
-    member_counts: Vec<i64>,
-    event_rooms: Vec<i64>,
-    event_seqs: Vec<i64>,
-    event_types: Vec<&'a str>,
-    event_users: Vec<&'a str>,
-    event_ids: Vec<Option<&'a str>>,
-    event_bodies: Vec<Option<&'a str>>,
-    event_messages: Vec<Option<i64>>,
-    entered_rooms: Vec<i64>,
-    entered_users: Vec<&'a str>,
-    entered_seqs: Vec<i64>,
-    entered_roles: Vec<&'a str>,
-    gone_rooms: Vec<i64>,
-    gone_users: Vec<&'a str>,
-}
-
-impl<'a> Rows<'a> {
-    /// Each room that has new events, with the first and the last of them.
-    pub fn changed(&self) -> impl Iterator<Item = (i64, i64, i64)> {
-        let seqs = self.first_seqs.iter().zip(&self.last_seqs);
-        self.room_ids.iter().zip(seqs).map(|(room, (first, last))| (*room, *first, *last))
-    }
-
-    pub fn of(ids: &[Option<i64>], decided: &'a Decided) -> Self {
-        let id =
-            |place: usize| ids[place].expect("events are only decided in rooms that have a row");
-        let mut rows = Self::default();
-        for changed in decided.changed() {
-            let (room_id, room) = (id(changed.place), changed.room);
-            rows.room_ids.push(room_id);
-            rows.first_seqs.push(changed.first_seq.to_i64());
-            rows.last_seqs.push(room.last_seq.to_i64());
-            rows.message_counts.push(room.message_count.cast_signed());
-            rows.member_counts.push(room.member_count.cast_signed());
-            for (user, membership) in &room.changed_members {
-                rows.member(room_id, user, *membership);
-            }
-        }
-        for (place, event, messages) in decided.events() {
-            rows.event_rooms.push(id(place));
-            rows.event_seqs.push(event.seq.to_i64());
-            rows.event_types.push(event.kind.name());
-            rows.event_users.push(event.user.as_str());
-            rows.event_ids.push(event.client_id.as_ref().map(|id| id.as_str()));
-            rows.event_bodies.push(event.kind.body());
-            rows.event_messages.push(messages.map(u64::cast_signed));
-        }
-        rows
-    }
-
-    fn member(&mut self, room_id: i64, user: &'a UserId, membership: Option<Membership>) {
-        match membership {
-            Some(membership) => {
-                self.entered_rooms.push(room_id);
-                self.entered_users.push(user.as_str());
-                self.entered_seqs.push(membership.joined_seq.to_i64());
-                self.entered_roles.push(membership.role.name());
-            }
-            None => {
-                self.gone_rooms.push(room_id);
-                self.gone_users.push(user.as_str());
-            }
-        }
-    }
 }

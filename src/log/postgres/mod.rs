@@ -7,12 +7,14 @@
 mod append;
 mod connect;
 mod error;
+mod floor;
 mod hosts;
 mod lane;
 mod mark;
 mod outbox;
 mod ping;
 mod read;
+mod rows;
 mod schema;
 mod session;
 mod tls;
@@ -20,7 +22,7 @@ mod unannounced;
 mod words;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 pub use self::append::Appender;
 use self::connect::Connector;
@@ -172,6 +174,10 @@ impl Postgres {
 
     pub async fn ping_writes(&self) -> Result<(), LogError> {
         self.shared.ping.ask(&self.shared).await
+    }
+
+    pub async fn time(&self) -> Result<SystemTime, LogError> {
+        self.shared.reads.time().await
     }
 
     pub async fn ping(&self) -> Result<(), LogError> {

@@ -11,13 +11,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::future;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
 use super::Shared;
 use super::connect::Connection;
 use super::error::is_damage;
+use super::floor::Floor;
 use crate::log::stored::StoredEvent;
 use crate::log::{LogError, News};
 use crate::model::{Event, RoomName, Seq, Timestamp};
@@ -26,9 +27,7 @@ use crate::model::{Event, RoomName, Seq, Timestamp};
 const SWEEP_LOCK: i64 = 0x7662_2073_7765_6570;
 /// Batches in one sweep.
 const SWEEP_LEN: i64 = 512;
-/// Events in one sweep, and the rest of the batch that goes beyond. They are held in memory, and
-/// must reach Redis while the transaction may be idle (`log.append_timeout_ms`): a sweep that
-/// cannot be done in time would be begun again for ever.
+/// Events in one sweep, and the rest of the batch that goes beyond. They are held in memory.
 const SWEEP_EVENTS: i64 = 512;
 /// The same for bytes of text.
 const SWEEP_BYTES: i64 = 8 * 1024 * 1024;
@@ -37,6 +36,9 @@ const ASIDE_FOR: Duration = Duration::from_secs(60);
 /// Those that are remembered one by one. If there are more, all up to the last of them are left
 /// alone, whatever they hold.
 const ASIDE_MAX: usize = 1000;
+/// While a sweep waits for Redis, its transaction is asked something this often within the time for
+/// which it may be idle.
+const SIGNS_OF_LIFE: u32 = 4;
 /// For each statement here: none of them waits for a lock for long.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -117,6 +119,8 @@ pub struct Outbox {
     shared: Arc<Shared>,
     /// `None` before the first use and after any failure.
     connection: Option<Connection>,
+    /// Of that connection.
+    floor: Floor,
     aside: Aside,
     /// Batches in the next sweep.
     len: i64,
@@ -151,14 +155,17 @@ impl Outbox {
     pub const NEWS_LEN_MAX: usize = 2000;
 
     pub(super) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, connection: None, aside: Aside::default(), len: SWEEP_LEN }
+        let (floor, aside) = (Floor::default(), Aside::default());
+        Self { shared, connection: None, floor, aside, len: SWEEP_LEN }
     }
 
     /// What was committed behind the row `after`, at least `age` ago: which rooms have come how
     /// far; not more than `NEWS_LEN_MAX`. Rows appear in the order of their ids within a room, not
     /// between rooms.
     pub async fn news(&mut self, after: i64, age: Duration) -> Result<Vec<News>, LogError> {
+        self.raise_floor().await?;
         let (age, limit) = (millis(age), Self::NEWS_LEN_MAX as i64);
+        let after = after.max(self.floor.id());
         let rows = self.query(NEWS, &[&after, &age, &limit]).await;
         let rows = rows.inspect_err(|error| self.shared.health.of_room(None, error))?;
         let news = |row: &Row| News {
@@ -189,6 +196,7 @@ impl Outbox {
     /// If something cannot be read it takes fewer at once, until it has those in front of it, or
     /// knows which row it is.
     pub async fn sweep(&mut self, age: Duration) -> Result<Option<Sweep>, LogError> {
+        self.raise_floor().await?;
         self.aside.look_again(Instant::now());
         let (age, mut len) = (millis(age), self.len);
         loop {
@@ -202,9 +210,36 @@ impl Outbox {
         }
     }
 
-    /// Redis did not take a sweep: perhaps it takes less.
-    pub fn refused(&mut self) {
+    /// Waits until it is known what became of a sweep in Redis. An error: its rows went back.
+    ///
+    /// Redis may take its time, and PostgreSQL ends a transaction that is idle for longer than
+    /// `log.append_timeout_ms`: that is how a node that was frozen loses its turn. So who is alive
+    /// says so. Else a Redis that takes longer would be given the same rows again for ever.
+    pub async fn wait_for<T>(
+        &self,
+        sweep: &Sweep,
+        done: impl Future<Output = T>,
+    ) -> Result<T, LogError> {
+        tokio::select! {
+            done = done => Ok(done),
+            error = self.keep_alive(&sweep.connection) => Err(error),
+        }
+    }
+
+    /// Returns when that fails.
+    async fn keep_alive(&self, connection: &Connection) -> LogError {
+        loop {
+            sleep(self.shared.append_timeout / SIGNS_OF_LIFE).await;
+            if let Err(error) = within(connection.client.batch_execute("select")).await {
+                return error;
+            }
+        }
+    }
+
+    /// Redis did not take a sweep: its rows go back. Perhaps it takes less.
+    pub async fn refused(&mut self, sweep: Sweep) -> Result<(), LogError> {
         self.len = (self.len / 2).max(1);
+        self.put_back(sweep).await
     }
 
     /// How many rows are set aside.
@@ -217,8 +252,9 @@ impl Outbox {
         let connection = self.connected().await?;
         let begin = format!("begin; select pg_try_advisory_xact_lock({SWEEP_LOCK})");
         let Aside { ids, up_to, .. } = &self.aside;
+        let after = self.floor.id().max(*up_to);
         let limits: [&(dyn ToSql + Sync); 6] =
-            [&age, &len, &SWEEP_EVENTS, &SWEEP_BYTES, up_to, ids];
+            [&age, &len, &SWEEP_EVENTS, &SWEEP_BYTES, &after, ids];
         let take = async {
             let turn = connection.client.simple_query(&begin).await?;
             let ours = turn.iter().any(|message| match message {
@@ -269,8 +305,8 @@ impl Outbox {
 
     /// Whatever is damaged, it is needed for the oldest row.
     async fn set_oldest_aside(&mut self, age: i64, error: LogError) -> Result<(), LogError> {
-        let (up_to, ids) = (self.aside.up_to, self.aside.ids.clone());
-        let oldest = self.query(OLDEST, &[&age, &up_to, &ids]).await?;
+        let (after, ids) = (self.floor.id().max(self.aside.up_to), self.aside.ids.clone());
+        let oldest = self.query(OLDEST, &[&age, &after, &ids]).await?;
         let Some(id) = oldest.first().map(|row| row.get::<_, i64>(0)) else { return Ok(()) };
         let room = match self.query(ROOM, &[&id]).await {
             Ok(rows) => rows.first().map(|row| RoomName::stored(row.get(0))),
@@ -293,7 +329,18 @@ impl Outbox {
         };
         within(end).await?;
         self.connection = Some(sweep.connection);
-        self.len = SWEEP_LEN;
+        // Not all at once: Redis would be given most of what it has just refused again.
+        self.len = (self.len + self.len / 8 + 1).min(SWEEP_LEN);
+        Ok(())
+    }
+
+    async fn raise_floor(&mut self) -> Result<(), LogError> {
+        let connection = self.connected().await?;
+        match within(self.floor.raise(&connection.client)).await {
+            // It stays where it is. What is damaged is met again by who needs it.
+            Ok(()) | Err(LogError::Damaged(_)) => self.connection = Some(connection),
+            Err(error) => return Err(error),
+        }
         Ok(())
     }
 
@@ -315,6 +362,7 @@ impl Outbox {
         match self.connection.take().filter(|known| !known.client.is_closed()) {
             Some(connection) => Ok(connection),
             None => {
+                self.floor = Floor::default();
                 let connect = self.shared.lane_connector.connect().await;
                 connect.map_err(|error| LogError::Unavailable(error.into()))
             }

@@ -41,9 +41,10 @@ enum Query {
     Rooms,
     Members,
     Ping,
+    Time,
 }
 
-const QUERIES: [&str; 8] = [
+const QUERIES: [&str; 9] = [
     // The running sum is taken over `limit` rows at most; the first row is there however long it
     // is.
     "select seq, type, user_id, client_id, body, at
@@ -150,6 +151,7 @@ const QUERIES: [&str; 8] = [
      order by user_id
      limit $3::bigint",
     "select 1",
+    "select clock_timestamp()",
 ];
 
 /// Makes the pool's connections.
@@ -356,6 +358,12 @@ impl Reads {
             role: Role::from_stored(row.get(1)),
         };
         Ok(rows.iter().map(member).collect())
+    }
+
+    pub async fn time(&self) -> Result<SystemTime, LogError> {
+        let rows = self.ask(Query::Time, &[]).await?;
+        // One row, always.
+        Ok(rows.first().map_or_else(SystemTime::now, |row| row.get(0)))
     }
 
     pub async fn ping(&self) -> Result<(), LogError> {

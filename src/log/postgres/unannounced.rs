@@ -12,7 +12,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::Shared;
 use super::error::is_lock_timeout;
-use super::lane::Rows;
+use super::rows::Rows;
 use crate::log::LogError;
 
 /// Rows remembered; beyond that the stream may lack events.

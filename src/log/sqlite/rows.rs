@@ -35,8 +35,9 @@ fn load(
     let mut ids = Vec::with_capacity(batch.rooms().len());
     let mut facts = Vec::with_capacity(batch.rooms().len());
     let mut select = transaction.prepare_cached(
-        "select id, created_by, last_seq, message_count, member_count
-         from rooms
+        "select id, created_by, last_seq, message_count, member_count,
+                (select at from events e where e.room_id = r.id and e.seq = r.last_seq)
+         from rooms r
          where name = ?1",
     )?;
     for name in batch.rooms() {
@@ -46,6 +47,7 @@ fn load(
                 last_seq: Seq::from_i64(row.get(2)?),
                 message_count: count(row.get(3)?),
                 member_count: count(row.get(4)?),
+                last_at: row.get::<_, Option<i64>>(5)?.map(Timestamp).unwrap_or_default(),
                 ..Room::default()
             };
             Ok((row.get(0)?, room))

@@ -14,3 +14,4 @@ pub mod private_postgres;
 mod reading;
 mod sqlite;
 mod suite;
+mod time;

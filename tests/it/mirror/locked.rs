@@ -1,8 +1,11 @@
 //! Somebody has locked the outbox. It serves Redis alone.
 
+use std::time::{Duration, Instant};
+
 use serde_json::json;
 
-use super::cluster::{Cluster, until};
+use super::cluster::{Cluster, gather, mirror_is, say, until};
+use crate::harness::redis::Redis;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_locked_outbox_stops_no_message_and_the_stream_gets_them_all() {
@@ -29,4 +32,35 @@ async fn a_locked_outbox_stops_no_message_and_the_stream_gets_them_all() {
     let len = async || cluster.stream().await.iter().filter(|(room, _)| room == "r").count();
     until("a whole stream", len, |len| *len >= 22).await;
     cluster.assert_streamed("r", 22).await;
+}
+
+/// What waits for that lock is not what hears the other nodes: Redis is away.
+#[tokio::test(flavor = "multi_thread")]
+async fn behind_a_locked_outbox_the_nodes_hear_each_other_within_a_second() {
+    let mut server = Redis::start(&[]).await;
+    let cluster = Cluster::with_redis(&server.url()).await;
+    let near = cluster.node_with("near", |config| config.log.lock_timeout_ms = 100);
+    // It waits for the lock for as long as it waits for anything: 5 s.
+    let (near, far) = tokio::join!(near, cluster.node("far"));
+    let mut clients = gather("r", &[near.addr, far.addr]).await;
+    server.kill();
+    mirror_is(near.addr, "away").await;
+    mirror_is(far.addr, "away").await;
+    let someone = cluster.sql().await;
+    someone.batch_execute("begin; lock table outbox in access exclusive mode").await.unwrap();
+    let [from, to] = &mut clients[..] else { unreachable!() };
+    say(from, "r", "the first waits for the lock").await;
+    to.read_until(json!({"message": "the first waits for the lock"})).await;
+    let mut delays = Vec::new();
+    for number in 0..10 {
+        let text = format!("{number}");
+        say(from, "r", &text).await;
+        let begun = Instant::now();
+        to.read_until(json!({"type": "message", "message": text})).await;
+        delays.push(begun.elapsed());
+    }
+    delays.sort();
+    // The promise, but for when the machine stood still.
+    assert!(delays[7] < Duration::from_secs(2), "{delays:?}");
+    someone.batch_execute("rollback").await.unwrap();
 }

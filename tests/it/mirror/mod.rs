@@ -19,4 +19,5 @@ mod outbox;
 mod probe;
 mod restart;
 mod silence;
+mod slow;
 mod version;

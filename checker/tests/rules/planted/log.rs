@@ -55,6 +55,21 @@ pub(super) const PLANTED: &[Planted] = &[
         &[Rule::SeqTwice],
     ),
     (
+        "a message is older than the one before it",
+        |tale| {
+            let command = tale.message(Some("new"));
+            let line = tale.line();
+            tale.send(command, line);
+            let last = tale.last_seq(ROOM);
+            let at_ms = tale.row(ROOM, last).at_ms - 1;
+            let seq = tale.store_at(command, at_ms);
+            let ack = tale.ack(seq, false);
+            tale.answer(command, line, ack);
+            tale.show();
+        },
+        &[Rule::TimeWentBack],
+    ),
+    (
         "a row of a type that there is not",
         |tale| {
             let last = tale.last_seq(ROOM);
@@ -157,10 +172,11 @@ pub(super) const PLANTED: &[Planted] = &[
     (
         "a message that nobody sent",
         |tale| {
-            let row = tale.row(ROOM, 2).clone();
+            let last = tale.last_seq(ROOM);
+            let row = tale.row(ROOM, last).clone();
             let (kind, seq) = ("message".to_owned(), tale.last_seq(ROOM) + 1);
             let (user, body) = ("talker-0".to_owned(), Some("from nowhere".to_owned()));
-            tale.append(RowTale { kind, seq, user, body, ..row });
+            tale.append(RowTale { kind, seq, user, body, client_id: None, ..row });
             tale.show();
         },
         &[Rule::StoredNeverSent],

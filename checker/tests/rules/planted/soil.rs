@@ -101,6 +101,13 @@ impl Tale {
     /// A row that a command deserves, at the end of the room: in the table, in the stream, and with
     /// the right counters. Nobody is shown it.
     pub fn store(&mut self, command: usize) -> u64 {
+        let last = self.last_seq(ROOM);
+        let at_ms = self.row(ROOM, last).at_ms;
+        self.store_at(command, at_ms)
+    }
+
+    /// The same, at that time.
+    pub fn store_at(&mut self, command: usize, at_ms: i64) -> u64 {
         let CommandTale { kind, user, id, text, .. } = self.commands[command].clone();
         let seq = self.last_seq(ROOM) + 1;
         self.append(RowTale {
@@ -110,7 +117,7 @@ impl Tale {
             user,
             client_id: id,
             body: text,
-            at_ms: 1,
+            at_ms,
         });
         seq
     }
