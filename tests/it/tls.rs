@@ -55,8 +55,8 @@ async fn check(url: &str, authorities: &Path) -> (Exit, String) {
     (run.exit, run.stdout + &run.stderr)
 }
 
-/// The words of libpq: `require` encrypts (`no-verify`, too), `verify-full` also knows whom it talks
-/// to. What is between them is refused, because it would not be done.
+/// The words of libpq: `require` encrypts (`no-verify`, too), `verify-full` also knows whom it
+/// talks to. What is between them is refused, because it would not be done.
 #[tokio::test(flavor = "multi_thread")]
 async fn sslmode_means_what_it_means_to_libpq() {
     let ours = certificates(&["127.0.0.1"]);
