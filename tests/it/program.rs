@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStringExt;
 use serde_json::json;
 
 use crate::harness::process::{Exit, Process, run, run_with};
-use crate::harness::{Client, World};
+use crate::harness::{Client, World, services};
 
 const PASSWORD: &str = "s3cret";
 const POSTGRES: &str = "postgres://ann:s3cret@127.0.0.1:9/chat?password=s3cret";
@@ -155,6 +155,20 @@ async fn the_program_warns_and_serves_and_logs_json_when_asked() {
     let warning = logs.iter().find(warned).expect("no warning about the address");
     assert_eq!(warning["level"], "WARN");
     assert!(logs.iter().any(|log| log["message"] == "stopped"), "{output}");
+}
+
+/// URLs made for other drivers have them, and what they ask for is decided here.
+#[tokio::test(flavor = "multi_thread")]
+async fn parameters_that_a_node_sets_itself_are_named_in_one_warning() {
+    let url = services::database().await + "?connect_timeout=9&application_name=s3cret";
+    let mut process = Process::start(vec![("DATABASE_URL".to_owned(), url)]).await;
+    process.sigterm();
+    assert_eq!(process.wait_exit().await, Exit::Code(0));
+    let output = process.output();
+    let warned: Vec<_> = output.lines().filter(|line| line.contains("sets by itself")).collect();
+    assert_eq!(warned.len(), 1, "{output}");
+    assert!(warned[0].contains("connect_timeout, application_name"), "{output}");
+    assert!(warned[0].contains("log.connect_timeout_ms") && !output.contains(PASSWORD), "{output}");
 }
 
 /// Not even at the most talkative level, which an operator sets who looks for something else.

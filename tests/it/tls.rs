@@ -55,7 +55,8 @@ async fn check(url: &str, authorities: &Path) -> (Exit, String) {
     (run.exit, run.stdout + &run.stderr)
 }
 
-/// The words of libpq: `require` encrypts, `verify-full` also knows whom it talks to.
+/// The words of libpq: `require` encrypts (`no-verify`, too), `verify-full` also knows whom it
+/// talks to. What is between them is refused, because it would not be done.
 #[tokio::test(flavor = "multi_thread")]
 async fn sslmode_means_what_it_means_to_libpq() {
     let ours = certificates(&["127.0.0.1"]);
@@ -69,12 +70,16 @@ async fn sslmode_means_what_it_means_to_libpq() {
         (&url, "disable", &ca, true),
         (&url, "prefer", &other_ca, true),
         (&url, "require", &other_ca, true),
+        (&url, "no-verify", &other_ca, true),
+        (&url, "allow", &ca, false),
+        (&url, "verify-ca", &ca, false),
         (&url, "verify-full", &ca, true),
         (&url, "verify-full", &other_ca, false),
         (&url, ca_of_url.as_str(), &other_ca, true),
         (&misnamed.url("postgres"), "verify-full", &other_ca, false),
         (&none, "prefer", &ca, true),
         (&none, "require", &ca, false),
+        (&none, "no-verify", &ca, false),
     ] {
         let (exit, said) = check(&format!("{url}?sslmode={mode}"), authorities).await;
         assert_eq!(exit, Exit::Code(i32::from(!good)), "{mode}: {said}");
