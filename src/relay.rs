@@ -359,6 +359,9 @@ impl Relay {
     async fn repair(self: Arc<Self>, room: Arc<Room>) {
         let mut pause = Duration::from_millis(self.config.hold_ms);
         let mut damaged = 0;
+        // The event at the edge is read once more: if the log went back, and has grown beyond the
+        // edge since, nothing else shows it.
+        let mut overlaps = true;
         while damaged < DAMAGED_TRIES {
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
@@ -375,16 +378,32 @@ impl Relay {
                 pause = if activated.is_ok() { Duration::ZERO } else { REPAIR_RETRY };
                 continue;
             };
-            let page_len = self.config.page_len;
-            let page = self.log.read_to_damage(room.name(), edge, page_len, BATCH_BYTES_MAX);
+            let (after, page_len) = match overlaps {
+                true => (edge.prev(), self.config.page_len + 1),
+                false => (edge, self.config.page_len),
+            };
+            let page = self.log.read_to_damage(room.name(), after, page_len, BATCH_BYTES_MAX);
+            let overlapped = std::mem::replace(&mut overlaps, false);
             pause = match page.await {
                 Ok(events) => {
                     damaged = 0;
                     self.metrics.repairs.inc();
                     let now = Instant::now();
                     let entries: Vec<_> = events.iter().map(|e| Entry::new(e, now)).collect();
-                    self.hub.accept(&room, &entries);
+                    let (known, new) = entries.split_at(usize::from(overlapped).min(entries.len()));
+                    if self.hub.accept(&room, known).1 == Overlap::Differs {
+                        // What is behind it can wait for the verdict, for a moment.
+                        self.suspect(&room);
+                        pause = REPAIR_RETRY;
+                        continue;
+                    }
+                    self.hub.accept(&room, new);
                     let gained = room.edge() > Some(edge);
+                    if overlapped {
+                        // It may have been all that fits into a page.
+                        pause = Duration::ZERO;
+                        continue;
+                    }
                     if !gained && self.give_up(&room, wanted) {
                         self.suspect(&room);
                         return;

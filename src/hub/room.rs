@@ -351,7 +351,8 @@ impl Room {
     /// Closes the room if nobody has followed it since `before`.
     pub fn close_if_idle(&self, before: Instant) -> bool {
         let mut state = self.state();
-        let idle = state.idle_since.is_some_and(|since| since < before);
+        let is_told = self.went_back.is_none_or(|(_, at)| at.elapsed() >= WENT_BACK_TOLD);
+        let idle = is_told && state.idle_since.is_some_and(|since| since < before);
         state.closed |= idle && state.followers.is_empty();
         state.closed
     }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::DOUBTS_MAX;
 use crate::log::{Appender, LogError};
-use crate::model::RoomName;
+use crate::model::{RoomName, Seq};
 use crate::relay::Relay;
 
 /// Pause between two attempts to learn what became of a lost commit.
@@ -13,6 +13,35 @@ pub const SETTLE_RETRY: Duration = Duration::from_millis(200);
 
 /// How often one batch asks before it is given up, and its clients may try again.
 const SETTLE_TRIES: usize = 5;
+
+fn hint(relay: &Arc<Relay>, standing: Vec<(RoomName, Seq)>) {
+    for (room, last_seq) in standing {
+        relay.hint(&room, last_seq);
+    }
+}
+
+/// Asks about each room of a batch by itself, because one of them is damaged. What is left of the
+/// batch: the rooms that are still held. Those that are damaged are let go, as nothing will ever be
+/// known of them here; whoever follows one is told so by the comparison with the log.
+async fn ask_apart(
+    rooms: &[RoomName],
+    appender: &mut Appender,
+    relay: &Arc<Relay>,
+) -> (Vec<RoomName>, Result<(), LogError>) {
+    let (mut left, mut asked) = (Vec::new(), Ok(()));
+    for room in rooms {
+        match appender.settle(std::slice::from_ref(room), None).await {
+            Ok(Some(standing)) => hint(relay, standing),
+            Ok(None) => left.push(room.clone()),
+            Err(LogError::Damaged(_)) => {}
+            Err(error) => {
+                left.push(room.clone());
+                asked = Err(error);
+            }
+        }
+    }
+    (left, asked)
+}
 
 #[derive(Debug, thiserror::Error)]
 #[error("it is not known yet what became of the last {0} commits")]
@@ -62,17 +91,29 @@ impl Doubts {
     ) -> Result<(), LogError> {
         self.asked = Some(Instant::now());
         self.turn = self.turn.wrapping_add(1);
+        let mut asked = Ok(());
         for index in (0..self.batches.len()).rev() {
             let rooms = &self.batches[index];
             let wait_for = rooms.get(self.turn % rooms.len()).filter(|_| waits);
-            if let Some(standing) = appender.settle(rooms, wait_for).await? {
-                for (room, last_seq) in standing {
-                    relay.hint(&room, last_seq);
+            match appender.settle(rooms, wait_for).await {
+                Ok(Some(standing)) => {
+                    hint(relay, standing);
+                    self.batches.remove(index);
                 }
-                self.batches.remove(index);
+                Ok(None) => {}
+                Err(LogError::Damaged(_)) => {
+                    let (left, error) = ask_apart(rooms, appender, relay).await;
+                    asked = asked.and(error);
+                    match left.is_empty() {
+                        true => drop(self.batches.remove(index)),
+                        false => self.batches[index] = left,
+                    }
+                }
+                // Of the others it may be known all the same.
+                Err(error) => asked = asked.and(Err(error)),
             }
         }
-        Ok(())
+        asked
     }
 
     /// Asks now and then; while there are too many, again and again, but not for ever.

@@ -22,7 +22,7 @@ use redis::{PushInfo, PushKind, RedisError, Value, cmd};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
-use super::cluster::Cluster;
+use super::cluster::{Cluster, Comer};
 use super::connect::{Connector, is_forbidden, is_refused};
 use super::cursor::{Cursor, PageLen, Place, is_missing};
 use super::event::Found;
@@ -120,7 +120,8 @@ impl Follow {
             let refused = self.refused(&lost);
             let is_foreign = matches!(lost, Lost::Foreign { .. });
             self.state.is_foreign |= is_foreign;
-            let status = if is_foreign { Status::Foreign } else { Status::Away };
+            // Nor is it another's the less for not answering.
+            let status = if self.state.is_foreign { Status::Foreign } else { Status::Away };
             let was = self.status.send_replace(status);
             self.metrics.mirror_live.set(0);
             match (refused, started.take()) {
@@ -133,7 +134,7 @@ impl Follow {
                     return tasks.fail(refused.to_string());
                 }
                 (refused, started) => {
-                    let is_news = was != status && (was, status) != (Status::Foreign, Status::Away);
+                    let is_news = was != status;
                     if (is_news || started.is_some()) && !tasks.is_stopping() {
                         self.tell(&lost);
                         told = None;
@@ -211,17 +212,15 @@ impl Follow {
     }
 
     /// Goes on only where this node's log is at home, or nobody is.
-    ///
-    /// The race that this closes: somebody empties a Redis (FLUSHALL), and a node of another log,
-    /// which was turned away from it, comes by just then and takes it. So who was turned away takes
-    /// it only if it is still nobody's when those who are at home have had the time to say so: they
-    /// do with every heartbeat, and with every event.
     async fn enter(&mut self, listener: &mut Listener) -> Result<(), Lost> {
-        let redis = &mut listener.redis;
-        if self.state.is_foreign && self.cluster.owner(redis).await?.is_none() {
-            sleep(self.heartbeat * 2).await;
-        }
-        let owner = self.cluster.claim(redis).await?.ok_or(Lost::Emptied)?;
+        let comer = match self.state.certain {
+            _ if self.state.is_foreign => Comer::TurnedAway,
+            None => Comer::New,
+            Some(_) => Comer::AtHome,
+        };
+        let channel = &self.nodes_channel;
+        let owner = self.cluster.enter(&mut listener.redis, comer, channel, self.heartbeat).await?;
+        let owner = owner.ok_or(Lost::Emptied)?;
         if owner != self.cluster.log_id {
             return Err(Lost::Foreign { owner });
         }

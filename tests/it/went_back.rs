@@ -99,3 +99,29 @@ async fn a_log_that_went_back_is_noticed_though_nothing_happens() {
     another.expect(json!({"seq": 6})).await;
     back.expect(json!({"type": "message", "seq": 6, "message": "new"})).await;
 }
+
+/// All of it between two looks at the log: nothing stands below what was shown.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_went_back_and_beyond_is_noticed_by_what_it_has_there() {
+    let world = World::postgres().await;
+    let node = world.node().await;
+    let mut follower = founded(&node, &node).await;
+    let back_and_on = format!(
+        "begin;
+         {BACK_TO_5}
+         insert into events (room_id, seq, at, type, user_id, body)
+         select id, seq, now(), 'message', '1', 'new ' || seq
+         from rooms, generate_series(6, 12) as seq;
+         update rooms set last_seq = 12, message_count = 10;
+         commit;"
+    );
+    crate::log::private_postgres::client(&world.config.log.url.0)
+        .await
+        .batch_execute(&back_and_on)
+        .await
+        .unwrap();
+    let shown = follower.read_to_close(4000).await;
+    assert!(shown.iter().all(|frame| frame["seq"].is_null()), "{shown:?}");
+    let mut back = follow(&node, json!({"type": "reset", "room": "r", "last_seq": 12})).await;
+    assert_eq!(texts(&mut back).await.len(), 7);
+}

@@ -88,6 +88,29 @@ async fn a_database_that_is_read_only() {
     writes(&node).await;
 }
 
+/// Its connections live on, and know it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_is_set_to_read_only_under_the_nodes_feet() {
+    let postgres = Postgres::start(&[]).await;
+    let url = postgres.database().await;
+    let world = World::on(&url).impatient();
+    let node = world.node().await;
+    let mut client = founded(node.addr).await;
+    // The probe's connection is there before, and its last commit is no proof any more.
+    ready(node.addr).await;
+    let someone = sql(&url).await;
+    let set = "alter system set default_transaction_read_only = on";
+    someone.batch_execute(set).await.unwrap();
+    someone.batch_execute("select pg_reload_conf()").await.unwrap();
+    takes_no_writes(node.addr).await;
+    reads(&mut client).await;
+    let back = "set default_transaction_read_only = off";
+    someone.batch_execute(back).await.unwrap();
+    someone.batch_execute("alter system reset default_transaction_read_only").await.unwrap();
+    someone.batch_execute("select pg_reload_conf()").await.unwrap();
+    writes(&node).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_standby_that_every_commit_waits_for_and_that_is_away() {
     let postgres = Postgres::start(&[]).await;

@@ -137,7 +137,8 @@ impl Appender {
         let commit = lane.commit(&rows, now, is_announced);
         let receipts = self.within(deadline, commit, LogError::Unknown).await;
         // Also what nobody knows: a row for what is not there does no harm.
-        if self.shared.mirrored && !is_announced {
+        let may_be_there = matches!(receipts, Ok(_) | Err(LogError::Unknown(_)));
+        if self.shared.mirrored && !is_announced && may_be_there {
             unannounced.remember(&rows);
         }
         if let Err(LogError::Unknown(_)) = receipts {

@@ -178,9 +178,9 @@ impl Outbox {
 
     /// Writes the rows that could not be written with their events.
     pub async fn announce(&mut self) -> Result<(), LogError> {
-        if self.shared.unannounced.is_locked() {
+        if self.shared.unannounced.is_owing() {
             let connection = self.connected().await?;
-            self.shared.unannounced.announce(&connection.client).await?;
+            within(self.shared.unannounced.announce(&connection.client)).await?;
             self.connection = Some(connection);
         }
         Ok(())

@@ -9,12 +9,15 @@ use super::connect::Connection;
 use super::error::before_commit;
 use crate::log::LogError;
 
-/// Takes the locks that an append takes on its tables, writes a record to the write-ahead log that
-/// nobody reads, and commits: so it waits for the disk and for standbys as any commit does.
+/// Takes the locks that an append takes on its tables, does nothing in a way that a database which
+/// is set to read only refuses (it would take the other statements), writes a record to the
+/// write-ahead log that nobody reads, and commits: so it waits for the disk and for standbys as any
+/// commit does.
 const PING: &str = "
     begin;
     set local lock_timeout = '500ms';
     lock table rooms, members, events in row exclusive mode;
+    delete from rooms where false;
     select pg_logical_emit_message(true, 'verbatim', '');
     commit";
 

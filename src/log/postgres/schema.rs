@@ -18,6 +18,9 @@ use crate::model::LogIdentity;
 
 const SCHEMA: &str = include_str!("../../../schema.sql");
 
+/// What brings a log of version 2 to this one.
+const FROM_2: &str = include_str!("from_2.sql");
+
 /// The version that `schema.sql` inserts.
 const SCHEMA_VERSION: i32 = 3;
 
@@ -147,7 +150,10 @@ async fn apply(connection: &Connection) -> Result<(), OpenError> {
         return Err(OpenError::Newer { found: version, known: SCHEMA_VERSION });
     }
     if version < SCHEMA_VERSION {
-        client.batch_execute(SCHEMA).await.map_err(|error| match error.code() {
+        // Not the whole file on a log that needs but a table: its indexes and alters wait for
+        // appends under way, which may wait for them in turn.
+        let lacking = if version == 2 { FROM_2 } else { SCHEMA };
+        client.batch_execute(lacking).await.map_err(|error| match error.code() {
             Some(&SqlState::INSUFFICIENT_PRIVILEGE) => OpenError::Privilege(error),
             _ => OpenError::setup(error),
         })?;

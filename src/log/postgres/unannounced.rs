@@ -48,13 +48,18 @@ impl Unannounced {
         self.rows.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// These were committed without their rows.
+    /// Whether there is something to write, or to find out.
     ///
-    /// The race this closes: the batch found the table locked; it came free, and all that was
-    /// remembered was written, before this was. So whoever remembers has it looked at again.
+    /// The race that the second half closes: a batch found the table locked; it came free, and all
+    /// that was remembered was written, before this batch was remembered.
+    pub fn is_owing(&self) -> bool {
+        self.is_locked() || !self.rows().is_empty()
+    }
+
+    /// These were committed without their rows. It does not say that the table is locked: under
+    /// load there is always a batch that began while it was.
     pub fn remember(&self, written: &Rows<'_>) {
         let mut rows = self.rows();
-        self.is_locked.store(true, Ordering::Relaxed);
         let left = ROWS_MAX.saturating_sub(rows.len());
         rows.extend(written.changed().take(left));
     }
@@ -85,23 +90,19 @@ impl Unannounced {
     }
 
     /// Writes what is remembered, if the table is free again.
-    pub async fn announce(&self, client: &tokio_postgres::Client) -> Result<(), LogError> {
-        if !self.is_locked() {
-            return Ok(());
-        }
+    pub async fn announce(
+        &self,
+        client: &tokio_postgres::Client,
+    ) -> Result<(), tokio_postgres::Error> {
         // It waits for `log.lock_timeout_ms` at most, and is tried again.
         let rows = self.rows().clone();
         let rooms: Vec<i64> = rows.iter().map(|row| row.0).collect();
         let firsts: Vec<i64> = rows.iter().map(|row| row.1).collect();
         let lasts: Vec<i64> = rows.iter().map(|row| row.2).collect();
-        let written = client.execute(ANNOUNCE, &[&rooms, &firsts, &lasts]).await;
-        written.map_err(|error| LogError::Unavailable(error.into()))?;
-        let mut left = self.rows();
-        left.drain(..rows.len());
+        client.execute(ANNOUNCE, &[&rooms, &firsts, &lasts]).await?;
         // What came meanwhile is written the next time.
-        if left.is_empty() {
-            self.is_locked.store(false, Ordering::Relaxed);
-            drop(left);
+        self.rows().drain(..rows.len());
+        if self.is_locked.swap(false, Ordering::Relaxed) {
             tracing::info!("the outbox is free again");
         }
         Ok(())

@@ -173,9 +173,12 @@ impl Reading {
             let moved = room.moved();
             match room.page_after(self.last, BATCH_BYTES_MAX) {
                 NextPage::Ring(batch) => return Some(self.take(&batch)),
-                // The room was let go, which is done to one that is held only for damage.
+                // The room was let go, which is done to one that is held only for damage, or
+                // because the log went back.
                 NextPage::Closed => {
-                    self.shared.metrics.follows_damaged.inc();
+                    if self.shared.relay.sick.ahead_of(room.name(), self.last).is_some() {
+                        self.shared.metrics.follows_damaged.inc();
+                    }
                     return None;
                 }
                 NextPage::Live => tokio::select! {

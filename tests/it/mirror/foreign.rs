@@ -130,6 +130,13 @@ async fn a_redis_that_is_emptied_stays_with_the_log_that_had_it() {
         assert_eq!(owner(&red).await, Some(log_id(&red).await));
     }
     assert_eq!(mirror(foreign.addr).await, "foreign");
+    // Nor does one take it that has just been started, and was never turned away.
+    for name in ["two", "three"] {
+        redis::cmd("FLUSHALL").query_async::<()>(&mut red.redis().await).await.unwrap();
+        let new = blue.node(name).await;
+        assert_eq!(mirror(new.addr).await, "foreign");
+        assert_eq!(owner(&red).await, Some(log_id(&red).await));
+    }
     assert!(red.stream().await.iter().all(|(_, seq)| *seq > 1));
 }
 

@@ -1,10 +1,12 @@
 //! Somebody has locked the outbox. It serves Redis alone.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::cluster::{Cluster, gather, mirror_is, say, until};
+use super::cluster::{Cluster, gather, metric, mirror_is, say, until};
+use crate::harness::PATIENCE;
 use crate::harness::redis::Redis;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -32,6 +34,53 @@ async fn a_locked_outbox_stops_no_message_and_the_stream_gets_them_all() {
     let len = async || cluster.stream().await.iter().filter(|(room, _)| room == "r").count();
     until("a whole stream", len, |len| *len >= 22).await;
     cluster.assert_streamed("r", 22).await;
+}
+
+/// However much is said just then: a lock of a moment must not turn every event over to the sweep.
+#[tokio::test(flavor = "multi_thread")]
+async fn under_load_an_outbox_that_is_free_again_is_used_again() {
+    let cluster = Cluster::shared().await;
+    let node = cluster.node_with("near", |config| config.log.lock_timeout_ms = 300).await;
+    let mut clients = Vec::new();
+    for number in 0..4 {
+        let mut client = node.client().await;
+        let create =
+            json!({"type": "create", "user_id": "0", "room": format!("r{number}"), "id": "a"});
+        client.send(create).await;
+        client.expect(json!({"type": "ack"})).await;
+        clients.push(client);
+    }
+    let someone = cluster.sql().await;
+    someone.batch_execute("begin; lock table outbox in access exclusive mode").await.unwrap();
+    say(&mut clients[0], "r0", "meets the lock").await;
+    someone.batch_execute("rollback").await.unwrap();
+    let over = AtomicBool::new(false);
+    let talk = clients.iter_mut().enumerate().map(|(number, client)| {
+        let over = &over;
+        async move {
+            while !over.load(Ordering::Relaxed) {
+                say(client, &format!("r{number}"), "x").await;
+            }
+        }
+    });
+    // An event that is put into Redis by its own lane is never swept.
+    let settles = async {
+        let swept = async || metric(node.addr, "verbatim_outbox_swept_total").await;
+        let appended = async || metric(node.addr, "verbatim_mirror_appended_total").await;
+        let deadline = Instant::now() + PATIENCE;
+        let (mut before, mut since) = (swept().await, Instant::now());
+        while since.elapsed() < Duration::from_secs(4) {
+            assert!(Instant::now() < deadline, "what is said now is swept, too");
+            let now = swept().await;
+            if now != before {
+                (before, since) = (now, Instant::now());
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        over.store(true, Ordering::Relaxed);
+        assert!(appended().await > 0);
+    };
+    tokio::join!(futures_util::future::join_all(talk), settles);
 }
 
 /// What waits for that lock is not what hears the other nodes: Redis is away.
