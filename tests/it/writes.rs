@@ -96,9 +96,15 @@ async fn a_database_that_is_set_to_read_only_under_the_nodes_feet() {
     let world = World::on(&url).impatient();
     let node = world.node().await;
     let mut client = founded(node.addr).await;
-    // The probe's connection is there before, and its last commit is no proof any more.
-    ready(node.addr).await;
     let someone = sql(&url).await;
+    // The last commit is no proof any more, and there is a connection that has tried one.
+    let tried = async || {
+        ready(node.addr).await;
+        let tried = "select count(*) from pg_stat_activity
+                     where query like '%pg_logical_emit_message%' and pid <> pg_backend_pid()";
+        someone.query_one(tried, &[]).await.unwrap().get::<_, i64>(0)
+    };
+    until("a probe", tried, |tried| *tried > 0).await;
     let set = "alter system set default_transaction_read_only = on";
     someone.batch_execute(set).await.unwrap();
     someone.batch_execute("select pg_reload_conf()").await.unwrap();

@@ -42,7 +42,7 @@ async fn under_load_an_outbox_that_is_free_again_is_used_again() {
     let cluster = Cluster::shared().await;
     let node = cluster.node_with("near", |config| config.log.lock_timeout_ms = 300).await;
     let mut clients = Vec::new();
-    for number in 0..4 {
+    for number in 0..24 {
         let mut client = node.client().await;
         let create =
             json!({"type": "create", "user_id": "0", "room": format!("r{number}"), "id": "a"});
