@@ -5,8 +5,11 @@ use std::collections::BTreeSet;
 
 use proptest::prelude::*;
 
-use self::schedule::{Fault, Planned, SHORT_SECONDS, SHORT_SEEDS, tracks};
+use self::fault::Fault;
+use self::schedule::{Planned, SHORT_SECONDS, SHORT_SEEDS, has_redis, tracks};
 
+#[path = "../verify/fault.rs"]
+mod fault;
 #[path = "../verify/schedule.rs"]
 mod schedule;
 
@@ -61,7 +64,23 @@ fn many_schedules_have_long_stops() {
 }
 
 #[test]
-fn the_short_form_has_every_kind_of_fault_but_one() {
+fn the_short_form_has_most_kinds_of_faults() {
     let missing = &kinds(0..MANY, 30) - &kinds(SHORT_SEEDS, SHORT_SECONDS);
-    assert!(missing.len() <= 1, "{missing:?}");
+    assert!(missing.len() <= 10, "{missing:?}");
+}
+
+#[test]
+fn a_log_is_set_back_once_in_a_schedule_at_most() {
+    let is_set_back = |planned: &&Planned| matches!(planned.fault, Fault::SetBack { .. });
+    let count = |seed| tracks(seed, 90).concat().iter().filter(is_set_back).count();
+    let counts: BTreeSet<usize> = (0..MANY).map(count).collect();
+    assert_eq!(counts, BTreeSet::from([0, 1]));
+}
+
+#[test]
+fn a_schedule_without_redis_does_nothing_to_it() {
+    let without: Vec<u64> = (0..MANY).filter(|seed| !has_redis(*seed)).collect();
+    assert!(without.len() >= MANY as usize / 10);
+    let of_redis = without.into_iter().flat_map(|seed| tracks(seed, 30).concat());
+    assert!(of_redis.into_iter().all(|planned| !planned.fault.is_of_redis()));
 }

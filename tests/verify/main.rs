@@ -7,14 +7,17 @@
 //! (`faults` or `crew`, else both: a crew boards with every second seed), `DEED` (those of a crew
 //! only whose name has that in it).
 //!
-//! - `schedule`: what goes wrong and when, by the seed; `crew`: clients that mean harm
+//! - `fault`: what goes wrong; `schedule`: when, by the seed; `crew`: clients that mean harm
 //! - `site`: the servers; `inject`: what is done to them; `reading`: what they hold
+//! - `bystander`: a socket of the runner's own
 //! - `round`: one schedule; `report`: what came of all
 
 #[path = "../it/harness/mod.rs"]
 mod harness;
 
+mod bystander;
 mod crew;
+mod fault;
 mod inject;
 mod reading;
 mod report;
@@ -25,10 +28,10 @@ mod site;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use crate::harness::postgres::Postgres;
 use crate::report::Totals;
 use crate::round::{Kind, Live, play};
 use crate::schedule::{SHORT_SECONDS, SHORT_SEEDS};
+use crate::site::Server;
 
 /// Of each schedule, unless told otherwise.
 const SECONDS: u64 = 30;
@@ -51,13 +54,13 @@ fn main() -> ExitCode {
 
 async fn run() -> ExitCode {
     let (seeds, seconds) = wanted();
-    let mut postgres = Postgres::start(&["autovacuum_naptime=5s"]).await;
+    let mut server = Server::start().await;
     let schedules: Vec<_> = seeds.into_iter().flat_map(kinds).collect();
     let mut totals = Totals::new(schedules.len());
     for schedule in schedules {
         let live = Arc::new(Live::default());
         let progress = tokio::spawn(report::tell_progress(totals.line(), live.clone()));
-        let outcome = play(&mut postgres, schedule, seconds, &live).await;
+        let outcome = play(&mut server, schedule, seconds, &live).await;
         progress.abort();
         totals.add(&outcome, seconds);
     }

@@ -7,15 +7,15 @@ use tokio_postgres::Client as Sql;
 use verbatim::verify::recorder::Recorder;
 use verbatim_checker::{MembersRow, Place, Read, RoomRow, Row, StreamEntry};
 
-use crate::crew;
 use crate::site::Site;
+use crate::{bystander, crew};
 
 /// How far each room goes, which also says what was not committed before.
 pub async fn positions(sql: &Sql, recorder: &Recorder) -> Result<(), tokio_postgres::Error> {
     let asked_at = recorder.now();
     let rows = sql.query("select name, last_seq from rooms", &[]).await?;
     let mut history = recorder.history();
-    for row in rows.iter().filter(|row| !is_crews(row.get(0))) {
+    for row in rows.iter().filter(|row| is_checked(row.get(0))) {
         let room = history.room(row.get(0));
         let last_seq = number(row.get(1));
         history.read(Read { place: Place::Table, room, asked_at, last_seq });
@@ -58,7 +58,7 @@ pub async fn table(sql: &Sql, recorder: &Recorder) -> Result<(), tokio_postgres:
     let events = sql.query(EVENTS, &[]).await?;
     let mut history = recorder.history();
     let mut names = HashMap::new();
-    for row in rooms.iter().filter(|row| !is_crews(row.get(1))) {
+    for row in rooms.iter().filter(|row| is_checked(row.get(1))) {
         let room = history.room(row.get(1));
         names.insert(row.get::<_, i64>(0), room);
         history.room_row(RoomRow {
@@ -76,7 +76,6 @@ pub async fn table(sql: &Sql, recorder: &Recorder) -> Result<(), tokio_postgres:
     for row in events {
         let Some(room) = names.get(&row.get::<_, i64>(0)).copied() else { continue };
         let at: SystemTime = row.get(6);
-        let at_ms = at.duration_since(SystemTime::UNIX_EPOCH).expect("a time of this century");
         history.row(&Row {
             room,
             seq: number(row.get(1)),
@@ -84,20 +83,24 @@ pub async fn table(sql: &Sql, recorder: &Recorder) -> Result<(), tokio_postgres:
             user: row.get(3),
             client_id: row.get(4),
             body: row.get(5),
-            at_ms: i64::try_from(at_ms.as_millis()).expect("a time of this century"),
+            at_ms: at_ms(at),
         });
     }
     Ok(())
 }
 
-/// What a crew says is nobody's loss.
-fn is_crews(room: &str) -> bool {
-    room.starts_with(crew::PREFIX)
+/// What a crew says is nobody's loss, and for its own rooms the runner sees itself.
+fn is_checked(room: &str) -> bool {
+    ![crew::PREFIX, bystander::PREFIX].iter().any(|prefix| room.starts_with(prefix))
 }
 
-/// Rows that wait for Redis.
+/// Rows that wait for Redis. Those of the runner's own rooms, which a node could not read and set
+/// aside, it looks at again after a minute only.
 pub async fn outbox_len(sql: &Sql) -> Result<u64, tokio_postgres::Error> {
-    Ok(number(sql.query_one("select count(*) from outbox", &[]).await?.get(0)))
+    const WAITING: &str = "
+        select count(*) from outbox o left join rooms r on r.id = o.room_id
+        where r.name is null or not starts_with(r.name, $1::text)";
+    Ok(number(sql.query_one(WAITING, &[&bystander::PREFIX]).await?.get(0)))
 }
 
 /// Everything that the stream holds.
@@ -112,7 +115,7 @@ pub async fn stream(site: &Site<'_>, recorder: &Recorder) -> redis::RedisResult<
     for (id, fields) in entries {
         let (ms, number) = id.split_once('-').expect("a stream's ID");
         let text = |key: &str| String::from_utf8_lossy(&fields[key]).into_owned();
-        if is_crews(&text("room")) {
+        if !is_checked(&text("room")) {
             continue;
         }
         let (room, frame) = (history.room(&text("room")), history.frame(&fields["event"]));
@@ -123,6 +126,12 @@ pub async fn stream(site: &Site<'_>, recorder: &Recorder) -> redis::RedisResult<
     Ok(())
 }
 
-fn number(value: i64) -> u64 {
+/// Milliseconds since 1970.
+pub fn at_ms(at: SystemTime) -> i64 {
+    let since = at.duration_since(SystemTime::UNIX_EPOCH).expect("a time of this century");
+    i64::try_from(since.as_millis()).expect("a time of this century")
+}
+
+pub fn number(value: i64) -> u64 {
     u64::try_from(value).expect("no counter is negative")
 }

@@ -31,6 +31,9 @@ struct Line {
     seconds: u64,
     /// Faults that hit, by kind, and those that met nothing.
     faults: BTreeMap<String, usize>,
+    /// The longest time to heal of each, in milliseconds.
+    #[serde(default)]
+    heals: BTreeMap<String, u64>,
     missed: usize,
     acked: usize,
     indeterminate: usize,
@@ -96,6 +99,7 @@ impl Totals {
             seed: outcome.seed,
             seconds,
             faults: outcome.faults.clone(),
+            heals: outcome.heals.clone(),
             missed: outcome.missed,
             acked: counts.acked,
             indeterminate: counts.indeterminate,
@@ -144,7 +148,9 @@ impl Totals {
         row("of which with a hostile crew", thousands(crews as u64));
         row("faults", thousands(faults.values().sum::<usize>() as u64));
         for (kind, count) in faults {
-            row(&format!("  {kind}"), thousands(count as u64));
+            let heals = self.lines.iter().filter_map(|line| line.heals.get(kind));
+            let healed = heals.max().map(|ms| format!("  healed in {ms} ms")).unwrap_or_default();
+            row(&format!("  {kind}"), format!("{:>12}{healed}", thousands(count as u64)));
         }
         row("faults that met nothing (not counted)", sum(|line| line.missed as u64));
         row("commands acked", sum(|line| line.acked as u64));

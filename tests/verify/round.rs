@@ -9,14 +9,14 @@ use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use verbatim::verify::plan::Shape;
 use verbatim::verify::{Run, Settings, Target};
-use verbatim_checker::{History, Limits, Report, check};
+use verbatim_checker::{History, Limits, Nanos, Report, check};
 
 use crate::crew::{Crew, Waits, furnish};
-use crate::harness::postgres::Postgres;
+use crate::fault::Fault;
 use crate::inject::inject;
 use crate::reading;
-use crate::schedule::{Planned, tracks};
-use crate::site::Site;
+use crate::schedule::{Planned, has_redis, tracks};
+use crate::site::{Server, Site};
 
 /// Between two looks at the tables and at the nodes' memory.
 const LOOK_PAUSE: Duration = Duration::from_millis(250);
@@ -24,6 +24,8 @@ const LOOK_PAUSE: Duration = Duration::from_millis(250);
 const AFTERMATH: Duration = Duration::from_millis(1000);
 /// Until the outbox is empty: a row that nobody owns is swept after 2 s.
 const OUTBOX_TIMEOUT: Duration = Duration::from_secs(15);
+/// Without Redis a node asks the log what is new: that often, and a little later.
+const POLL_NANOS: Nanos = 600_000_000;
 /// Resident memory of a node, which some 60 clients and a few thousand events must not reach,
 /// whatever happens to it.
 const MEMORY_BYTES_MAX: u64 = 128 * 1024 * 1024;
@@ -54,6 +56,8 @@ pub struct Outcome {
     pub seed: u64,
     /// Faults that hit, by kind.
     pub faults: BTreeMap<String, usize>,
+    /// The longest from the end of a fault until everything flowed again, by kind, in milliseconds.
+    pub heals: BTreeMap<String, u64>,
     /// Faults that met nothing.
     pub missed: usize,
     pub unavailable: u64,
@@ -81,19 +85,31 @@ pub struct Live {
 /// Faults, as they are carried out.
 #[derive(Default)]
 struct Tally {
+    /// All of them, in the order of their ends.
+    felt: Vec<Felt>,
+    /// What went wrong that the checker cannot see.
+    broken: Vec<String>,
     hit: BTreeMap<String, usize>,
     missed: usize,
     /// Since when the stream lost nothing.
     whole_since: u64,
 }
 
+/// One fault, when it was felt, by the recorder's clock.
+struct Felt {
+    fault: Fault,
+    begun_at: Nanos,
+    ended_at: Nanos,
+    has_hit: bool,
+}
+
 pub async fn play(
-    postgres: &mut Postgres,
+    server: &mut Server,
     (kind, seed): (Kind, u64),
     seconds: u64,
     live: &Live,
 ) -> Outcome {
-    let site = Site::new(postgres, kind).await;
+    let site = Site::new(server, kind, kind == Kind::Crew || has_redis(seed)).await;
     site.start().await;
     let memory_bytes_max = match kind {
         Kind::Faults => MEMORY_BYTES_MAX,
@@ -105,10 +121,13 @@ pub async fn play(
         seed,
         shape: Shape { clients: 60, rooms: 6, rate: 300, message_bytes_max: 16 * 1024 },
         name: format!("s{seed}"),
-        limits: Limits { memory_bytes: Some(memory_bytes_max), ..Limits::default() },
+        limits: Limits {
+            memory_bytes: Some(memory_bytes_max),
+            heal: Limits::default().heal + if site.has_redis { 0 } else { POLL_NANOS },
+        },
     };
     let mut run = Run::begin(settings).await.expect("nothing disturbs the beginning");
-    let tally = Mutex::default();
+    let tally = Mutex::<Tally>::default();
     let mut broken = Vec::new();
     let mut waits = None;
     let addrs = site.addrs().await;
@@ -116,12 +135,13 @@ pub async fn play(
         furnish(addrs[0]).await;
     }
     let before = reading::memory(&site, run.recorder());
+    let tracks = match kind {
+        Kind::Faults => tracks(seed, seconds),
+        Kind::Crew => Vec::new(),
+    };
+    let is_single = tracks.len() == 1;
     {
         let (run, begun) = (&run, Instant::now());
-        let tracks = match kind {
-            Kind::Faults => tracks(seed, seconds),
-            Kind::Crew => Vec::new(),
-        };
         let tracks = tracks
             .into_iter()
             .map(|track| carry_out(&site, run, track, (begun, seconds), &tally, live));
@@ -153,6 +173,7 @@ pub async fn play(
     }
     broken.extend(run.troubles.iter().map(|trouble| (*trouble).to_owned()));
     let tally = tally.into_inner().expect("nobody panicked");
+    broken.extend(tally.broken);
     if let Err(err) = read(&site, &run, tally.whole_since).await {
         broken.push(format!("the log or the stream could not be read: {err}"));
     }
@@ -161,6 +182,7 @@ pub async fn play(
     let reconnects = counters.reconnects.load(Ordering::Relaxed);
     let history = run.over().await;
     let report = check(&history);
+    let heals = heals(&tally.felt, &report.heals, is_single);
     let mut logs = Vec::new();
     for node in &site.nodes {
         logs.push((node.name.clone(), node.log().await));
@@ -169,6 +191,7 @@ pub async fn play(
         kind,
         seed,
         faults: tally.hit,
+        heals,
         missed: tally.missed,
         unavailable,
         reconnects,
@@ -213,11 +236,16 @@ async fn carry_out(
         sleep_until(begun + Duration::from_millis(planned.at_ms)).await;
         let Planned { fault, lasting_ms, .. } = planned;
         run.recorder().note(&format!("{fault} begins, for {lasting_ms} ms"));
-        let effect = inject(site, &planned, run.rooms()).await;
+        let begun_at = run.recorder().now();
+        let effect = inject(site, &planned, run).await;
         let now = run.recorder().now();
         let is_hit = if effect.has_hit { "over" } else { "over, and met nothing" };
         run.recorder().note(&format!("{fault} is {is_hit}"));
         let mut tally = tally.lock().expect("nobody panicked");
+        let (ended_at, has_hit) = (effect.ended_at.unwrap_or(now), effect.has_hit);
+        run.recorder().history().fault_ended(ended_at);
+        tally.felt.push(Felt { fault, begun_at, ended_at, has_hit });
+        tally.broken.extend(effect.broken);
         if effect.took_from_stream {
             tally.whole_since = now;
         }
@@ -228,6 +256,22 @@ async fn carry_out(
             tally.missed += 1;
         }
     }
+}
+
+/// The longest time to heal of each kind. Where faults go on side by side, one that another came
+/// upon before it was healed says nothing: nobody knows which of them it was.
+fn heals(felt: &[Felt], heals: &[Nanos], is_single: bool) -> BTreeMap<String, u64> {
+    let mut by_kind = BTreeMap::new();
+    for (one, heal) in felt.iter().zip(heals) {
+        let is_apart =
+            |other: &Felt| other.ended_at < one.begun_at || other.begun_at > one.ended_at + heal;
+        let mut others = felt.iter().filter(|other| !std::ptr::eq(*other, one));
+        if one.has_hit && (is_single || others.all(is_apart)) {
+            let longest: &mut u64 = by_kind.entry(one.fault.kind()).or_default();
+            *longest = (*longest).max(heal / 1_000_000);
+        }
+    }
+    by_kind
 }
 
 /// Looks at the tables, the memory and the processes, without end.
@@ -277,6 +321,9 @@ async fn read(site: &Site<'_>, run: &Run, whole_since: u64) -> anyhow::Result<()
     let _ = timeout(OUTBOX_TIMEOUT, drained).await;
     let outbox_len = reading::outbox_len(&sql).await?;
     reading::table(&sql, run.recorder()).await?;
+    if !site.has_redis {
+        return Ok(());
+    }
     reading::stream(site, run.recorder()).await?;
     run.recorder().history().stream_end(outbox_len, whole_since);
     Ok(())

@@ -8,15 +8,18 @@ use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Client as RedisClient};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::sync::Mutex;
 use tokio_postgres::{Client as Sql, NoTls};
 
+use crate::fault::{Link, To};
 use crate::harness::postgres::Postgres;
 use crate::harness::process::{Exit, Process};
 use crate::harness::proxy::{Pieces, Proxy};
 use crate::harness::redis::Redis;
 use crate::round::Kind;
-use crate::schedule::{Link, NODES, To};
+use crate::schedule::NODES;
 
 /// What the runner itself may wait for a server.
 const ASK_TIMEOUT: Duration = Duration::from_secs(2);
@@ -27,13 +30,22 @@ const STARTS_MAX: usize = 100;
 /// What a node may ask of the system when a crew is sent to it: 1.5 GiB, in KiB.
 const CREW_LIMIT: &str = "ulimit -v 1572864";
 
+/// A PostgreSQL, and the disk that it is on.
+pub struct Server {
+    pub postgres: Postgres,
+    #[cfg(target_os = "linux")]
+    pub disk: crate::harness::disk::Disk,
+}
+
 pub struct Site<'a> {
     /// Whoever does something to a server holds it meanwhile.
-    pub postgres: Mutex<&'a mut Postgres>,
+    pub postgres: Mutex<&'a mut Server>,
     pub redis: Mutex<Redis>,
     pub nodes: [Node; NODES],
+    /// Whether the nodes know of it.
+    pub has_redis: bool,
     postgres_url: String,
-    redis_url: String,
+    pub redis_url: String,
 }
 
 pub struct Node {
@@ -55,11 +67,11 @@ pub struct Node {
 
 impl<'a> Site<'a> {
     /// A new database, a new Redis, and nodes that have not started.
-    pub async fn new(postgres: &'a mut Postgres, kind: Kind) -> Self {
-        let postgres_url = postgres.database().await;
+    pub async fn new(server: &'a mut Server, kind: Kind, has_redis: bool) -> Self {
+        let postgres_url = server.postgres.database().await;
         let database = postgres_url.rsplit('/').next().unwrap().to_owned();
         let redis = Redis::start(&[]).await;
-        let (redis_port, postgres_port) = (redis.port(), postgres.port());
+        let (redis_port, postgres_port) = (redis.port(), server.postgres.port());
         // A crew has more to say than anybody wants to keep.
         let (level, script) = match kind {
             Kind::Faults => ("verbatim=debug", None),
@@ -73,10 +85,12 @@ impl<'a> Site<'a> {
             let environment = [
                 ("VERBATIM_NODE__ID", name.clone()),
                 ("DATABASE_URL", database),
-                ("REDIS_URL", format!("redis://127.0.0.1:{}/0", redis.port())),
                 ("VERBATIM_TRACE__LEVEL", level.to_owned()),
             ];
-            let environment = environment.map(|(name, value)| (name.to_owned(), value)).to_vec();
+            let redis_url = format!("redis://127.0.0.1:{}/0", redis.port());
+            let redis_url = has_redis.then_some(("REDIS_URL", redis_url));
+            let environment = environment.into_iter().chain(redis_url);
+            let environment = environment.map(|(name, value)| (name.to_owned(), value)).collect();
             // Until it has started there is nothing behind it.
             let clients = Proxy::tight(1).await;
             let (process, log) = (Mutex::default(), Mutex::default());
@@ -86,9 +100,10 @@ impl<'a> Site<'a> {
         let nodes = [node(0).await, node(1).await, node(2).await];
         let redis_url = redis.url();
         Self {
-            postgres: Mutex::new(postgres),
+            postgres: Mutex::new(server),
             redis: Mutex::new(redis),
             nodes,
+            has_redis,
             postgres_url,
             redis_url,
         }
@@ -131,6 +146,17 @@ impl<'a> Site<'a> {
         Some(sql)
     }
 
+    /// What the nodes that answer say of a metric, all together.
+    pub async fn metric_sum(&self, name: &str) -> u64 {
+        let mut sum = 0;
+        for addr in self.addrs().await {
+            let text = ask(addr, "/metrics").await.unwrap_or_default();
+            let lines = text.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+            sum += lines.filter_map(|value| value.parse::<u64>().ok()).sum::<u64>();
+        }
+        sum
+    }
+
     pub async fn redis(&self) -> Option<MultiplexedConnection> {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(ASK_TIMEOUT))
@@ -138,6 +164,33 @@ impl<'a> Site<'a> {
         let client = RedisClient::open(&*self.redis_url).unwrap();
         client.get_multiplexed_async_connection_with_config(&config).await.ok()
     }
+}
+
+impl Server {
+    pub async fn start() -> Self {
+        let settings = ["autovacuum_naptime=5s"];
+        #[cfg(target_os = "linux")]
+        {
+            let disk = crate::harness::disk::Disk::new();
+            let postgres = Postgres::start_on(&disk, &settings).await;
+            Self { postgres, disk }
+        }
+        #[cfg(not(target_os = "linux"))]
+        Self { postgres: Postgres::start(&settings).await }
+    }
+}
+
+/// What is answered there, whole. `None`: nothing, or not in time.
+pub async fn ask(addr: SocketAddr, path: &str) -> Option<String> {
+    let answer = async {
+        let mut stream = TcpStream::connect(addr).await?;
+        let ask = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+        stream.write_all(ask.as_bytes()).await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await?;
+        Ok::<_, std::io::Error>(answer)
+    };
+    tokio::time::timeout(ASK_TIMEOUT, answer).await.ok()?.ok()
 }
 
 impl Node {
