@@ -60,6 +60,9 @@ pub enum Fault {
         count: u64,
     },
 
+    /// The disk of an embedded log does that for a while.
+    Disk(DiskFault),
+
     /// Connections end, and new ones end at once, for a while.
     Cut(Link),
     /// Nothing comes through for a while, and nobody is told.
@@ -94,6 +97,18 @@ pub enum Table {
     Rooms,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DiskFault {
+    /// A sync of the write-ahead log is an I/O error.
+    Fail,
+    /// A sync of the write-ahead log does not return.
+    Hang,
+    /// Some pages of the file cannot be read.
+    Bad,
+    /// The same of the write-ahead log.
+    BadWal,
+}
+
 /// A stop may last as long as this if the schedule is three times as long.
 const LONG_STOP_MS: u64 = 30_000;
 
@@ -120,6 +135,7 @@ impl Fault {
             Self::TableLock(_) | Self::ReadOnly | Self::DiskFull => 500..2000,
             Self::Snapshot | Self::RedisSlow => 2000..5000,
             Self::UnknownRow(_) => 1000..5000,
+            Self::Disk(_) => 300..3500,
             Self::Stranger => 1000..3000,
             Self::NodeKill(_) | Self::RedisKill | Self::PostgresKill => 0..1000,
             Self::Cut(_) => 0..1500,
@@ -158,6 +174,10 @@ impl Fault {
             Self::SetBack { .. } => "log set back".to_owned(),
             Self::UnknownRow(Mend::Remove) => "unknown row, removed".to_owned(),
             Self::UnknownRow(Mend::MakeRight) => "unknown row, made right".to_owned(),
+            Self::Disk(DiskFault::Fail) => "disk: syncs fail".to_owned(),
+            Self::Disk(DiskFault::Hang) => "disk: syncs hang".to_owned(),
+            Self::Disk(DiskFault::Bad) => "disk: bad pages".to_owned(),
+            Self::Disk(DiskFault::BadWal) => "disk: bad pages in the WAL".to_owned(),
             Self::Cut(link) => format!("{} cut", link.to),
             Self::Hole(link) => format!("{} black hole", link.to),
             Self::Delay(link, _) => format!("{} delay", link.to),

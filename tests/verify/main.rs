@@ -4,8 +4,9 @@
 //! It is a program of its own and not part of the server. `make verify` runs it in release mode;
 //! `cargo test` runs its short form, of two seeds. What is there to set is in the environment:
 //! `SEEDS` (how many), `SEED` (that one only), `FIRST` (the first), `SECONDS` (of each), `KIND`
-//! (`faults` or `crew`, else both: a crew boards with every second seed), `DEED` (those of a crew
-//! only whose name has that in it).
+//! (`faults`, `crew` or `disk`, else all: a crew boards with every second seed, and every fourth is
+//! also played by one node on a disk that fails), `DEED` and `FAULT` (those of a crew, or those
+//! faults, only whose name has that in it).
 //!
 //! - `fault`: what goes wrong; `schedule`: when, by the seed; `crew`: clients that mean harm
 //! - `site`: the servers; `inject`: what is done to them; `reading`: what they hold
@@ -73,9 +74,11 @@ fn kinds(seed: u64) -> Vec<(Kind, u64)> {
     let kinds = match std::env::var("KIND").unwrap_or_default().as_str() {
         "faults" => vec![Kind::Faults],
         "crew" => vec![Kind::Crew],
+        "disk" => vec![Kind::Disk],
+        "" if seed % 4 == 1 => vec![Kind::Faults, Kind::Disk],
         "" if seed.is_multiple_of(2) => vec![Kind::Faults, Kind::Crew],
         "" => vec![Kind::Faults],
-        other => panic!("KIND is neither faults nor crew: {other:?}"),
+        other => panic!("KIND is none of faults, crew and disk: {other:?}"),
     };
     kinds.into_iter().map(|kind| (kind, seed)).collect()
 }

@@ -1,7 +1,8 @@
 //! What the runner reads behind the server's back: the tables, the stream, the nodes' memory.
 
 use std::collections::HashMap;
-use std::time::SystemTime;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
 
 use tokio_postgres::Client as Sql;
 use verbatim::verify::recorder::Recorder;
@@ -9,6 +10,13 @@ use verbatim_checker::{MembersRow, Place, Read, RoomRow, Row, StreamEntry};
 
 use crate::site::Site;
 use crate::{bystander, crew};
+
+const ROOMS: &str = "select id, name, last_seq, message_count, member_count from rooms order by id";
+const MEMBERS: &str = "select room_id, user_id from members";
+const EVENTS: &str = "select room_id, seq, type, user_id, client_id, body, at
+                      from events order by room_id, seq";
+/// How long the reader of a file waits for its node.
+const FILE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How far each room goes, which also says what was not committed before.
 pub async fn positions(sql: &Sql, recorder: &Recorder) -> Result<(), tokio_postgres::Error> {
@@ -49,12 +57,8 @@ fn resident_bytes(pid: u32) -> Option<u64> {
 
 /// Everything that the log holds.
 pub async fn table(sql: &Sql, recorder: &Recorder) -> Result<(), tokio_postgres::Error> {
-    const ROOMS: &str =
-        "select id, name, last_seq, message_count, member_count from rooms order by id";
-    const EVENTS: &str = "select room_id, seq, type, user_id, client_id, body, at
-                          from events order by room_id, seq";
     let rooms = sql.query(ROOMS, &[]).await?;
-    let members = sql.query("select room_id, user_id from members", &[]).await?;
+    let members = sql.query(MEMBERS, &[]).await?;
     let events = sql.query(EVENTS, &[]).await?;
     let mut history = recorder.history();
     let mut names = HashMap::new();
@@ -84,6 +88,48 @@ pub async fn table(sql: &Sql, recorder: &Recorder) -> Result<(), tokio_postgres:
             client_id: row.get(4),
             body: row.get(5),
             at_ms: at_ms(at),
+        });
+    }
+    Ok(())
+}
+
+/// Everything that an embedded log holds, whose node may run.
+pub fn file(path: &Path, recorder: &Recorder) -> rusqlite::Result<()> {
+    let file = rusqlite::Connection::open(path)?;
+    file.busy_timeout(FILE_TIMEOUT)?;
+    let mut history = recorder.history();
+    let mut rooms = file.prepare(ROOMS)?;
+    let mut rows = rooms.query([])?;
+    let mut names = HashMap::new();
+    while let Some(row) = rows.next()? {
+        let room = history.room(&row.get::<_, String>(1)?);
+        names.insert(row.get::<_, i64>(0)?, room);
+        history.room_row(RoomRow {
+            room,
+            last_seq: number(row.get(2)?),
+            message_count: number(row.get(3)?),
+            member_count: number(row.get(4)?),
+        });
+    }
+    let mut members = file.prepare(MEMBERS)?;
+    let mut rows = members.query([])?;
+    while let Some(row) = rows.next()? {
+        let user = history.user(&row.get::<_, String>(1)?);
+        history.member(MembersRow { room: names[&row.get(0)?], user });
+    }
+    let mut events = file.prepare(EVENTS)?;
+    let mut rows = events.query([])?;
+    while let Some(row) = rows.next()? {
+        let text = |column: usize| row.get::<_, Option<String>>(column);
+        let (kind, user, client_id, body) = (text(2)?, text(3)?, text(4)?, text(5)?);
+        history.row(&Row {
+            room: names[&row.get(0)?],
+            seq: number(row.get(1)?),
+            kind: &kind.unwrap_or_default(),
+            user: &user.unwrap_or_default(),
+            client_id: client_id.as_deref(),
+            body: body.as_deref(),
+            at_ms: row.get(6)?,
         });
     }
     Ok(())

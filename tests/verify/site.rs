@@ -4,6 +4,7 @@
 //! It does nothing to them by itself.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
@@ -18,6 +19,7 @@ use crate::harness::postgres::Postgres;
 use crate::harness::process::{Exit, Process};
 use crate::harness::proxy::{Pieces, Proxy};
 use crate::harness::redis::Redis;
+use crate::harness::sandbox::sandbox;
 use crate::round::Kind;
 use crate::schedule::NODES;
 
@@ -37,11 +39,26 @@ pub struct Server {
     pub disk: crate::harness::disk::Disk,
 }
 
+/// A log of one node, and the disk that it is on.
+#[cfg(target_os = "linux")]
+pub struct Embedded {
+    pub disk: crate::harness::disk::Disk,
+    folder: tempfile::TempDir,
+}
+
+/// There is no such disk here.
+#[cfg(not(target_os = "linux"))]
+pub struct Embedded {
+    folder: tempfile::TempDir,
+}
+
 pub struct Site<'a> {
     /// Whoever does something to a server holds it meanwhile.
     pub postgres: Mutex<&'a mut Server>,
     pub redis: Mutex<Redis>,
-    pub nodes: [Node; NODES],
+    pub nodes: Vec<Node>,
+    /// The log, if there is but one node, that needs no PostgreSQL.
+    pub embedded: Option<Embedded>,
     /// Whether the nodes know of it.
     pub has_redis: bool,
     postgres_url: String,
@@ -74,35 +91,41 @@ impl<'a> Site<'a> {
         let (redis_port, postgres_port) = (redis.port(), server.postgres.port());
         // A crew has more to say than anybody wants to keep.
         let (level, script) = match kind {
-            Kind::Faults => ("verbatim=debug", None),
+            Kind::Faults | Kind::Disk => ("verbatim=debug", None),
             Kind::Crew => ("info", Some(CREW_LIMIT)),
         };
+        let embedded = (kind == Kind::Disk).then(Embedded::new);
         let node = async |number: usize| {
             let name = format!("n{}", number + 1);
             let redis = Proxy::to(redis_port, Pieces::Chunks).await;
             let postgres = Proxy::to(postgres_port, Pieces::Chunks).await;
             let database = format!("postgres://postgres@127.0.0.1:{}/{database}", postgres.port());
-            let environment = [
-                ("VERBATIM_NODE__ID", name.clone()),
-                ("DATABASE_URL", database),
-                ("VERBATIM_TRACE__LEVEL", level.to_owned()),
+            let mut environment = vec![
+                ("VERBATIM_NODE__ID".to_owned(), name.clone()),
+                ("VERBATIM_TRACE__LEVEL".to_owned(), level.to_owned()),
             ];
+            match &embedded {
+                Some(embedded) => environment.extend(embedded.environment()),
+                None => environment.push(("DATABASE_URL".to_owned(), database)),
+            }
             let redis_url = format!("redis://127.0.0.1:{}/0", redis.port());
-            let redis_url = has_redis.then_some(("REDIS_URL", redis_url));
-            let environment = environment.into_iter().chain(redis_url);
-            let environment = environment.map(|(name, value)| (name.to_owned(), value)).collect();
+            environment.extend(has_redis.then_some(("REDIS_URL".to_owned(), redis_url)));
             // Until it has started there is nothing behind it.
             let clients = Proxy::tight(1).await;
             let (process, log) = (Mutex::default(), Mutex::default());
             let (busy, links) = Default::default();
             Node { name, environment, script, process, log, redis, postgres, clients, busy, links }
         };
-        let nodes = [node(0).await, node(1).await, node(2).await];
+        let mut nodes = Vec::new();
+        for number in 0..if embedded.is_some() { 1 } else { NODES } {
+            nodes.push(node(number).await);
+        }
         let redis_url = redis.url();
         Self {
             postgres: Mutex::new(server),
             redis: Mutex::new(redis),
             nodes,
+            embedded,
             has_redis,
             postgres_url,
             redis_url,
@@ -110,13 +133,13 @@ impl<'a> Site<'a> {
     }
 
     pub async fn start(&self) {
-        let [one, two, three] = &self.nodes;
-        tokio::join!(one.start(), two.start(), three.start());
+        futures_util::future::join_all(self.nodes.iter().map(Node::start)).await;
     }
 
     /// Where clients find the nodes.
-    pub fn urls(&self) -> [String; NODES] {
-        self.nodes.each_ref().map(|node| format!("ws://127.0.0.1:{}", node.clients.port()))
+    pub fn urls(&self) -> Vec<String> {
+        let url = |node: &Node| format!("ws://127.0.0.1:{}", node.clients.port());
+        self.nodes.iter().map(url).collect()
     }
 
     /// Where the nodes listen themselves.
@@ -163,6 +186,29 @@ impl<'a> Site<'a> {
             .set_response_timeout(Some(ASK_TIMEOUT));
         let client = RedisClient::open(&*self.redis_url).unwrap();
         client.get_multiplexed_async_connection_with_config(&config).await.ok()
+    }
+}
+
+impl Embedded {
+    fn new() -> Self {
+        Self {
+            #[cfg(target_os = "linux")]
+            disk: crate::harness::disk::Disk::new(),
+            folder: sandbox().folder("embedded"),
+        }
+    }
+
+    pub fn path(&self) -> PathBuf {
+        self.folder.path().join("verbatim.db")
+    }
+
+    fn environment(&self) -> Vec<(String, String)> {
+        let path = self.path().display().to_string();
+        #[cfg_attr(not(target_os = "linux"), expect(unused_mut))]
+        let mut environment = vec![("VERBATIM_LOG__PATH".to_owned(), path)];
+        #[cfg(target_os = "linux")]
+        environment.extend(self.disk.environment());
+        environment
     }
 }
 

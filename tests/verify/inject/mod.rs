@@ -4,10 +4,12 @@
 //! for the lock. Each returns whether it did.
 //!
 //! - here: the nodes, and the network between them and the others
-//! - `redis`, `postgres`: the servers; `sessions`: what somebody does to a database by SQL
+//! - `redis`, `postgres`: the servers; `disk`: that of an embedded log
+//! - `sessions`: what somebody does to a database by SQL
 //! - `unknown`: an event that no node can read; `set_back`: events that are gone
 //! - `stranger`: a node of another cluster
 
+mod disk;
 mod postgres;
 mod redis;
 mod sessions;
@@ -85,6 +87,7 @@ pub async fn inject(site: &Site<'_>, planned: &Planned, run: &Run) -> Effect {
         Fault::SetBack { room, count } => {
             set_back::inject(site, run, &run.rooms()[room % run.rooms().len()], count).await
         }
+        Fault::Disk(fault) => disk::inject(site, fault, lasting).await,
         Fault::Cut(link) => disturb(site, link, lasting, Proxy::cut, Proxy::cuts).await,
         Fault::Hole(link) => disturb(site, link, lasting, Proxy::swallow, Proxy::held).await,
         Fault::Delay(link, ms) => {

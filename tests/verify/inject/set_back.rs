@@ -18,7 +18,7 @@ const LOSE: &str = "
 const REST: [&str; 5] = [
     "delete from outbox where room_id = $1 and first_seq > $2",
     "update outbox set last_seq = $2 where room_id = $1 and last_seq > $2",
-    "delete from members where room_id = $1 and $2 > 0",
+    "delete from members where room_id = $1 and $2::bigint > 0",
     "insert into members (room_id, user_id, joined_seq, role)
      select e.room_id, e.user_id, e.seq,
             case when e.user_id = r.created_by then 'owner' else 'member' end
