@@ -136,7 +136,10 @@ async fn compare(
         let Ok(last_seq) = last_seq else { continue };
         let last_seq = last_seq.unwrap_or_default();
         match known {
-            Some((edge, room)) if last_seq < edge => relay.suspect(&room),
+            Some((edge, room)) if last_seq < edge => {
+                room.freeze();
+                relay.suspect(&room);
+            }
             _ => relay.hint(name, last_seq),
         }
     }

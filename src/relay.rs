@@ -8,7 +8,7 @@
 mod sick;
 mod suspicion;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -37,8 +37,9 @@ pub struct Relay {
     holds: Mutex<HashMap<RoomName, Hold>>,
     /// `holds.len()`, so that the usual case does not take the lock.
     holds_len: AtomicUsize,
-    /// Rooms that are being compared with the log, each by a task.
-    suspects: Mutex<HashSet<RoomName>>,
+    /// Rooms that are being compared with the log, each by a task; `true`: once more, as there was
+    /// another reason since it began.
+    suspects: Mutex<HashMap<RoomName, bool>>,
     /// Bounds how many of them read at once.
     looks: Semaphore,
     /// When it was last said that the log went back.
@@ -289,7 +290,8 @@ impl Relay {
     fn drain(self: &Arc<Self>, room: &Arc<Room>) {
         let mut holds = self.holds();
         let Some(hold) = holds.get_mut(room.name()) else { return };
-        let Some(edge) = room.edge().filter(|_| !room.is_closed()) else { return };
+        let is_closed = room.is_closed() || room.is_frozen();
+        let Some(edge) = room.edge().filter(|_| !is_closed) else { return };
         let ready = hold.ready(edge);
         if !ready.is_empty() {
             self.hub.accept(room, &ready);
@@ -369,6 +371,10 @@ impl Relay {
             }
             self.drain(&room);
             let Some(wanted) = self.wanted(&room) else { return };
+            if room.is_frozen() {
+                pause = REPAIR_RETRY;
+                continue;
+            }
             let Some(edge) = room.edge() else {
                 // Nothing to read from yet. Whoever brings the room into use is at it, and this
                 // waits for the same answer; or the log failed them, and it is for this to try
@@ -404,7 +410,7 @@ impl Relay {
                         pause = Duration::ZERO;
                         continue;
                     }
-                    if !gained && self.give_up(&room, wanted) {
+                    if !gained && !room.is_frozen() && self.give_up(&room, wanted) {
                         self.suspect(&room);
                         return;
                     }

@@ -74,7 +74,7 @@ impl Excerpt<'_> {
     fn log(&self, room: Room) -> BTreeSet<(u64, Frame)> {
         let history = self.history;
         let mut lines: BTreeSet<(u64, Frame)> = BTreeSet::new();
-        let rows = history.rows.iter().filter(|row| row.0 == room);
+        let rows = history.rows.iter().chain(&history.gone).filter(|row| row.0 == room);
         lines.extend(rows.map(|(_, seq, frame)| (*seq, *frame)));
         if history.table.is_none() {
             let frames = history.pages.iter().flat_map(|page| &page.events);

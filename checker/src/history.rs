@@ -11,7 +11,7 @@ use crate::event::{Event, EventText, Kind};
 use crate::names::{Command, Connection, Frame, Names, Node, Room, Text, User, View};
 use crate::record::{
     Ack, Answer, Asked, Attempt, CommandOf, Delivery, Follow, Limits, MembersRow, Nanos, Page,
-    Place, Read, Refusal, RoomRow, Row, Start, StreamEnd, StreamEntry, ViewOf, Wanted,
+    Place, Read, Refusal, RoomRow, Row, SetBack, Start, StreamEnd, StreamEntry, ViewOf, Wanted,
 };
 
 /// The records of one run.
@@ -43,6 +43,9 @@ pub struct History {
     /// The table's events, in the order of reading.
     pub(crate) rows: Vec<(Room, u64, Frame)>,
     pub(crate) members: Vec<MembersRow>,
+    pub(crate) set_backs: HashMap<Room, SetBack>,
+    /// Events that were in the log before it was set back, in any order.
+    pub(crate) gone: Vec<(Room, u64, Frame)>,
     pub(crate) stream: Vec<StreamEntry>,
     pub(crate) stream_end: Option<StreamEnd>,
 
@@ -50,6 +53,8 @@ pub struct History {
     pub(crate) memory: Vec<(Node, Nanos, u64)>,
     /// What was done to the servers, for the timeline.
     pub(crate) notes: Vec<(Nanos, String)>,
+    /// When each fault ended.
+    pub(crate) faults_ended: Vec<Nanos>,
     pub(crate) healed_at: Option<Nanos>,
     pub(crate) ended_at: Option<Nanos>,
 }
@@ -218,8 +223,9 @@ impl History {
     ) {
         let seen = &mut self.views[view.index()];
         let begins = seen.deliveries.len();
-        seen.closed_at = None;
-        let follow = Follow { connection, asked_at, at, start, last_seq, reset: None, begins };
+        let is_return = seen.closed_at.take().is_some();
+        let reset = None;
+        let follow = Follow { connection, asked_at, at, start, last_seq, reset, begins, is_return };
         seen.follows.push(follow);
     }
 
@@ -263,11 +269,26 @@ impl History {
 
     /// A row of `events`, in any order.
     pub fn row(&mut self, row: &Row<'_>) {
+        let frame = self.frame_of(row);
+        self.rows.push((row.room, row.seq, frame));
+    }
+
+    /// The log was set back, and `gone` is called for each row that it lost by that.
+    pub fn set_back(&mut self, set_back: SetBack) {
+        let before = self.set_backs.insert(set_back.room, set_back);
+        assert_eq!(before, None, "a room is set back once");
+    }
+
+    /// A row of `events` that was there until the log was set back.
+    pub fn gone(&mut self, row: &Row<'_>) {
+        let frame = self.frame_of(row);
+        self.gone.push((row.room, row.seq, frame));
+    }
+
+    fn frame_of(&mut self, row: &Row<'_>) -> Frame {
         let Some(kind) = Kind::named(row.kind) else {
             // No frame can be right for it: its bytes are what nothing will ever equal.
-            let frame = self.frame(format!("a row of type {:?}", row.kind).as_bytes());
-            self.rows.push((row.room, row.seq, frame));
-            return;
+            return self.frame(format!("a row of type {:?}", row.kind).as_bytes());
         };
         let text = EventText {
             r#type: kind,
@@ -278,8 +299,7 @@ impl History {
             at: at::render(row.at_ms).into(),
             client_id: row.client_id.map(Into::into),
         };
-        let frame = self.frame(&text.bytes());
-        self.rows.push((row.room, row.seq, frame));
+        self.frame(&text.bytes())
     }
 
     pub fn member(&mut self, row: MembersRow) {
@@ -304,6 +324,11 @@ impl History {
     /// What was done to the servers, or anything else that a reader of the timeline wants to know.
     pub fn note(&mut self, at: Nanos, text: &str) {
         self.notes.push((at, text.to_owned()));
+    }
+
+    /// One fault has ended; `Report::heals` says how long its traces were felt.
+    pub fn fault_ended(&mut self, at: Nanos) {
+        self.faults_ended.push(at);
     }
 
     /// The last fault has ended; from here on nobody may be late, and no client stays away by its

@@ -31,7 +31,7 @@ pub use self::event::{Event, Kind};
 pub use self::history::{History, at_ms};
 pub use self::names::{Command, Connection, Frame, Node, Room, Text, User, View};
 pub use self::record::{
-    Ack, Asked, Limits, MembersRow, Nanos, Page, Place, Read, RoomRow, Row, Start, StreamEntry,
-    ViewOf, Wanted,
+    Ack, Asked, Limits, MembersRow, Nanos, Page, Place, Read, RoomRow, Row, SetBack, Start,
+    StreamEntry, ViewOf, Wanted,
 };
 pub use self::violation::{Rule, Violation};

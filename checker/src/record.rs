@@ -153,6 +153,8 @@ pub(crate) struct Follow {
     pub reset: Option<u64>,
     /// The deliveries of the view before this.
     pub begins: usize,
+    /// It did not want to follow before this: nothing was owed to it until it asked.
+    pub is_return: bool,
 }
 
 /// An event frame that came. There are millions.
@@ -226,6 +228,18 @@ pub struct Row<'a> {
     pub client_id: Option<&'a str>,
     pub body: Option<&'a str>,
     pub at_ms: i64,
+}
+
+/// The log was set back, as by a failover to a standby that had not everything: what was above `to`
+/// is gone, and its seqs are given out again. Once per room at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SetBack {
+    pub room: Room,
+    /// The last seq that was left.
+    pub to: u64,
+    /// Before the deed and after it.
+    pub from: Nanos,
+    pub until: Nanos,
 }
 
 /// A row of `members`, read at the end.

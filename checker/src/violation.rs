@@ -107,6 +107,9 @@ rules! {
     StartsAtWrongSeq "starts-at-wrong-seq"
     /// A `reset`, although the log had what the client said it had.
     ResetWithoutReason "reset-without-reason"
+    /// The log was set back under somebody who had been shown more, and they were not told before
+    /// they were shown what came then.
+    NotTold "not-told"
     /// Something is shown to a user after their own leave.
     DeliveredAfterLeave "delivered-after-leave"
     /// An event of a room that the connection does not follow.

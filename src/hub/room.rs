@@ -52,6 +52,9 @@ struct RoomState {
     followers: Arc<Vec<Arc<Follower>>>,
     /// Since when nobody follows.
     idle_since: Option<Instant>,
+    /// The log may have gone back: nothing new is taken until that is known, so that nobody is
+    /// shown what comes after before they are told.
+    frozen: bool,
     /// The hub has let go of this room; who holds it must ask the hub for a new one.
     closed: bool,
 }
@@ -111,6 +114,7 @@ impl Room {
             fanning: false,
             followers: Arc::default(),
             idle_since: Some(now),
+            frozen: false,
             closed: false,
         };
         Self {
@@ -158,7 +162,21 @@ impl Room {
         }
     }
 
-    /// Takes entries (ascending) that follow the edge; drops those that are at or below it.
+    /// Takes nothing new until it is told to again.
+    pub fn freeze(&self) {
+        self.state().frozen = true;
+    }
+
+    pub fn thaw(&self) {
+        self.state().frozen = false;
+        self.moved.notify_waiters();
+    }
+
+    pub fn is_frozen(&self) -> bool {
+        self.state().frozen
+    }
+
+    /// Takes entries (ascending) above the edge; if it has something else below, it is frozen.
     pub fn accept(&self, entries: &[Entry], config: &HubConfig) -> (Accepted, Overlap) {
         let mut state = self.state();
         let Some(before) = state.edge else {
@@ -177,13 +195,15 @@ impl Room {
                 };
                 continue;
             }
-            if entry.seq != edge.next() {
+            state.frozen |= overlap == Overlap::Differs;
+            if entry.seq != edge.next() || state.frozen {
                 gap = Some(index);
                 break;
             }
             edge = entry.seq;
             state.ring.push(entry);
         }
+        state.frozen |= overlap == Overlap::Differs;
         state.edge = Some(edge);
         let fan_out = !state.fanning && edge > state.fanned && !state.followers.is_empty();
         if state.followers.is_empty() {

@@ -6,13 +6,15 @@
 //! has put in order, or an event comes at a seq where there is another. So the room's recent events
 //! are compared with the log, which is always right.
 
-use std::sync::{Arc, PoisonError};
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde_json::Value;
 
 use super::{REPAIR_RETRY, Relay};
-use crate::hub::{BATCH_BYTES_MAX, Entry, Room};
+use crate::hub::{self, BATCH_BYTES_MAX, Room};
 use crate::log::LogError;
 use crate::model::{RoomName, Seq};
 use crate::protocol::frame::{self, Frame};
@@ -23,33 +25,86 @@ const TOLD_EVERY: Duration = Duration::from_secs(10);
 impl Relay {
     /// Has the room compared with the log.
     pub(crate) fn suspect(self: &Arc<Self>, room: &Arc<Room>) {
-        let mut suspects = self.suspects.lock().unwrap_or_else(PoisonError::into_inner);
-        if suspects.insert(room.name().clone()) {
-            self.tasks.spawn("suspicion", self.clone().look_into(room.clone()));
+        match self.suspects().entry(room.name().clone()) {
+            Entry::Occupied(mut again) => drop(again.insert(true)),
+            Entry::Vacant(new) => {
+                new.insert(false);
+                self.tasks.spawn("suspicion", self.clone().look_into(room.clone()));
+            }
         }
     }
 
+    /// Up to where this node has the room in order; for `verdict`.
+    pub fn edge(&self, name: &RoomName) -> Option<Seq> {
+        self.hub.room(name)?.edge()
+    }
+
+    /// For who is about to follow a room that stood at `last_seq` when the log was asked, `before`
+    /// which this node had it up to there. If that is more, the log went back, and they must not be
+    /// given what the ring has above it: waits until that is known of the room, and a new one can
+    /// be opened in its place.
+    pub async fn verdict(
+        self: &Arc<Self>,
+        name: &RoomName,
+        before: Option<Seq>,
+        last_seq: Seq,
+    ) -> Result<(), LogError> {
+        let Some(room) = self.hub.room(name) else { return Ok(()) };
+        // It may be another than the one that had it.
+        if before > Some(last_seq) && room.edge() >= before {
+            room.freeze();
+            self.suspect(&room);
+        }
+        loop {
+            // First this, then the look.
+            let moved = room.moved();
+            if room.is_closed() || !room.is_frozen() {
+                return Ok(());
+            }
+            moved.await;
+        }
+    }
+
+    fn suspects(&self) -> MutexGuard<'_, HashMap<RoomName, bool>> {
+        self.suspects.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The room is found to be as the log is. `false`: there was another reason meanwhile, which
+    /// the look may have been too early for.
+    fn acquit(&self, room: &Room) -> bool {
+        let mut suspects = self.suspects();
+        if suspects.insert(room.name().clone(), false) == Some(true) {
+            return false;
+        }
+        suspects.remove(room.name());
+        // Under the lock: who has another reason from here on freezes it anew.
+        room.thaw();
+        true
+    }
+
     async fn look_into(self: Arc<Self>, room: Arc<Room>) {
-        let verdict = loop {
+        let to = loop {
             // A failover makes all rooms suspect at once, and everybody comes back meanwhile.
             let turn = self.looks.acquire().await;
             let verdict = self.went_back(&room).await;
             drop(turn);
             match verdict {
-                Ok(verdict) => break verdict,
-                // Whoever reads it is told so.
-                Err(LogError::Damaged(_)) => break None,
+                Ok(Some(to)) => break to,
+                // Damaged: whoever reads it is told so.
+                Ok(None) | Err(LogError::Damaged(_)) => match self.acquit(&room) {
+                    true => return,
+                    false => continue,
+                },
                 Err(err) => {
                     tracing::debug!(room = %room.name(), %err, "a suspicion must wait for the log");
                 }
             }
             tokio::select! {
                 () = tokio::time::sleep(REPAIR_RETRY) => {}
-                () = self.tasks.stopping() => break None,
+                () = self.tasks.stopping() => return,
             }
         };
-        self.suspects.lock().unwrap_or_else(PoisonError::into_inner).remove(room.name());
-        let Some(to) = verdict else { return };
+        self.suspects().remove(room.name());
         if self.let_go(&room, || self.hub.went_back(&room, to)) {
             self.metrics.went_back.inc();
             self.tell(room.name(), room.edge().unwrap_or_default(), to);
@@ -69,7 +124,11 @@ impl Relay {
 
     /// The last of these events that is in the log as it is here, or the one before them. `None`:
     /// all of them are.
-    async fn common(&self, name: &RoomName, recent: &[Entry]) -> Result<Option<Seq>, LogError> {
+    async fn common(
+        &self,
+        name: &RoomName,
+        recent: &[hub::Entry],
+    ) -> Result<Option<Seq>, LogError> {
         let mut known = recent.iter().peekable();
         while let Some(first) = known.peek() {
             let before = first.seq.prev();

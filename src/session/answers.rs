@@ -387,11 +387,13 @@ impl Reader {
     }
 }
 
-/// Waits for the lane's outcome of a `join`, and brings the room into use.
+/// Waits for the lane's outcome of a `join`, `before` which this node had the room up to there, and
+/// brings the room into use.
 pub async fn join(
     mut reader: Reader,
     asked: Asked,
     start: Start,
+    before: Option<Seq>,
     answered: oneshot::Receiver<Answer>,
 ) -> Reply {
     reader.begin_with_write();
@@ -406,7 +408,12 @@ pub async fn join(
         Ok(reading) => reading,
         Err(problem) => return Reply::Problem(asked.problem(problem)),
     };
-    let room = match reader.read(reader.shared.relay.activate(&asked.room)).await {
+    let relay = &reader.shared.relay;
+    let open = async {
+        relay.verdict(&asked.room, before, last_seq).await?;
+        relay.activate(&asked.room).await
+    };
+    let room = match reader.read(open).await {
         Ok(room) => room,
         Err(problem) => return Reply::Problem(asked.problem(problem)),
     };

@@ -396,7 +396,9 @@ impl Session {
             Command::Join { user, room, start } => {
                 match self.write(asked(room, user, id), Verb::Join) {
                     Pending::Write(asked, answered) => {
-                        Pending::later(move || answers::join(reader, asked, start, answered))
+                        let before = self.shared.relay.edge(&asked.room);
+                        let join = move || answers::join(reader, asked, start, before, answered);
+                        Pending::later(join)
                     }
                     pending => pending,
                 }

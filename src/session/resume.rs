@@ -100,12 +100,18 @@ async fn follow(
 ) -> Result<Vec<Found>, Problem> {
     let shared = &reader.shared;
     let names: Vec<RoomName> = part.iter().map(|(name, _)| name.clone()).collect();
+    let before: Vec<_> = names.iter().map(|name| shared.relay.edge(name)).collect();
     let standings = reader.read(shared.log.standings(&names, user)).await?;
     let is_member = |standing: &Result<Option<Standing>, LogError>| {
         standing.as_ref().is_ok_and(|it| it.is_some_and(|standing| standing.role.is_some()))
     };
     let members = names.iter().zip(&standings).filter(|(_, standing)| is_member(standing));
     let members: Vec<RoomName> = members.map(|(name, _)| name.clone()).collect();
+    for ((name, before), standing) in names.iter().zip(before).zip(&standings) {
+        if let Ok(Some(Standing { last_seq, .. })) = standing {
+            reader.read(shared.relay.verdict(name, before, *last_seq)).await?;
+        }
+    }
     let mut rooms = reader.read(shared.relay.activate_all(&members)).await?.into_iter();
     let mut all = Vec::with_capacity(part.len());
     for ((_, since), standing) in part.iter().zip(standings) {

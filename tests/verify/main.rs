@@ -4,17 +4,21 @@
 //! It is a program of its own and not part of the server. `make verify` runs it in release mode;
 //! `cargo test` runs its short form, of two seeds. What is there to set is in the environment:
 //! `SEEDS` (how many), `SEED` (that one only), `FIRST` (the first), `SECONDS` (of each), `KIND`
-//! (`faults` or `crew`, else both: a crew boards with every second seed), `DEED` (those of a crew
-//! only whose name has that in it).
+//! (`faults`, `crew` or `disk`, else all: a crew boards with every second seed, and every fourth is
+//! also played by one node on a disk that fails), `DEED` and `FAULT` (those of a crew, or those
+//! faults, only whose name has that in it).
 //!
-//! - `schedule`: what goes wrong and when, by the seed; `crew`: clients that mean harm
+//! - `fault`: what goes wrong; `schedule`: when, by the seed; `crew`: clients that mean harm
 //! - `site`: the servers; `inject`: what is done to them; `reading`: what they hold
+//! - `bystander`: a socket of the runner's own
 //! - `round`: one schedule; `report`: what came of all
 
 #[path = "../it/harness/mod.rs"]
 mod harness;
 
+mod bystander;
 mod crew;
+mod fault;
 mod inject;
 mod reading;
 mod report;
@@ -25,10 +29,10 @@ mod site;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use crate::harness::postgres::Postgres;
 use crate::report::Totals;
 use crate::round::{Kind, Live, play};
 use crate::schedule::{SHORT_SECONDS, SHORT_SEEDS};
+use crate::site::Server;
 
 /// Of each schedule, unless told otherwise.
 const SECONDS: u64 = 30;
@@ -51,13 +55,13 @@ fn main() -> ExitCode {
 
 async fn run() -> ExitCode {
     let (seeds, seconds) = wanted();
-    let mut postgres = Postgres::start(&["autovacuum_naptime=5s"]).await;
+    let mut server = Server::start().await;
     let schedules: Vec<_> = seeds.into_iter().flat_map(kinds).collect();
     let mut totals = Totals::new(schedules.len());
     for schedule in schedules {
         let live = Arc::new(Live::default());
         let progress = tokio::spawn(report::tell_progress(totals.line(), live.clone()));
-        let outcome = play(&mut postgres, schedule, seconds, &live).await;
+        let outcome = play(&mut server, schedule, seconds, &live).await;
         progress.abort();
         totals.add(&outcome, seconds);
     }
@@ -70,9 +74,11 @@ fn kinds(seed: u64) -> Vec<(Kind, u64)> {
     let kinds = match std::env::var("KIND").unwrap_or_default().as_str() {
         "faults" => vec![Kind::Faults],
         "crew" => vec![Kind::Crew],
+        "disk" => vec![Kind::Disk],
+        "" if seed % 4 == 1 => vec![Kind::Faults, Kind::Disk],
         "" if seed.is_multiple_of(2) => vec![Kind::Faults, Kind::Crew],
         "" => vec![Kind::Faults],
-        other => panic!("KIND is neither faults nor crew: {other:?}"),
+        other => panic!("KIND is none of faults, crew and disk: {other:?}"),
     };
     kinds.into_iter().map(|kind| (kind, seed)).collect()
 }

@@ -31,6 +31,9 @@ struct Line {
     seconds: u64,
     /// Faults that hit, by kind, and those that met nothing.
     faults: BTreeMap<String, usize>,
+    /// The longest time to heal of each, in milliseconds.
+    #[serde(default)]
+    heals: BTreeMap<String, u64>,
     missed: usize,
     acked: usize,
     indeterminate: usize,
@@ -96,6 +99,7 @@ impl Totals {
             seed: outcome.seed,
             seconds,
             faults: outcome.faults.clone(),
+            heals: outcome.heals.clone(),
             missed: outcome.missed,
             acked: counts.acked,
             indeterminate: counts.indeterminate,
@@ -110,7 +114,7 @@ impl Totals {
         };
         append_line(&serde_json::to_string(&line).expect("texts and numbers only"));
         let met = match line.kind {
-            Kind::Faults => format!("{} faults", line.faults.values().sum::<usize>()),
+            Kind::Faults | Kind::Disk => format!("{} faults", line.faults.values().sum::<usize>()),
             Kind::Crew => format!("a hostile crew, {}", told(outcome.waits.as_ref(), &line)),
         };
         println!(
@@ -142,9 +146,13 @@ impl Totals {
         row("schedules", thousands(self.lines.len() as u64));
         let crews = self.lines.iter().filter(|line| line.kind == Kind::Crew).count();
         row("of which with a hostile crew", thousands(crews as u64));
+        let disks = self.lines.iter().filter(|line| line.kind == Kind::Disk).count();
+        row("of which one node on its own disk", thousands(disks as u64));
         row("faults", thousands(faults.values().sum::<usize>() as u64));
         for (kind, count) in faults {
-            row(&format!("  {kind}"), thousands(count as u64));
+            let heals = self.lines.iter().filter_map(|line| line.heals.get(kind));
+            let healed = heals.max().map(|ms| format!("  healed in {ms} ms")).unwrap_or_default();
+            row(&format!("  {kind}"), format!("{:>12}{healed}", thousands(count as u64)));
         }
         row("faults that met nothing (not counted)", sum(|line| line.missed as u64));
         row("commands acked", sum(|line| line.acked as u64));
@@ -214,7 +222,11 @@ fn tell_failure(outcome: &Outcome, seconds: u64) {
 }
 
 fn again(kind: Kind, seed: u64, seconds: u64) -> String {
-    let kind = if kind == Kind::Crew { "crew" } else { "faults" };
+    let kind = match kind {
+        Kind::Faults => "faults",
+        Kind::Crew => "crew",
+        Kind::Disk => "disk",
+    };
     format!("make verify KIND={kind} SEED={seed} SECONDS={seconds}")
 }
 

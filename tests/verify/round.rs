@@ -9,14 +9,14 @@ use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use verbatim::verify::plan::Shape;
 use verbatim::verify::{Run, Settings, Target};
-use verbatim_checker::{History, Limits, Report, check};
+use verbatim_checker::{History, Limits, Nanos, Report, check};
 
 use crate::crew::{Crew, Waits, furnish};
-use crate::harness::postgres::Postgres;
+use crate::fault::{Fault, Table};
 use crate::inject::inject;
 use crate::reading;
-use crate::schedule::{Planned, tracks};
-use crate::site::Site;
+use crate::schedule::{Planned, disk_track, has_redis, tracks};
+use crate::site::{Server, Site};
 
 /// Between two looks at the tables and at the nodes' memory.
 const LOOK_PAUSE: Duration = Duration::from_millis(250);
@@ -24,6 +24,10 @@ const LOOK_PAUSE: Duration = Duration::from_millis(250);
 const AFTERMATH: Duration = Duration::from_millis(1000);
 /// Until the outbox is empty: a row that nobody owns is swept after 2 s.
 const OUTBOX_TIMEOUT: Duration = Duration::from_secs(15);
+/// Without Redis a node asks the log what is new: that often, and a little later.
+const POLL_NANOS: Nanos = 600_000_000;
+/// Until a node has noticed that the outbox is free again, and has written what was to be in it.
+const UNANNOUNCED_NANOS: Nanos = 3_000_000_000;
 /// Resident memory of a node, which some 60 clients and a few thousand events must not reach,
 /// whatever happens to it.
 const MEMORY_BYTES_MAX: u64 = 128 * 1024 * 1024;
@@ -46,6 +50,8 @@ pub enum Kind {
     Faults,
     /// Nothing fails, and a hostile crew is on board.
     Crew,
+    /// One node on an embedded log, whose disk fails.
+    Disk,
 }
 
 /// What one schedule came to.
@@ -54,6 +60,8 @@ pub struct Outcome {
     pub seed: u64,
     /// Faults that hit, by kind.
     pub faults: BTreeMap<String, usize>,
+    /// The longest from the end of a fault until everything flowed again, by kind, in milliseconds.
+    pub heals: BTreeMap<String, u64>,
     /// Faults that met nothing.
     pub missed: usize,
     pub unavailable: u64,
@@ -81,34 +89,55 @@ pub struct Live {
 /// Faults, as they are carried out.
 #[derive(Default)]
 struct Tally {
+    /// All of them, in the order of their ends.
+    felt: Vec<Felt>,
+    /// What went wrong that the checker cannot see.
+    broken: Vec<String>,
     hit: BTreeMap<String, usize>,
     missed: usize,
     /// Since when the stream lost nothing.
     whole_since: u64,
 }
 
+/// One fault, when it was felt, by the recorder's clock.
+struct Felt {
+    fault: Fault,
+    begun_at: Nanos,
+    ended_at: Nanos,
+    has_hit: bool,
+}
+
 pub async fn play(
-    postgres: &mut Postgres,
+    server: &mut Server,
     (kind, seed): (Kind, u64),
     seconds: u64,
     live: &Live,
 ) -> Outcome {
-    let site = Site::new(postgres, kind).await;
+    let has_redis = match kind {
+        Kind::Faults => has_redis(seed),
+        Kind::Crew => true,
+        Kind::Disk => false,
+    };
+    let site = Site::new(server, kind, has_redis).await;
     site.start().await;
     let memory_bytes_max = match kind {
-        Kind::Faults => MEMORY_BYTES_MAX,
+        Kind::Faults | Kind::Disk => MEMORY_BYTES_MAX,
         Kind::Crew => CREW_MEMORY_BYTES_MAX,
     };
-    let targets = site.urls().map(|url| Target::parse(&url).expect("a URL of ours"));
+    let urls = site.urls();
+    let targets = urls.iter().map(|url| Target::parse(url).expect("a URL of ours"));
     let settings = Settings {
-        targets: targets.to_vec(),
+        targets: targets.collect(),
         seed,
         shape: Shape { clients: 60, rooms: 6, rate: 300, message_bytes_max: 16 * 1024 },
         name: format!("s{seed}"),
-        limits: Limits { memory_bytes: Some(memory_bytes_max), ..Limits::default() },
+        limits: Limits {
+            memory_bytes: Some(memory_bytes_max),
+            heal: Limits::default().heal + if site.has_redis { 0 } else { POLL_NANOS },
+        },
     };
     let mut run = Run::begin(settings).await.expect("nothing disturbs the beginning");
-    let tally = Mutex::default();
+    let tally = Mutex::<Tally>::default();
     let mut broken = Vec::new();
     let mut waits = None;
     let addrs = site.addrs().await;
@@ -116,15 +145,18 @@ pub async fn play(
         furnish(addrs[0]).await;
     }
     let before = reading::memory(&site, run.recorder());
+    let only = std::env::var("FAULT").unwrap_or_default();
+    let tracks = match kind {
+        Kind::Faults => tracks(seed, seconds, &only),
+        Kind::Crew => Vec::new(),
+        Kind::Disk => vec![disk_track(seed, seconds, &only)],
+    };
+    let is_single = tracks.len() == 1;
     {
         let (run, begun) = (&run, Instant::now());
-        let tracks = match kind {
-            Kind::Faults => tracks(seed, seconds),
-            Kind::Crew => Vec::new(),
-        };
         let tracks = tracks
             .into_iter()
-            .map(|track| carry_out(&site, run, track, (begun, seconds), &tally, live));
+            .map(|track| carry_out(&site, run, track, (begun, seconds, is_single), &tally, live));
         let end = begun + Duration::from_secs(seconds);
         let faults = async {
             if kind == Kind::Crew {
@@ -153,6 +185,7 @@ pub async fn play(
     }
     broken.extend(run.troubles.iter().map(|trouble| (*trouble).to_owned()));
     let tally = tally.into_inner().expect("nobody panicked");
+    broken.extend(tally.broken);
     if let Err(err) = read(&site, &run, tally.whole_since).await {
         broken.push(format!("the log or the stream could not be read: {err}"));
     }
@@ -161,6 +194,7 @@ pub async fn play(
     let reconnects = counters.reconnects.load(Ordering::Relaxed);
     let history = run.over().await;
     let report = check(&history);
+    let heals = heals(&tally.felt, &report.heals, is_single);
     let mut logs = Vec::new();
     for node in &site.nodes {
         logs.push((node.name.clone(), node.log().await));
@@ -169,6 +203,7 @@ pub async fn play(
         kind,
         seed,
         faults: tally.hit,
+        heals,
         missed: tally.missed,
         unavailable,
         reconnects,
@@ -201,7 +236,7 @@ async fn carry_out(
     site: &Site<'_>,
     run: &Run,
     track: Vec<Planned>,
-    (begun, seconds): (Instant, u64),
+    (begun, seconds, is_single): (Instant, u64, bool),
     tally: &Mutex<Tally>,
     live: &Live,
 ) {
@@ -213,13 +248,24 @@ async fn carry_out(
         sleep_until(begun + Duration::from_millis(planned.at_ms)).await;
         let Planned { fault, lasting_ms, .. } = planned;
         run.recorder().note(&format!("{fault} begins, for {lasting_ms} ms"));
-        let effect = inject(site, &planned, run.rooms()).await;
+        let begun_at = run.recorder().now();
+        let effect = inject(site, &planned, run).await;
         let now = run.recorder().now();
         let is_hit = if effect.has_hit { "over" } else { "over, and met nothing" };
         run.recorder().note(&format!("{fault} is {is_hit}"));
         let mut tally = tally.lock().expect("nobody panicked");
+        let (ended_at, has_hit) = (effect.ended_at.unwrap_or(now), effect.has_hit);
+        run.recorder().history().fault_ended(ended_at);
+        tally.felt.push(Felt { fault, begun_at, ended_at, has_hit });
+        tally.broken.extend(effect.broken);
+        // While the outbox is locked, what a node commits is in its memory alone until it is in
+        // Redis: a node that dies just then, by another fault, takes it along.
+        let is_unannounced = fault == Fault::TableLock(Table::Outbox) && !is_single;
+        if is_unannounced {
+            tally.whole_since = tally.whole_since.max(now + UNANNOUNCED_NANOS);
+        }
         if effect.took_from_stream {
-            tally.whole_since = now;
+            tally.whole_since = tally.whole_since.max(now);
         }
         if effect.has_hit {
             *tally.hit.entry(fault.kind()).or_default() += 1;
@@ -228,6 +274,22 @@ async fn carry_out(
             tally.missed += 1;
         }
     }
+}
+
+/// The longest time to heal of each kind. Where faults go on side by side, one that another came
+/// upon before it was healed says nothing: nobody knows which of them it was.
+fn heals(felt: &[Felt], heals: &[Nanos], is_single: bool) -> BTreeMap<String, u64> {
+    let mut by_kind = BTreeMap::new();
+    for (one, heal) in felt.iter().zip(heals) {
+        let is_apart =
+            |other: &Felt| other.ended_at < one.begun_at || other.begun_at > one.ended_at + heal;
+        let mut others = felt.iter().filter(|other| !std::ptr::eq(*other, one));
+        if one.has_hit && (is_single || others.all(is_apart)) {
+            let longest: &mut u64 = by_kind.entry(one.fault.kind()).or_default();
+            *longest = (*longest).max(heal / 1_000_000);
+        }
+    }
+    by_kind
 }
 
 /// Looks at the tables, the memory and the processes, without end.
@@ -252,7 +314,7 @@ async fn look(site: &Site<'_>, run: &Run, live: &Live, broken: &mut Vec<String>)
             node.ended().await;
             node.start().await;
         }
-        if sql.is_none() {
+        if sql.is_none() && site.embedded.is_none() {
             sql = site.sql().await;
         }
         if let Some(client) = &sql {
@@ -266,6 +328,10 @@ async fn look(site: &Site<'_>, run: &Run, live: &Live, broken: &mut Vec<String>)
 
 /// Everything that is there in the end.
 async fn read(site: &Site<'_>, run: &Run, whole_since: u64) -> anyhow::Result<()> {
+    if let Some(embedded) = &site.embedded {
+        reading::file(&embedded.path(), run.recorder())?;
+        return Ok(());
+    }
     let sql = site.sql().await.ok_or_else(|| anyhow::anyhow!("PostgreSQL is away"))?;
     let drained = async {
         while reading::outbox_len(&sql).await? > 0 {
@@ -277,6 +343,9 @@ async fn read(site: &Site<'_>, run: &Run, whole_since: u64) -> anyhow::Result<()
     let _ = timeout(OUTBOX_TIMEOUT, drained).await;
     let outbox_len = reading::outbox_len(&sql).await?;
     reading::table(&sql, run.recorder()).await?;
+    if !site.has_redis {
+        return Ok(());
+    }
     reading::stream(site, run.recorder()).await?;
     run.recorder().history().stream_end(outbox_len, whole_since);
     Ok(())

@@ -53,12 +53,15 @@ fn judge_rows(history: &History, index: &Index, findings: &mut Findings<'_>) {
 
 /// Every ack is of a row, at its seq, with its time; one ack of each row is the first.
 fn judge_acks(history: &History, index: &Index, findings: &mut Findings<'_>) {
-    let mut firsts: HashSet<(Room, u64)> = HashSet::new();
+    let mut firsts: HashSet<(Room, u64, bool)> = HashSet::new();
     for answer in &history.answers {
         let Answer::Ack(ack) = answer else { continue };
         let command = &history.commands[ack.command.index()];
-        judge_ack(command.room, command.id.is_some(), ack, index, findings);
-        if !ack.duplicate && !firsts.insert((command.room, ack.seq)) {
+        let is_gone = index.is_of_gone(history, ack);
+        if !is_gone {
+            judge_ack(command.room, command.id.is_some(), ack, index, findings);
+        }
+        if !ack.duplicate && !firsts.insert((command.room, ack.seq, is_gone)) {
             let about = About::place(command.room, ack.seq).of(ack.command);
             findings.add(Rule::TwoFirstAcks, about, |history| {
                 let (said, room) = (history.said(ack.command), history.room_name(command.room));
@@ -125,7 +128,7 @@ fn judge_commands(history: &History, index: &Index, findings: &mut Findings<'_>)
                 format!("{} was refused and is in the log", history.said(number))
             });
         }
-        let has_answer = facts.acked.is_some() || facts.refusals > 0;
+        let has_answer = facts.was_acked() || facts.refusals > 0;
         if is_keyed && facts.attempts > 0 && !has_answer && !command.abandoned {
             findings.add(Rule::NeverAnswered, about, |history| {
                 format!("{} was never answered", history.said(number))

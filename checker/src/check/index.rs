@@ -8,7 +8,7 @@ use super::findings::{About, Findings};
 use crate::event::{Event, Kind};
 use crate::history::History;
 use crate::names::{Command, Frame, Room};
-use crate::record::{Answer, CommandOf, Nanos, RoomRow};
+use crate::record::{Ack, Answer, CommandOf, Nanos, RoomRow};
 use crate::violation::Rule;
 
 /// Nobody ever: later than any time.
@@ -23,6 +23,8 @@ pub(super) struct Index {
     pub facts: Vec<Facts>,
     /// Of the commands that are joins, each attempt.
     joins: HashMap<Command, Vec<Asking>>,
+    /// What rooms lost that were set back, by room and seq.
+    gone: HashMap<(Room, u64), Event>,
 }
 
 /// One attempt to join.
@@ -64,6 +66,8 @@ pub(super) enum Standing {
     Otherwise(Event),
     /// The log has nothing at its place.
     Unwritten(Event),
+    /// The log had exactly this, until it was set back.
+    Gone(Event),
     /// It is not an event.
     NoEvent,
 }
@@ -77,6 +81,8 @@ pub(super) struct Facts {
     pub refusals: usize,
     /// When its first ack was received, and the seq that it told.
     pub acked: Option<(Nanos, u64)>,
+    /// When it was first acked for an event that was lost when the log was set back.
+    pub gone_acked_at: Option<Nanos>,
     /// The first seq that the log has it at, and at how many.
     pub stored_at: Option<u64>,
     pub stored_times: usize,
@@ -88,9 +94,17 @@ impl Facts {
         attempts: 0,
         refusals: 0,
         acked: None,
+        gone_acked_at: None,
         stored_at: None,
         stored_times: 0,
     };
+}
+
+impl Facts {
+    /// At least once, for whatever became of it.
+    pub fn was_acked(&self) -> bool {
+        self.acked.is_some() || self.gone_acked_at.is_some()
+    }
 }
 
 impl Line {
@@ -123,14 +137,24 @@ impl Index {
     pub fn new(history: &History, findings: &mut Findings<'_>) -> Self {
         let log = read_log(history, findings);
         let standings = history.frames.iter().enumerate();
-        let standings = standings
+        let mut standings: Vec<_> = standings
             .map(|(frame, payload)| match payload.event {
                 None => Standing::NoEvent,
                 Some(event) => stand(&log[event.room.index()], frame.into(), event),
             })
             .collect();
+        for (_, _, frame) in &history.gone {
+            let standing = &mut standings[frame.index()];
+            if let Standing::Otherwise(event) | Standing::Unwritten(event) = *standing {
+                *standing = Standing::Gone(event);
+            }
+        }
         let facts = vec![Facts::NOTHING; history.commands.len()];
-        let mut index = Self { log, standings, facts, joins: HashMap::new() };
+        let gone = history.gone.iter();
+        let gone =
+            gone.filter_map(|(room, seq, frame)| Some(((*room, *seq), *history.event(*frame)?)));
+        let (gone, joins) = (gone.collect(), HashMap::new());
+        let mut index = Self { log, standings, facts, joins, gone };
         index.take_joins(history);
         index.take_attempts(history);
         index.take_log();
@@ -151,6 +175,24 @@ impl Index {
         self.standings[frame.index()]
     }
 
+    /// The highest seq that the room ever had.
+    pub fn highest(&self, room: Room) -> u64 {
+        let gone = self.gone.keys().filter(|(of, _)| *of == room).map(|(_, seq)| *seq);
+        self.room(room).last_seq().max(gone.max().unwrap_or(0))
+    }
+
+    /// What was there until the log was set back.
+    pub fn gone(&self, room: Room, seq: u64) -> Option<&Event> {
+        self.gone.get(&(room, seq))
+    }
+
+    /// Whether it is of an event that was lost when the log was set back.
+    pub fn is_of_gone(&self, history: &History, ack: &Ack) -> bool {
+        let room = history.commands[ack.command.index()].room;
+        self.gone(room, ack.seq)
+            .is_some_and(|event| (event.command, event.at_ms) == (ack.command, ack.event_at_ms))
+    }
+
     /// How many attempts of a join may have written a seq, if it is known of one who asked by then
     /// that it was written by then.
     pub fn joins_that_may_be(&self, join: Command, seq: u64, by: Nanos) -> usize {
@@ -165,7 +207,7 @@ impl Index {
         let was_sent = facts.attempts > 0;
         let has_joined =
             || self.joins.get(&command).into_iter().flatten().any(|it| it.settled_at.is_some());
-        was_sent && facts.acked.is_none() && facts.refusals == 0 && !has_joined()
+        was_sent && !facts.was_acked() && facts.refusals == 0 && !has_joined()
     }
 
     fn take_joins(&mut self, history: &History) {
@@ -202,9 +244,14 @@ impl Index {
 
     fn take_answers(&mut self, history: &History) {
         for answer in &history.answers {
+            let is_of_gone = matches!(answer, Answer::Ack(ack) if self.is_of_gone(history, ack));
             let facts = &mut self.facts[answer.command().index()];
             match answer {
                 Answer::Refusal(refusal) => facts.refusals += usize::from(refusal.is_definite),
+                // What is at its seq now is something else.
+                Answer::Ack(ack) if is_of_gone => {
+                    facts.gone_acked_at.get_or_insert(ack.at);
+                }
                 Answer::Ack(ack) => {
                     let (first, seq) = facts.acked.unwrap_or((ack.at, ack.seq));
                     facts.acked = Some((first.min(ack.at), seq));

@@ -3,6 +3,7 @@
 mod answers;
 mod commands;
 mod findings;
+mod heals;
 mod index;
 mod log;
 mod reads;
@@ -27,6 +28,8 @@ pub struct Report {
     pub violations: Vec<Violation>,
     /// How often each rule was broken.
     pub totals: BTreeMap<Rule, usize>,
+    /// How long it took after each fault until everything flowed again, in the order of telling.
+    pub heals: Vec<Nanos>,
 }
 
 /// How much there was to judge.
@@ -66,8 +69,9 @@ pub fn check(history: &History) -> Report {
     stream::judge(history, &index, &mut findings);
     judge_memory(history, &mut findings);
     let counts = Counts { heal, ..count(history, &index) };
+    let heals = heals::measure(history, &index);
     let Findings { violations, totals, .. } = findings;
-    Report { counts, violations, totals }
+    Report { counts, violations, totals, heals }
 }
 
 impl Report {
@@ -107,7 +111,7 @@ fn count(history: &History, index: &Index) -> Counts {
         connections: history.connections.len(),
         commands: sent().count(),
         attempts: history.attempts.len(),
-        acked: sent().filter(|facts| facts.acked.is_some()).count(),
+        acked: sent().filter(|facts| facts.was_acked()).count(),
         indeterminate: commands.filter(|command| index.is_indeterminate(*command)).count(),
         views: history.views.len(),
         deliveries: history.views.iter().map(|view| view.deliveries.len()).sum(),

@@ -11,31 +11,35 @@ use crate::violation::Rule;
 pub(super) fn judge(history: &History, index: &Index, findings: &mut Findings<'_>) {
     let reaches: Vec<Reach> =
         index.log.iter().map(|log| Reach::new(log, |line| line.known_at())).collect();
+    let rooms = (0..index.log.len()).map(Room::from);
+    let highest: Vec<u64> = rooms.map(|room| index.highest(room)).collect();
+    let may_show_gone =
+        |page: &Page| history.set_backs.get(&page.room).is_some_and(|it| page.asked_at < it.until);
     for page in &history.pages {
-        judge_page(page, index, &reaches[page.room.index()], findings);
+        judge_page(page, index, &reaches[page.room.index()], may_show_gone(page), findings);
     }
     for read in &history.reads {
-        judge_position(read.room, read.last_seq, index, findings, |history| {
+        judge_position(read.room, read.last_seq, &highest, findings, |history| {
             history.place_name(read.place)
         });
     }
     for view in &history.views {
         for follow in &view.follows {
             let told = follow.last_seq.max(follow.reset.unwrap_or(0));
-            judge_position(view.room, told, index, findings, |_| view.who.clone());
+            judge_position(view.room, told, &highest, findings, |_| view.who.clone());
         }
     }
 }
 
-/// What was once there is there for ever.
+/// What was once there is there for ever, but for what was lost when the log was set back.
 fn judge_position(
     room: Room,
     seq: u64,
-    index: &Index,
+    highest: &[u64],
     findings: &mut Findings<'_>,
     who: impl FnOnce(&History) -> String,
 ) {
-    let last = index.room(room).last_seq();
+    let last = highest[room.index()];
     if seq > last {
         findings.add(Rule::PositionBeyondLog, About::place(room, seq), |history| {
             let (who, room) = (who(history), history.room_name(room));
@@ -45,12 +49,23 @@ fn judge_position(
 }
 
 /// One stretch of the log, byte for byte, where it was asked for, and as much as there was.
-fn judge_page(page: &Page, index: &Index, reach: &Reach, findings: &mut Findings<'_>) {
+fn judge_page(
+    page: &Page,
+    index: &Index,
+    reach: &Reach,
+    may_show_gone: bool,
+    findings: &mut Findings<'_>,
+) {
     let mut seqs = Vec::with_capacity(page.events.len());
     for frame in &page.events {
         match index.standing(*frame) {
             Standing::Stored(event, _) if event.room == page.room => seqs.push(event.seq),
+            // It was there when it was asked for.
+            Standing::Gone(event) if event.room == page.room && may_show_gone => {
+                seqs.push(event.seq);
+            }
             Standing::Stored(event, _)
+            | Standing::Gone(event)
             | Standing::Otherwise(event)
             | Standing::Unwritten(event) => {
                 seqs.push(event.seq);
@@ -106,7 +121,7 @@ fn judge_ends(
         Asked::After(seq) => {
             let end = last.unwrap_or(seq);
             let wanted = if page.more { end } else { known };
-            (end, wanted, page.more && end < index.room(page.room).last_seq())
+            (end, wanted, page.more && end < index.highest(page.room))
         }
         Asked::Newest => (last.unwrap_or(0), known, first.is_some_and(|first| first > 1)),
         Asked::Before(seq) => {

@@ -19,6 +19,8 @@ pub(super) fn judge(history: &History, index: &Index, findings: &mut Findings<'_
             Standing::Stored(event, line) if (event.room, event.seq) == (entry.room, entry.seq) => {
                 has[event.room.index()][line] = true;
             }
+            // It was, until the log was set back.
+            Standing::Gone(event) if (event.room, event.seq) == (entry.room, entry.seq) => {}
             _ => {
                 let about = About::place(entry.room, entry.seq);
                 findings.add(Rule::StreamDiffersFromLog, about, |history| {

@@ -7,7 +7,7 @@ use super::index::{Index, NEVER, Standing};
 use crate::event::{Event, Kind};
 use crate::history::{History, Seen};
 use crate::names::{Frame, View};
-use crate::record::{Delivery, Follow, Nanos, Start};
+use crate::record::{Delivery, Follow, Nanos, SetBack, Start};
 use crate::violation::Rule;
 
 pub(super) fn judge(history: &History, index: &Index, findings: &mut Findings<'_>) -> Nanos {
@@ -59,9 +59,24 @@ struct Following {
     /// Stretches that were passed over and did not come since: from the key up to the value,
     /// exclusive, and when.
     missing: BTreeMap<u64, (u64, Nanos)>,
+    /// What it was shown of a room whose log was set back, above what was left.
+    era: Era,
+    /// Where it begins is for its first event to say: the log was set back just then.
+    begins_anywhere: bool,
     /// Their user was known to be a member as of this seq: a leave above it ends the following.
     member_as_of: u64,
     has_left: bool,
+}
+
+/// A log that was set back has two ends.
+#[derive(Clone, Copy, PartialEq)]
+enum Era {
+    /// It was shown nothing of either.
+    Common,
+    /// It was shown what was lost.
+    Old,
+    /// It was shown what came after.
+    New,
 }
 
 impl Judge<'_> {
@@ -106,7 +121,7 @@ impl Judge<'_> {
             (Start::Unmoved, None) => last_seq + 1,
             (Start::Last(before), None) => {
                 let without_join = last_seq.saturating_sub(before) + 1;
-                match self.own_join(last_seq, follow.at) {
+                match self.own_join(last_seq, follow) {
                     None => without_join,
                     // The own position is before the own join, if this join made one. If no other
                     // attempt of the user may have made it, it did.
@@ -117,22 +132,40 @@ impl Judge<'_> {
                 }
             }
         };
+        let set_back = self.set_back();
+        let is_told = follow.reset.is_some();
+        // Which of the two logs had its position, cannot be known.
+        let begins_anywhere = !is_told
+            && !matches!(follow.start, Start::After(_))
+            && set_back.is_some_and(|it| follow.asked_at < it.until && follow.at > it.from);
+        let is_new = is_told && set_back.is_some_and(|it| follow.at > it.from);
         Following {
             next,
             or_next,
             is_first: true,
             missing: BTreeMap::new(),
+            era: if is_new { Era::New } else { Era::Common },
+            begins_anywhere,
             member_as_of: last_seq,
             has_left: false,
         }
     }
 
+    fn set_back(&self) -> Option<&SetBack> {
+        self.history.set_backs.get(&self.seen.room)
+    }
+
     /// If this seq is the join of the view's user: how many attempts of theirs may have made it.
-    fn own_join(&self, seq: u64, by: Nanos) -> Option<usize> {
-        let event = self.index.room(self.seen.room).line(seq)?.event?;
+    fn own_join(&self, seq: u64, follow: &Follow) -> Option<usize> {
+        let room = self.seen.room;
+        let is_before = self.set_back().is_some_and(|it| seq > it.to && follow.at <= it.from);
+        let event = match is_before {
+            true => self.index.gone(room, seq).copied()?,
+            false => self.index.room(room).line(seq)?.event?,
+        };
         let user = self.history.commands[event.command.index()].user;
         let is_own = event.kind == Kind::Join && self.seen.user == Some(user);
-        is_own.then(|| self.index.joins_that_may_be(event.command, seq, by))
+        is_own.then(|| self.index.joins_that_may_be(event.command, seq, follow.at))
     }
 
     /// The log was behind the client: then nobody may have known of what the client had.
@@ -140,7 +173,9 @@ impl Judge<'_> {
         let Start::After(since) = follow.start else { return };
         let line = self.index.room(self.seen.room).line(since);
         let known_at = line.map_or(NEVER, |line| line.known_at());
-        if since == 0 || known_at < follow.asked_at {
+        // A node tells so everybody who comes from above what was left, for a while.
+        let went_back = self.set_back().is_some_and(|it| since > it.to && follow.at > it.from);
+        if since == 0 || known_at < follow.asked_at && !went_back {
             findings.add(Rule::ResetWithoutReason, self.about(since), |history| {
                 let (who, room) = (&self.seen.who, history.room_name(self.seen.room));
                 format!("{who} asked for {room:?} since {since}, and was reset to {last_seq}")
@@ -154,6 +189,7 @@ impl Judge<'_> {
         let standing = self.index.standing(frame);
         let event = match standing {
             Standing::Stored(event, _)
+            | Standing::Gone(event)
             | Standing::Otherwise(event)
             | Standing::Unwritten(event) => event,
             Standing::NoEvent => {
@@ -168,7 +204,16 @@ impl Judge<'_> {
             return;
         }
         match standing {
-            Standing::Stored(_, line) => self.time(&event, line, at, frame, findings),
+            Standing::Stored(_, line) => {
+                self.time(&event, line, at, frame, findings);
+                self.enter_new(&event, frame, findings);
+            }
+            Standing::Gone(_) => {
+                if !self.enter_old() {
+                    let what = "knew that the log had been set back, and was shown";
+                    return self.say(Rule::DeliveredNotStored, event.seq, frame, what, findings);
+                }
+            }
             Standing::Otherwise(_) => self.say(
                 Rule::DeliveredOtherwiseThanStored,
                 event.seq,
@@ -186,6 +231,31 @@ impl Judge<'_> {
         self.step(&event, frame, findings);
     }
 
+    /// It is shown what the log has above what was left when it was set back.
+    fn enter_new(&mut self, event: &Event, frame: Frame, findings: &mut Findings<'_>) {
+        let to = self.set_back().map_or(u64::MAX, |it| it.to);
+        let Some(place) = self.place.as_mut().filter(|_| event.seq > to) else { return };
+        let era = std::mem::replace(&mut place.era, Era::New);
+        if era == Era::Old {
+            place.next = event.seq;
+            place.missing.clear();
+            self.shown_to = self.shown_to.min(to);
+            let what = "was shown more before the log was set back, was not told, and was shown";
+            self.say(Rule::NotTold, event.seq, frame, what, findings);
+        }
+    }
+
+    /// It is shown what the log had; `false`: though it knows better.
+    fn enter_old(&mut self) -> bool {
+        self.place.as_mut().is_some_and(|place| {
+            let may = place.era != Era::New;
+            if may {
+                place.era = Era::Old;
+            }
+            may
+        })
+    }
+
     fn say(&self, rule: Rule, seq: u64, frame: Frame, what: &str, findings: &mut Findings<'_>) {
         findings.add(rule, self.about(seq), |history| {
             format!("{} {what}: {}", self.seen.who, history.shown(frame))
@@ -199,7 +269,7 @@ impl Judge<'_> {
         if place.has_left {
             self.say(Rule::DeliveredAfterLeave, seq, frame, "has left before this", findings);
         }
-        if place.is_first && place.or_next == Some(seq) {
+        if place.is_first && (place.or_next == Some(seq) || place.begins_anywhere) {
             place.next = seq;
         }
         if seq == place.next {
@@ -223,7 +293,9 @@ impl Judge<'_> {
             self.say(Rule::DeliveredTwice, seq, frame, "was shown this again", findings);
         }
         place.is_first = false;
-        self.shown_to = self.shown_to.max(seq);
+        if place.era != Era::Old {
+            self.shown_to = self.shown_to.max(seq);
+        }
         let user = self.history.commands[event.command.index()].user;
         let is_own_leave = event.kind == Kind::Leave && self.seen.user == Some(user);
         place.has_left |= is_own_leave && seq > place.member_as_of;
@@ -277,8 +349,17 @@ impl Judge<'_> {
     fn end(&mut self, findings: &mut Findings<'_>) {
         let has_left = self.place.as_ref().is_some_and(|place| place.has_left);
         let at = self.place.as_ref().map(|place| place.next - 1);
+        let is_old = self.place.as_ref().is_some_and(|place| place.era == Era::Old);
         self.close(findings);
         let last = self.index.room(self.seen.room).last_seq();
+        let has_new = self.set_back().is_some_and(|it| last > it.to);
+        if is_old && has_new && self.seen.closed_at.is_none() && !has_left {
+            findings.add(Rule::NotTold, self.about(last), |history| {
+                let (who, room) = (&self.seen.who, history.room_name(self.seen.room));
+                format!("{who} was never told that the log of {room:?} had been set back")
+            });
+            return;
+        }
         if self.seen.closed_at.is_some() || has_left || at.is_some_and(|at| at >= last) {
             return;
         }

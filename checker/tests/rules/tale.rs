@@ -1,8 +1,8 @@
 //! A run as plain values that a test can bend as it likes, before it is recorded.
 
 use verbatim_checker::{
-    Ack, Asked, Command, Connection, History, Kind, Limits, MembersRow, Page, Place, Read, RoomRow,
-    Row, Start, StreamEntry, ViewOf, Wanted,
+    Ack, Asked, Command, Connection, History, Kind, Limits, MembersRow, Page, Place, Read, Room,
+    RoomRow, Row, SetBack, Start, StreamEntry, ViewOf, Wanted,
 };
 
 #[derive(Clone, Debug)]
@@ -23,6 +23,7 @@ pub struct Tale {
     pub rooms: Vec<RoomTale>,
     pub rows: Vec<RowTale>,
     pub members: Vec<(String, String)>,
+    pub set_back: Option<SetBackTale>,
     pub stream: Vec<EntryTale>,
     pub outbox_rows: u64,
     pub whole_since: u64,
@@ -123,6 +124,17 @@ pub struct RowTale {
     pub at_ms: i64,
 }
 
+/// The log of one room was set back.
+#[derive(Clone, Debug)]
+pub struct SetBackTale {
+    pub room: String,
+    pub to: u64,
+    pub from: u64,
+    pub until: u64,
+    /// What it lost.
+    pub gone: Vec<RowTale>,
+}
+
 #[derive(Clone, Debug)]
 pub struct EntryTale {
     pub room: String,
@@ -131,6 +143,18 @@ pub struct EntryTale {
 }
 
 impl RowTale {
+    fn record(&self, room: Room) -> Row<'_> {
+        Row {
+            room,
+            seq: self.seq,
+            kind: &self.kind,
+            user: &self.user,
+            client_id: self.client_id.as_deref(),
+            body: self.body.as_deref(),
+            at_ms: self.at_ms,
+        }
+    }
+
     /// The frame of the event, as a server sends it.
     pub fn frame(&self) -> String {
         let text = |text: &str| serde_json::to_string(text).unwrap();
@@ -263,15 +287,12 @@ impl Tale {
         }
         for row in &self.rows {
             let room = history.room(&row.room);
-            history.row(&Row {
-                room,
-                seq: row.seq,
-                kind: &row.kind,
-                user: &row.user,
-                client_id: row.client_id.as_deref(),
-                body: row.body.as_deref(),
-                at_ms: row.at_ms,
-            });
+            history.row(&row.record(room));
+        }
+        if let Some(tale) = &self.set_back {
+            let (room, to) = (history.room(&tale.room), tale.to);
+            history.set_back(SetBack { room, to, from: tale.from, until: tale.until });
+            tale.gone.iter().for_each(|row| history.gone(&row.record(room)));
         }
         for (room, user) in &self.members {
             let (room, user) = (history.room(room), history.user(user));

@@ -97,8 +97,13 @@ pub async fn open(
     let Wish { room, user, after } = wish;
     let asked = Asked { re: super::route::STREAM, room, user, id: None, came: Instant::now() };
     let reader = Reader::new(shared.clone(), Outage::default());
+    let before = shared.relay.edge(&asked.room);
     let standing = answers::member(&reader, &asked).await?;
-    let room = reader.read(shared.relay.activate(&asked.room)).await;
+    let open = async {
+        shared.relay.verdict(&asked.room, before, standing.last_seq).await?;
+        shared.relay.activate(&asked.room).await
+    };
+    let room = reader.read(open).await;
     let room = room.map_err(|problem| asked.problem(problem))?;
 
     let last_seq = standing.last_seq;

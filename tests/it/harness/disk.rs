@@ -1,6 +1,7 @@
-//! A disk that hangs or fails on demand, for one process whose syncs go through `disk.c`.
+//! A disk that hangs, fails or is full on demand, for processes whose calls go through `disk.c`.
 
-use std::path::PathBuf;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
@@ -22,6 +23,11 @@ impl Disk {
         Self { folder: sandbox().folder("disk") }
     }
 
+    /// Where it is told what to do, and tells what it did: its processes write there.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
     pub fn environment(&self) -> Vec<(String, String)> {
         let folder = self.folder.path().to_str().unwrap().to_owned();
         let library = library().to_str().unwrap().to_owned();
@@ -38,6 +44,17 @@ impl Disk {
         self.fault(&format!("fail {ending}"));
     }
 
+    /// From now on a read of one page in eight of a file whose name ends so is an I/O error, until
+    /// `heal`.
+    pub fn spoil(&self, ending: &str) {
+        self.fault(&format!("bad {ending}"));
+    }
+
+    /// From now on no file with this in its name can grow, until `heal`.
+    pub fn fill(&self, part: &str) {
+        self.fault(&format!("full {part}"));
+    }
+
     pub fn heal(&self) {
         self.fault("");
     }
@@ -48,8 +65,8 @@ impl Disk {
         std::fs::rename(path("next"), path("fault")).unwrap();
     }
 
-    /// What its processes synced since the last call, in order: `synced`, `fails` or `hangs`, and
-    /// the path.
+    /// What its processes synced since the last call, in order, and what they could not do:
+    /// `synced`, `fails`, `hangs`, `bad` or `full`, and the path.
     pub fn take_syncs(&self) -> Vec<String> {
         let path = self.folder.path().join("syncs");
         let syncs = std::fs::read_to_string(&path).unwrap_or_default();
@@ -76,6 +93,8 @@ fn library() -> &'static PathBuf {
     LIBRARY.get_or_init(|| {
         // The watchdog removes it with the sandbox.
         let folder = sandbox().folder("library").keep();
+        // PostgreSQL runs as another user when we are root.
+        std::fs::set_permissions(&folder, PermissionsExt::from_mode(0o755)).unwrap();
         let (source, library) = (folder.join("disk.c"), folder.join("disk.so"));
         std::fs::write(&source, SOURCE).unwrap();
         let mut cc = Command::new("cc");

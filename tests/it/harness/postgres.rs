@@ -28,6 +28,7 @@ pub struct Postgres {
     port: u16,
     /// More `-c name=value`.
     settings: Vec<String>,
+    environment: Vec<(String, String)>,
     daemon: Option<Daemon>,
     databases: AtomicU32,
 }
@@ -39,7 +40,23 @@ impl Postgres {
         tokio::task::spawn_blocking(move || Self::start_blocking(settings)).await.unwrap()
     }
 
+    /// As `start`, on that disk.
+    #[cfg(target_os = "linux")]
+    pub async fn start_on(disk: &super::disk::Disk, settings: &[&str]) -> Self {
+        if let Some((uid, gid)) = unprivileged() {
+            chown(disk.folder(), Some(uid), Some(gid)).unwrap();
+        }
+        let settings = settings.iter().map(|&setting| setting.to_owned()).collect();
+        let environment = disk.environment();
+        let make = move || Self::make(settings, environment);
+        tokio::task::spawn_blocking(make).await.unwrap()
+    }
+
     pub fn start_blocking(settings: Vec<String>) -> Self {
+        Self::make(settings, Vec::new())
+    }
+
+    fn make(settings: Vec<String>, environment: Vec<(String, String)>) -> Self {
         let (server, initdb) = (program("postgres"), program("initdb"));
         let folder = sandbox().folder("postgres");
         if let Some((uid, gid)) = unprivileged() {
@@ -52,7 +69,8 @@ impl Postgres {
             .unwrap();
         assert!(made.status.success(), "initdb: {}", String::from_utf8_lossy(&made.stderr));
         let (port, databases) = (free_port(), AtomicU32::new(0));
-        let mut server = Self { program: server, folder, port, settings, daemon: None, databases };
+        let (program, daemon) = (server, None);
+        let mut server = Self { program, folder, port, settings, environment, daemon, databases };
         server.up(true);
         server
     }
@@ -132,6 +150,7 @@ impl Postgres {
         // Only what this attempt says counts.
         let _ = std::fs::remove_file(&log);
         let mut server = command(&self.program, self.folder.path());
+        server.envs(self.environment.iter().map(|(name, value)| (name, value)));
         server.args(["-D", "data", "-p", &self.port.to_string()]);
         let ours = [
             "listen_addresses=127.0.0.1",

@@ -78,6 +78,7 @@ impl Chat {
             rooms: Vec::new(),
             rows: Vec::new(),
             members: Vec::new(),
+            set_back: None,
             stream: Vec::new(),
             outbox_rows: 0,
             whole_since: 0,

@@ -4,6 +4,7 @@
 mod answers;
 mod log;
 mod reads;
+mod set_back;
 mod shown;
 mod soil;
 
@@ -18,7 +19,9 @@ use crate::tale::Tale;
 type Planted = (&'static str, fn(&mut Tale), &'static [Rule]);
 
 fn all() -> impl Iterator<Item = &'static Planted> {
-    [log::PLANTED, answers::PLANTED, shown::PLANTED, reads::PLANTED].into_iter().flatten()
+    [log::PLANTED, answers::PLANTED, shown::PLANTED, reads::PLANTED, set_back::PLANTED]
+        .into_iter()
+        .flatten()
 }
 
 #[test]
