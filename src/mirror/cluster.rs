@@ -52,7 +52,7 @@ impl Cluster {
     /// which was turned away from it or has just been started, comes by just then and takes it. So
     /// who was not at home takes it only if it is still nobody's when those who are have had the
     /// time to say so: they do with every heartbeat, and with every event. Who comes first to a new
-    /// Redis need not wait: nobody listens to the nodes' channel there.
+    /// Redis need not wait, nor those who come together: nobody listens to the nodes' channel yet.
     pub async fn enter(
         &self,
         redis: &mut MultiplexedConnection,
@@ -85,9 +85,9 @@ impl Cluster {
     }
 }
 
-/// Whether others listen to the nodes' channel, beside who asks.
+/// Whether anybody listens to the nodes' channel: who does is at home.
 async fn has_company(redis: &mut MultiplexedConnection, nodes_channel: &str) -> bool {
     let listening = cmd("PUBSUB").arg("NUMSUB").arg(nodes_channel).query_async(redis).await;
     // An error: nobody knows.
-    listening.map_or(true, |(_, count): (Vec<u8>, u64)| count > 1)
+    listening.map_or(true, |(_, count): (Vec<u8>, u64)| count > 0)
 }

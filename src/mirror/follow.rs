@@ -189,11 +189,13 @@ impl Follow {
         started: &mut Option<oneshot::Sender<Result<(), OpenError>>>,
         pause: &mut Duration,
     ) -> Result<std::convert::Infallible, Lost> {
-        let channels = [&*self.events_channel, &self.nodes_channel];
+        let channels = [&*self.events_channel];
         let (len_max, budget) = (self.live_len_max, &self.live_budget);
         let connecting = Listener::connect(&self.connector, &channels, len_max, budget);
         let mut listener = connecting.await?;
         self.enter(&mut listener).await?;
+        // Who listens here is at home.
+        listener.redis.subscribe(&*self.nodes_channel).await?;
         if !self.lease.take(&mut listener.redis).await? {
             return Err(Lost::NameTaken);
         }
