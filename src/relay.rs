@@ -293,8 +293,8 @@ impl Relay {
         let is_closed = room.is_closed() || room.is_frozen();
         let Some(edge) = room.edge().filter(|_| !is_closed) else { return };
         let ready = hold.ready(edge);
-        if !ready.is_empty() {
-            self.hub.accept(room, &ready);
+        if !ready.is_empty() && self.hub.accept(room, &ready).1 == Overlap::Differs {
+            self.suspect(room);
         }
     }
 
@@ -403,7 +403,9 @@ impl Relay {
                         pause = REPAIR_RETRY;
                         continue;
                     }
-                    self.hub.accept(&room, new);
+                    if self.hub.accept(&room, new).1 == Overlap::Differs {
+                        self.suspect(&room);
+                    }
                     let gained = room.edge() > Some(edge);
                     if overlapped {
                         // It may have been all that fits into a page.

@@ -134,7 +134,8 @@ impl Hub {
         self.shards.iter().flat_map(lock).collect()
     }
 
-    /// Hands a room entries in ascending order and fans out what follows its edge.
+    /// Hands a room entries in ascending order and fans out what follows its edge. Whoever is told
+    /// that they differ from what it has must suspect it: until then it takes nothing more.
     pub fn accept(self: &Arc<Self>, room: &Arc<Room>, entries: &[Entry]) -> (Accepted, Overlap) {
         let (accepted, overlap) = room.accept(entries, &self.config);
         let (Accepted::All { fan_out } | Accepted::Gap { fan_out, .. }) = accepted;
