@@ -154,8 +154,9 @@ check('a hole is mended and a repetition is dropped', async () => {
   const talker = client(n1, 'talker');
   await talker.create(room);
   let events = 0;
+  let isCalm = false;
   const into = (frame) => {
-    if (frame.type !== 'message') return [frame];
+    if (frame.type !== 'message' || isCalm) return [frame];
     events += 1;
     if (events % 5 === 0) return [];
     return events % 3 === 0 ? [frame, frame] : [frame];
@@ -163,9 +164,9 @@ check('a hole is mended and a repetition is dropped', async () => {
   const listener = client(n2, 'listener', { WebSocket: tampered({ into }) });
   await listener.join(room);
   for (let number = 1; number <= 30; number += 1) await talker.send(room, `${number}`);
-  // The last one is not lost, so that the others are missed.
+  // The last ones are not lost, so that the others are missed: also if they come among replays.
+  isCalm = true;
   await talker.send(room, 'end');
-  events = 0;
   const last = await talker.send(room, 'very end');
   await within('the whole room', told(listener, room, last));
   assertWhole(listener.events);

@@ -81,6 +81,10 @@ impl Daemon {
         let parent = self.child.id();
         if signal == Signal::STOP || signal == Signal::KILL {
             send(parent, Signal::STOP);
+            // The signal is on its way, and meanwhile one more child may be born.
+            while !is_stopped(parent) {
+                std::thread::yield_now();
+            }
         }
         for pid in children_of(parent) {
             send(pid, signal);
@@ -153,6 +157,14 @@ fn send(pid: u32, signal: Signal) {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).unwrap();
     // It may have ended by itself a moment ago.
     let _ = kill_process(pid, signal);
+}
+
+/// Or gone; nobody knows where there is no /proc.
+fn is_stopped(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // `pid (any name) state …`
+    let state = stat.rsplit(')').next().and_then(|rest| rest.trim_start().chars().next());
+    state.is_none_or(|state| matches!(state, 'T' | 'Z' | 'X'))
 }
 
 /// The direct children of a process: from /proc, or from ps where there is none.
