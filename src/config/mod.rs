@@ -20,7 +20,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 pub use check::Warning;
 pub use load::Sources;
-pub use secret::Secret;
+pub use secret::{Secret, may_be_named};
 
 /// Everything a node is told.
 #[derive(Clone, Debug, Deserialize, Serialize)]

@@ -4,6 +4,7 @@
 //! `?ssl_cert_reqs=none`. Values are never shown; they may be secrets.
 
 use super::OpenError;
+use crate::config::may_be_named;
 
 const UNKNOWN: &str = "verbatim does not know; remove it";
 
@@ -43,10 +44,8 @@ pub(super) fn check(url: &str) -> Result<(), OpenError> {
     Ok(())
 }
 
-/// A word that may be a part of a password, because its `?` was not encoded, is not named.
 fn refused(word: &str, advice: &'static str, query: &str) -> OpenError {
-    let is_name = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
-    match word.len() <= 40 && word.chars().all(is_name) && !query.contains('@') {
+    match may_be_named(word, query) {
         true => OpenError::Word { word: word.to_owned(), advice },
         false => OpenError::UnnamedWord,
     }

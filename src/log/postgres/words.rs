@@ -5,6 +5,7 @@
 //! secrets.
 
 use super::OpenError;
+use crate::config::may_be_named;
 
 /// A URL taken apart.
 #[derive(Debug, Default)]
@@ -126,10 +127,8 @@ fn fate(word: &str, value: &str) -> Fate {
     }
 }
 
-/// A word that may be a part of a password, because its `?` was not encoded, is not named.
 fn refused(word: &str, advice: &'static str, query: &str) -> OpenError {
-    let is_name = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
-    match word.len() <= 40 && word.chars().all(is_name) && !query.contains('@') {
+    match may_be_named(word, query) {
         true => OpenError::Word { word: word.to_owned(), advice },
         false => OpenError::UnnamedWord,
     }
