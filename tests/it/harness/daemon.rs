@@ -82,7 +82,7 @@ impl Daemon {
         if signal == Signal::STOP || signal == Signal::KILL {
             send(parent, Signal::STOP);
             // The signal is on its way, and meanwhile one more child may be born.
-            while !is_stopped(parent) {
+            while !has_stopped(parent) {
                 std::thread::yield_now();
             }
         }
@@ -159,12 +159,16 @@ fn send(pid: u32, signal: Signal) {
     let _ = kill_process(pid, signal);
 }
 
-/// Or gone; nobody knows where there is no /proc.
-fn is_stopped(pid: u32) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+/// Or is gone; where there is no /proc nobody knows.
+fn has_stopped(pid: u32) -> bool {
+    state(pid).is_none_or(|state| matches!(state, 'T' | 'Z' | 'X'))
+}
+
+/// The letter for what a process does: `T`, it is stopped. `None`: there is none, or no /proc.
+pub fn state(pid: u32) -> Option<char> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // `pid (any name) state …`
-    let state = stat.rsplit(')').next().and_then(|rest| rest.trim_start().chars().next());
-    state.is_none_or(|state| matches!(state, 'T' | 'Z' | 'X'))
+    stat.rsplit(')').next()?.trim_start().chars().next()
 }
 
 /// The direct children of a process: from /proc, or from ps where there is none.

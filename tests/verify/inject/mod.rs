@@ -26,6 +26,7 @@ use verbatim_checker::Nanos;
 
 use self::sessions::Lock;
 use crate::fault::{Fault, Link, To};
+use crate::harness::daemon::state;
 use crate::harness::process::Exit;
 use crate::harness::proxy::{Fate, Proxy, Way};
 use crate::schedule::Planned;
@@ -129,9 +130,7 @@ async fn stop_node(site: &Site<'_>, node: usize, lasting: Duration) -> bool {
 }
 
 fn is_stopped(pid: u32) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // `pid (any name) state …`
-    stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('T'))
+    state(pid) == Some('T')
 }
 
 /// It hits when the proxy has met something to disturb.
