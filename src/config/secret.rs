@@ -45,8 +45,8 @@ impl Serialize for Secret {
     }
 }
 
-/// Whether a word of a URL's query may be shown: not if it may be a part of a password whose `?` was
-/// not encoded.
+/// Whether a word of a URL's query may be shown: not if it may be a part of a password, whose `?`
+/// was not encoded.
 pub fn may_be_named(word: &str, query: &str) -> bool {
     let is_name = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
     word.len() <= 40 && word.chars().all(is_name) && !query.contains('@')
