@@ -1,18 +1,23 @@
--- The durable log on PostgreSQL 13 or later, version 3.
+-- The durable log on PostgreSQL 13 or later, version 4.
 --
--- A node applies this by itself when it starts: in one transaction, under an advisory lock, and only
--- where `verbatim_schema` does not say that it is there already. Running it by hand does no harm,
--- not even twice; what a table of version 1 lacks is added at the end. Nothing is qualified, so it goes where the connection's search_path says.
+-- A node applies this by itself when it starts with an empty database: in one transaction, under an
+-- advisory lock. It brings a log of an older version here by the files of src/log/postgres/steps. Run
+-- by hand, this file is for an empty database; over a log of its own version it changes nothing.
+-- Nothing is qualified, so it goes where the connection's search_path says.
 --
 -- Names compare bytewise (collate "C"): the order of a list must not depend on the server's locale,
 -- and both logs must list in the same order. There are no foreign keys: each insert of an event
 -- would take a lock on its room's row, beside the one that the append holds already, and rows only
 -- ever leave by hand.
 
--- Which versions of this file were applied, and when. A node refuses a version above its own.
+-- Which versions of this file were applied, and when. A node refuses a version above its own, unless
+-- it is marked as one that the node can carry.
 create table if not exists verbatim_schema (
     version    integer     primary key,
-    applied_at timestamptz not null default now()
+    applied_at timestamptz not null default now(),
+    -- The oldest version whose nodes can work on a log of this one: they show what they do not know
+    -- as it is. Null: no older one can.
+    carried_by integer
 );
 
 -- Which log this is: one row. A copy of the database (a clone for a test, not a restored backup) is
@@ -88,16 +93,20 @@ create table if not exists events (
     at         timestamptz not null,
     -- The event that this one is about; null for every type of this version, which costs one bit.
     target_seq bigint,
-    -- 'create', 'join', 'leave', 'message': text, because people read this table.
+    -- 'create', 'join', 'leave', 'message', or what a newer version writes: text, because people
+    -- read this table.
     type       text        not null,
     user_id    text collate "C" not null,
     -- The command's own id, where it had one that makes it idempotent.
     client_id  text collate "C",
-    -- The text of a message; null for the others.
+    -- The text of a message, or of another type that has one.
     body       text,
     -- How many messages there are in the room before this event; null for messages, which come
     -- between. (Also null if a node of version 1 wrote it.)
     messages   bigint,
+    -- What only its type has: the members of its JSON object, as they stand in its frame, without
+    -- the braces. Text, not jsonb, so that the bytes stay. Null for every type of this version.
+    data       text,
     -- History and catch-up read ranges of it.
     primary key (room_id, seq)
 ) with (
@@ -150,18 +159,11 @@ select r.name as room,
        e.type,
        e.user_id,
        e.body as text,
-       e.at
+       e.at,
+       e.data
 from events e
 join rooms r on r.id = e.room_id;
 
--- From version 1. The index above comes first: it waits for appends, and they for it, but reads go
--- on; this one stops everything, and takes no time.
-alter table events
-    add column if not exists messages bigint;
-
-alter table members
-    set (fillfactor = 90);
-
 insert into verbatim_schema (version)
-values (3)
-on conflict (version) do nothing;
+select 4
+where not exists (select from verbatim_schema);

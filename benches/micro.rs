@@ -226,8 +226,8 @@ fn serve(mut socket: Socket) -> Arc<Link> {
 }
 
 fn event(seq: Seq) -> Event {
-    let (room, user, client_id) = (room(), user(1), None);
-    Event { room, seq, user, client_id, at: NOW, kind: EventKind::Message(text()) }
+    let (room, user, client_id, text) = (room(), user(1), None, Some(text()));
+    Event { room, seq, user, client_id, at: NOW, kind: EventKind::Message, text, data: None }
 }
 
 fn room() -> RoomName {

@@ -149,30 +149,31 @@ impl Room {
     fn commit(&mut self, write: &Write, now: Timestamp) -> Event {
         self.last_seq = self.last_seq.next();
         self.last_at = self.last_at.max(now);
-        let kind = match &write.verb {
+        let (kind, text) = match &write.verb {
             Verb::Create => {
                 self.created_by = Some(write.user.clone());
                 self.enter(&write.user);
-                EventKind::Create
+                (EventKind::Create, None)
             }
             Verb::Join => {
                 self.enter(&write.user);
-                EventKind::Join
+                (EventKind::Join, None)
             }
             Verb::Leave => {
                 self.members.remove(&write.user);
                 self.member_count = self.member_count.saturating_sub(1);
                 self.changed_members.insert(write.user.clone(), None);
-                EventKind::Leave
+                (EventKind::Leave, None)
             }
             Verb::Message(text) => {
                 self.message_count += 1;
-                EventKind::Message(text.clone())
+                (EventKind::Message, Some(text.clone()))
             }
         };
         let client_id = if write.verb == Verb::Join { None } else { write.id.clone() };
         let (room, user) = (write.room.clone(), write.user.clone());
-        Event { room, seq: self.last_seq, user, client_id, at: self.last_at, kind }
+        let (seq, at) = (self.last_seq, self.last_at);
+        Event { room, seq, user, client_id, at, kind, text, data: None }
     }
 
     /// Ownership is having made the room: an owner who left and joins again is the owner again.
@@ -204,7 +205,7 @@ impl Verb {
 
 impl Receipt {
     fn of(event: &Event) -> Self {
-        Self { kind: event.kind.name().into(), seq: event.seq, at: event.at }
+        Self { kind: event.kind.name().to_owned().into(), seq: event.seq, at: event.at }
     }
 
     /// What becomes of a command that comes under the same `id`.
@@ -249,7 +250,8 @@ mod tests {
         fn of_an_older_log() -> Self {
             let event = |seq, user, kind| {
                 let (room, user) = (RoomName::stored("r"), UserId::stored(user));
-                Event { room, seq: Seq(seq), user, client_id: None, at: Timestamp(0), kind }
+                let (seq, at) = (Seq(seq), Timestamp(0));
+                Event { room, seq, user, client_id: None, at, kind, text: None, data: None }
             };
             let (made, came) = (event(1, "1", EventKind::Create), event(2, "3 ", EventKind::Join));
             Self { events: vec![made, came] }
@@ -257,7 +259,7 @@ mod tests {
 
         fn is_member(&self, user: &UserId) -> bool {
             let mut moves = self.events.iter().filter(|event| event.user == *user);
-            let last = moves.rfind(|event| !matches!(event.kind, EventKind::Message(_)));
+            let last = moves.rfind(|event| !event.is_message());
             last.is_some_and(|event| event.kind != EventKind::Leave)
         }
 
@@ -278,7 +280,7 @@ mod tests {
         }
 
         fn messages(&self) -> u64 {
-            self.events.iter().filter(|event| event.kind.body().is_some()).count() as u64
+            self.events.iter().filter(|event| event.is_message()).count() as u64
         }
 
         fn receipt(&self, user: &UserId, id: Option<&ClientId>) -> Option<Receipt> {
@@ -300,24 +302,24 @@ mod tests {
             if joins && !self.is_member(&write.user) && write.user.as_str().ends_with(' ') {
                 return Outcome::Refused(Refusal::UserName(Invalid::Edge));
             }
-            let kind = match &write.verb {
+            let (kind, text) = match &write.verb {
                 Verb::Create if !self.events.is_empty() => {
                     return Outcome::Refused(Refusal::RoomExists);
                 }
-                Verb::Create => EventKind::Create,
+                Verb::Create => (EventKind::Create, None),
                 _ if self.events.is_empty() => return Outcome::Refused(Refusal::RoomNotFound),
-                Verb::Join => EventKind::Join,
+                Verb::Join => (EventKind::Join, None),
                 _ if !self.is_member(&write.user) => {
                     return Outcome::Refused(Refusal::NotMember);
                 }
-                Verb::Leave => EventKind::Leave,
-                Verb::Message(text) => EventKind::Message(text.clone()),
+                Verb::Leave => (EventKind::Leave, None),
+                Verb::Message(text) => (EventKind::Message, Some(text.clone())),
             };
             let seq = Seq(self.events.len() as u64 + 1);
             let client_id = write.id.clone().filter(|_| !joins);
             let (room, user) = (write.room.clone(), write.user.clone());
             let at = self.last_at().max(now);
-            let event = Event { room, seq, user, client_id, at, kind };
+            let event = Event { room, seq, user, client_id, at, kind, text, data: None };
             let already = joins && self.is_member(&write.user);
             if !already {
                 self.events.push(event.clone());

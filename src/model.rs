@@ -65,6 +65,9 @@ pub struct Event {
     pub client_id: Option<ClientId>,
     pub at: Timestamp,
     pub kind: EventKind,
+    /// Every message has one.
+    pub text: Option<Text>,
+    pub data: Option<Data>,
 }
 
 /// What happened.
@@ -73,8 +76,16 @@ pub enum EventKind {
     Create,
     Join,
     Leave,
-    Message(Text),
+    Message,
+    /// A type that a newer version wrote. This one carries it and shows it as it is.
+    Other(Arc<str>),
 }
+
+/// What an event has that only its type has: the members of its JSON object, encoded, in the order
+/// of the wire (`"target":41,"emoji":"x"`). Kept as text, so that its bytes never change. Cloning
+/// shares it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Data(Arc<str>);
 
 /// A member's standing in a room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -197,6 +208,17 @@ impl Text {
         Self(text.into())
     }
 }
+impl Data {
+    pub(crate) fn stored(members: &str) -> Self {
+        Self(members.into())
+    }
+}
+
+impl Data {
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
 
 impl Seq {
     /// The seq that follows this one: the only one a follower at this place may be sent.
@@ -251,33 +273,44 @@ impl fmt::Display for Timestamp {
     }
 }
 
+impl Event {
+    /// Messages are what people say: they are counted, and may be unread.
+    pub fn is_message(&self) -> bool {
+        self.kind == EventKind::Message
+    }
+
+    /// Whose membership the event ends. Only a `leave` does, whatever caused it.
+    pub fn left(&self) -> Option<&UserId> {
+        (self.kind == EventKind::Leave).then_some(&self.user)
+    }
+
+    /// What it holds beside names and numbers, in bytes.
+    pub fn content_bytes(&self) -> usize {
+        let text = self.text.as_ref().map_or(0, |text| text.as_str().len());
+        text + self.data.as_ref().map_or(0, |data| data.as_str().len())
+    }
+}
+
 impl EventKind {
     /// The word for it on the wire and in SQL.
-    pub fn name(&self) -> &'static str {
+    pub fn name(&self) -> &str {
         match self {
             Self::Create => "create",
             Self::Join => "join",
             Self::Leave => "leave",
-            Self::Message(_) => "message",
+            Self::Message => "message",
+            Self::Other(name) => name,
         }
     }
 
-    /// The reverse of `name`, for a row of the log. `None`: the row is of a newer version or was
-    /// written by hand.
-    pub fn from_stored(name: &str, body: Option<&str>) -> Option<Self> {
+    /// The reverse of `name`, for a row of the log.
+    pub fn from_stored(name: &str) -> Self {
         match name {
-            "create" => Some(Self::Create),
-            "join" => Some(Self::Join),
-            "leave" => Some(Self::Leave),
-            "message" => Some(Self::Message(Text::stored(body.unwrap_or_default()))),
-            _ => None,
-        }
-    }
-
-    pub fn body(&self) -> Option<&str> {
-        match self {
-            Self::Message(text) => Some(text.as_str()),
-            _ => None,
+            "create" => Self::Create,
+            "join" => Self::Join,
+            "leave" => Self::Leave,
+            "message" => Self::Message,
+            _ => Self::Other(name.into()),
         }
     }
 }

@@ -188,9 +188,10 @@ impl History {
     fn event_of(&mut self, text: &EventText<'_>) -> Event {
         let (room, user) = (self.room(&text.room), self.user(&text.user_id));
         let message = text.message.as_deref().map(|text| self.text(text));
-        let command = self.command_of(text.r#type, room, user, text.client_id.as_deref(), message);
+        let (kind, id) = (text.kind(), text.client_id.as_deref());
+        let command = self.command_of(kind, room, user, id, message);
         let at_ms = at::parse(&text.at).expect("an event was read, so it has a time");
-        Event { room, seq: text.seq, kind: text.r#type, command, message, at_ms }
+        Event { room, seq: text.seq, kind, command, message, at_ms }
     }
 
     pub fn event(&self, frame: Frame) -> Option<&Event> {
@@ -286,20 +287,8 @@ impl History {
     }
 
     fn frame_of(&mut self, row: &Row<'_>) -> Frame {
-        let Some(kind) = Kind::named(row.kind) else {
-            // No frame can be right for it: its bytes are what nothing will ever equal.
-            return self.frame(format!("a row of type {:?}", row.kind).as_bytes());
-        };
-        let text = EventText {
-            r#type: kind,
-            room: self.rooms.text(row.room.index()).to_owned().into(),
-            user_id: row.user.into(),
-            message: row.body.map(Into::into),
-            seq: row.seq,
-            at: at::render(row.at_ms).into(),
-            client_id: row.client_id.map(Into::into),
-        };
-        self.frame(&text.bytes())
+        let bytes = EventText::of(row, self.rooms.text(row.room.index())).bytes();
+        self.frame(&bytes)
     }
 
     pub fn member(&mut self, row: MembersRow) {

@@ -227,6 +227,8 @@ pub struct Row<'a> {
     pub user: &'a str,
     pub client_id: Option<&'a str>,
     pub body: Option<&'a str>,
+    /// What only its type has: members of its JSON object.
+    pub data: Option<&'a str>,
     pub at_ms: i64,
 }
 

@@ -9,7 +9,7 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use crate::budget::Held;
-use crate::model::{Event, EventKind, Seq, UserId};
+use crate::model::{Event, Seq, UserId};
 use crate::protocol::frame::{self, Frame};
 
 /// One committed event, encoded.
@@ -25,7 +25,7 @@ pub struct Entry {
 
 impl Entry {
     pub fn new(event: &Event, committed: Instant) -> Self {
-        let left = (event.kind == EventKind::Leave).then(|| event.user.clone());
+        let left = event.left().cloned();
         Self { seq: event.seq, frame: frame::event(event), left, committed }
     }
 }
@@ -135,13 +135,13 @@ fn joined<'a>(entries: impl Iterator<Item = &'a Entry>, len: usize) -> Vec<u8> {
 mod tests {
     use super::*;
     use crate::budget::Budget;
-    use crate::model::{RoomName, Text, Timestamp};
+    use crate::model::{EventKind, RoomName, Text, Timestamp};
 
     /// Events 5 to 9; 7 is a leave.
     fn entries() -> Vec<Entry> {
-        let kind = |seq| match seq {
-            7 => EventKind::Leave,
-            _ => EventKind::Message(Text::stored(&"x".repeat(seq as usize))),
+        let content = |seq| match seq {
+            7 => (EventKind::Leave, None),
+            _ => (EventKind::Message, Some(Text::stored(&"x".repeat(seq as usize)))),
         };
         let event = |seq| Event {
             room: RoomName::stored("r"),
@@ -149,7 +149,9 @@ mod tests {
             user: UserId::stored("u"),
             client_id: None,
             at: Timestamp(0),
-            kind: kind(seq),
+            kind: content(seq).0,
+            text: content(seq).1,
+            data: None,
         };
         (5..10).map(|seq| Entry::new(&event(seq), Instant::now())).collect()
     }

@@ -104,7 +104,7 @@ impl<'a> Batch<'a> {
             };
             let outcome = room.decide(write, now);
             let messages = room.message_count;
-            let turn = |event: &Event| event.kind.body().is_none().then_some(messages);
+            let turn = |event: &Event| (!event.is_message()).then_some(messages);
             event_places.extend(outcome.event().map(|event| (*place, turn(event))));
             outcomes.push(Some(outcome));
         }

@@ -1,10 +1,16 @@
 //! An event as a row of either log holds it, and its way back to an `Event`.
 //!
-//! It checks nothing that was checked when the row was written; it only refuses what this
-//! version cannot show, because leaving the event out would make a hole.
+//! It checks nothing that was checked when the row was written; it only refuses what cannot be
+//! shown, because leaving the event out would make a hole. A type that this version does not know
+//! is shown as it is: a newer one wrote it.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use serde::de::IgnoredAny;
 
 use super::{LogError, Reading};
-use crate::model::{ClientId, Event, EventKind, RoomName, Seq, Timestamp, UserId};
+use crate::model::{ClientId, Data, Event, EventKind, RoomName, Seq, Text, Timestamp, UserId};
 
 /// One row of `events`. Its room is known to whoever asked.
 pub(super) struct StoredEvent<'a> {
@@ -13,16 +19,17 @@ pub(super) struct StoredEvent<'a> {
     pub user: &'a str,
     pub client_id: Option<&'a str>,
     pub body: Option<&'a str>,
+    pub data: Option<&'a str>,
     pub at: Timestamp,
 }
 
-/// The row was written by hand, or by a version that knows more than this one.
+/// The row was written by hand.
 #[derive(Debug, thiserror::Error)]
 enum Unreadable {
-    #[error("event {seq} of room {room:?} has the type {kind:?}, which this version does not know")]
-    Type { room: String, seq: i64, kind: String },
     #[error("event {seq} of room {room:?} has no user")]
     User { room: String, seq: i64 },
+    #[error("the data of event {seq} of room {room:?} are not the members of a JSON object")]
+    Data { room: String, seq: i64 },
 }
 
 /// A counter as a row holds it. SQL's integers are signed; none of ours is ever below 0.
@@ -39,14 +46,18 @@ pub(super) fn reading(messages: i64, read: Option<i64>, up_to: Option<i64>) -> O
 
 impl StoredEvent<'_> {
     pub fn event(self, room: &RoomName) -> Result<Event, LogError> {
-        let Some(kind) = EventKind::from_stored(self.kind, self.body) else {
-            let (room, kind) = (room.to_string(), self.kind.to_owned());
-            return Err(LogError::Damaged(Unreadable::Type { room, seq: self.seq, kind }.into()));
+        let damaged = |what: fn(String, i64) -> Unreadable| {
+            Err(LogError::Damaged(what(room.to_string(), self.seq).into()))
         };
         if self.user.is_empty() {
-            let room = room.to_string();
-            return Err(LogError::Damaged(Unreadable::User { room, seq: self.seq }.into()));
+            return damaged(|room, seq| Unreadable::User { room, seq });
         }
+        if self.data.is_some_and(|data| !are_members(data)) {
+            return damaged(|room, seq| Unreadable::Data { room, seq });
+        }
+        let kind = EventKind::from_stored(self.kind);
+        // Every message has a text, also one whose row lost it.
+        let body = self.body.or((kind == EventKind::Message).then_some(""));
         Ok(Event {
             room: room.clone(),
             seq: Seq::from_i64(self.seq),
@@ -54,6 +65,32 @@ impl StoredEvent<'_> {
             client_id: self.client_id.map(ClientId::stored),
             at: self.at,
             kind,
+            text: body.map(Text::stored),
+            data: self.data.map(Data::stored),
         })
+    }
+}
+
+/// Whether a frame with these members in it is one JSON object on one line: in an event stream a
+/// line break would end it.
+fn are_members(data: &str) -> bool {
+    let has_break = data.bytes().any(|byte| byte < b' ');
+    let object = format!("{{{data}}}");
+    let parsed = serde_json::from_str::<BTreeMap<Cow<'_, str>, IgnoredAny>>(&object);
+    !has_break && parsed.is_ok_and(|members| !members.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn data_are_members_that_stand_in_one_frame() {
+        for data in [r#""target":4"#, r#""a":{"b":[1,"\n"]},"c":null"#, r#""ä":"}""#] {
+            assert!(are_members(data), "{data}");
+        }
+        for data in ["", " ", "{}", "\"a\":1\n", r#""a":1}"#, r#""a":1},{"b":2"#, r#""a""#, "1"] {
+            assert!(!are_members(data), "{data}");
+        }
     }
 }

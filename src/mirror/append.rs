@@ -220,9 +220,16 @@ mod tests {
     /// A call as Redis would get it for messages of these lengths.
     fn call(lens: &[usize]) -> usize {
         let event = |len: &usize| {
-            let kind = EventKind::Message(Text::stored(&"x".repeat(*len)));
-            let (room, user) = (RoomName::stored("r"), UserId::stored("1"));
-            let event = Event { room, seq: Seq(1), user, client_id: None, at: Timestamp(0), kind };
+            let event = Event {
+                room: RoomName::stored("r"),
+                seq: Seq(1),
+                user: UserId::stored("1"),
+                client_id: None,
+                at: Timestamp(0),
+                kind: EventKind::Message,
+                text: Some(Text::stored(&"x".repeat(*len))),
+                data: None,
+            };
             (event.room.clone(), event.seq, frame::event(&event))
         };
         let events: Vec<_> = lens.iter().map(event).collect();

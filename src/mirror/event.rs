@@ -122,12 +122,14 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::model::{Event, EventKind, Text, Timestamp};
+    use crate::model::{Data, Event, EventKind, Text, Timestamp};
     use crate::protocol::frame;
 
-    fn event(room: &str, kind: EventKind) -> Event {
+    fn event(room: &str, kind: EventKind, text: Option<&str>) -> Event {
         let (room, user) = (RoomName::stored(room), UserId::stored("ü\"1"));
-        Event { room, seq: Seq(7), user, client_id: None, at: Timestamp(0), kind }
+        let (seq, at, text) = (Seq(7), Timestamp(0), text.map(Text::stored));
+        let data = Some(Data::stored(r#""target":4"#));
+        Event { room, seq, user, client_id: None, at, kind, text, data }
     }
 
     fn ours() -> Seal {
@@ -141,8 +143,12 @@ mod tests {
 
     #[test]
     fn what_comes_from_redis_is_what_the_first_node_encoded() {
-        for kind in [EventKind::Leave, EventKind::Message(Text::stored("a\u{1}\"\\ü"))] {
-            let event = event("r\"oo\\m", kind);
+        for (kind, text) in [
+            (EventKind::Leave, None),
+            (EventKind::Message, Some("a\u{1}\"\\ü")),
+            (EventKind::Other("wave".into()), Some("")),
+        ] {
+            let event = event("r\"oo\\m", kind, text);
             let frame = frame::event(&event);
             let seal = ours().of(frame.payload());
             let (id, found) = Found::in_message(live("12-3", &frame, &seal), &ours());
@@ -150,14 +156,14 @@ mod tests {
             assert_eq!(id, StreamId { ms: 12, number: 3 });
             assert_eq!(mirrored.frame, frame);
             assert_eq!((&mirrored.room, mirrored.seq), (&event.room, event.seq));
-            assert_eq!(mirrored.left.is_some(), event.kind == EventKind::Leave);
+            assert_eq!(mirrored.left.as_ref(), event.left());
             assert_eq!(Found::in_entry(frame.payload(), seal.as_bytes(), &ours()), found);
         }
     }
 
     #[test]
     fn an_event_without_the_seal_of_this_log_is_not_believed() {
-        let frame = frame::event(&event("r", EventKind::Leave));
+        let frame = frame::event(&event("r", EventKind::Leave, None));
         let (seal, other) = (Seal::new(b"theirs").of(frame.payload()), ours().of(b"another"));
         for seal in [seal.as_str(), &other, &"A".repeat(SEAL_LEN), &"*".repeat(SEAL_LEN)] {
             let (_, found) = Found::in_message(live("1-1", &frame, seal), &ours());

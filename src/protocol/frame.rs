@@ -121,14 +121,19 @@ fn put_header(out: &mut impl BufMut, opcode: Opcode, is_last: bool, payload_len:
     }
 }
 
-/// The one shape of every durable event: the command's own fields, then `seq` and `at`.
+/// How every event begins. The members of its type follow, and then its tail.
 #[derive(Serialize)]
-struct EventFrame<'a> {
-    r#type: &'static str,
+struct EventHead<'a> {
+    r#type: &'a str,
     room: &'a str,
     user_id: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     message: Option<&'a str>,
+}
+
+/// How every event ends.
+#[derive(Serialize)]
+struct EventTail<'a> {
     seq: Seq,
     at: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -137,15 +142,29 @@ struct EventFrame<'a> {
 
 /// Encodes an event; the same event always gives the same bytes, on every node and at every time.
 pub fn event(event: &Event) -> Frame {
-    Frame::json(&EventFrame {
+    let mut json = to_json(&EventHead {
         r#type: event.kind.name(),
         room: event.room.as_str(),
         user_id: event.user.as_str(),
-        message: event.kind.body(),
-        seq: event.seq,
-        at: &event.at.to_string(),
-        client_id: event.client_id.as_ref().map(|id| id.as_str()),
-    })
+        message: event.text.as_ref().map(|text| text.as_str()),
+    });
+    json.pop();
+    if let Some(data) = &event.data {
+        json.push(b',');
+        json.extend_from_slice(data.as_str().as_bytes());
+    }
+    let tail = json.len();
+    append_json(
+        &mut json,
+        &EventTail {
+            seq: event.seq,
+            at: &event.at.to_string(),
+            client_id: event.client_id.as_ref().map(|id| id.as_str()),
+        },
+    );
+    // Its opening brace: the object goes on.
+    json[tail] = b',';
+    Frame::text(&json)
 }
 
 /// The first bytes of the payload of each event of this type, room and user, and of no other event:
@@ -413,10 +432,44 @@ pub(super) fn to_json<T: Serialize + ?Sized>(value: &T) -> Vec<u8> {
     serde_json::to_vec(value).expect("our frames have string keys only")
 }
 
+fn append_json<T: Serialize>(json: &mut Vec<u8>, value: &T) {
+    serde_json::to_writer(json, value).expect("our frames have string keys only");
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{EventKind, Text};
+    use crate::model::{Data, EventKind, Text};
+
+    #[test]
+    fn an_event_has_its_types_own_members_between_what_all_have() {
+        let mut said = Event {
+            room: RoomName::stored("r"),
+            seq: Seq(4),
+            user: UserId::stored("1"),
+            client_id: Some(ClientId::stored("c1")),
+            at: Timestamp(1_767_323_045_678),
+            kind: EventKind::Message,
+            text: Some(Text::stored("a\n")),
+            data: None,
+        };
+        let shown = |event: &Event| {
+            let frame = super::event(event);
+            String::from_utf8(frame.payload().to_vec()).unwrap()
+        };
+        let end = r#""seq":4,"at":"2026-01-02T03:04:05.678Z","client_id":"c1"}"#;
+        let begin = r#"{"type":"message","room":"r","user_id":"1","message":"a\n","#;
+        assert_eq!(shown(&said), [begin, end].concat());
+        said.data = Some(Data::stored(r#""reply_to":2,"data":{"ä": 1}"#));
+        let data = r#""reply_to":2,"data":{"ä": 1},"#;
+        assert_eq!(shown(&said), [begin, data, end].concat());
+        (said.kind, said.text) = (EventKind::Other("wave \"".into()), None);
+        let begin = r#"{"type":"wave \"","room":"r","user_id":"1","#;
+        assert_eq!(shown(&said), [begin, data, end].concat());
+        (said.data, said.client_id) = (None, None);
+        let end = r#""seq":4,"at":"2026-01-02T03:04:05.678Z"}"#;
+        assert_eq!(shown(&said), [begin, end].concat());
+    }
 
     #[test]
     fn a_frame_of_any_length_gives_back_its_payload_and_type() {
@@ -438,11 +491,12 @@ mod tests {
         for (room, user) in all.clone() {
             let (room, user) = (RoomName::stored(room), UserId::stored(user));
             let begins = ["message", "leave"].map(|kind| event_begin(kind, &room, &user));
-            for kind in [EventKind::Message(Text::stored("x")), EventKind::Leave] {
+            for (kind, text) in [(EventKind::Message, Some("x")), (EventKind::Leave, None)] {
                 let of = |(room, user): (&str, &str)| {
                     let (room, user) = (RoomName::stored(room), UserId::stored(user));
                     let (seq, at, kind) = (Seq(7), Timestamp(0), kind.clone());
-                    event(&Event { room, seq, user, client_id: None, at, kind })
+                    let (text, data) = (text.map(Text::stored), None);
+                    event(&Event { room, seq, user, client_id: None, at, kind, text, data })
                 };
                 for other in all.clone() {
                     let frame = of(other);

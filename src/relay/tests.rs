@@ -11,9 +11,17 @@ fn name() -> RoomName {
 }
 
 fn entry(seq: u64) -> Entry {
-    let (user, kind) = (UserId::stored("u"), EventKind::Message(Text::stored("x")));
-    let (seq, at) = (Seq(seq), Timestamp(0));
-    Entry::new(&Event { room: name(), seq, user, client_id: None, at, kind }, Instant::now())
+    let event = Event {
+        room: name(),
+        seq: Seq(seq),
+        user: UserId::stored("u"),
+        client_id: None,
+        at: Timestamp(0),
+        kind: EventKind::Message,
+        text: Some(Text::stored("x")),
+        data: None,
+    };
+    Entry::new(&event, Instant::now())
 }
 
 /// A relay on a log whose room "r" has `len` events, and whose holes wait for `hold_ms`.
@@ -97,7 +105,7 @@ async fn a_room_whose_hole_cannot_be_read_is_let_go() {
     let folder = tempfile::tempdir().unwrap();
     let relay = relay(folder.path(), 20, 1).await;
     let shell = rusqlite::Connection::open(folder.path().join("verbatim.db")).unwrap();
-    shell.execute("update events set type = 'poll' where seq = 8", []).unwrap();
+    shell.execute("update events set data = 'bad' where seq = 8", []).unwrap();
     let room = relay.hub.open(&name());
     room.set_edge(Seq(5));
     relay.deliver(&name(), &[entry(10)]);

@@ -75,7 +75,8 @@ impl Command<'_> {
 }
 
 impl Frame<'_> {
+    /// Whatever its type: a newer server may have more of them.
     pub fn is_event(&self) -> bool {
-        matches!(&*self.r#type, "create" | "join" | "leave" | "message")
+        self.seq.is_some() && self.at.is_some() && self.re.is_none()
     }
 }

@@ -154,7 +154,7 @@ impl Talker {
         });
         let command = self.client.command(kind, &room, id.as_deref(), text.as_deref());
         let (user_id, message) = (&*self.client.user, text.as_deref());
-        let r#type = name(kind);
+        let r#type = kind.name();
         let (room_name, id_text) = (Some(&*room), id.as_deref());
         let json = frame::Command {
             r#type,
@@ -319,13 +319,4 @@ pub fn take_answered(pending: &mut VecDeque<Job>, frame: &Frame<'_>) -> Option<J
     let is_it = |job: &Job| job.id.as_deref() == frame.id.as_deref();
     let place = pending.iter().position(is_it)?;
     pending.remove(place)
-}
-
-fn name(kind: Kind) -> &'static str {
-    match kind {
-        Kind::Create => "create",
-        Kind::Join => "join",
-        Kind::Leave => "leave",
-        Kind::Message => "message",
-    }
 }

@@ -39,7 +39,7 @@ struct Writer {
 
 impl Writer {
     async fn send(&mut self, command: Value) -> Command {
-        let kind = Kind::named(command["type"].as_str().unwrap()).unwrap();
+        let kind = Kind::named(command["type"].as_str().unwrap());
         let recorded = self.record.command(kind, &command);
         self.record.sent(recorded, self.mouth);
         self.client.send(command).await;

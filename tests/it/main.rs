@@ -27,6 +27,7 @@ mod lanes;
 mod log;
 mod log_lines;
 mod mirror;
+mod newer;
 mod page;
 mod pipelined;
 mod postgres_down;

@@ -158,6 +158,7 @@ impl Stored {
                     user: &event.user,
                     client_id: event.id.as_deref(),
                     body: event.text.as_deref(),
+                    data: None,
                     at_ms: event.at_ms,
                 });
             }

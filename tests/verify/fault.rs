@@ -52,8 +52,10 @@ pub enum Fault {
     Snapshot,
     /// No file of the database can grow for a while.
     DiskFull,
-    /// An event of a type that no node knows, in a room that nobody else uses.
-    UnknownRow(Mend),
+    /// An event that no node can read, in a room that nobody else uses.
+    UnreadableRow(Mend),
+    /// A node of a later version writes, into all rooms, events of types that no other knows.
+    Newer,
     /// A room loses so many of its newest events.
     SetBack {
         room: usize,
@@ -134,7 +136,7 @@ impl Fault {
             Self::TableLock(Table::Outbox) => 1500..3500,
             Self::TableLock(_) | Self::ReadOnly | Self::DiskFull => 500..2000,
             Self::Snapshot | Self::RedisSlow => 2000..5000,
-            Self::UnknownRow(_) => 1000..5000,
+            Self::UnreadableRow(_) | Self::Newer => 1000..5000,
             Self::Disk(_) => 300..3500,
             Self::Stranger => 1000..3000,
             Self::NodeKill(_) | Self::RedisKill | Self::PostgresKill => 0..1000,
@@ -172,8 +174,9 @@ impl Fault {
             Self::Snapshot => "PostgreSQL snapshot held".to_owned(),
             Self::DiskFull => "PostgreSQL disk full".to_owned(),
             Self::SetBack { .. } => "log set back".to_owned(),
-            Self::UnknownRow(Mend::Remove) => "unknown row, removed".to_owned(),
-            Self::UnknownRow(Mend::MakeRight) => "unknown row, made right".to_owned(),
+            Self::UnreadableRow(Mend::Remove) => "unreadable row, removed".to_owned(),
+            Self::UnreadableRow(Mend::MakeRight) => "unreadable row, made right".to_owned(),
+            Self::Newer => "events of a newer node".to_owned(),
             Self::Disk(DiskFault::Fail) => "disk: syncs fail".to_owned(),
             Self::Disk(DiskFault::Hang) => "disk: syncs hang".to_owned(),
             Self::Disk(DiskFault::Bad) => "disk: bad pages".to_owned(),

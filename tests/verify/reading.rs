@@ -13,7 +13,7 @@ use crate::{bystander, crew};
 
 const ROOMS: &str = "select id, name, last_seq, message_count, member_count from rooms order by id";
 const MEMBERS: &str = "select room_id, user_id from members";
-const EVENTS: &str = "select room_id, seq, type, user_id, client_id, body, at
+const EVENTS: &str = "select room_id, seq, type, user_id, client_id, body, data, at
                       from events order by room_id, seq";
 /// How long the reader of a file waits for its node.
 const FILE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -79,7 +79,7 @@ pub async fn table(sql: &Sql, recorder: &Recorder) -> Result<(), tokio_postgres:
     }
     for row in events {
         let Some(room) = names.get(&row.get::<_, i64>(0)).copied() else { continue };
-        let at: SystemTime = row.get(6);
+        let at: SystemTime = row.get(7);
         history.row(&Row {
             room,
             seq: number(row.get(1)),
@@ -87,6 +87,7 @@ pub async fn table(sql: &Sql, recorder: &Recorder) -> Result<(), tokio_postgres:
             user: row.get(3),
             client_id: row.get(4),
             body: row.get(5),
+            data: row.get(6),
             at_ms: at_ms(at),
         });
     }
@@ -121,7 +122,8 @@ pub fn file(path: &Path, recorder: &Recorder) -> rusqlite::Result<()> {
     let mut rows = events.query([])?;
     while let Some(row) = rows.next()? {
         let text = |column: usize| row.get::<_, Option<String>>(column);
-        let (kind, user, client_id, body) = (text(2)?, text(3)?, text(4)?, text(5)?);
+        let (kind, user, client_id) = (text(2)?, text(3)?, text(4)?);
+        let (body, data) = (text(5)?, text(6)?);
         history.row(&Row {
             room: names[&row.get(0)?],
             seq: number(row.get(1)?),
@@ -129,7 +131,8 @@ pub fn file(path: &Path, recorder: &Recorder) -> rusqlite::Result<()> {
             user: &user.unwrap_or_default(),
             client_id: client_id.as_deref(),
             body: body.as_deref(),
-            at_ms: row.get(6)?,
+            data: data.as_deref(),
+            at_ms: row.get(7)?,
         });
     }
     Ok(())

@@ -122,7 +122,7 @@ fn fault(rng: &mut StdRng) -> Fault {
     let node = rng.random_range(0..NODES);
     let to = [To::Redis, To::Postgres, To::Clients][rng.random_range(0..3)];
     let link = Link { node, to };
-    match rng.random_range(0..144) {
+    match rng.random_range(0..150) {
         0..8 => Fault::NodeKill(node),
         8..12 => Fault::NodeTerm(node),
         12..19 => Fault::NodeStop(node),
@@ -148,10 +148,11 @@ fn fault(rng: &mut StdRng) -> Fault {
         116..120 => Fault::ReadOnly,
         120..122 => Fault::Snapshot,
         122..126 => Fault::RedisSlow,
-        126..130 => Fault::UnknownRow(Mend::MakeRight),
-        130..132 => Fault::UnknownRow(Mend::Remove),
+        126..130 => Fault::UnreadableRow(Mend::MakeRight),
+        130..132 => Fault::UnreadableRow(Mend::Remove),
         132..137 => Fault::DiskFull,
         137..140 => Fault::Stranger,
+        140..146 => Fault::Newer,
         _ => Fault::SetBack {
             room: rng.random_range(0..usize::from(u8::MAX)),
             count: rng.random_range(1..150),

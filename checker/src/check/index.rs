@@ -49,7 +49,7 @@ pub(super) struct RoomLog {
 pub(super) struct Line {
     pub seq: u64,
     pub frame: Frame,
-    /// `None`: a row of no known type.
+    /// `None`: no frame can be right for the row.
     pub event: Option<Event>,
     /// When the first ack of it was received.
     pub acked_at: Nanos,

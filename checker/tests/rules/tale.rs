@@ -121,6 +121,7 @@ pub struct RowTale {
     pub user: String,
     pub client_id: Option<String>,
     pub body: Option<String>,
+    pub data: Option<String>,
     pub at_ms: i64,
 }
 
@@ -142,6 +143,11 @@ pub struct EntryTale {
     pub frame: String,
 }
 
+/// What an event of this kind has that only its type has.
+pub fn data(kind: Kind) -> Option<String> {
+    (kind == Kind::Other).then(|| r#""target":1,"of":{"a": 1}"#.to_owned())
+}
+
 impl RowTale {
     fn record(&self, room: Room) -> Row<'_> {
         Row {
@@ -151,6 +157,7 @@ impl RowTale {
             user: &self.user,
             client_id: self.client_id.as_deref(),
             body: self.body.as_deref(),
+            data: self.data.as_deref(),
             at_ms: self.at_ms,
         }
     }
@@ -160,7 +167,8 @@ impl RowTale {
         let text = |text: &str| serde_json::to_string(text).unwrap();
         let message = self.body.iter().map(|body| format!(",\"message\":{}", text(body)));
         let id = self.client_id.iter().map(|id| format!(",\"client_id\":{}", text(id)));
-        let (message, id): (String, String) = (message.collect(), id.collect());
+        let data = self.data.iter().map(|data| format!(",{data}"));
+        let (message, id): (String, String) = (message.chain(data).collect(), id.collect());
         // Tales are told within one minute.
         let (second, ms) = (self.at_ms / 1000, self.at_ms % 1000);
         assert!((0..60).contains(&second));

@@ -64,6 +64,11 @@ pub enum OpenError {
     Privilege(#[source] tokio_postgres::Error),
     #[error("the schema cannot be prepared ({}); see PostgreSQL's log", chain(.0))]
     Setup(#[source] tokio_postgres::Error),
+    #[error(
+        "the schema cannot be brought to this version while something (pg_dump?) holds a table of \
+         the log; see pg_stat_activity, and start again when it has ended"
+    )]
+    Busy,
     #[error("the schema was not ready within a minute; see who locks it in pg_stat_activity")]
     TooSlow,
 }

@@ -136,11 +136,11 @@ const WRITE: &str = "
         from unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[])
              as c (id, first_seq, last_seq, message_count, member_count)
     ), happened as (
-        insert into events (room_id, seq, type, user_id, client_id, body, messages, at)
-        select e.room_id, e.seq, e.type, e.user_id, e.client_id, e.body, e.messages, e.at
+        insert into events (room_id, seq, type, user_id, client_id, body, data, messages, at)
+        select e.room_id, e.seq, e.type, e.user_id, e.client_id, e.body, e.data, e.messages, e.at
         from unnest($7::bigint[], $8::bigint[], $9::text[], $10::text[], $11::text[], $12::text[],
-                    $20::bigint[], $21::timestamptz[])
-             as e (room_id, seq, type, user_id, client_id, body, messages, at)
+                    $22::text[], $20::bigint[], $21::timestamptz[])
+             as e (room_id, seq, type, user_id, client_id, body, data, messages, at)
     ), entered as (
         insert into members (room_id, user_id, joined_seq, role)
         select e.room_id, e.user_id, e.joined_seq, e.role
@@ -381,7 +381,7 @@ impl Lane {
         mirrored: bool,
     ) -> Result<Vec<i64>, LogError> {
         let at = at.to_system();
-        let params: [&(dyn ToSql + Sync); 21] = [
+        let params: [&(dyn ToSql + Sync); 22] = [
             &rows.room_ids,
             &rows.first_seqs,
             &rows.last_seqs,
@@ -403,6 +403,7 @@ impl Lane {
             &mirrored,
             &rows.event_messages,
             &rows.event_ats,
+            &rows.event_data,
         ];
         let write = async { self.client().query(&self.write, &params).await.map_err(of_data) };
         // After a failed statement, COMMIT answers ROLLBACK and no error: the answer that counts is

@@ -54,7 +54,7 @@ const NEWS: &str = "
 /// and fill every sweep. `lateral` and `offset 0` leave no other plan than to look up each batch,
 /// so that it meets no damage but theirs.
 const SWEEP: &str = "
-    select o.id, r.name, e.seq, e.type, e.user_id, e.client_id, e.body, e.at
+    select o.id, r.name, e.seq, e.type, e.user_id, e.client_id, e.body, e.data, e.at
     from (
         select few.*, sum(len.bytes) over (order by few.id) - len.bytes as bytes_before
         from (
@@ -72,7 +72,8 @@ const SWEEP: &str = "
             ) oldest
         ) few
         cross join lateral (
-            select coalesce(sum(octet_length(e.body)), 0) as bytes
+            select coalesce(sum(octet_length(e.body)), 0)
+                   + coalesce(sum(octet_length(e.data)), 0) as bytes
             from events e
             where e.room_id = few.room_id and e.seq between few.first_seq and few.last_seq
         ) len
@@ -80,7 +81,7 @@ const SWEEP: &str = "
     ) o
     left join rooms r on r.id = o.room_id
     left join lateral (
-        select seq, type, user_id, client_id, body, at
+        select seq, type, user_id, client_id, body, data, at
         from events
         where room_id = r.id and seq between o.first_seq and o.last_seq
         offset 0
@@ -409,7 +410,8 @@ fn event(row: &Row) -> Result<Event, LogError> {
         user: row.get(4),
         client_id: row.get(5),
         body: row.get(6),
-        at: Timestamp::from_system(row.get::<_, SystemTime>(7)),
+        data: row.get(7),
+        at: Timestamp::from_system(row.get::<_, SystemTime>(8)),
     };
     stored.event(&RoomName::stored(row.get(1)))
 }

@@ -47,13 +47,14 @@ enum Query {
 const QUERIES: [&str; 9] = [
     // The running sum is taken over `limit` rows at most; the first row is there however long it
     // is.
-    "select seq, type, user_id, client_id, body, at
+    "select seq, type, user_id, client_id, body, data, at
      from (
          select e.*,
                 row_number() over (order by e.seq) as place,
-                sum(coalesce(octet_length(e.body), 0)) over (order by e.seq) as bytes
+                sum(coalesce(octet_length(e.body), 0) + coalesce(octet_length(e.data), 0))
+                    over (order by e.seq) as bytes
          from (
-             select seq, type, user_id, client_id, body, at
+             select seq, type, user_id, client_id, body, data, at
              from events
              where room_id = (select id from rooms where name = $1::text) and seq > $2::bigint
              order by seq
@@ -63,13 +64,14 @@ const QUERIES: [&str; 9] = [
      where place = 1 or bytes <= $4::bigint
      order by seq",
     // The same from the other end: what does not fit are the oldest.
-    "select seq, type, user_id, client_id, body, at
+    "select seq, type, user_id, client_id, body, data, at
      from (
          select e.*,
                 row_number() over (order by e.seq desc) as place,
-                sum(coalesce(octet_length(e.body), 0)) over (order by e.seq desc) as bytes
+                sum(coalesce(octet_length(e.body), 0) + coalesce(octet_length(e.data), 0))
+                    over (order by e.seq desc) as bytes
          from (
-             select seq, type, user_id, client_id, body, at
+             select seq, type, user_id, client_id, body, data, at
              from events
              where room_id = (select id from rooms where name = $1::text) and seq < $2::bigint
              order by seq desc
@@ -418,7 +420,8 @@ fn event(row: &Row, room: &RoomName) -> Result<Event, LogError> {
         user: row.get(2),
         client_id: row.get(3),
         body: row.get(4),
-        at: Timestamp::from_system(row.get::<_, SystemTime>(5)),
+        data: row.get(5),
+        at: Timestamp::from_system(row.get::<_, SystemTime>(6)),
     };
     stored.event(room)
 }

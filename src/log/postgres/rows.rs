@@ -20,6 +20,7 @@ pub(super) struct Rows<'a> {
     pub event_users: Vec<&'a str>,
     pub event_ids: Vec<Option<&'a str>>,
     pub event_bodies: Vec<Option<&'a str>>,
+    pub event_data: Vec<Option<&'a str>>,
     pub event_messages: Vec<Option<i64>>,
     pub event_ats: Vec<SystemTime>,
     pub entered_rooms: Vec<i64>,
@@ -58,7 +59,8 @@ impl<'a> Rows<'a> {
             rows.event_types.push(event.kind.name());
             rows.event_users.push(event.user.as_str());
             rows.event_ids.push(event.client_id.as_ref().map(|id| id.as_str()));
-            rows.event_bodies.push(event.kind.body());
+            rows.event_bodies.push(event.text.as_ref().map(|text| text.as_str()));
+            rows.event_data.push(event.data.as_ref().map(|data| data.as_str()));
             rows.event_messages.push(messages.map(u64::cast_signed));
             rows.event_ats.push(event.at.to_system());
         }

@@ -1,28 +1,42 @@
 //! The start: is this a PostgreSQL that can keep the promise, and is the schema there?
 //!
 //! Nodes that start at once wait for each other on an advisory lock, and the first one makes the
-//! tables. Where they are there already nothing is run: even `create index if not exists` would
-//! wait for every append under way, and make the next ones wait behind it.
+//! tables, or brings those of an older version here step by step. Where they are there already
+//! nothing is run: even `create index if not exists` would wait for every append under way, and
+//! make the next ones wait behind it.
+//!
+//! A log of a newer version is taken where it is marked as one that this version can carry.
 
 use std::time::Duration;
 
 use rand::Rng;
 use tokio::time::Instant;
-use tokio_postgres::Row;
 use tokio_postgres::error::SqlState;
+use tokio_postgres::{Client, Row};
 
 use super::connect::{ConnectError, Connection, Connector};
-use super::error::{OpenError, is_passing};
+use super::error::{OpenError, is_lock_timeout, is_passing};
 use super::session;
 use crate::model::LogIdentity;
 
 const SCHEMA: &str = include_str!("../../../schema.sql");
 
-/// What brings a log of version 2 to this one.
-const FROM_2: &str = include_str!("from_2.sql");
-
 /// The version that `schema.sql` inserts.
-const SCHEMA_VERSION: i32 = 3;
+const SCHEMA_VERSION: i32 = 4;
+
+/// What brings a log of version 1 to version 2, one of version 2 to version 3, and so on. Each file
+/// inserts its version.
+const STEPS: [&str; SCHEMA_VERSION as usize - 1] =
+    [include_str!("steps/2.sql"), include_str!("steps/3.sql"), include_str!("steps/4.sql")];
+
+/// How long a step waits for a lock before it lets go of what it has, and tries again. A step locks
+/// whole tables. If it waited behind a transaction that lasts (pg_dump), all who came after it
+/// would wait behind the step, on every node.
+const STEP_LOCK_TIMEOUT: &str = "set local lock_timeout = '1s'";
+/// The pause before that, in which the others get on.
+const STEP_PAUSE: Duration = Duration::from_secs(1);
+/// For how long it is tried: shorter than `SETUP_TIMEOUT`, which can say less.
+const STEP_PATIENCE: Duration = Duration::from_secs(45);
 
 /// The advisory lock: "verbatim" in ASCII, so that no other program has the same by chance.
 const SCHEMA_LOCK: i64 = 0x7665_7262_6174_696D;
@@ -123,6 +137,23 @@ fn warn_of_doubtful_settings(row: &Row, connections: usize) {
 }
 
 async fn apply(connection: &Connection) -> Result<(), OpenError> {
+    let deadline = Instant::now() + STEP_PATIENCE;
+    loop {
+        let applied = apply_once(connection).await;
+        let Err(OpenError::Setup(error)) = &applied else { return applied };
+        if !is_lock_timeout(error) {
+            return applied;
+        }
+        if Instant::now() + STEP_PAUSE > deadline {
+            return Err(OpenError::Busy);
+        }
+        tracing::info!("the schema waits for a lock on a table of the log");
+        connection.client.batch_execute("rollback").await.map_err(OpenError::setup)?;
+        tokio::time::sleep(STEP_PAUSE).await;
+    }
+}
+
+async fn apply_once(connection: &Connection) -> Result<(), OpenError> {
     let client = &connection.client;
     // A statement of its own: what follows must see what the holder before us committed.
     let lock = format!("begin; select pg_advisory_xact_lock({SCHEMA_LOCK})");
@@ -140,26 +171,45 @@ async fn apply(connection: &Connection) -> Result<(), OpenError> {
     let version = match (ours, occupied) {
         (false, Some(table)) => return Err(OpenError::Foreign { table }),
         (false, None) => 0,
-        (true, _) => client
-            .query_one("select coalesce(max(version), 0) from verbatim_schema", &[])
-            .await
-            .map_err(OpenError::setup)?
-            .get(0),
+        (true, _) => version(client).await?,
     };
     if version > SCHEMA_VERSION {
-        return Err(OpenError::Newer { found: version, known: SCHEMA_VERSION });
+        let carried_by = carried_by(client).await?;
+        if carried_by > SCHEMA_VERSION {
+            return Err(OpenError::Newer { found: version, known: SCHEMA_VERSION });
+        }
+        tracing::info!(version, known = SCHEMA_VERSION, "the log is of a newer version");
     }
     if version < SCHEMA_VERSION {
-        // Not the whole file on a log that needs but a table: its indexes and alters wait for
-        // appends under way, which may wait for them in turn.
-        let lacking = if version == 2 { FROM_2 } else { SCHEMA };
-        client.batch_execute(lacking).await.map_err(|error| match error.code() {
-            Some(&SqlState::INSUFFICIENT_PRIVILEGE) => OpenError::Privilege(error),
-            _ => OpenError::setup(error),
-        })?;
+        client.batch_execute(STEP_LOCK_TIMEOUT).await.map_err(OpenError::setup)?;
+        let lacking = match usize::try_from(version) {
+            Ok(version @ 1..) => &STEPS[version - 1..],
+            _ => &[SCHEMA],
+        };
+        for step in lacking {
+            client.batch_execute(step).await.map_err(|error| match error.code() {
+                Some(&SqlState::INSUFFICIENT_PRIVILEGE) => OpenError::Privilege(error),
+                _ => OpenError::setup(error),
+            })?;
+        }
         tracing::info!(version = SCHEMA_VERSION, "the schema was applied");
     }
     client.batch_execute("commit").await.map_err(OpenError::setup)
+}
+
+async fn version(client: &Client) -> Result<i32, OpenError> {
+    let version = "select coalesce(max(version), 0) from verbatim_schema";
+    Ok(client.query_one(version, &[]).await.map_err(OpenError::setup)?.get(0))
+}
+
+/// The oldest version that can work on this log, which is of a newer one than ours.
+async fn carried_by(client: &Client) -> Result<i32, OpenError> {
+    let carried_by = "
+        select max(coalesce(carried_by, version))
+        from verbatim_schema
+        where version > $1::int4";
+    let row = client.query_one(carried_by, &[&SCHEMA_VERSION]).await.map_err(OpenError::setup)?;
+    Ok(row.get(0))
 }
 
 async fn identity(connection: &Connection) -> Result<LogIdentity, OpenError> {

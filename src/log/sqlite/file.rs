@@ -15,13 +15,14 @@ use super::failure::is_damage;
 use super::place::Place;
 
 const SCHEMA: &str = include_str!("schema.sql");
-/// What brings a file of the version before to this one.
-const FROM_1: &str = include_str!("from_1.sql");
+/// What brings a file of version 1 to version 2, one of version 2 to version 3, and so on.
+const STEPS: [&str; SCHEMA_VERSION as usize - 1] =
+    [include_str!("steps/2.sql"), include_str!("steps/3.sql")];
 
 /// `application_id`, "Vrbt": what tells our file from any other program's.
 const APPLICATION_ID: i32 = 0x5672_6274;
 /// `user_version`: the version of `schema.sql`.
-const SCHEMA_VERSION: i32 = 2;
+const SCHEMA_VERSION: i32 = 3;
 
 /// Prepared statements kept per connection: more than there are in this folder, so that each is
 /// parsed once.
@@ -202,8 +203,12 @@ impl LogFile {
             Ok((application_id, version, number("select count(*) from sqlite_schema")?))
         };
         match facts().map_err(|source| self.file_error(source))? {
-            (APPLICATION_ID, version, _) if version > SCHEMA_VERSION => {
-                Err(OpenError::Newer { path: self.shown(), found: version })
+            (APPLICATION_ID, found, _) if found > SCHEMA_VERSION => {
+                if carried_by(writer, found) > SCHEMA_VERSION {
+                    return Err(OpenError::Newer { path: self.shown(), found });
+                }
+                tracing::info!(found, known = SCHEMA_VERSION, "the log is of a newer version");
+                Ok(())
             }
             (APPLICATION_ID, 1..=SCHEMA_VERSION, _) => Ok(()),
             (0, 0, 0) => Err(OpenError::Empty { path: self.shown() }),
@@ -243,13 +248,15 @@ impl LogFile {
             writer.pragma_update(None, "synchronous", "full")?;
             let version: i32 = writer.query_row("pragma user_version", [], |row| row.get(0))?;
             if version < SCHEMA_VERSION {
+                let done = usize::try_from(version - 1).unwrap_or(0);
                 // One transaction: a crash in the middle leaves the file as it was, which is ours
                 // to try again, and never half a schema.
                 writer.execute_batch(&format!(
                     "begin immediate;
-                     {FROM_1}
+                     {}
                      pragma user_version = {SCHEMA_VERSION};
-                     commit;"
+                     commit;",
+                    STEPS[done..].concat()
                 ))?;
             }
             Ok(mode)
@@ -290,6 +297,17 @@ impl LogFile {
             _ => OpenError::File { path: self.shown(), source },
         }
     }
+}
+
+/// The oldest version that can work on this file, which is of the version `found`, newer than ours.
+fn carried_by(connection: &Connection, found: i32) -> i32 {
+    let carried_by = "
+        select max(coalesce(carried_by, version))
+        from verbatim_schema
+        where version > ?1";
+    let carried_by = connection.query_row(carried_by, [SCHEMA_VERSION], |row| row.get(0));
+    // One that says nothing of it is for its own version.
+    carried_by.ok().flatten().unwrap_or(found)
 }
 
 /// Reads all of the file and says what is wrong with it; nothing: it is sound.

@@ -34,7 +34,7 @@ pub(super) fn read(
 ) -> Result<Vec<Event>, LogError> {
     events(
         connection,
-        "select seq, type, user_id, client_id, body, at
+        "select seq, type, user_id, client_id, body, data, at
          from events
          where room_id = (select id from rooms where name = ?1) and seq > ?2
          order by seq
@@ -55,7 +55,7 @@ pub(super) fn read_before(
 ) -> Result<Vec<Event>, LogError> {
     let mut newest_first = events(
         connection,
-        "select seq, type, user_id, client_id, body, at
+        "select seq, type, user_id, client_id, body, data, at
          from events
          where room_id = (select id from rooms where name = ?1) and seq < ?2
          order by seq desc
@@ -83,7 +83,7 @@ fn events(
     let (mut events, mut bytes) = (Vec::new(), 0);
     while let Some(row) = rows.next().map_err(of_read)? {
         let event = stored(row).map_err(of_read)?.event(room)?;
-        bytes += event.kind.body().map_or(0, str::len);
+        bytes += event.content_bytes();
         if bytes > bytes_max && !events.is_empty() {
             break;
         }
@@ -99,7 +99,8 @@ fn stored<'a>(row: &'a Row<'_>) -> rusqlite::Result<StoredEvent<'a>> {
         user: row.get_ref(2)?.as_str()?,
         client_id: row.get_ref(3)?.as_str_or_null()?,
         body: row.get_ref(4)?.as_str_or_null()?,
-        at: Timestamp(row.get(5)?),
+        data: row.get_ref(5)?.as_str_or_null()?,
+        at: Timestamp(row.get(6)?),
     })
 }
 

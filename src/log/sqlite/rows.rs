@@ -158,8 +158,8 @@ fn write_events(
     ids: &[Option<i64>],
 ) -> rusqlite::Result<()> {
     let mut insert = transaction.prepare_cached(
-        "insert into events (room_id, seq, type, user_id, client_id, body, messages, at)
-         values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+        "insert into events (room_id, seq, type, user_id, client_id, body, data, messages, at)
+         values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
     )?;
     for (place, event, messages) in decided.events() {
         insert.execute(params![
@@ -168,7 +168,8 @@ fn write_events(
             event.kind.name(),
             event.user.as_str(),
             event.client_id.as_ref().map(|id| id.as_str()),
-            event.kind.body(),
+            event.text.as_ref().map(|text| text.as_str()),
+            event.data.as_ref().map(|data| data.as_str()),
             messages.map(u64::cast_signed),
             event.at.0
         ])?;

@@ -1,6 +1,16 @@
--- The embedded log, version 2. The same words as schema.sql for PostgreSQL, minus what only many
+-- The embedded log, version 3. The same words as schema.sql for PostgreSQL, minus what only many
 -- nodes need. Text compares bytewise (BINARY, the default), so both logs list in the same order.
 -- Times are milliseconds since 1970 in UTC. `strict`: a column holds its type and nothing else.
+
+-- Which version this is. (`pragma user_version` says so, too.)
+create table verbatim_schema (
+    version    integer primary key,
+    -- The oldest version that can work on a log of this one: it shows what it does not know as it
+    -- is. Null: no older one can.
+    carried_by integer
+) strict;
+
+insert into verbatim_schema (version) values (3);
 
 create table rooms (
     -- Short, because it stands in every event; never shown.
@@ -40,12 +50,13 @@ create table events (
     room_id    integer not null,
     -- 1, 2, 3, … without a hole within the room.
     seq        integer not null,
-    -- 'create', 'join', 'leave', 'message': text, because people read this table.
+    -- 'create', 'join', 'leave', 'message', or what a newer version writes: text, because people
+    -- read this table.
     type       text    not null,
     user_id    text    not null,
     -- The command's own id, where it had one that makes it idempotent.
     client_id  text,
-    -- The text of a message; null for the others.
+    -- The text of a message, or of another type that has one.
     body       text,
     -- The event that this one is about; null for every type of this version.
     target_seq integer,
@@ -54,6 +65,9 @@ create table events (
     messages   integer,
     -- For display. The order is seq.
     at         integer not null,
+    -- What only its type has: the members of its JSON object, as they stand in its frame, without
+    -- the braces. Text, so that the bytes stay. Null for every type of this version.
+    data       text,
     -- History and catch-up read ranges of it. Without rowid the events of a room lie side by side
     -- in the key's own tree: a page of history is a page of the file, and there is one tree to write.
     primary key (room_id, seq)
@@ -76,6 +90,7 @@ select r.name as room,
        e.type,
        e.user_id,
        e.body as text,
-       strftime('%Y-%m-%dT%H:%M:%fZ', e.at / 1000.0, 'unixepoch') as at
+       strftime('%Y-%m-%dT%H:%M:%fZ', e.at / 1000.0, 'unixepoch') as at,
+       e.data
 from events e
 join rooms r on r.id = e.room_id;

@@ -16,7 +16,7 @@ use crate::decide::{Outcome, Verb, Write};
 use crate::lane::Lanes;
 use crate::log::Reading;
 use crate::metrics;
-use crate::model::{Event, EventKind, Seq};
+use crate::model::{Event, Seq};
 use crate::protocol::command::{Command, Request};
 use crate::protocol::error::Problem;
 use crate::protocol::frame::{self, Joined};
@@ -126,8 +126,7 @@ async fn commit(
     match outcome {
         Outcome::Committed(event) => {
             // A leave is the end of something, not a new thing.
-            let is_leave = event.kind == EventKind::Leave;
-            let status = if is_leave { StatusCode::OK } else { StatusCode::CREATED };
+            let status = if event.left().is_some() { StatusCode::OK } else { StatusCode::CREATED };
             Ok((reply::frame(status, &frame::event(&event)), "ok"))
         }
         Outcome::Joined { event, last_seq, members, messages } => {

@@ -139,7 +139,7 @@ impl Follower {
                 tokio::time::sleep(ASK_PAUSE).await;
                 self.join(line, mouth, room).await
             }
-            (kind, None) if Kind::named(kind).is_some() => {
+            (_, None) if frame["seq"].is_u64() && frame["at"].is_string() => {
                 let place = place.expect("an event of a room not asked for");
                 place.last = frame["seq"].as_u64().expect("a seq").max(place.last);
                 place.shown += 1;

@@ -287,7 +287,7 @@ impl Crowd {
         let id = format!("{FOUNDER}-{}", self.founded);
         self.founded += 1;
         (command["user_id"], command["id"]) = (FOUNDER.into(), id.into());
-        let kind = command["type"].as_str().and_then(Kind::named).expect("a command");
+        let kind = Kind::named(command["type"].as_str().expect("a command"));
         let recorded = self.record.command(kind, &command);
         let mouth = self.record.mouth(&line.node, FOUNDER);
         let deadline = Instant::now() + PATIENCE;

@@ -57,7 +57,7 @@ impl Record {
         if let Some(code) = frame["code"].as_str() {
             return history.refused(command, connection, at, code);
         }
-        let re = frame["re"].as_str().and_then(Kind::named);
+        let re = frame["re"].as_str().map(Kind::named);
         let (re, seq) = (re.expect("what it is of"), frame["seq"].as_u64().expect("a seq"));
         let event_at_ms = frame["at"].as_str().and_then(at_ms).expect("a time");
         let duplicate = frame["duplicate"] == true;

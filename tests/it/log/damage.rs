@@ -207,11 +207,11 @@ async fn whichever_page_is_damaged_nothing_untrue_is_said() {
     assert!(reads_failed > 0 && appends_failed > 0, "{reads_failed}, {appends_failed}");
 }
 
-/// What every log must say of a row that this version does not know.
+/// What every log must say of a row that has no frame.
 async fn a_row_that_cannot_be_read(log: &Log, change: impl AsyncFn(&str)) {
     let batch = [create("a", "1"), say("a", "1", "", "x"), say("a", "1", "", "x")];
     log.appender().append_all(&batch).await.unwrap();
-    change("update events set type = 'poll' where seq = 2").await;
+    change("update events set data = 'bad' where seq = 2").await;
     let page = log.read(&room("a"), Seq(0), 10).await;
     assert!(matches!(page, Err(LogError::Damaged(_))), "{page:?}");
     assert_eq!(log.read(&room("a"), Seq(2), 10).await.unwrap().len(), 1);

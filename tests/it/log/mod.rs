@@ -5,6 +5,7 @@ mod damage;
 mod file;
 mod hosts;
 mod model;
+mod older;
 mod outbox;
 mod place;
 mod pooler;

@@ -130,7 +130,7 @@ pub async fn check_every_mark(log: &Log, name: &str) {
 }
 
 fn is_message(event: &Event) -> bool {
-    matches!(event.kind, EventKind::Message(_))
+    event.is_message()
 }
 
 /// Who is a member, and since when.
@@ -142,7 +142,7 @@ fn last_joins(events: &[Event]) -> BTreeMap<String, u64> {
                 joins.insert(event.user.to_string(), event.seq.0);
             }
             EventKind::Leave => drop(joins.remove(event.user.as_str())),
-            EventKind::Message(_) => {}
+            EventKind::Message | EventKind::Other(_) => {}
         }
     }
     joins

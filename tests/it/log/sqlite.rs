@@ -72,9 +72,9 @@ async fn a_file_from_a_newer_version_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("log.db");
     drop(open(&path).unwrap());
-    Connection::open(&path).unwrap().pragma_update(None, "user_version", 3).unwrap();
+    Connection::open(&path).unwrap().pragma_update(None, "user_version", 4).unwrap();
     let sentence = refusal(&path);
-    assert!(sentence.contains("was written by a newer verbatim (schema 3"), "{sentence}");
+    assert!(sentence.contains("was written by a newer verbatim (schema 4"), "{sentence}");
 }
 
 #[tokio::test]
@@ -146,8 +146,12 @@ async fn a_file_of_version_1_is_brought_to_this_one_and_unread_is_exact() {
     let shell = Connection::open(&path).unwrap();
     shell
         .execute_batch(
-            "drop index events_by_turn;
+            "drop view event_log;
+             drop table verbatim_schema;
+             drop index events_by_turn;
              alter table events drop column messages;
+             alter table events drop column data;
+             create view event_log as select 1;
              pragma user_version = 1;",
         )
         .unwrap();
@@ -161,5 +165,5 @@ async fn a_file_of_version_1_is_brought_to_this_one_and_unread_is_exact() {
     let version = Connection::open(&path)
         .unwrap()
         .query_row("pragma user_version", [], |row| row.get::<_, i32>(0));
-    assert_eq!(version, Ok(2));
+    assert_eq!(version, Ok(3));
 }

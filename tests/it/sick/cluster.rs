@@ -7,11 +7,11 @@ use crate::harness::proxy::{Pieces, Proxy};
 use crate::harness::redis::Redis;
 use crate::mirror::cluster::{Cluster, behind, gather, hears, metric, mirror_is, say};
 
-/// What says "bad" is stored as what no version knows.
+/// What says "bad" is stored as what has no frame.
 const SPOIL: &str = "
     create function spoil() returns trigger language plpgsql as $$
     begin
-        if new.body = 'bad' then new.type = 'poll'; end if;
+        if new.body = 'bad' then new.data = 'bad'; end if;
         return new;
     end $$;
     create trigger spoil before insert on events for each row execute function spoil();";

@@ -17,19 +17,19 @@ const DAMAGED: &str = "
         raise exception using errcode = 'XX001', message = 'invalid page in block 7';
     end $$;";
 
-/// Makes the event at `seq` of the room "sick" one that no version knows.
+/// Makes the event at `seq` of the room "sick" one that has no frame.
 pub async fn event(world: &World, seq: u64) {
-    run(world, &of_type("poll", seq)).await;
+    run(world, &with_data("'bad'", seq)).await;
 }
 
 /// Makes it a message again.
 pub async fn heal_event(world: &World, seq: u64) {
-    run(world, &of_type("message", seq)).await;
+    run(world, &with_data("null", seq)).await;
 }
 
-fn of_type(kind: &str, seq: u64) -> String {
+fn with_data(data: &str, seq: u64) -> String {
     format!(
-        "update events set type = '{kind}'
+        "update events set data = {data}
          where seq = {seq} and room_id = (select id from rooms where name = 'sick')"
     )
 }
@@ -47,7 +47,7 @@ pub async fn text(world: &World, seq: u64) {
     let view = "
         alter table events rename to real_events;
         create view events as
-        select room_id, seq, type, user_id, client_id, at, case
+        select room_id, seq, type, user_id, client_id, data, at, case
                    when seq = SEQ and room_id = (select id from rooms where name = 'sick')
                    then damaged()::text else body
                end as body

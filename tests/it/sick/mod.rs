@@ -3,7 +3,7 @@
 mod apart;
 mod cluster;
 mod following;
-mod harm;
+pub mod harm;
 mod outbox;
 
 use std::net::SocketAddr;

@@ -10,14 +10,14 @@ use crate::harness::World;
 use crate::mirror::cluster::{Cluster, metric, until};
 
 /// As a node leaves it that dies between its commit and Redis: so many rooms, the sick one first,
-/// each with two events in a batch of its own. One is of a type that nobody knows, one of nobody.
+/// each with two events in a batch of its own. One has data that are none, one is of nobody.
 const LEFT: &str = "
     insert into rooms (last_seq, message_count, member_count, created_at, name, created_by)
     select 2, 2, 0, now(), case when n < 2 then 'sick' || n else 'r' || n end, '1'
     from generate_series(0, 599) n;
-    insert into events (room_id, seq, type, user_id, body, at)
-    select r.id, seq, case when r.name = 'sick0' and seq = 2 then 'poll' else 'message' end,
-           case when r.name = 'sick1' and seq = 2 then '' else '1' end, 'left', now()
+    insert into events (room_id, seq, type, user_id, body, data, at)
+    select r.id, seq, 'message', case when r.name = 'sick1' and seq = 2 then '' else '1' end,
+           'left', case when r.name = 'sick0' and seq = 2 then 'bad' end, now()
     from rooms r, generate_series(1, 2) seq;
     insert into outbox (room_id, first_seq, last_seq, at)
     select r.id, 1, 2, now() - interval '1 hour' from rooms r order by r.id;";
@@ -39,7 +39,7 @@ async fn rows_that_cannot_be_read_keep_no_other_from_the_stream() {
     let output = process.output();
     let told: Vec<_> = output.lines().filter(|line| line.contains("ERROR")).collect();
     assert_eq!(told.len(), 2, "each room is named once: {output}");
-    for (wanted, why) in [("sick0", "the type"), ("sick1", "no user")] {
+    for (wanted, why) in [("sick0", "the data of event"), ("sick1", "no user")] {
         let is_told = |line: &&&str| line.contains(wanted) && line.contains(why);
         assert!(told.iter().find(is_told).is_some(), "no {wanted}, {why}: {told:?}");
     }

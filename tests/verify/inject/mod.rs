@@ -6,16 +6,18 @@
 //! - here: the nodes, and the network between them and the others
 //! - `redis`, `postgres`: the servers; `disk`: that of an embedded log
 //! - `sessions`: what somebody does to a database by SQL
-//! - `unknown`: an event that no node can read; `set_back`: events that are gone
+//! - `unreadable`: an event that no node can read; `set_back`: events that are gone
+//! - `newer`: a node of a later version beside them
 //! - `stranger`: a node of another cluster
 
 mod disk;
+mod newer;
 mod postgres;
 mod redis;
 mod sessions;
 mod set_back;
 mod stranger;
-mod unknown;
+mod unreadable;
 
 use std::time::Duration;
 
@@ -84,7 +86,8 @@ pub async fn inject(site: &Site<'_>, planned: &Planned, run: &Run) -> Effect {
         Fault::ReadOnly => sessions::read_only(site, lasting).await,
         Fault::Snapshot => sessions::hold_snapshot(site, lasting).await,
         Fault::DiskFull => postgres::fill_disk(site, lasting).await,
-        Fault::UnknownRow(mend) => return unknown::inject(site, run, mend, lasting).await,
+        Fault::UnreadableRow(mend) => return unreadable::inject(site, run, mend, lasting).await,
+        Fault::Newer => return newer::inject(site, run, lasting).await,
         Fault::SetBack { room, count } => {
             set_back::inject(site, run, &run.rooms()[room % run.rooms().len()], count).await
         }

@@ -12,7 +12,7 @@ use crate::site::Site;
 
 const LOSE: &str = "
     delete from events where room_id = $1 and seq > $2
-    returning seq, type, user_id, client_id, body, at";
+    returning seq, type, user_id, client_id, body, data, at";
 
 /// What remains follows from the events that do.
 const REST: [&str; 5] = [
@@ -25,7 +25,7 @@ const REST: [&str; 5] = [
      from (
          select distinct on (user_id) room_id, user_id, seq, type
          from events
-         where room_id = $1 and seq <= $2 and type <> 'message'
+         where room_id = $1 and seq <= $2 and type in ('create', 'join', 'leave')
          order by user_id, seq desc
      ) e
      join rooms r on r.id = e.room_id
@@ -49,7 +49,7 @@ pub async fn inject(site: &Site<'_>, run: &Run, room: &str, count: u64) -> bool 
     let room = history.room(room);
     history.set_back(SetBack { room, to, from, until });
     for row in &gone {
-        let at: SystemTime = row.get(5);
+        let at: SystemTime = row.get(6);
         history.gone(&EventRow {
             room,
             seq: number(row.get(0)),
@@ -57,6 +57,7 @@ pub async fn inject(site: &Site<'_>, run: &Run, room: &str, count: u64) -> bool 
             user: row.get(2),
             client_id: row.get(3),
             body: row.get(4),
+            data: row.get(5),
             at_ms: at_ms(at),
         });
     }

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use verbatim_checker::{Kind, Limits, Start};
 
-use crate::tale::{Answer, CommandTale, RowTale, Sent, Step, Tale, ViewTale, What};
+use crate::tale::{Answer, CommandTale, RowTale, Sent, Step, Tale, ViewTale, What, data};
 
 pub const NODES: [&str; 3] = ["n1", "n2", "n3"];
 pub const ROOMS: [&str; 2] = ["general", "rändom \"2\""];
@@ -141,7 +141,9 @@ impl Chat {
             0..=3 => {
                 let id =
                     (!choice.is_multiple_of(5)).then(|| format!("id-{}", self.tale.commands.len()));
-                self.say(talker, side, Kind::Message, room, id);
+                // Some are of a client of a newer server, which none of these is.
+                let kind = if choice.is_multiple_of(7) { Kind::Other } else { Kind::Message };
+                self.say(talker, side, kind, room, id);
             }
             4..=5 => self.serve(line, true),
             6..=7 => self.answer(talker, line),
@@ -212,11 +214,13 @@ impl Chat {
         let is_member = members.contains(&told.user);
         match told.kind {
             Kind::Create if !rows.is_empty() => return Some(What::Refused("room_exists")),
-            Kind::Leave | Kind::Message if !is_member => return Some(What::Refused("not_member")),
+            Kind::Leave | Kind::Message | Kind::Other if !is_member => {
+                return Some(What::Refused("not_member"));
+            }
             Kind::Join if is_member => return None,
             Kind::Create | Kind::Join => drop(members.insert(told.user.clone())),
             Kind::Leave => drop(members.remove(&told.user)),
-            Kind::Message => {}
+            Kind::Message | Kind::Other => {}
         }
         let seq = rows.len() as u64 + 1;
         rows.push(RowTale {
@@ -226,6 +230,7 @@ impl Chat {
             user: told.user,
             client_id: id,
             body: told.text,
+            data: data(told.kind),
             at_ms,
         });
         (!is_join).then_some(What::Ack { re: told.kind, seq, at_ms, duplicate: false })

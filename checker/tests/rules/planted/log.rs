@@ -70,14 +70,14 @@ pub(super) const PLANTED: &[Planted] = &[
         &[Rule::TimeWentBack],
     ),
     (
-        "a row of a type that there is not",
+        "a row whose data cannot stand in a frame",
         |tale| {
             let last = tale.last_seq(ROOM);
             let command = tale.message(None);
             let line = tale.line();
             tale.send(command, line);
             tale.store(command);
-            tale.row(ROOM, last + 1).kind = "shout".to_owned();
+            tale.row(ROOM, last + 1).data = Some("shout".to_owned());
             tale.stream.pop();
         },
         &[Rule::RowIsNoEvent, Rule::CountersDiffer, Rule::StoppedShort, Rule::StreamLacksEvent],

@@ -75,6 +75,21 @@ pub(super) const PLANTED: &[Planted] = &[
         &[Rule::DeliveredOtherwiseThanStored],
     ),
     (
+        "an event of a type to come is shown with its data in other bytes",
+        |tale| {
+            let (command, line) = (tale.message(Some("new")), tale.line());
+            tale.commands[command].kind = Kind::Other;
+            tale.send(command, line);
+            let seq = tale.store(command);
+            let ack = tale.ack(seq, false);
+            tale.answer(command, line, ack);
+            tale.show();
+            let place = tale.view().len() - 1;
+            alter(tale, place, "{\"a\": 1}", "{\"a\":1}");
+        },
+        &[Rule::DeliveredOtherwiseThanStored],
+    ),
+    (
         "a frame has a seq that nobody gave",
         |tale| {
             let place = tale.stretch();

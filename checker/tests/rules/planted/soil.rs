@@ -3,7 +3,7 @@
 use verbatim_checker::Kind;
 
 use crate::chat::{NODES, ROOMS, play};
-use crate::tale::{Answer, CommandTale, EntryTale, RowTale, Sent, Step, Tale, What};
+use crate::tale::{Answer, CommandTale, EntryTale, RowTale, Sent, Step, Tale, What, data};
 
 /// The room that the faults are in.
 pub const ROOM: &str = ROOMS[0];
@@ -95,7 +95,7 @@ impl Tale {
     /// The ack that a row deserves.
     pub fn ack(&mut self, seq: u64, duplicate: bool) -> What {
         let row = self.row(ROOM, seq);
-        What::Ack { re: Kind::named(&row.kind).unwrap(), seq, at_ms: row.at_ms, duplicate }
+        What::Ack { re: Kind::named(&row.kind), seq, at_ms: row.at_ms, duplicate }
     }
 
     /// A row that a command deserves, at the end of the room: in the table, in the stream, and with
@@ -117,6 +117,7 @@ impl Tale {
             user,
             client_id: id,
             body: text,
+            data: data(kind),
             at_ms,
         });
         seq

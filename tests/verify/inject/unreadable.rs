@@ -17,33 +17,33 @@ const BEGIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// Until its follower has everything, once the row can be read: faults may be under way again.
 const FLOW_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// The next event of the room, of a type of a version to come, and its batch in the outbox.
+/// The next event of the room, which has no frame, and its batch in the outbox.
 const SPOIL: &str = "
     with room as (
-        update rooms set last_seq = last_seq + 1 where name = $1 returning id, last_seq
+        update rooms set last_seq = last_seq + 1, message_count = message_count + 1
+        where name = $1
+        returning id, last_seq
     ), event as (
-        insert into events (room_id, seq, type, user_id, body, at)
-        select id, last_seq, 'poll', 'runner one', 'poll', now() from room
+        insert into events (room_id, seq, type, user_id, body, data, at)
+        select id, last_seq, 'message', 'runner one', 'poll', 'bad', now() from room
     )
     insert into outbox (room_id, first_seq, last_seq, at)
     select id, last_seq, last_seq, now() - interval '1 hour' from room where $2::boolean";
 
 const MAKE_RIGHT: &str = "
-    with event as (
-        update events e set type = 'message' from rooms r
-        where r.name = $1 and e.room_id = r.id and e.type = 'poll' returning e.room_id
-    )
-    update rooms r set message_count = message_count + 1 from event where r.id = event.room_id";
+    update events e set data = null from rooms r
+    where r.name = $1 and e.room_id = r.id and e.data = 'bad'";
 
 const REMOVE: &str = "
     with event as (
         delete from events e using rooms r
-        where r.name = $1 and e.room_id = r.id and e.type = 'poll' returning e.room_id, e.seq
+        where r.name = $1 and e.room_id = r.id and e.data = 'bad' returning e.room_id, e.seq
     ), batch as (
         delete from outbox o using event
         where o.room_id = event.room_id and o.first_seq = event.seq
     )
-    update rooms r set last_seq = last_seq - 1 from event where r.id = event.room_id";
+    update rooms r set last_seq = last_seq - 1, message_count = message_count - 1
+    from event where r.id = event.room_id";
 
 /// It hits when somebody was told that it cannot be read.
 pub async fn inject(site: &Site<'_>, run: &Run, mend: Mend, lasting: Duration) -> Effect {
