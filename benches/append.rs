@@ -15,11 +15,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use tokio::sync::{mpsc, oneshot};
 use verbatim::config::{LogConfig, Secret};
-use verbatim::decide::{Outcome, Verb, Write};
 use verbatim::log::postgres::Postgres;
 use verbatim::log::sqlite::Sqlite;
 use verbatim::log::{Appender, Log};
 use verbatim::model::{ClientId, RoomName, Text, Timestamp, UserId};
+use verbatim::rules::{Outcome, Verb, Write};
 
 const CLIENTS: usize = 16;
 const IN_FLIGHT: usize = 64;
@@ -107,7 +107,7 @@ async fn lane(appender: &mut Appender, mut commands: mpsc::Receiver<Command>) ->
             taken.drain(..).map(|command: Command| (command.write, command.ack)).unzip();
         let outcomes = appender.append(&writes, None).await?;
         for (outcome, ack) in outcomes.iter().zip(acks) {
-            if !matches!(outcome, Some(Outcome::Committed(_))) {
+            if !matches!(outcome, Some(Outcome::Committed { .. })) {
                 bail!("not committed: {outcome:?}");
             }
             // Its sender waits for it: nothing else can have happened to it.
@@ -140,6 +140,6 @@ async fn speak(
 
 fn write(run: Timestamp, client: usize, id: Option<ClientId>, verb: Verb) -> Result<Write> {
     let room = RoomName::parse(&format!("bench {run} {}", client % ROOMS))?;
-    let user = UserId::parse(&client.to_string())?;
-    Ok(Write { room, user, id, verb })
+    let caller = UserId::parse(&client.to_string())?;
+    Ok(Write { room, caller, id, verb })
 }

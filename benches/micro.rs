@@ -21,11 +21,11 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
 use verbatim::budget::{Budget, Budgets};
 use verbatim::config::{Config, SocketConfig};
-use verbatim::decide::{Room, Verb, Write};
 use verbatim::hub::{self, Batch, Door, Entry, Follower};
-use verbatim::model::{ClientId, Event, EventKind, RoomName, Seq, Text, Timestamp, UserId};
+use verbatim::model::{ClientId, Event, EventKind, Role, RoomName, Seq, Text, Timestamp, UserId};
 use verbatim::protocol::command::Request;
 use verbatim::protocol::frame;
+use verbatim::rules::{Room, Verb, Write};
 use verbatim::socket::{Incoming, Link, Queues, Socket, tune};
 
 const TEXT: &str = "Lorem ipsum dolor sit amet, consectetur adipiscing elit, sed do eiusmod \
@@ -67,13 +67,13 @@ fn decide(criterion: &mut Criterion) {
         created_by: Some(user(0)),
         last_seq: Seq(1000),
         member_count: 100,
-        members: (0..100).map(user).collect(),
+        members: (0..100).map(|n| (user(n), Role::Member)).collect(),
         ..Room::default()
     };
     for len in [1, 64, 512] {
         let write = |n: usize| Write {
             room: room(),
-            user: user(n % 100),
+            caller: user(n % 100),
             id: ClientId::parse(&format!("c-{n:010}")).ok(),
             verb: Verb::Message(text()),
         };

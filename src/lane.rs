@@ -1,6 +1,6 @@
 //! The write path: everything that waits goes into one batch → log → relay → answers.
 //!
-//! It holds no rules (`decide` does) and knows no sockets. A node has a few lanes; a room always
+//! It holds no rules (`rules` does) and knows no sockets. A node has a few lanes; a room always
 //! hashes to the same lane, so that a node never competes with itself for a room's row, and
 //! commands for one room are taken in the order they came. There is no timer that collects: a
 //! batch is whatever arrived while the last one was being committed. It grows under load and is a
@@ -26,13 +26,13 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::config::LaneConfig;
-use crate::decide::{Outcome, Verb, Write};
 use crate::hub::Entry;
 use crate::log::{Appender, Log, LogError};
 use crate::metrics::Metrics;
 use crate::mirror::{Batch, Mirror};
 use crate::model::{Event, RoomName};
 use crate::relay::Relay;
+use crate::rules::{Outcome, Verb, Write};
 use crate::tasks::Tasks;
 
 mod doubts;
@@ -368,7 +368,7 @@ impl Lane {
     fn publish(&self, outcomes: Vec<Outcome>, receipts: Vec<i64>, waiters: Waiters) {
         let now = Instant::now();
         let mut events = Vec::new();
-        for (room, entries) in entries_by_room(outcomes.iter().filter_map(Outcome::event), now) {
+        for (room, entries) in entries_by_room(outcomes.iter().flat_map(Outcome::events), now) {
             self.relay.deliver(room, &entries);
             if self.mirror.is_some() {
                 let event = |entry: Entry| (room.clone(), entry.seq, entry.frame);

@@ -4,42 +4,60 @@
 //! the map; ARCHITECTURE.md says why things are as they are. How a message flows:
 //!
 //! ```text
-//! client ─▶ socket ─▶ session ─▶ lane ──▶ log (COMMIT: the message exists)
-//!                       ▲          │ └─ answer ─▶ session
-//!                       │          └──▶ relay ─┐
-//! client ◀─ socket ◀─ session ◀─ hub ◀─────────┘
+//! client ─▶ socket ─▶ session ─▶ desk ─▶ lane ──▶ log (COMMIT: the message exists)
+//!                       ▲                  │ └─ answer ─▶ session
+//!                       │                  └──▶ relay ─┐
+//! client ◀─ socket ◀─ session ◀─ hub ◀────────────────┘
 //!                       └── catch-up: the hub's ring, else a replay from the log
 //! ```
 //!
-//! Modules, from the outside in; each imports only those below it:
+//! Modules, from the outside in. Each imports only from its own group and from those below it; a
+//! test (`tests/it/tidy.rs`) holds them to it.
 
+/// Asks a node whether it is alive, for `verbatim health`.
+pub mod health;
 /// One node: the parts, wired together.
 pub mod node;
+/// Tries what the settings point to, for `verbatim check`.
+pub mod probe;
 
-/// HTTP: accept, admit, route, upgrade.
+// The doors: bytes in, a caller and a command out; a reply in, bytes out.
+
+/// HTTP: accept, admit, route, upgrade; requests and event streams.
 pub mod server;
+
 /// One connected client: commands in, answers and events out.
 pub mod session;
+
+// What commands do.
+
+/// The one executor of commands: deadlines, what they weigh, where they go.
+pub mod desk;
+
+/// From the mirror to the relay: what other nodes committed.
+pub mod feed;
+/// Signs of life: who is online, who types, how far each has read.
+pub mod signals;
+
+/// The write path: what waits → one batch → log → relay → answers.
+pub mod lane;
+/// From the log to the mirror, for what did not get there by itself.
+pub mod outbox;
 
 /// The node's clock beside the log's.
 pub mod clock;
 /// What Redis may not have brought is asked of the log.
 pub mod doubt;
-/// From the mirror to the relay: what other nodes committed.
-pub mod feed;
-/// Who follows which room here; recent events; fan-out.
-pub mod hub;
-/// The write path: what waits → one batch → log → relay → answers.
-pub mod lane;
-/// From the log to the mirror, for what did not get there by itself.
-pub mod outbox;
-/// From commit to fan-out: order, duplicates, holes.
-pub mod relay;
-/// Signs of life: who is online, who types, how far each has read.
-pub mod signals;
-
 /// Pages of the past, read once for everyone who asks meanwhile.
 pub mod replay;
+
+/// From commit to fan-out: order, duplicates, holes.
+pub mod relay;
+
+/// Who follows which room here; recent events; fan-out.
+pub mod hub;
+
+// Foreign crates, one contract each.
 
 /// The durable log: the contract, PostgreSQL, SQLite.
 pub mod log;
@@ -48,25 +66,22 @@ pub mod mirror;
 /// One WebSocket: bytes and frames, pings, close.
 pub mod socket;
 
-/// The rules of the chat, pure.
-pub mod decide;
-/// Values that cannot exist invalid.
-pub mod model;
+// Pure.
+
+/// The rules of the chat, for writes and for reads.
+pub mod rules;
+
 /// The wire: commands, frames, errors, close codes.
 pub mod protocol;
 
-/// A load generator, for `verbatim bench`. A client: it uses nothing of the server.
-pub mod bench;
 /// Bytes that a node holds for its clients, with a limit.
 pub mod budget;
 /// Settings: text in, a checked `Config` out.
 pub mod config;
-/// Asks a node whether it is alive, for `verbatim health`.
-pub mod health;
 /// Counters, gauges, histograms.
 pub mod metrics;
-/// Tries what the settings point to, for `verbatim check`.
-pub mod probe;
+/// Values that cannot exist invalid.
+pub mod model;
 /// How often something may happen.
 pub mod rate;
 /// How many of what everybody wants one party may have.
@@ -79,5 +94,10 @@ pub mod tasks;
 pub mod trace;
 /// When memory is given back to the system.
 pub mod trim;
+
+// Clients, which use nothing of the server.
+
+/// A load generator, for `verbatim bench`.
+pub mod bench;
 /// Clients that put a cluster's promise to the test, for `verbatim verify`.
 pub mod verify;

@@ -12,6 +12,8 @@ use tokio::sync::mpsc;
 use crate::budget::Budgets;
 use crate::clock;
 use crate::config::Config;
+use crate::desk::Desk;
+use crate::desk::pace::Pace;
 use crate::doubt::Doubts;
 use crate::feed::Feed;
 use crate::hub::Hub;
@@ -23,8 +25,6 @@ use crate::outbox::{Outbox, Refusals, Sweeper};
 use crate::relay::Relay;
 use crate::replay::Replay;
 use crate::server::{Entrance, Server};
-use crate::session::Shared;
-use crate::session::pace::Pace;
 use crate::signals::Signals;
 use crate::tasks::Tasks;
 use crate::trim;
@@ -121,11 +121,12 @@ impl Node {
         let status = mirror.as_ref().map(Mirror::watch);
         let clock_metrics = metrics.clone();
         let pace = Pace::new(&config, Instant::now());
-        let shared = Shared {
+        let desk = Desk {
             config,
             pace,
             budgets,
             log,
+            lanes,
             hub,
             relay,
             replay,
@@ -134,7 +135,7 @@ impl Node {
             metrics,
             tasks: tasks.clone(),
         };
-        let server = Server::new(Arc::new(shared), lanes);
+        let server = Server::new(Arc::new(desk));
         tasks.spawn("accept", server.clone().run(listener, Entrance::Public));
         if let Some(listener) = internal {
             tasks.spawn("accept internal", server.run(listener, Entrance::Internal));

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 
 use super::{Failure, Job};
-use crate::decide::Write;
 use crate::model::RoomName;
+use crate::rules::Write;
 
 /// Commands of one room that go before those of others on a siding.
 const TURN_LEN: usize = 64;

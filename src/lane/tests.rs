@@ -5,9 +5,9 @@ use crate::model::{Text, UserId};
 
 fn job(bytes: usize) -> Job {
     let verb = Verb::Message(Text::stored(&"x".repeat(bytes)));
-    let (room, user) = (RoomName::stored("r"), UserId::stored("u"));
+    let (room, caller) = (RoomName::stored("r"), UserId::stored("u"));
     let (answer, _) = oneshot::channel();
-    let write = Write { room, user, id: None, verb };
+    let write = Write { room, caller, id: None, verb };
     Job { write, answer, due: Instant::now(), batch_len_max: usize::MAX, ticket: None }
 }
 

@@ -1,13 +1,13 @@
 //! The part of an append that both logs share, pure: which facts a batch of writes needs, and what
 //! to write once it is decided.
 //!
-//! It holds no rule of the chat (that is `decide`) and no SQL. Rooms are spoken of by their place
+//! It holds no rule of the chat (that is `rules`) and no SQL. Rooms are spoken of by their place
 //! in `rooms()`, which is in the order of their names: the order in which locks are taken.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::decide::{Outcome, Room, Verb, Write};
 use crate::model::{ClientId, Event, RoomName, Seq, Timestamp, UserId};
+use crate::rules::{Outcome, Room, Write};
 
 /// What a batch of writes asks about.
 pub(super) struct Batch<'a> {
@@ -18,7 +18,7 @@ pub(super) struct Batch<'a> {
     places: Vec<usize>,
 }
 
-/// A batch after `decide`.
+/// A batch whose writes are decided.
 pub(super) struct Decided {
     /// In the order of the writes. `None`: the room was not to be had.
     pub outcomes: Vec<Option<Outcome>>,
@@ -66,22 +66,23 @@ impl<'a> Batch<'a> {
     pub fn founders(&self) -> BTreeMap<usize, &'a UserId> {
         let mut founders = BTreeMap::new();
         for (write, place) in self.writes.iter().zip(&self.places) {
-            if write.verb == Verb::Create {
-                founders.entry(*place).or_insert(&write.user);
+            if write.founds() {
+                founders.entry(*place).or_insert(&write.caller);
             }
         }
         founders
     }
 
-    /// Each (room, user) that writes, once: is this user a member?
+    /// Each (room, user) whose standing must be known, once: is this user a member, and as what?
     pub fn users(&self) -> BTreeSet<(usize, &'a UserId)> {
-        self.writes.iter().zip(&self.places).map(|(write, place)| (*place, &write.user)).collect()
+        let writes = self.writes.iter().zip(&self.places);
+        writes.flat_map(|(write, place)| write.users().map(|user| (*place, user))).collect()
     }
 
     /// Each (room, user, id) that is an idempotency key, once: was it committed before?
     pub fn keys(&self) -> BTreeSet<(usize, &'a UserId, &'a ClientId)> {
-        let keyed = self.writes.iter().zip(&self.places).filter(|(w, _)| w.verb != Verb::Join);
-        keyed.filter_map(|(w, place)| Some((*place, &w.user, w.id.as_ref()?))).collect()
+        let writes = self.writes.iter().zip(&self.places);
+        writes.filter_map(|(write, place)| Some((*place, &write.caller, write.key()?))).collect()
     }
 
     /// The outcomes if no room was to be had.
@@ -102,10 +103,13 @@ impl<'a> Batch<'a> {
                 outcomes.push(None);
                 continue;
             };
+            let mut messages = room.message_count;
             let outcome = room.decide(write, now);
-            let messages = room.message_count;
-            let turn = |event: &Event| (!event.is_message()).then_some(messages);
-            event_places.extend(outcome.event().map(|event| (*place, turn(event))));
+            event_places.extend(outcome.events().map(|event| {
+                let turn = (!event.is_message()).then_some(messages);
+                messages += u64::from(event.is_message());
+                (*place, turn)
+            }));
             outcomes.push(Some(outcome));
         }
         Decided { outcomes, event_places, rooms, last_seqs_before }
@@ -121,7 +125,7 @@ impl Decided {
     /// The new events, in the order of the writes, each with its room's place; and unless it is a
     /// message, how many messages there are in the room before it.
     pub fn events(&self) -> impl Iterator<Item = (usize, &Event, Option<u64>)> {
-        let events = self.outcomes.iter().flatten().filter_map(Outcome::event);
+        let events = self.outcomes.iter().flatten().flat_map(Outcome::events);
         self.event_places.iter().zip(events).map(|((place, turn), event)| (*place, event, *turn))
     }
 
@@ -139,13 +143,13 @@ impl Decided {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::decide::Refusal;
     use crate::model::Text;
+    use crate::rules::{Refusal, Verb};
 
     fn write(room: &str, user: &str, id: Option<&str>, verb: Verb) -> Write {
         Write {
             room: RoomName::parse(room).unwrap(),
-            user: UserId::parse(user).unwrap(),
+            caller: UserId::parse(user).unwrap(),
             id: id.map(|id| ClientId::parse(id).unwrap()),
             verb,
         }
@@ -170,7 +174,7 @@ mod tests {
         assert_eq!(names, ["a", "b"]);
         assert_eq!((batch.place("b"), batch.place("c")), (Some(1), None));
         let founders: Vec<_> = batch.founders().into_iter().collect();
-        assert_eq!(founders, [(0, &writes[1].user)]);
+        assert_eq!(founders, [(0, &writes[1].caller)]);
         let users: Vec<_> = batch.users().iter().map(|(p, u)| (*p, u.as_str())).collect();
         assert_eq!(users, [(0, "1"), (0, "2"), (1, "1")]);
         let keys: Vec<_> =

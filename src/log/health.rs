@@ -8,8 +8,8 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::LogError;
-use crate::decide::{Outcome, Write};
 use crate::model::RoomName;
+use crate::rules::{Outcome, Write};
 
 /// A room is named again after so long, if something in it is asked for again.
 const PAUSE: Duration = Duration::from_secs(60);
@@ -48,7 +48,7 @@ impl Health {
     pub fn note(&self, appended: &Result<Vec<Option<Outcome>>, LogError>) {
         match appended {
             Ok(outcomes) => {
-                if outcomes.iter().flatten().any(|outcome| outcome.event().is_some()) {
+                if outcomes.iter().flatten().any(|outcome| outcome.events().next().is_some()) {
                     let now = self.begun.elapsed().as_millis() as u64;
                     self.committed.store(now.max(1), Ordering::Relaxed);
                 }

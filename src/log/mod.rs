@@ -34,8 +34,8 @@ pub use told::*;
 use self::apart::Parts;
 use self::health::Health;
 use crate::config::Config;
-use crate::decide::{Outcome, Write};
 use crate::model::{Event, LogIdentity, RoomName, Seq, UserId};
+use crate::rules::{Outcome, Standing, Write};
 
 /// What was committed so long ago shows that the log takes commits.
 const JUST_NOW: Duration = Duration::from_secs(2);

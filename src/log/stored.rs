@@ -9,8 +9,9 @@ use std::collections::BTreeMap;
 
 use serde::de::IgnoredAny;
 
-use super::{LogError, Reading};
+use super::LogError;
 use crate::model::{ClientId, Data, Event, EventKind, RoomName, Seq, Text, Timestamp, UserId};
+use crate::rules::Reading;
 
 /// One row of `events`. Its room is known to whoever asked.
 pub(super) struct StoredEvent<'a> {

@@ -1,27 +1,7 @@
 //! What a log tells of rooms, members and marks.
 
 use crate::model::{Role, RoomName, Seq, UserId};
-
-/// What a user is to a room, as of one moment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Standing {
-    pub last_seq: Seq,
-    pub members: u64,
-    /// How many of the room's events are messages.
-    pub messages: u64,
-    /// `None`: not a member.
-    pub role: Option<Role>,
-    /// `None`: not a member.
-    pub reading: Option<Reading>,
-}
-
-/// How far a member has read. What was before they joined does not count as unread.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Reading {
-    pub read: Seq,
-    /// Messages above it.
-    pub unread: u64,
-}
+use crate::rules::Reading;
 
 /// How far a user says that they have read, or has read as the log knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,10 +1,11 @@
 //! What a client may say: one text frame in, one checked `Command` or a typed refusal out.
 //!
 //! Below here nothing is checked again: a `Command` holds only values that are valid. It does not
-//! know whether the room exists or the user may do it; `decide` does.
+//! know whether the room exists or the user may do it; `rules` does.
 
 use super::error::{Code, Problem};
 use super::fields::{Fields, Key, Positions, invalid, must};
+use super::table::{self, CommandType};
 use crate::model::{ClientId, Invalid, RoomName, Seq, Text, UserId};
 
 /// Most events one `history` frame holds.
@@ -83,6 +84,12 @@ pub enum Command {
     },
     Ping,
     Help,
+    /// Everything above `after`; without it, what comes from now on. Over HTTP only.
+    Stream {
+        user: UserId,
+        room: RoomName,
+        after: Option<Seq>,
+    },
 }
 
 /// From where a follower wants the room.
@@ -106,29 +113,23 @@ pub enum Page {
     After(Seq),
 }
 
-/// The types, in the order `help` shows them.
-pub const TYPES: [&str; 13] = [
-    "create", "join", "message", "leave", "history", "resume", "rooms", "members", "who", "typing",
-    "read", "ping", "help",
-];
-
 impl Command {
-    /// The word for it on the wire and in metrics.
-    pub fn name(&self) -> &'static str {
+    pub fn kind(&self) -> CommandType {
         match self {
-            Self::Create { .. } => "create",
-            Self::Join { .. } => "join",
-            Self::Leave { .. } => "leave",
-            Self::Message { .. } => "message",
-            Self::History { .. } => "history",
-            Self::Resume { .. } => "resume",
-            Self::Rooms { .. } => "rooms",
-            Self::Members { .. } => "members",
-            Self::Who { .. } => "who",
-            Self::Typing { .. } => "typing",
-            Self::Read { .. } => "read",
-            Self::Ping => "ping",
-            Self::Help => "help",
+            Self::Create { .. } => CommandType::Create,
+            Self::Join { .. } => CommandType::Join,
+            Self::Leave { .. } => CommandType::Leave,
+            Self::Message { .. } => CommandType::Message,
+            Self::History { .. } => CommandType::History,
+            Self::Resume { .. } => CommandType::Resume,
+            Self::Rooms { .. } => CommandType::Rooms,
+            Self::Members { .. } => CommandType::Members,
+            Self::Who { .. } => CommandType::Who,
+            Self::Typing { .. } => CommandType::Typing,
+            Self::Read { .. } => CommandType::Read,
+            Self::Ping => CommandType::Ping,
+            Self::Help => CommandType::Help,
+            Self::Stream { .. } => CommandType::Stream,
         }
     }
 
@@ -157,7 +158,8 @@ impl Command {
             | Self::Members { user, .. }
             | Self::Who { user, .. }
             | Self::Typing { user, .. }
-            | Self::Read { user, .. } => Some(user),
+            | Self::Read { user, .. }
+            | Self::Stream { user, .. } => Some(user),
             Self::Rooms { user, .. } => user.as_ref(),
             Self::Ping | Self::Help => None,
         }
@@ -173,7 +175,8 @@ impl Command {
             | Self::Members { room, .. }
             | Self::Who { room, .. }
             | Self::Typing { room, .. }
-            | Self::Read { room, .. } => Some(room),
+            | Self::Read { room, .. }
+            | Self::Stream { room, .. } => Some(room),
             Self::Resume { .. } | Self::Rooms { .. } | Self::Ping | Self::Help => None,
         }
     }
@@ -183,11 +186,23 @@ impl Request {
     /// Reads one text frame. `message_bytes_max` is the setting `session.message_bytes_max`.
     pub fn parse(frame: &str, message_bytes_max: usize) -> Result<Self, Problem> {
         let fields = Fields::parse(frame).map_err(|err| bad_json(&err))?;
-        Self::of(&fields, message_bytes_max)
+        Self::read(&fields, parse_type, message_bytes_max)
     }
 
-    /// Reads fields that were gathered, from a frame or from elsewhere.
-    pub fn of(fields: &Fields<'_>, message_bytes_max: usize) -> Result<Self, Problem> {
+    /// Reads the fields of a command whose type is known by where they came from.
+    pub fn of(
+        kind: CommandType,
+        fields: &Fields<'_>,
+        message_bytes_max: usize,
+    ) -> Result<Self, Problem> {
+        Self::read(fields, |_| Ok(kind), message_bytes_max)
+    }
+
+    fn read(
+        fields: &Fields<'_>,
+        kind: impl FnOnce(&Fields<'_>) -> Result<CommandType, Problem>,
+        message_bytes_max: usize,
+    ) -> Result<Self, Problem> {
         if let Some(key) = fields.twice {
             let error = format!("\"{}\" is given twice", key.name());
             return Err(Problem::field(key.name(), error));
@@ -200,7 +215,7 @@ impl Request {
                 Some(ClientId::parse(&text).map_err(|why| invalid(Key::Id, why))?)
             }
         };
-        match parse_command(fields, message_bytes_max) {
+        match kind(fields).and_then(|kind| parse_command(kind, fields, message_bytes_max)) {
             Ok(command) => Ok(Self { id, command }),
             Err(problem) => Err(Problem { id, ..problem }),
         }
@@ -217,64 +232,75 @@ fn bad_json(err: &serde_json::Error) -> Problem {
     Problem::new(Code::BadJson, error)
 }
 
-fn parse_command(fields: &Fields<'_>, message_bytes_max: usize) -> Result<Command, Problem> {
+fn parse_type(fields: &Fields<'_>) -> Result<CommandType, Problem> {
     let text = fields.string(Key::Type)?;
-    let Some(re) = TYPES.into_iter().find(|known| *known == text) else {
+    CommandType::named(&text).ok_or_else(|| {
         let shown: String = text.chars().take(32).collect();
-        let error = format!("there is no type {shown:?}; there are {}", TYPES.join(", "));
-        return Err(Problem::new(Code::UnknownType, error));
-    };
-    parse_fields(re, fields, message_bytes_max).map_err(|problem| {
+        let known = table::of_socket().each_ref().map(|row| row.name).join(", ");
+        Problem::new(Code::UnknownType, format!("there is no type {shown:?}; there are {known}"))
+    })
+}
+
+fn parse_command(
+    kind: CommandType,
+    fields: &Fields<'_>,
+    message_bytes_max: usize,
+) -> Result<Command, Problem> {
+    parse_fields(kind, fields, message_bytes_max).map_err(|problem| {
         let room = fields.room(Key::Room).ok().filter(|_| problem.field != Some("room"));
-        Problem { re: Some(re), room, ..problem }
+        Problem { re: Some(kind), room, ..problem }
     })
 }
 
 fn parse_fields(
-    re: &'static str,
+    kind: CommandType,
     fields: &Fields<'_>,
     message_bytes_max: usize,
 ) -> Result<Command, Problem> {
     let user = || fields.user(Key::UserId);
     let room = || fields.room(Key::Room);
-    Ok(match re {
-        "create" => {
+    Ok(match kind {
+        CommandType::Create => {
             let user = fields.new_user(Key::UserId)?;
             Command::Create { user, room: fields.new_room(Key::Room)? }
         }
-        "join" => Command::Join { user: user()?, room: room()?, start: start(fields)? },
-        "leave" => Command::Leave { user: user()?, room: room()? },
-        "message" => {
+        CommandType::Join => Command::Join { user: user()?, room: room()?, start: start(fields)? },
+        CommandType::Leave => Command::Leave { user: user()?, room: room()? },
+        CommandType::Message => {
             let (user, room) = (user()?, room()?);
             Command::Message { user, room, text: message(fields, message_bytes_max)? }
         }
-        "history" => {
+        CommandType::History => {
             let (user, room, page) = (user()?, room()?, page(fields)?);
             let limit = fields.integer(Key::Limit, 1, HISTORY_LIMIT_MAX)?;
             let limit = limit.unwrap_or(HISTORY_LIMIT_DEFAULT) as usize;
             Command::History { user, room, page, limit }
         }
-        "resume" => Command::Resume { user: user()?, rooms: positions(fields)? },
-        "rooms" => {
+        CommandType::Resume => Command::Resume { user: user()?, rooms: positions(fields)? },
+        CommandType::Rooms => {
             let user = fields.raw(Key::UserId).map(|_| user()).transpose()?;
             let after = fields.raw(Key::After).map(|_| fields.room(Key::After)).transpose()?;
             let limit = fields.integer(Key::Limit, 1, ROOMS_LIMIT_MAX)?;
             Command::Rooms { user, after, limit: limit.unwrap_or(ROOMS_LIMIT_DEFAULT) as usize }
         }
-        "members" => {
+        CommandType::Members => {
             let (user, room) = (user()?, room()?);
             let after = fields.raw(Key::After).map(|_| fields.user(Key::After)).transpose()?;
             Command::Members { user, room, after }
         }
-        "who" => Command::Who { user: user()?, room: room()? },
-        "typing" => Command::Typing { user: user()?, room: room()? },
-        "read" => {
+        CommandType::Who => Command::Who { user: user()?, room: room()? },
+        CommandType::Typing => Command::Typing { user: user()?, room: room()? },
+        CommandType::Read => {
             let (user, room) = (user()?, room()?);
             let seq = fields.seq(Key::Seq)?.ok_or_else(|| fields.missing(Key::Seq))?;
             Command::Read { user, room, seq }
         }
-        "ping" => Command::Ping,
-        _ => Command::Help,
+        CommandType::Ping => Command::Ping,
+        CommandType::Help => Command::Help,
+        CommandType::Stream => {
+            let (user, room) = (user()?, room()?);
+            Command::Stream { user, room, after: fields.seq(Key::After)? }
+        }
     })
 }
 

@@ -7,6 +7,7 @@ use std::borrow::Cow;
 use serde::Serialize;
 
 use super::frame::Frame;
+use super::table::CommandType;
 use crate::model::{ClientId, RoomName};
 
 /// What went wrong, as a program reads it. The table of docs/protocol.md.
@@ -44,7 +45,7 @@ pub struct Problem {
     pub limit: Option<u64>,
     pub retry_after_ms: Option<u64>,
     /// The type of the command that is refused.
-    pub re: Option<&'static str>,
+    pub re: Option<CommandType>,
     pub room: Option<RoomName>,
     pub id: Option<ClientId>,
 }
@@ -184,7 +185,7 @@ impl Problem {
             #[serde(skip_serializing_if = "Option::is_none")]
             retry_after_ms: Option<u64>,
             #[serde(skip_serializing_if = "Option::is_none")]
-            re: Option<&'static str>,
+            re: Option<CommandType>,
             #[serde(skip_serializing_if = "Option::is_none")]
             room: Option<&'a str>,
             #[serde(skip_serializing_if = "Option::is_none")]

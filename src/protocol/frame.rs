@@ -7,7 +7,7 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Serialize, Serializer};
 
-use super::command::TYPES;
+use super::table::{self, CommandType, TYPES_LEN};
 use crate::budget::Held;
 use crate::model::{ClientId, Event, Role, RoomName, Seq, Timestamp, UserId};
 
@@ -219,8 +219,7 @@ pub fn hello(hello: &Hello<'_>) -> Frame {
 /// A command's event is durable.
 #[derive(Clone, Copy, Debug)]
 pub struct Ack<'a> {
-    /// The type of the command.
-    pub re: &'static str,
+    pub re: CommandType,
     pub room: &'a RoomName,
     pub seq: Seq,
     pub id: Option<&'a ClientId>,
@@ -233,7 +232,7 @@ pub fn ack(ack: &Ack<'_>) -> Frame {
     #[derive(Serialize)]
     struct AckFrame<'a> {
         r#type: &'static str,
-        re: &'static str,
+        re: CommandType,
         room: &'a str,
         seq: Seq,
         #[serde(skip_serializing_if = "Option::is_none")]
@@ -403,28 +402,16 @@ pub fn help(id: Option<&ClientId>) -> Frame {
     #[derive(Serialize)]
     struct HelpFrame<'a> {
         r#type: &'static str,
-        types: [&'static str; TYPES.len()],
-        examples: [&'static str; TYPES.len()],
+        types: [&'static str; TYPES_LEN],
+        examples: [&'static str; TYPES_LEN],
         #[serde(skip_serializing_if = "Option::is_none")]
         id: Option<&'a str>,
     }
-    let examples = [
-        r#"{"user_id":"1","type":"create","room":"general"}"#,
-        r#"{"user_id":"1","type":"join","room":"general","since":0}"#,
-        r#"{"user_id":"1","type":"message","room":"general","message":"Hello World!","id":"c1"}"#,
-        r#"{"user_id":"1","type":"leave","room":"general"}"#,
-        r#"{"user_id":"1","type":"history","room":"general","before":120,"limit":50}"#,
-        r#"{"user_id":"1","type":"resume","rooms":{"general":41}}"#,
-        r#"{"user_id":"1","type":"rooms","after":"general","limit":100}"#,
-        r#"{"user_id":"1","type":"members","room":"general"}"#,
-        r#"{"user_id":"1","type":"who","room":"general"}"#,
-        r#"{"user_id":"1","type":"typing","room":"general"}"#,
-        r#"{"user_id":"1","type":"read","room":"general","seq":41}"#,
-        r#"{"type":"ping"}"#,
-        r#"{"type":"help"}"#,
-    ];
+    let rows = table::of_socket();
+    let (types, examples) =
+        (rows.each_ref().map(|row| row.name), rows.each_ref().map(|row| row.example));
     let id = id.map(ClientId::as_str);
-    Frame::json(&HelpFrame { r#type: "help", types: TYPES, examples, id })
+    Frame::json(&HelpFrame { r#type: "help", types, examples, id })
 }
 
 /// Serializing our own types cannot fail: no map has a key that is not text.

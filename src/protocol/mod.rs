@@ -1,7 +1,8 @@
 //! The wire protocol, version 1: what clients may say and what they are told.
 //!
-//! It does no I/O and decides nothing. `command` is the way in, `frame`, `page`, `signal` and
-//! `error` are the way out, `close` is the end; docs/protocol.md says the same for people.
+//! It does no I/O and decides nothing. `table` lists the commands, `command` is the way in,
+//! `frame`, `page`, `signal` and `error` are the way out, `close` is the end; docs/protocol.md says
+//! the same for people.
 
 pub mod close;
 pub mod command;
@@ -10,3 +11,4 @@ pub mod fields;
 pub mod frame;
 pub mod page;
 pub mod signal;
+pub mod table;

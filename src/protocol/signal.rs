@@ -6,6 +6,7 @@
 use serde::Serialize;
 
 use super::frame::Frame;
+use super::table::CommandType;
 use crate::model::{ClientId, RoomName, Seq, UserId};
 
 /// Who is online in a room: the answer to `who`, and what a follower gets instead of differences
@@ -77,11 +78,11 @@ pub fn read(room: &RoomName, user: &UserId, seq: Seq) -> Frame {
 }
 
 /// A `typing` or `read` was taken. There is no `seq`: it made no event.
-pub fn taken(re: &'static str, room: &RoomName, id: Option<&ClientId>) -> Frame {
+pub fn taken(re: CommandType, room: &RoomName, id: Option<&ClientId>) -> Frame {
     #[derive(Serialize)]
     struct TakenFrame<'a> {
         r#type: &'static str,
-        re: &'static str,
+        re: CommandType,
         room: &'a str,
         #[serde(skip_serializing_if = "Option::is_none")]
         id: Option<&'a str>,
@@ -125,9 +126,9 @@ mod tests {
                 r#"{"type":"typing","room":"r","user_id":"1","expires_ms":6000}"#,
             ),
             (read(&room, one, Seq(7)), r#"{"type":"read","room":"r","user_id":"1","seq":7}"#),
-            (taken("read", &room, None), r#"{"type":"ack","re":"read","room":"r"}"#),
+            (taken(CommandType::Read, &room, None), r#"{"type":"ack","re":"read","room":"r"}"#),
             (
-                taken("typing", &room, Some(&id)),
+                taken(CommandType::Typing, &room, Some(&id)),
                 r#"{"type":"ack","re":"typing","room":"r","id":"c"}"#,
             ),
         ] {

@@ -3,8 +3,8 @@
 use super::*;
 use crate::budget::Budgets;
 use crate::config::Config;
-use crate::decide::{Verb, Write};
 use crate::model::{Event, EventKind, Text, Timestamp, UserId};
+use crate::rules::{Verb, Write};
 
 fn name() -> RoomName {
     RoomName::stored("r")
@@ -30,7 +30,7 @@ async fn relay(path: &std::path::Path, len: usize, hold_ms: u64) -> Arc<Relay> {
     config.log.path = path.join("verbatim.db").display().to_string();
     (config.hub.room_linger_ms, config.hub.hold_ms) = (0, hold_ms);
     let log = Log::open(&config).await.unwrap();
-    let write = |verb| Write { room: name(), user: UserId::stored("u"), id: None, verb };
+    let write = |verb| Write { room: name(), caller: UserId::stored("u"), id: None, verb };
     let mut writes = vec![write(Verb::Create)];
     writes.resize(len, write(Verb::Message(Text::stored("x"))));
     log.appender().append(&writes, None).await.unwrap();

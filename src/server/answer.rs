@@ -20,7 +20,7 @@ use serde::Serialize;
 
 use super::line::{Answering, Peer};
 use crate::budget::Budget;
-use crate::session::history::Broken;
+use crate::desk::history::Broken;
 
 /// An answer on its way to the client.
 pub type Answer = Response<Content>;

@@ -40,10 +40,9 @@ use self::proxies::Proxies;
 use self::refusals::Refusals;
 use self::routes::Visit;
 use self::status::Status;
-use crate::lane::Lanes;
+use crate::desk::Desk;
 use crate::model::UserId;
 use crate::protocol::close::CloseCode;
-use crate::session::Shared;
 use crate::socket;
 
 /// First pause after a failed accept. It doubles up to `ACCEPT_PAUSE_MAX`.
@@ -58,8 +57,7 @@ const WATCHERS_MAX: usize = 64;
 
 /// What every connection of this node needs.
 pub struct Server {
-    shared: Arc<Shared>,
-    lanes: Lanes,
+    desk: Arc<Desk>,
     api: Api,
     admission: Arc<Admission>,
     /// Of those who come in by the internal entrance.
@@ -81,35 +79,24 @@ pub enum Entrance {
 }
 
 impl Server {
-    pub fn new(shared: Arc<Shared>, lanes: Lanes) -> Arc<Self> {
-        let admission = Admission::new(&shared.config, shared.metrics.clone());
-        let api = Api::new(shared.clone(), lanes.clone());
-        let page = Page::new(shared.config.server.page);
-        let door = Door::new(&shared.config.server);
-        let status = Status::new(shared.clone());
-        let mut few = shared.config.clone();
+    pub fn new(desk: Arc<Desk>) -> Arc<Self> {
+        let admission = Admission::new(&desk.config, desk.metrics.clone());
+        let api = Api::new(desk.clone());
+        let page = Page::new(desk.config.server.page);
+        let door = Door::new(&desk.config.server);
+        let status = Status::new(desk.clone());
+        let mut few = desk.config.clone();
         few.server.connections_max = WATCHERS_MAX;
         // With numbers of their own, which nobody reads: they are no clients.
         let watchers = Admission::new(&few, Arc::default());
-        let proxies = Proxies::new(&shared.config.server);
+        let proxies = Proxies::new(&desk.config.server);
         let refusals = Refusals::new(Instant::now());
-        Arc::new(Self {
-            shared,
-            lanes,
-            api,
-            admission,
-            watchers,
-            proxies,
-            page,
-            door,
-            status,
-            refusals,
-        })
+        Arc::new(Self { desk, api, admission, watchers, proxies, page, door, status, refusals })
     }
 
     /// Accepts until the node stops.
     pub async fn run(self: Arc<Self>, listener: TcpListener, entrance: Entrance) {
-        let tasks = self.shared.tasks.clone();
+        let tasks = self.desk.tasks.clone();
         let mut stopping = pin!(tasks.stopping());
         let mut pause = ACCEPT_PAUSE_MIN;
         loop {
@@ -169,14 +156,14 @@ impl Server {
                 return;
             }
         };
-        if let Err(err) = socket::tune(&stream, &self.shared.config.socket) {
+        if let Err(err) = socket::tune(&stream, &self.desk.config.socket) {
             tracing::debug!(%err, "the connection was gone before it was served");
             return;
         }
-        let tasks = self.shared.tasks.clone();
+        let tasks = self.desk.tasks.clone();
         // At once, not when its task is first run: those who come meanwhile need the place.
         permit.waits(Wait::FirstByte);
-        let line = Line::new(stream, &self.shared.budgets.unsent);
+        let line = Line::new(stream, &self.desk.budgets.unsent);
         let visit = Visit::new(self, entrance, permit, address, line.peer());
         tasks.spawn_connection(connection::run(visit, line));
     }

@@ -112,11 +112,11 @@ impl Visit {
     }
 
     pub fn config(&self) -> &ServerConfig {
-        &self.server.shared.config.server
+        &self.server.desk.config.server
     }
 
     pub fn tasks(&self) -> &Tasks {
-        &self.server.shared.tasks
+        &self.server.desk.tasks
     }
 
     /// A request has been read. From this moment on, not only from when the answer is first worked
@@ -136,7 +136,7 @@ impl Visit {
 
     /// What hyper writes in answer to a request with that method.
     pub fn body(&self, method: &Method, content: Content, answering: Answering) -> Body {
-        content.body(method, &self.peer, &self.server.shared.budgets.unsent, answering)
+        content.body(method, &self.peer, &self.server.desk.budgets.unsent, answering)
     }
 
     async fn answer(&self, request: Request<Incoming>) -> Answer {
@@ -244,18 +244,18 @@ impl Visit {
                 bare = promised => bare,
                 // It comes when the answer is with the kernel, which a client that reads nothing
                 // may keep from happening; and HTTP waits for this session before it gives up.
-                () = abandoned(&server.shared.tasks) => return drop(place),
+                () = abandoned(&server.desk.tasks) => return drop(place),
             };
             match bare {
                 Ok((stream, rest)) => {
                     // Not before: what waits here is kept for as long as the socket lives.
-                    let (shared, lanes) = (server.shared.clone(), server.lanes.clone());
-                    let bytes = shared.metrics.queue_bytes.clone();
-                    let Budgets { unsent, inbound, .. } = shared.budgets.clone();
+                    let desk = server.desk.clone();
+                    let bytes = desk.metrics.queue_bytes.clone();
+                    let Budgets { unsent, inbound, .. } = desk.budgets.clone();
                     let queues = Arc::new(Queues { bytes, unsent, inbound });
-                    let socket = Socket::new(stream, rest, &shared.config.socket, &queues);
-                    let _open = Open::new(&shared.metrics);
-                    let session = Session::new(shared, lanes, socket, site(client));
+                    let socket = Socket::new(stream, rest, &desk.config.socket, &queues);
+                    let _open = Open::new(&desk.metrics);
+                    let session = Session::new(desk, socket, site(client));
                     let ((code, reason), user) = session.run().await;
                     server.note_closed(client, code, reason, user.as_ref());
                 }
@@ -280,7 +280,7 @@ impl Visit {
     }
 
     fn count_refused(&self, reason: &'static str) {
-        let refused = &self.server.shared.metrics.connections_refused;
+        let refused = &self.server.desk.metrics.connections_refused;
         refused.get_or_create(&Reason { reason }).inc();
     }
 }

@@ -17,9 +17,9 @@ use tokio::time::timeout;
 
 use super::admission::Admission;
 use super::answer::{self, Answer, Content, json, set};
+use crate::desk::Desk;
 use crate::mirror;
 use crate::rate::{Bucket, Rate};
-use crate::session::Shared;
 
 /// How often the log is asked whether it is there.
 const PINGS: Rate = Rate { per_second: 2, burst: 5 };
@@ -32,7 +32,7 @@ const RENDERINGS: Rate = Rate { per_second: 10, burst: 20 };
 
 /// One to a node.
 pub struct Status {
-    shared: Arc<Shared>,
+    desk: Arc<Desk>,
     log: Mutex<Asking>,
     rendered: Mutex<Rendered>,
 }
@@ -78,10 +78,10 @@ struct Ready<'a> {
 }
 
 impl Status {
-    pub fn new(shared: Arc<Shared>) -> Arc<Self> {
+    pub fn new(desk: Arc<Desk>) -> Arc<Self> {
         let left = Bucket::full(Instant::now());
         let log = Mutex::new(Asking { left, before: None, answer: None });
-        Arc::new(Self { shared, log, rendered: Mutex::new(Rendered { left, text: Bytes::new() }) })
+        Arc::new(Self { desk, log, rendered: Mutex::new(Rendered { left, text: Bytes::new() }) })
     }
 
     /// `None`: it is not a path of these.
@@ -106,19 +106,19 @@ impl Status {
 
     async fn ready(self: &Arc<Self>) -> Answer {
         let known = self.ask().await;
-        let mirror = self.shared.status.as_ref().map(|status| *status.borrow());
+        let mirror = self.desk.status.as_ref().map(|status| *status.borrow());
         let log = if known.answers { "ok" } else { "away" };
         let writes = (known.answers && !known.commits).then_some("unavailable");
-        let (status, word) = if self.shared.tasks.is_stopping() {
+        let (status, word) = if self.desk.tasks.is_stopping() {
             (StatusCode::SERVICE_UNAVAILABLE, "stopping")
         } else if known.commits && mirror != Some(mirror::Status::Foreign) {
             (StatusCode::OK, "ready")
         } else {
             (StatusCode::SERVICE_UNAVAILABLE, "unready")
         };
-        let node = &self.shared.config.node.id;
+        let node = &self.desk.config.node.id;
         let mirror = match mirror {
-            None if self.shared.log.is_shared() => "missing",
+            None if self.desk.log.is_shared() => "missing",
             None => "none",
             Some(mirror::Status::Live) => "ok",
             // Commands commit, acks go out, and other nodes hear by way of the log.
@@ -156,8 +156,8 @@ impl Status {
     /// the log must not be left with an answer that nobody takes.
     fn ask_log(self: &Arc<Self>, tell: watch::Sender<Known>) {
         let this = self.clone();
-        self.shared.tasks.spawn_connection(async move {
-            let log = &this.shared.log;
+        self.desk.tasks.spawn_connection(async move {
+            let log = &this.desk.log;
             let commit = timeout(COMMIT_TIME, log.ping_writes());
             let (answers, commits) = tokio::join!(log.ping(), commit);
             let (answers, commits) = (answers.is_ok(), matches!(commits, Ok(Ok(()))));
@@ -170,9 +170,9 @@ impl Status {
 
     fn metrics(&self, admission: &Admission) -> Answer {
         let text = lock(&self.rendered).text(Instant::now(), || {
-            self.shared.budgets.tell(&self.shared.metrics);
+            self.desk.budgets.tell(&self.desk.metrics);
             admission.tell();
-            self.shared.metrics.render().into()
+            self.desk.metrics.render().into()
         });
         let mut answer = Response::new(Content::Whole(text));
         // The exposition format that prometheus-client writes.

@@ -13,9 +13,10 @@ use std::time::Duration;
 
 use tokio::time::Sleep;
 
-use super::Shared;
-use super::answers::{Asks, Follow};
+use super::answers::Asks;
 use super::lost::LostSync;
+use crate::desk::Desk;
+use crate::desk::follow::Follow;
 use crate::hub::{
     Answered, BATCH_BYTES_MAX, Batch, Follower, Inbox, NextPage, Pushed, Room, State,
 };
@@ -31,7 +32,7 @@ type Page = Result<Option<Arc<Batch>>, LogError>;
 
 /// Owned by the session's task. Dropping it, at the end or in a panic, unfollows every room.
 pub struct Follows {
-    shared: Arc<Shared>,
+    desk: Arc<Desk>,
     link: Arc<Link>,
     /// Places for rooms and users that it follows, or may come to.
     share: Share<IpAddr>,
@@ -76,10 +77,10 @@ struct Resume {
 }
 
 impl Follows {
-    pub fn new(shared: Arc<Shared>, link: Arc<Link>, address: IpAddr) -> Self {
+    pub fn new(desk: Arc<Desk>, link: Arc<Link>, address: IpAddr) -> Self {
         Self {
-            share: shared.hub.share(address),
-            shared,
+            share: desk.hub.share(address),
+            desk,
             link,
             inbox: Arc::default(),
             rooms: HashMap::new(),
@@ -108,12 +109,12 @@ impl Follows {
         };
         let refusal = |field, limit: usize, error: String| Problem {
             limit: Some(limit as u64),
-            re: Some(command.name()),
+            re: Some(command.kind()),
             room: command.room().cloned(),
             id: request.id.clone(),
             ..Problem::field(field, error)
         };
-        let users_max = self.shared.config.session.users_per_room_max;
+        let users_max = self.desk.config.session.users_per_room_max;
         let too_many = |(room, user): &(RoomName, UserId)| {
             let followed = self.rooms.get(room);
             followed.is_some_and(|followed| followed.follower.users_with(user) > users_max)
@@ -124,7 +125,7 @@ impl Follows {
         }
         let more = follows.iter().filter(|(room, _)| !self.contains(room)).count();
         let asks = Asks { user: command.user().cloned(), follows, rooms: more, held: None };
-        let max = self.shared.config.session.follows_max;
+        let max = self.desk.config.session.follows_max;
         // Rooms that were left and are not forgotten yet do not count. Looking for them takes a
         // while, so it is done only where it matters; a client that has it done again and again
         // is closed for its refused frames.
@@ -137,7 +138,7 @@ impl Follows {
             let error = "this node has no place for more rooms to follow (hub.follows_max): \
                          follow fewer, or try again later";
             let problem = Problem::new(Code::Unavailable, error);
-            let (re, room) = (Some(command.name()), command.room().cloned());
+            let (re, room) = (Some(command.kind()), command.room().cloned());
             return Err(Problem { re, room, id: request.id.clone(), ..problem });
         }
         Ok(asks)
@@ -247,7 +248,8 @@ impl Follows {
 
     /// Follows a room, or follows it as one more user. The `joined` frame is in the queue already.
     pub fn follow(&mut self, follow: &Follow) -> Result<Arc<Follower>, LostSync> {
-        let (name, user, as_of) = (&follow.asked.room, &follow.asked.user, follow.last_seq);
+        let (asked, as_of) = (&follow.joined.asked, follow.joined.last_seq);
+        let (name, user) = (&asked.room, &asked.user);
         self.answered(name, user);
         if let Some(follower) = self.answer(name, user, Some(as_of)) {
             return Ok(follower);
@@ -263,7 +265,7 @@ impl Follows {
         let follower = Arc::new(follower);
         // Refused only if the room was let go between its activation and now: with the shortest
         // linger of a second, this task was not run for that long.
-        if !self.shared.hub.follow(&follow.room, follower.clone()) {
+        if !self.desk.hub.follow(&follow.room, follower.clone()) {
             return Err(LostSync::Differs);
         }
         // Its asks have their places already, from before there was a follower.
@@ -328,7 +330,7 @@ impl Follows {
 
     fn forget(&mut self, name: &RoomName) -> Option<Arc<Follower>> {
         let Followed { room, follower, places } = self.rooms.remove(name)?;
-        self.shared.hub.unfollow(&room, &follower);
+        self.desk.hub.unfollow(&room, &follower);
         self.share.shrink(places);
         if self.rooms.is_empty() {
             self.rooms = HashMap::new();
@@ -372,7 +374,7 @@ impl Follows {
                 }
             }
             Err(LogError::Damaged(_)) => {
-                self.shared.relay.sick.note(room.name(), follower.last());
+                self.desk.relay.sick.note(room.name(), follower.last());
                 return Err(self.closed(&follower));
             }
             // `Replay` has waited between its attempts; the socket lives, so go on trying, first
@@ -387,11 +389,11 @@ impl Follows {
 
     /// The follower cannot go on.
     fn closed(&self, follower: &Follower) -> LostSync {
-        let relay = &self.shared.relay;
+        let relay = &self.desk.relay;
         if relay.sick.ahead_of(follower.room(), follower.last()).is_none() {
             return LostSync::Differs;
         }
-        self.shared.metrics.follows_damaged.inc();
+        self.desk.metrics.follows_damaged.inc();
         LostSync::Damaged
     }
 
@@ -413,7 +415,7 @@ impl Follows {
             match room.next_page(&follower, BATCH_BYTES_MAX) {
                 NextPage::Live => self.caught_up(&follower),
                 NextPage::Ring(batch) => {
-                    self.shared.metrics.catch_up("ring");
+                    self.desk.metrics.catch_up("ring");
                     self.push(&follower, &batch)?;
                 }
                 NextPage::Log => {
@@ -422,9 +424,9 @@ impl Follows {
                         self.rest = Some(Box::pin(tokio::time::sleep(wait)));
                         break;
                     }
-                    let (shared, last) = (self.shared.clone(), follower.last());
+                    let (desk, last) = (self.desk.clone(), follower.last());
                     self.reading = Some(Box::pin(async move {
-                        shared.replay.page_patiently(room.name(), last).await
+                        desk.replay.page_patiently(room.name(), last).await
                     }));
                     return Ok(true);
                 }
@@ -437,7 +439,7 @@ impl Follows {
     /// Bytes that a page may take: none unless the queue is down to half of its limit, so that
     /// pages are not cut into crumbs.
     fn room_in_queue(&self) -> usize {
-        let (max, queued) = (self.shared.config.socket.queue_bytes_max, self.link.queued_bytes());
+        let (max, queued) = (self.desk.config.socket.queue_bytes_max, self.link.queued_bytes());
         if queued > max / 2 { 0 } else { max - queued }
     }
 
@@ -490,7 +492,7 @@ impl Followed {
 impl Drop for Follows {
     fn drop(&mut self) {
         for Followed { room, follower, .. } in std::mem::take(&mut self.rooms).into_values() {
-            self.shared.hub.unfollow(&room, &follower);
+            self.desk.hub.unfollow(&room, &follower);
         }
     }
 }

@@ -137,7 +137,7 @@ fn rate(config: &SessionConfig) -> Rate {
 /// What a client is told whose command comes too early.
 pub fn rate_limited(request: Result<Request, Problem>, retry_after_ms: u64) -> Problem {
     let (re, room, id) = match request {
-        Ok(Request { id, command }) => (Some(command.name()), command.room().cloned(), id),
+        Ok(Request { id, command }) => (Some(command.kind()), command.room().cloned(), id),
         Err(problem) => (problem.re, problem.room, problem.id),
     };
     let error = format!("too many commands: wait {retry_after_ms} ms");

@@ -1,4 +1,4 @@
-//! One connected client: what it says goes to the lanes and the log, what it is owed comes back.
+//! One connected client: what it says goes to the desk, what it is owed comes back.
 //!
 //! It holds no rules of the chat and no bytes of the socket. A session is one task, and the task
 //! owns everything in it; the only things others touch are the socket's queue (a fan-out writes
@@ -7,22 +7,13 @@
 //! What bounds it: answers owed (`in_flight_max`) and bytes queued (`queue_bytes_max`); at either
 //! the session stops reading its socket, so that a client that does not listen is not heard.
 
-/// Shared with the HTTP API, which answers the same commands.
-pub mod answers;
+mod answers;
 mod follows;
-/// As `answers`.
-pub mod history;
 mod limits;
 mod lost;
 mod owing;
-/// As `answers`.
-pub mod pace;
 mod paging;
-/// As `answers`, what of them is unread.
-pub mod reading;
 mod reply;
-/// As `answers`.
-pub mod resume;
 mod signs;
 mod written;
 
@@ -32,56 +23,28 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::watch;
 use tokio::time::Sleep;
 
-use self::answers::{Answers, Asked, Asks, Awaited, Outage, Pending, Reader, Reply};
+use self::answers::{Answers, Asks, Awaited};
 use self::follows::Follows;
-use self::history::Broken;
 use self::limits::Limits;
 use self::lost::lost_sync;
-use self::pace::{PAGE_WEIGHT, Pace, weight_of};
 use self::paging::Paging;
-use self::resume::Resuming;
 use self::written::overdue;
-use crate::budget::Budgets;
-use crate::config::Config;
-use crate::decide::{Verb, Write};
-use crate::hub::{Follower, Hub};
-use crate::lane::Lanes;
-use crate::log::Log;
-use crate::metrics::{self, Metrics};
-use crate::mirror::Status;
-use crate::model::{RoomName, UserId};
+use crate::desk::history::Broken;
+use crate::desk::pace::{PAGE_WEIGHT, weight_of};
+use crate::desk::{Caller, Desk, Outage, Pending, Reply, Way};
+use crate::metrics;
+use crate::model::UserId;
 use crate::protocol::close::CloseCode;
 use crate::protocol::command::{Command, Request};
 use crate::protocol::frame::{self, Hello};
-use crate::relay::Relay;
-use crate::replay::Replay;
-use crate::signals::Signals;
+use crate::protocol::table::{CommandType, Effect};
 use crate::socket::{Incoming, Link, Socket};
-use crate::tasks::Tasks;
-
-/// What all sessions of a node use.
-pub struct Shared {
-    pub config: Config,
-    pub budgets: Budgets,
-    pub pace: Pace,
-    pub log: Log,
-    pub hub: Arc<Hub>,
-    pub relay: Arc<Relay>,
-    pub replay: Replay,
-    pub signals: Arc<Signals>,
-    /// Whether other nodes are heard by way of Redis; `None`: there is no mirror.
-    pub status: Option<watch::Receiver<Status>>,
-    pub metrics: Arc<Metrics>,
-    pub tasks: Tasks,
-}
 
 /// One client. Built and run by the server, one task each.
 pub struct Session {
-    shared: Arc<Shared>,
-    lanes: Lanes,
+    desk: Arc<Desk>,
     socket: Socket,
     link: Arc<Link>,
     follows: Follows,
@@ -122,12 +85,11 @@ const LAST_CALL: Duration = Duration::from_secs(1);
 impl Session {
     /// Boxed: a future keeps what it is given twice, once as given and once as it uses it, and so
     /// does every future around it.
-    pub fn new(shared: Arc<Shared>, lanes: Lanes, socket: Socket, address: IpAddr) -> Box<Self> {
+    pub fn new(desk: Arc<Desk>, socket: Socket, address: IpAddr) -> Box<Self> {
         let link = socket.link().clone();
         Box::new(Self {
-            follows: Follows::new(shared.clone(), link.clone(), address),
-            shared,
-            lanes,
+            follows: Follows::new(desk.clone(), link.clone(), address),
+            desk,
             socket,
             link,
             answers: Answers::default(),
@@ -153,7 +115,7 @@ impl Session {
         if self.paging.is_none() {
             self.flush();
         }
-        self.shared.metrics.sockets_closed.get_or_create(&metrics::Code { code: code.0 }).inc();
+        self.desk.metrics.sockets_closed.get_or_create(&metrics::Code { code: code.0 }).inc();
         // Before the close, which may take seconds: nothing more is for this socket, and what its
         // answers hold (a connection to the log, the activation of a room) others wait for.
         let Self { socket, follows, answers, parked, awaited, paging, payer, .. } = *self;
@@ -165,8 +127,8 @@ impl Session {
     async fn serve(&mut self) -> End {
         // One future for the whole session: registering for the stop anew in each turn would take
         // a lock that all sessions share.
-        let (shared, inbox) = (self.shared.clone(), self.follows.inbox.clone());
-        let mut stopping = std::pin::pin!(shared.tasks.stopping());
+        let (desk, inbox) = (self.desk.clone(), self.follows.inbox.clone());
+        let mut stopping = std::pin::pin!(desk.tasks.stopping());
         loop {
             let listens = self.listens();
             // Who does not take answers cannot be given the last ones, and resumes later.
@@ -209,7 +171,7 @@ impl Session {
     /// Whether the client takes what it is sent. While it does not, no further answer is begun for
     /// it: 200 pages of history that were asked for in one breath would be gigabytes.
     fn listens(&self) -> bool {
-        let listens = self.link.queued_bytes() <= self.shared.config.socket.queue_bytes_max;
+        let listens = self.link.queued_bytes() <= self.desk.config.socket.queue_bytes_max;
         if !listens {
             self.link.tell_when_drained();
         }
@@ -224,7 +186,7 @@ impl Session {
             return true;
         }
         if self.debt.is_none() && !self.answers.is_empty() {
-            let wait = self.limits.debt(&self.shared.config.session, Instant::now());
+            let wait = self.limits.debt(&self.desk.config.session, Instant::now());
             self.debt = wait.map(|wait| Box::pin(tokio::time::sleep(wait)));
         }
         self.debt.is_none()
@@ -232,7 +194,7 @@ impl Session {
 
     fn wants_to_read(&self) -> bool {
         let owed = self.answers.len() + self.follows.resumes_len();
-        let session = &self.shared.config.session;
+        let session = &self.desk.config.session;
         // A client that is never without an owed answer could leave more rooms than it may follow.
         let may_leave_more = self.follows.stopped_len() <= session.follows_max;
         let may_ask = !self.stopping
@@ -240,13 +202,13 @@ impl Session {
             && owed < session.in_flight_max
             && may_leave_more;
         // Of each client one command is carried out, however much the others hold.
-        let has_room = owed == 0 || !self.shared.budgets.inbound.is_full();
+        let has_room = owed == 0 || !self.desk.budgets.inbound.is_full();
         may_ask && has_room && self.rest.is_none() && self.takes_answers()
     }
 
     /// While the node holds all that it may, only those are listened to who take what they get.
     fn takes_answers(&self) -> bool {
-        let takes = !self.shared.budgets.unsent.is_full() || self.link.queued_bytes() == 0;
+        let takes = !self.desk.budgets.unsent.is_full() || self.link.queued_bytes() == 0;
         if !takes {
             self.link.tell_when_empty();
         }
@@ -268,7 +230,7 @@ impl Session {
         self.catch_up()?;
         self.settle_awaited();
         for frame in self.follows.take_resumed() {
-            self.answer("resume", &frame);
+            self.answer(CommandType::Resume, &frame);
         }
         self.flush();
         Ok(())
@@ -276,7 +238,7 @@ impl Session {
 
     /// What is read of the past for those that are behind is paid for as commands are.
     fn catch_up(&mut self) -> Result<(), End> {
-        let config = &self.shared.config.session;
+        let config = &self.desk.config.session;
         let wait = || self.limits.wait(config, Instant::now());
         let begins_page = self.follows.catch_up(wait).map_err(lost_sync)?;
         if begins_page {
@@ -288,7 +250,7 @@ impl Session {
     }
 
     fn greet(&mut self) {
-        let config = &self.shared.config;
+        let config = &self.desk.config;
         let hello = frame::hello(&Hello {
             node: &config.node.id,
             heartbeat_ms: config.socket.heartbeat_ms,
@@ -311,7 +273,7 @@ impl Session {
         if !self.stopping {
             return Ok(());
         }
-        let debt = self.limits.debt(&self.shared.config.session, Instant::now());
+        let debt = self.limits.debt(&self.desk.config.session, Instant::now());
         if self.paging.is_some() || debt.is_some() {
             return Err(RESTARTS);
         }
@@ -322,7 +284,7 @@ impl Session {
     fn on_stopping(&mut self) -> Result<(), End> {
         self.stopping = true;
         self.rest = Some(Box::pin(tokio::time::sleep(LAST_CALL)));
-        let goodbye = frame::goodbye("restart", self.shared.config.server.reconnect_ms);
+        let goodbye = frame::goodbye("restart", self.desk.config.server.reconnect_ms);
         self.out.extend_from_slice(goodbye.bytes());
         Ok(())
     }
@@ -341,7 +303,7 @@ impl Session {
     }
 
     fn on_frame(&mut self, text: &str) {
-        let bytes_max = self.shared.config.session.message_bytes_max;
+        let bytes_max = self.desk.config.session.message_bytes_max;
         let request = Request::parse(text, bytes_max);
         let command = request.as_ref().ok().map(|request| &request.command);
         let admitted = self.admit(command, Instant::now());
@@ -362,12 +324,12 @@ impl Session {
                 // Before the command is sent: its events may be back before its answer.
                 self.follows.ask(&asks.follows);
                 let bytes = request.command.bytes() + OWED_BYTES;
-                let asks = Asks { held: Some(self.shared.budgets.inbound.hold(bytes)), ..asks };
+                let asks = Asks { held: Some(self.desk.budgets.inbound.hold(bytes)), ..asks };
                 let pending = self.command(request);
                 self.answers.push(pending, asks, &self.link);
             }
             Err(problem) => {
-                let config = &self.shared.config.session;
+                let config = &self.desk.config.session;
                 self.limits.waste(config, text.len(), Instant::now());
                 let asks = Asks { user, ..Asks::default() };
                 self.answers.push(Pending::Ready(Reply::Problem(problem)), asks, &self.link);
@@ -377,76 +339,23 @@ impl Session {
 
     /// Whether a command may come now; if not, in how many milliseconds.
     fn admit(&mut self, command: Option<&Command>, now: Instant) -> Result<(), u64> {
-        self.limits.admit(&self.shared.config.session, now)?;
-        self.shared.pace.take(self.address, command.and_then(Command::user), now)
+        self.limits.admit(&self.desk.config.session, now)?;
+        self.desk.pace.take(self.address, command.and_then(Command::user), now)
     }
 
     /// Sets a command going.
-    fn command(&mut self, Request { id, command }: Request) -> Pending {
-        let re = command.name();
-        let came = Instant::now();
-        let asked = |room, user, id| Asked { re, room, user, id, came };
-        let (reader, from) = (Reader::new(self.shared.clone(), self.outage.clone()), self.address);
-        match command {
-            Command::Create { user, room } => self.write(asked(room, user, id), Verb::Create),
-            Command::Leave { user, room } => self.write(asked(room, user, id), Verb::Leave),
-            Command::Message { user, room, text } => {
-                self.write(asked(room, user, id), Verb::Message(text))
-            }
-            Command::Join { user, room, start } => {
-                match self.write(asked(room, user, id), Verb::Join) {
-                    Pending::Write(asked, answered) => {
-                        let before = self.shared.relay.edge(&asked.room);
-                        let join = move || answers::join(reader, asked, start, before, answered);
-                        Pending::later(join)
-                    }
-                    pending => pending,
-                }
-            }
-            Command::Resume { user, rooms } => {
-                let resuming = Resuming::new(reader, user, rooms, id);
-                Pending::later(|| resume::part(resuming))
-            }
-            Command::History { user, room, page, limit } => {
-                let asked = asked(room, user, id);
-                Pending::later(move || history::history(reader, asked, page, limit))
-            }
-            Command::Members { user, room, after } => {
-                let asked = asked(room, user, id);
-                Pending::later(|| answers::members(reader, asked, after))
-            }
-            Command::Rooms { user, after, limit } => {
-                Pending::later(move || reading::rooms(reader, user, after, limit, id))
-            }
-            Command::Who { user, room } => {
-                let (follower, asked) = (self.follower(&room), asked(room, user, id));
-                Pending::later(move || signs::who(reader, asked, follower, from))
-            }
-            Command::Typing { user, room } => {
-                let (follower, asked) = (self.follower(&room), asked(room.clone(), user, id));
-                let since = self.shared.hub.room(&room).and_then(|room| room.edge());
-                Pending::later(move || signs::typing(reader, asked, follower, since, from))
-            }
-            Command::Read { user, room, seq } => {
-                let (follower, asked) = (self.follower(&room), asked(room, user, id));
-                Pending::later(move || signs::read(reader, asked, seq, follower, from))
-            }
-            Command::Ping => Pending::Ready(Reply::frame(re, frame::pong(id.as_ref()))),
-            Command::Help => Pending::Ready(Reply::frame(re, frame::help(id.as_ref()))),
-        }
-    }
-
-    fn follower(&self, room: &RoomName) -> Option<Arc<Follower>> {
-        self.follows.follower(room).cloned()
-    }
-
-    fn write(&mut self, asked: Asked, verb: Verb) -> Pending {
-        let (room, user, id) = (asked.room.clone(), asked.user.clone(), asked.id.clone());
-        let (answered, parked) = self.lanes.submit(Write { room, user, id, verb });
+    fn command(&mut self, request: Request) -> Pending {
+        // Others are admitted by what the log says.
+        let is_sign = request.command.kind().row().effect == Effect::Sign;
+        let room = request.command.room().filter(|_| is_sign);
+        let follower = room.and_then(|room| self.follows.follower(room)).cloned();
+        let (address, outage) = (self.address, self.outage.clone());
+        let caller = Caller { address, outage, way: Way::Socket(follower) };
+        let (pending, parked) = self.desk.begin(caller, request);
         if let Some(parked) = parked {
             self.parked = Some(Box::pin(parked.send()));
         }
-        Pending::Write(asked, answered)
+        pending
     }
 }
 

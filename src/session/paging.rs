@@ -8,7 +8,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use super::history::{Broken, Pages, Part};
+use crate::desk::history::{Broken, Pages, Part};
 use crate::protocol::frame;
 use crate::socket::Link;
 

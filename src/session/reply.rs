@@ -1,22 +1,24 @@
 //! What a worked-out answer makes of a session: words for its client, rooms to follow, and what it
 //! weighs.
 //!
-//! It works nothing out; `answers` and its neighbours do.
+//! It works nothing out; the desk does.
 
 use std::time::Instant;
 
-use super::answers::{Asked, Asks, Follow, Pending, Reply};
+use super::answers::Asks;
 use super::limits::Verdict;
 use super::lost::lost_sync;
-use super::pace::{weight, weight_of};
 use super::paging::Paging;
-use super::resume::{self, Resuming};
 use super::{End, Session};
-use crate::log::Reading;
+use crate::desk::follow::Follow;
+use crate::desk::pace::{weight, weight_of};
+use crate::desk::resume::{self, Resuming};
+use crate::desk::{Pending, Reply};
 use crate::metrics;
 use crate::protocol::close::CloseCode;
 use crate::protocol::error::{Code, Problem};
-use crate::protocol::frame::{self, Frame, Joined};
+use crate::protocol::frame::{self, Frame};
+use crate::protocol::table::CommandType;
 
 /// Rooms of a `resume` that weigh as much as a small command.
 const ROOMS_PER_WEIGHT: usize = 5;
@@ -26,16 +28,14 @@ const LARGE_BYTES_MIN: usize = 4096;
 impl Session {
     pub(super) fn on_reply(&mut self, reply: Reply, mut asks: Asks) -> Result<(), End> {
         self.payer = asks.user.take();
+        self.charge(reply.weight());
+        if let Some((re, frame)) = reply.frame() {
+            self.answer(re, &frame);
+            return Ok(());
+        }
         match reply {
-            Reply::Nothing => Ok(()),
-            Reply::Frame { re, frame, weight } => {
-                self.charge(weight);
-                self.answer(re, &frame);
-                Ok(())
-            }
             Reply::Pages(pages) => {
-                self.count("history", "ok");
-                self.charge(pages.weight);
+                self.count(Some(CommandType::History), "ok");
                 self.flush();
                 self.paging = Some(Box::new(Paging::new(self.link.clone(), pages)));
                 Ok(())
@@ -50,8 +50,8 @@ impl Session {
                 self.on_written(asked, &outcome);
                 Ok(())
             }
-            Reply::Joined(follow) => {
-                self.count("join", "ok");
+            Reply::Follow(follow) => {
+                self.count(Some(CommandType::Join), "ok");
                 self.follow(&follow)
             }
             Reply::Resumed(resuming, from) => self.on_resumed(resuming, from, asks),
@@ -59,6 +59,8 @@ impl Session {
                 self.on_who(&asked);
                 Ok(())
             }
+            // Said above, or made for no socket.
+            _ => Ok(()),
         }
     }
 
@@ -70,17 +72,14 @@ impl Session {
     }
 
     fn say_joined(&mut self, follow: &Follow) {
-        let Follow { asked, last_seq, members, reading, reset, .. } = follow;
-        let Asked { room, user, id, re, .. } = asked;
+        let Follow { joined, reset, .. } = follow;
+        let (asked, room) = (&joined.asked, &joined.asked.room);
         // The id of a `resume` comes back in `resumed`.
-        let id = id.as_ref().filter(|_| *re == "join");
-        let (last_seq, members, Reading { read, unread }) = (*last_seq, *members, *reading);
-        let joined = Joined { room, user, last_seq, members, read, unread, id };
-        let joined = frame::joined(&joined);
-        self.out.extend_from_slice(joined.bytes());
+        let id = asked.id.as_ref().filter(|_| asked.re == CommandType::Join);
+        self.out.extend_from_slice(joined.frame(id).bytes());
         // Joining again moves nothing, so there is nothing to reset.
         if *reset && !self.follows.contains(room) {
-            self.out.extend_from_slice(frame::reset(room, last_seq).bytes());
+            self.out.extend_from_slice(frame::reset(room, joined.last_seq).bytes());
         }
     }
 
@@ -112,7 +111,7 @@ impl Session {
             match follow {
                 Ok(follow) => {
                     let follower = self.follows.follow(follow).map_err(lost_sync)?;
-                    followers.push((follower, follow.last_seq));
+                    followers.push((follower, follow.joined.last_seq));
                 }
                 Err(_) => self.follows.refuse(room, user),
             }
@@ -121,8 +120,8 @@ impl Session {
         Ok(())
     }
 
-    pub(super) fn answer(&mut self, re: &'static str, frame: &Frame) {
-        self.count(re, "ok");
+    pub(super) fn answer(&mut self, re: CommandType, frame: &Frame) {
+        self.count(Some(re), "ok");
         let bytes = frame.bytes();
         self.charge(weight_of(bytes.len()));
         if bytes.len() < LARGE_BYTES_MIN {
@@ -141,7 +140,7 @@ impl Session {
     }
 
     fn say_refused(&mut self, problem: &Problem) {
-        self.count(problem.re.unwrap_or("unknown"), problem.code.name());
+        self.count(problem.re, problem.code.name());
         self.out.extend_from_slice(problem.frame().bytes());
     }
 
@@ -149,14 +148,14 @@ impl Session {
         if !counts {
             return Ok(());
         }
-        let verdict = self.limits.refuse(&self.shared.config.session, Instant::now());
+        let verdict = self.limits.refuse(&self.desk.config.session, Instant::now());
         self.obey(verdict, "too many refused frames")
     }
 
     /// Frames came that have no answer: control frames, and parts of messages.
     pub(super) fn on_frames(&mut self, count: u32) -> Result<(), End> {
-        let verdict = self.limits.frames(&self.shared.config.session, count, Instant::now());
-        self.shared.pace.charge(self.address, None, count, Instant::now());
+        let verdict = self.limits.frames(&self.desk.config.session, count, Instant::now());
+        self.desk.pace.charge(self.address, None, count, Instant::now());
         self.obey(verdict, "too many frames")
     }
 
@@ -178,13 +177,15 @@ impl Session {
     pub(super) fn charge(&mut self, weight: u32) {
         if weight > 0 {
             let now = Instant::now();
-            self.limits.charge(&self.shared.config.session, weight, now);
-            self.shared.pace.charge(self.address, self.payer.as_ref(), weight, now);
+            self.limits.charge(&self.desk.config.session, weight, now);
+            self.desk.pace.charge(self.address, self.payer.as_ref(), weight, now);
         }
     }
 
-    pub(super) fn count(&self, r#type: &'static str, result: &'static str) {
-        self.shared.metrics.commands.get_or_create(&metrics::Command { r#type, result }).inc();
+    /// `None`: the frame named no command.
+    pub(super) fn count(&self, re: Option<CommandType>, result: &'static str) {
+        let r#type = re.map_or("unknown", CommandType::name);
+        self.desk.metrics.commands.get_or_create(&metrics::Command { r#type, result }).inc();
     }
 
     /// Hands over the answers that are ready, in one piece. The queue takes them whatever its

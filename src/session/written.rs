@@ -6,30 +6,32 @@
 use std::time::{Duration, Instant};
 
 use super::Session;
-use super::answers::{Asked, Awaited};
-use crate::decide::Outcome;
+use super::answers::Awaited;
+use crate::desk::Asked;
 use crate::hub::State;
 use crate::model::{Seq, Timestamp};
 use crate::protocol::frame::{self, Ack};
+use crate::protocol::table::CommandType;
+use crate::rules::Outcome;
 
 impl Session {
     /// `create`, `leave` and `message`: the event itself is the answer if this socket follows the
     /// room; an `ack` comes if the command had an id, or the socket does not follow.
     pub(super) fn on_written(&mut self, asked: Asked, outcome: &Outcome) {
         let (seq, at, duplicate) = match outcome {
-            Outcome::Committed(event) => (event.seq, event.at, false),
+            Outcome::Committed { event, .. } => (event.seq, event.at, false),
             Outcome::Duplicate(receipt) => (receipt.seq, receipt.at, true),
             Outcome::Joined { .. } | Outcome::Refused(_) => return,
         };
-        self.count(asked.re, if duplicate { "duplicate" } else { "ok" });
-        if asked.re == "leave" {
+        self.count(Some(asked.re), if duplicate { "duplicate" } else { "ok" });
+        if asked.re == CommandType::Leave {
             self.follows.leaves(&asked.room, &asked.user, seq);
         }
         match self.follows.by_whom(&asked.room, seq) {
             Some(follower) if asked.id.is_none() => {
                 // From when it came: a client that sent a hundred in one breath, in the midst of a
                 // long replay, waits for all their events together, not for one after the other.
-                let budget = self.shared.config.lane.answer_timeout_ms;
+                let budget = self.desk.config.lane.answer_timeout_ms;
                 let due = asked.came + Duration::from_millis(budget);
                 self.awaited = Some(Box::new(Awaited { asked, seq, at, follower, due }));
             }
@@ -39,7 +41,7 @@ impl Session {
 
     fn ack(&mut self, asked: &Asked, seq: Seq, at: Timestamp, duplicate: bool) {
         let Asked { re, room, id, .. } = asked;
-        let ack = frame::ack(&Ack { re, room, seq, id: id.as_ref(), at, duplicate });
+        let ack = frame::ack(&Ack { re: *re, room, seq, id: id.as_ref(), at, duplicate });
         self.out.extend_from_slice(ack.bytes());
     }
 

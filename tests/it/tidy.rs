@@ -18,17 +18,18 @@ const COLUMNS_MAX: usize = 100;
 
 /// The modules of the library from the top down. A module may use those of its own line and of the
 /// lines below. (`main` and `lib` stand above all; they are checked as `node` is.)
-const LEVELS: [&[&str]; 13] = [
+const LEVELS: [&[&str]; 14] = [
     &["main", "lib", "node", "probe", "health"],
     &["server"],
     &["session"],
+    &["desk"],
     &["feed", "signals"],
     &["lane", "outbox"],
     &["replay", "doubt", "clock"],
     &["relay"],
     &["hub"],
     &["log", "mirror", "socket"],
-    &["decide"],
+    &["rules"],
     &["protocol"],
     &[
         "model", "budget", "config", "metrics", "rate", "share", "shutdown", "tasks", "trace",
@@ -414,7 +415,7 @@ mod tests {
             &["src/socket/mod.rs:1: socket must not use log"],
         );
         let group = "use crate::{\n    model::{Event, Seq},\n    lane::Lane,\n};\n";
-        check(imports, "src/decide.rs", group, &["src/decide.rs:1: decide must not use lane"]);
+        check(imports, "src/rules.rs", group, &["src/rules.rs:1: rules must not use lane"]);
         check(imports, "src/model.rs", "#[cfg(test)]\nuse crate::lane::Lane;\n", &[]);
         check(
             imports,
@@ -438,7 +439,7 @@ mod tests {
         };
         assert_eq!(find("use std::time::Instant;\n"), wrong("std::time"));
         assert_eq!(find("let now = tokio::time::Instant::now();\n"), wrong("tokio"));
-        assert_eq!(find("use verbatim::decide;\n"), wrong("verbatim"));
+        assert_eq!(find("use verbatim::rules;\n"), wrong("verbatim"));
         assert_eq!(find("use std::collections::HashMap; // std::fs\n"), [""; 0]);
         assert_eq!(find("#[cfg(test)]\nuse std::fs;\n"), [""; 0]);
     }

@@ -11,11 +11,11 @@ use tokio::time::{Instant, sleep, timeout_at};
 use super::Shared;
 use super::lane::Lane;
 use super::rows::Rows;
-use crate::decide::{Outcome, Write};
 use crate::log::LogError;
 use crate::log::batch::Batch;
 use crate::log::health::Health;
 use crate::model::{RoomName, Seq, Timestamp};
+use crate::rules::{Outcome, Write};
 
 /// The first pause before another try, doubled each time up to the longest: short, because the
 /// commands of a whole lane wait; not shorter, because a server that has just started is met by

@@ -38,11 +38,11 @@ use tokio_postgres::{Client, Row, Statement};
 use super::connect::{ConnectError, Connection, Connector};
 use super::error::{before_commit, is_lock_timeout, of_commit, of_data};
 use super::rows::Rows;
-use crate::decide::{Receipt, Room};
 use crate::log::LogError;
 use crate::log::batch::Batch;
 use crate::log::stored::count;
-use crate::model::{RoomName, Seq, Timestamp, UserId};
+use crate::model::{Role, RoomName, Seq, Timestamp, UserId};
+use crate::rules::{Receipt, Room};
 
 /// READ COMMITTED, as all that is sent: each statement after the locks must see what was committed
 /// while they were waited for.
@@ -55,7 +55,7 @@ const BEGIN_PATIENT: &str = "begin; set local lock_timeout = '100ms'";
 const WAIT: &str = "select from rooms where name = $1::text for no key update";
 
 /// Rooms that the batch may create, in the order of their names, but for those that somebody else
-/// is making just now. 0 means "not made yet"; `decide` sees such a room as missing.
+/// is making just now. 0 means "not made yet"; `rules` sees such a room as missing.
 const FOUND: &str = "
     insert into rooms (name, created_by, last_seq, message_count, member_count, created_at)
     select f.name, f.created_by, 0, 0, 0, now()
@@ -92,19 +92,19 @@ const KNOWN: &str = "select name, last_seq from rooms where name = any ($1::text
 /// Whether nobody is making this room.
 const UNFOUNDED: &str = "select pg_try_advisory_xact_lock(hashtextextended($1::text, 0))";
 
-/// Which of these (room, user) are members, by their place in the arrays, from 1.
+/// Which of these (room, user) are members, and as what, by their place in the arrays, from 1.
 ///
 /// `lateral` and `offset 0`, here and below, leave no other plan than to look up the room and then
 /// the one row, for each of them. The planner is free to do otherwise while the tables are (nearly)
 /// empty, and then reads every member of a room for each user; that plan would be kept.
 const MEMBERS: &str = "
-    select u.place
+    select u.place, m.role
     from unnest($1::text[], $2::text[]) with ordinality as u (room, user_id, place)
     cross join lateral (
         select r.id from rooms r where r.name = u.room offset 0
     ) r
     cross join lateral (
-        select from members m where m.room_id = r.id and m.user_id = u.user_id offset 0
+        select m.role from members m where m.room_id = r.id and m.user_id = u.user_id offset 0
     ) m";
 
 /// Which of these (room, user, id) were committed before, by their place in the arrays, from 1.
@@ -315,7 +315,7 @@ impl Lane {
         }
         for row in members? {
             let (place, user) = users[ordinal(row.get(0))];
-            facts[place].members.insert(user.clone());
+            facts[place].members.insert(user.clone(), Role::from_stored(row.get(1)));
         }
         for row in receipts? {
             let (place, user, id) = keys[ordinal(row.get(0))];

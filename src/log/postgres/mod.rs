@@ -31,9 +31,10 @@ pub use self::mark::Marker;
 pub use self::outbox::{Outbox, Sweep};
 use self::read::Reads;
 use super::health::Health;
-use super::{LogError, Member, RoomSummary, Standing};
+use super::{LogError, Member, RoomSummary};
 use crate::config::LogConfig;
 use crate::model::{Event, LogIdentity, RoomName, Seq, UserId};
+use crate::rules::Standing;
 
 /// A node's way to the database. Clones share everything.
 #[derive(Clone)]

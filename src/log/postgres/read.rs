@@ -20,8 +20,9 @@ use super::connect::{ConnectError, Connector};
 use super::error::is_damage;
 use crate::log::health::Health;
 use crate::log::stored::{StoredEvent, count, reading};
-use crate::log::{LogError, Member, RoomSummary, Standing};
+use crate::log::{LogError, Member, RoomSummary};
 use crate::model::{Event, Role, RoomName, Seq, Timestamp, UserId};
+use crate::rules::Standing;
 
 /// A connection is replaced after so long, so that a node finds a primary that has moved, and a
 /// backend that has grown gives its memory back.

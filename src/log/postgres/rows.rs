@@ -2,9 +2,9 @@
 
 use std::time::SystemTime;
 
-use crate::decide::Membership;
 use crate::log::batch::Decided;
 use crate::model::UserId;
+use crate::rules::Membership;
 
 /// What a lane writes, column by column.
 #[derive(Default)]

@@ -33,10 +33,10 @@ pub use self::file::OpenError;
 pub use self::threads::ThreadEnded;
 use self::threads::Threads;
 use super::health::Health;
-use super::{LogError, Mark, Marked, Member, RoomSummary, Standing};
+use super::{LogError, Mark, Marked, Member, RoomSummary};
 use crate::config::LogConfig;
-use crate::decide::{Outcome, Write};
 use crate::model::{Event, RoomName, Seq, UserId};
+use crate::rules::{Outcome, Standing, Write};
 
 /// Batches that wait for the writer. Each lane has one under way, so this is never reached; a lane
 /// that found it full would wait within its budget.

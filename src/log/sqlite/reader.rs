@@ -8,8 +8,9 @@ use tokio::sync::mpsc;
 
 use super::failure::of_read;
 use crate::log::stored::{StoredEvent, count, reading};
-use crate::log::{LogError, Member, Reading, RoomSummary, Standing};
+use crate::log::{LogError, Member, RoomSummary};
 use crate::model::{Event, Role, RoomName, Seq, Timestamp, UserId};
+use crate::rules::{Reading, Standing};
 
 /// One read. It carries its own way to answer.
 pub(super) type Job = Box<dyn FnOnce(&Connection) + Send>;

@@ -5,11 +5,11 @@
 
 use rusqlite::{OptionalExtension, Transaction, params};
 
-use crate::decide::{Outcome, Receipt, Room, Write};
 use crate::log::Mark;
 use crate::log::batch::{Batch, Decided};
 use crate::log::stored::count;
-use crate::model::{Seq, Timestamp, UserId};
+use crate::model::{Role, Seq, Timestamp, UserId};
+use crate::rules::{Outcome, Receipt, Room, Write};
 
 /// Loads what the batch must know, decides it, and writes what came of it.
 pub(super) fn write(
@@ -56,12 +56,13 @@ fn load(
         ids.push(id);
         facts.push(room.unwrap_or_default());
     }
-    let mut select =
-        transaction.prepare_cached("select 1 from members where room_id = ?1 and user_id = ?2")?;
+    let mut select = transaction
+        .prepare_cached("select role from members where room_id = ?1 and user_id = ?2")?;
     for (place, user) in batch.users() {
-        if select.exists(params![ids[place], user.as_str()])? {
-            facts[place].members.insert(user.clone());
-        }
+        let role = select.query_row(params![ids[place], user.as_str()], |row| {
+            Ok(Role::from_stored(row.get_ref(0)?.as_str()?))
+        });
+        facts[place].members.extend(role.optional()?.map(|role| (user.clone(), role)));
     }
     let mut select = transaction.prepare_cached(
         "select type, seq, at

@@ -13,10 +13,10 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::failure::{Failure, is_damage};
 use super::rows;
-use crate::decide::{Outcome, Write};
 use crate::log::health::Health;
 use crate::log::{LogError, Mark};
 use crate::model::{RoomName, Seq, Timestamp};
+use crate::rules::{Outcome, Write};
 
 /// Jobs taken at once: more than there are lanes, so one commit serves all that wait.
 const JOBS_TAKEN_MAX: usize = 64;
@@ -325,8 +325,8 @@ mod tests {
 
     use super::super::file::LogFile;
     use super::*;
-    use crate::decide::Verb;
     use crate::model::{Text, UserId};
+    use crate::rules::Verb;
 
     /// A writer on a file in a folder of its own, and a connection that reads it.
     fn writer() -> (tempfile::TempDir, LogFile, Writer, Connection) {
@@ -339,8 +339,8 @@ mod tests {
     }
 
     fn write(verb: Verb) -> Write {
-        let (room, user) = (RoomName::parse("r").unwrap(), UserId::parse("1").unwrap());
-        Write { room, user, id: None, verb }
+        let (room, caller) = (RoomName::parse("r").unwrap(), UserId::parse("1").unwrap());
+        Write { room, caller, id: None, verb }
     }
 
     fn long() -> Write {
@@ -374,7 +374,7 @@ mod tests {
         assert_eq!(check, "ok");
         writer.connection.pragma_update(None, "max_page_count", 1 << 30).unwrap();
         let outcomes = writer.commit(&[&[long()]]).unwrap();
-        let seq = outcomes[0][0].event().unwrap().seq;
+        let seq = outcomes[0][0].events().next().unwrap().seq;
         assert_eq!(seq.to_i64(), committed + 1, "the batch that failed took no seq");
     }
 

@@ -12,6 +12,7 @@ use super::route::{Place, Route};
 use crate::model::RoomName;
 use crate::protocol::error::{Code, Problem};
 use crate::protocol::fields::{Fields, Key, must};
+use crate::protocol::table::CommandType;
 
 /// The idempotency key of a write, which a frame has as its `id`.
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
@@ -28,20 +29,21 @@ pub struct Said {
 
 impl Said {
     /// `command` is what the route makes of the method.
-    pub fn of(command: &'static str, place: &Place<'_>, parts: &Parts) -> Result<Self, Problem> {
-        let mut said = Self { texts: vec![(Key::Type, quoted(command))] };
+    pub fn of(command: CommandType, place: &Place<'_>, parts: &Parts) -> Result<Self, Problem> {
+        let mut said = Self { texts: vec![(Key::Type, quoted(command.name()))] };
         for (key, piece) in [(Key::Room, place.room), (Key::UserId, place.user)] {
             if let Some(piece) = piece {
                 said.texts.push((key, quoted(&decoded(key, piece, false)?)));
             }
         }
-        if Route::writes(command)
+        if command.writes()
             && let Some(id) = header(parts, IDEMPOTENCY_KEY, Key::Id)?
         {
             let id = unquoted(id).ok_or_else(|| must(Key::Id, "be a well-formed string"))?;
             said.texts.push((Key::Id, quoted(&id)));
         }
-        if !matches!(command, "create" | "message") {
+        // What a body says, a query does not.
+        if !matches!(command, CommandType::Create | CommandType::Message) {
             said.add_query(place.route, parts)?;
         }
         Ok(said)
@@ -191,7 +193,7 @@ mod tests {
         let command = place.route.command(&parts.method).unwrap();
         let text = Bytes::copy_from_slice(body.as_bytes());
         let body = Some(&text).filter(|text| parts.method == "POST" || !text.is_empty());
-        Request::of(&Said::of(command, &place, &parts)?.fields(body)?, 100)
+        Request::of(command, &Said::of(command, &place, &parts)?.fields(body)?, 100)
     }
 
     /// The same as the frame is.
@@ -301,7 +303,7 @@ mod tests {
             }
             let (parts, ()) = request.body(()).unwrap().into_parts();
             let place = route::find(parts.uri.path()).unwrap();
-            let said = Said::of(route::STREAM, &place, &parts).unwrap();
+            let said = Said::of(CommandType::Stream, &place, &parts).unwrap();
             said.fields(None).unwrap().raw(Key::After).unwrap().to_owned()
         };
         assert_eq!(after(&[]), "3");

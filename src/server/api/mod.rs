@@ -1,10 +1,9 @@
 //! HTTP for curl and for programs without WebSockets: everything under `/api`.
 //!
 //! It has no rules of its own. A request is the command that its route says (`route`, `ask`), goes
-//! where a session's commands go (`act`), and is answered with the same frames, as bodies
+//! to the desk as a session's commands do, and is answered with the same frames, as bodies
 //! (`reply`). What HTTP adds is here: methods, origins, rates, bodies, event streams (`stream`).
 
-mod act;
 mod ask;
 pub(super) mod body;
 mod reply;
@@ -26,21 +25,20 @@ use hyper::{Method, Request, Response};
 
 use self::ask::Said;
 use self::reply::Refusal;
+use self::route::Place;
 pub use self::route::Route;
-use self::route::{Place, STREAM};
-use self::stream::Wish;
 use super::admission::{Limit, Permit, Wait};
 use super::answer::{self, Answer, Content, Pieces, set};
 use super::line::Peer;
 use super::origin::{self, Source};
 use super::routes;
-use crate::lane::Lanes;
+use crate::desk::pace::weight_of;
+use crate::desk::{Desk, Reply};
 use crate::metrics::{self, Reason};
 use crate::model::UserId;
 use crate::protocol::command;
 use crate::protocol::error::{Code, Problem};
-use crate::session::Shared;
-use crate::session::pace::weight_of;
+use crate::protocol::table::CommandType;
 
 /// What any request from another origin may send.
 const CROSS_ORIGIN_HEADERS: &str = "Authorization, Content-Type, Idempotency-Key, Last-Event-ID, \
@@ -50,8 +48,7 @@ const CROSS_ORIGIN_MAX_AGE_S: &str = "600";
 
 /// One to a node.
 pub struct Api {
-    shared: Arc<Shared>,
-    lanes: Lanes,
+    desk: Arc<Desk>,
 }
 
 /// Whose request it is.
@@ -66,8 +63,8 @@ pub struct Visitor<'v> {
 }
 
 impl Api {
-    pub fn new(shared: Arc<Shared>, lanes: Lanes) -> Self {
-        Self { shared, lanes }
+    pub fn new(desk: Arc<Desk>) -> Self {
+        Self { desk }
     }
 
     /// Whether a path is for here to answer.
@@ -86,28 +83,28 @@ impl Api {
         let method = route::method_name(request.method());
         let is_patient = place == Some(Route::Stream) && reply::is_event_source(&request);
         let mut answer = if source != Source::Foreign {
-            self.shared.tasks.answer(self.respond(request, visitor)).await
+            self.desk.tasks.answer(self.respond(request, visitor)).await
         } else {
             let reason = Reason { reason: "origin" };
-            self.shared.metrics.connections_refused.get_or_create(&reason).inc();
+            self.desk.metrics.connections_refused.get_or_create(&reason).inc();
             let (parts, mut body) = request.into_parts();
             body::pass(&mut body, &parts, visitor.permit).await;
             origin::refusal()
         };
         let status = answer.status().as_u16();
         if is_patient {
-            let at_least_ms = self.shared.config.server.reconnect_ms;
+            let at_least_ms = self.desk.config.server.reconnect_ms;
             answer = reply::come_back(answer, at_least_ms);
         }
         source.admit(&mut answer);
         let request = metrics::Request { route, method, status };
-        self.shared.metrics.requests.get_or_create(&request).inc();
+        self.desk.metrics.requests.get_or_create(&request).inc();
         answer
     }
 
     async fn respond(&self, request: Request<Incoming>, visitor: &Visitor<'_>) -> Answer {
         let (parts, mut body) = request.into_parts();
-        let stopping = self.shared.tasks.is_stopping().then_some(Limit::Total);
+        let stopping = self.desk.tasks.is_stopping().then_some(Limit::Total);
         let answer = match visitor.permit.beyond().or(stopping) {
             Some(limit) => Err(routes::refuse_full(limit)),
             None => {
@@ -143,39 +140,49 @@ impl Api {
 
     async fn command(
         &self,
-        re: &'static str,
+        re: CommandType,
         place: &Place<'_>,
         parts: &Parts,
         body: &mut Incoming,
         visitor: &Visitor<'_>,
     ) -> Result<Answer, Refusal> {
-        let pace = &self.shared.pace;
+        let pace = &self.desk.pace;
         pace.request(visitor.address, Instant::now()).map_err(too_fast)?;
-        let body = match Route::writes(re) {
+        let body = match re.writes() {
             true => self.body_of(parts, body, visitor).await?,
             false => None,
         };
         let said = Said::of(re, place, parts)?;
         let fields = said.fields(body.as_ref())?;
-        if re == STREAM {
-            let wish = Wish::parse(&fields)?;
-            let events = stream::open(&self.shared, wish, visitor).await?;
+        let message_bytes_max = self.desk.config.session.message_bytes_max;
+        let request = command::Request::of(re, &fields, message_bytes_max)?;
+        if re == CommandType::Stream {
+            let events = match self.desk.answer(visitor.address, request).await {
+                Reply::Stream(follow) => stream::open(&self.desk, *follow, visitor)?,
+                Reply::Problem(problem) => return Err(problem.into()),
+                _ => return Err(Problem::internal().into()),
+            };
             return Ok(stream_answer(events, parts.method == Method::HEAD));
         }
-        let message_bytes_max = self.shared.config.session.message_bytes_max;
-        let request = command::Request::of(&fields, message_bytes_max)?;
         let user = request.command.user().cloned();
         pace.take(visitor.address, user.as_ref(), Instant::now()).map_err(too_fast)?;
-        let answer = act::act(&self.shared, &self.lanes, request, visitor.address).await?;
+        let reply = self.desk.answer(visitor.address, request).await;
+        let (now, weight) = (Instant::now(), reply.weight());
+        pace.charge_request(visitor.address, user.as_ref(), weight, now);
+        let answer = reply::answer(reply);
+        let result = answer.as_ref().map_or_else(|problem| problem.code.name(), |(_, word)| word);
+        let counted = metrics::Command { r#type: re.name(), result };
+        self.desk.metrics.commands.get_or_create(&counted).inc();
+        let (answer, _) = answer?;
         Ok(answer.map(|content| self.charged(content, visitor.address, user)))
     }
 
     /// What the bytes of an answer turn out to weigh is paid for afterwards.
     fn charged(&self, content: Content, address: IpAddr, user: Option<UserId>) -> Content {
-        let shared = self.shared.clone();
+        let desk = self.desk.clone();
         let charge = move |len| {
             let weight = weight_of(len);
-            shared.pace.charge_request(address, user.as_ref(), weight, Instant::now());
+            desk.pace.charge_request(address, user.as_ref(), weight, Instant::now());
         };
         match content {
             Content::Pieces(pieces) => Content::Pieces(Box::pin(pieces.inspect(move |piece| {
@@ -196,10 +203,10 @@ impl Api {
         body: &mut Incoming,
         visitor: &Visitor<'_>,
     ) -> Result<Option<Bytes>, Refusal> {
-        let stopping = self.shared.tasks.stopping();
-        let inbound = &self.shared.budgets.inbound;
+        let stopping = self.desk.tasks.stopping();
+        let inbound = &self.desk.budgets.inbound;
         visitor.permit.waits(Wait::Body);
-        let body = body::read(body, &self.shared.config.api, inbound, stopping).await;
+        let body = body::read(body, &self.desk.config.api, inbound, stopping).await;
         visitor.permit.heard();
         if parts.method != Method::POST && body.as_ref().is_ok_and(Bytes::is_empty) {
             return Ok(None);

@@ -9,15 +9,19 @@ use hyper::header::{
 };
 use hyper::{Method, Request, StatusCode};
 
+use crate::desk::Reply;
+use crate::desk::history::{Pages, Part};
 use crate::model::RoomName;
+use crate::protocol;
 use crate::protocol::error::{Code, Problem};
 use crate::protocol::frame::Frame;
+use crate::protocol::table::CommandType;
+use crate::rules::Outcome;
 use crate::server::admission::Limit;
 use crate::server::answer::{
     Answer, Content, Why, json_content, json_text, refuse, refuse_method, set,
 };
 use crate::server::routes;
-use crate::session::history::{Pages, Part};
 
 /// Seconds after which it is worth asking again while the log is away.
 const RETRY_AFTER_S: u64 = 1;
@@ -54,7 +58,7 @@ impl From<Problem> for Refusal {
 
 impl Refusal {
     /// With the command that is refused, as far as it was not known where it was refused.
-    pub fn about(self, re: &'static str, room: Option<RoomName>) -> Self {
+    pub fn about(self, re: CommandType, room: Option<RoomName>) -> Self {
         match self {
             Self::Problem(problem) => {
                 let (re, room) = (problem.re.or(Some(re)), problem.room.or(room));
@@ -103,6 +107,33 @@ impl Refusal {
 /// A frame as a body: its very bytes.
 pub fn frame(status: StatusCode, frame: &Frame) -> Answer {
     json_text(status, frame.bytes().slice_ref(frame.payload()))
+}
+
+/// What the desk says, as an answer, and the word for it in the metrics: 201 for what is new, with
+/// its event; 200 for what was there before.
+pub fn answer(reply: Reply) -> Result<(Answer, &'static str), Problem> {
+    if let Some((_, answer)) = reply.frame() {
+        return Ok((frame(StatusCode::OK, &answer), "ok"));
+    }
+    Ok(match reply {
+        Reply::Problem(problem) => return Err(problem),
+        Reply::Pages(pages) => (self::pages(pages), "ok"),
+        Reply::Written(_, Outcome::Committed { event, .. }) => {
+            // A leave is the end of something, not a new thing.
+            let status = if event.left().is_some() { StatusCode::OK } else { StatusCode::CREATED };
+            (frame(status, &protocol::frame::event(&event)), "ok")
+        }
+        Reply::Stored(event) => {
+            (frame(StatusCode::OK, &protocol::frame::event(&event)), "duplicate")
+        }
+        Reply::Joined(joined) => {
+            let is_new = joined.event.is_some();
+            let status = if is_new { StatusCode::CREATED } else { StatusCode::OK };
+            (frame(status, &joined.frame(joined.asked.id.as_ref())), "ok")
+        }
+        // No route makes a command that is answered by anything else.
+        _ => return Err(Problem::internal()),
+    })
 }
 
 /// A page of several pieces, each read when the client has taken the one before.

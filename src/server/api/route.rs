@@ -5,6 +5,8 @@
 
 use hyper::Method;
 
+use crate::protocol::table::CommandType;
+
 /// Everything that there is under `/api`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Route {
@@ -22,9 +24,6 @@ pub struct Place<'p> {
     pub room: Option<&'p str>,
     pub user: Option<&'p str>,
 }
-
-/// The word for a request that follows a room's events; it is no command of the WebSocket's.
-pub const STREAM: &str = "stream";
 
 /// `None`: there is nothing of that name.
 pub fn find(path: &str) -> Option<Place<'_>> {
@@ -56,24 +55,19 @@ impl Route {
     }
 
     /// What the request is in the protocol's words; `None`: the route does not know the method.
-    pub fn command(self, method: &Method) -> Option<&'static str> {
+    pub fn command(self, method: &Method) -> Option<CommandType> {
         let reads = matches!(*method, Method::GET | Method::HEAD);
         match self {
-            Self::Rooms if reads => Some("rooms"),
-            Self::Rooms if *method == Method::POST => Some("create"),
-            Self::Events if reads => Some("history"),
-            Self::Events if *method == Method::POST => Some("message"),
-            Self::Stream if reads => Some(STREAM),
-            Self::Members if reads => Some("members"),
-            Self::Member if *method == Method::PUT => Some("join"),
-            Self::Member if *method == Method::DELETE => Some("leave"),
+            Self::Rooms if reads => Some(CommandType::Rooms),
+            Self::Rooms if *method == Method::POST => Some(CommandType::Create),
+            Self::Events if reads => Some(CommandType::History),
+            Self::Events if *method == Method::POST => Some(CommandType::Message),
+            Self::Stream if reads => Some(CommandType::Stream),
+            Self::Members if reads => Some(CommandType::Members),
+            Self::Member if *method == Method::PUT => Some(CommandType::Join),
+            Self::Member if *method == Method::DELETE => Some(CommandType::Leave),
             _ => None,
         }
-    }
-
-    /// Whether a command changes a room.
-    pub fn writes(command: &str) -> bool {
-        matches!(command, "create" | "join" | "leave" | "message")
     }
 
     /// The header of that name.

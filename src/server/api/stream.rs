@@ -25,16 +25,14 @@ use futures_util::stream;
 
 use super::Visitor;
 use super::reply::Refusal;
+use crate::desk::follow::Follow;
+use crate::desk::{Desk, Joined};
 use crate::hub::{BATCH_BYTES_MAX, Batch, NextPage, Room};
 use crate::log::LogError;
 use crate::model::{RoomName, Seq, UserId};
-use crate::protocol::error::Problem;
-use crate::protocol::fields::{Fields, Key};
 use crate::protocol::frame;
 use crate::server::admission::Streaming;
 use crate::server::answer::Pieces;
-use crate::session::Shared;
-use crate::session::answers::{self, Asked, Outage, Reader};
 
 type Page = Result<Option<Arc<Batch>>, LogError>;
 
@@ -44,17 +42,9 @@ const EVENT_OVERHEAD_BYTES: usize = 64;
 /// A comment: it says that the connection lives, and nothing else.
 const HEARTBEAT: &[u8] = b":\n\n";
 
-/// What a client wants to follow.
-pub struct Wish {
-    room: RoomName,
-    user: UserId,
-    /// Everything above this; `None`: what comes from now on.
-    after: Option<Seq>,
-}
-
 /// One open stream; owned by the body that hyper reads.
 struct Reading {
-    shared: Arc<Shared>,
+    desk: Arc<Desk>,
     /// Held, so that the hub keeps it in use.
     room: Arc<Room>,
     user: UserId,
@@ -80,50 +70,21 @@ struct Reading {
     _place: Streaming,
 }
 
-impl Wish {
-    pub fn parse(fields: &Fields<'_>) -> Result<Self, Problem> {
-        let (user, room) = (fields.user(Key::UserId)?, fields.room(Key::Room)?);
-        Ok(Self { room, user, after: fields.seq(Key::After)? })
-    }
-}
-
-/// Opens a stream for a member of the room, or says why not.
-pub async fn open(
-    shared: &Arc<Shared>,
-    wish: Wish,
-    visitor: &Visitor<'_>,
-) -> Result<Pieces, Refusal> {
+/// Opens a stream for one who may follow the room.
+pub fn open(desk: &Arc<Desk>, follow: Follow, visitor: &Visitor<'_>) -> Result<Pieces, Refusal> {
     let (address, peer) = (visitor.address, visitor.peer.clone());
-    let Wish { room, user, after } = wish;
-    let asked = Asked { re: super::route::STREAM, room, user, id: None, came: Instant::now() };
-    let reader = Reader::new(shared.clone(), Outage::default());
-    let before = shared.relay.edge(&asked.room);
-    let standing = answers::member(&reader, &asked).await?;
-    let open = async {
-        shared.relay.verdict(&asked.room, before, standing.last_seq).await?;
-        shared.relay.activate(&asked.room).await
-    };
-    let room = reader.read(open).await;
-    let room = room.map_err(|problem| asked.problem(problem))?;
-
-    let last_seq = standing.last_seq;
-    let known = room.known(last_seq, Instant::now());
-    let is_reset = after.is_some_and(|after| after > known);
-    let last = after.filter(|_| !is_reset).unwrap_or(last_seq);
-    let checked = reader.read(shared.relay.check(&room, last)).await;
-    checked.map_err(|problem| asked.problem(problem))?;
-
     let place = visitor.permit.stream(visitor.client).map_err(Refusal::Full)?;
+    let Follow { joined: Joined { asked, last_seq, .. }, room, position, reset } = follow;
 
-    shared.metrics.streams.inc();
-    let tasks = shared.tasks.clone();
+    desk.metrics.streams.inc();
+    let tasks = desk.tasks.clone();
     let reading = Reading {
-        opening: Some(opening(shared.config.server.reconnect_ms, &asked.room, last, is_reset)),
-        shared: shared.clone(),
+        opening: Some(opening(desk.config.server.reconnect_ms, &asked.room, position, reset)),
+        desk: desk.clone(),
         room,
         user: asked.user,
         as_of: last_seq,
-        last,
+        last: position,
         page: None,
         empty_pages: 0,
         address,
@@ -164,7 +125,7 @@ impl Reading {
             Some(opening) => Some(opening),
             None => self.advance().await,
         };
-        let heartbeat = Duration::from_millis(self.shared.config.socket.heartbeat_ms);
+        let heartbeat = Duration::from_millis(self.desk.config.socket.heartbeat_ms);
         self.due = Instant::now() + heartbeat;
         chunk
     }
@@ -172,7 +133,7 @@ impl Reading {
     async fn advance(&mut self) -> Option<Bytes> {
         // A stopping node has said everything that cannot be said elsewhere: the client comes back
         // to another node, or to this one, with the seq that it has.
-        while !self.is_over && !self.shared.tasks.is_stopping() {
+        while !self.is_over && !self.desk.tasks.is_stopping() {
             let room = self.room.clone();
             // First this, then the look: an event between the two is not missed.
             let moved = room.moved();
@@ -181,8 +142,8 @@ impl Reading {
                 // The room was let go, which is done to one that is held only for damage, or
                 // because the log went back.
                 NextPage::Closed => {
-                    if self.shared.relay.sick.ahead_of(room.name(), self.last).is_some() {
-                        self.shared.metrics.follows_damaged.inc();
+                    if self.desk.relay.sick.ahead_of(room.name(), self.last).is_some() {
+                        self.desk.metrics.follows_damaged.inc();
                     }
                     return None;
                 }
@@ -194,7 +155,7 @@ impl Reading {
                 NextPage::Log => {
                     let page = self
                         .page
-                        .get_or_insert_with(|| page(&self.shared, &room, self.last, self.address));
+                        .get_or_insert_with(|| page(&self.desk, &room, self.last, self.address));
                     tokio::select! {
                         read = page => {
                             self.page = None;
@@ -228,8 +189,8 @@ impl Reading {
             }
             // The client comes back, and is refused for as long as it cannot go on.
             Err(LogError::Damaged(_)) => {
-                self.shared.relay.sick.note(self.room.name(), self.last);
-                self.shared.metrics.follows_damaged.inc();
+                self.desk.relay.sick.note(self.room.name(), self.last);
+                self.desk.metrics.follows_damaged.inc();
                 self.is_over = true;
             }
             // `Replay` has waited between its attempts.
@@ -254,32 +215,32 @@ impl Reading {
                 break;
             }
         }
-        self.shared.metrics.deliveries.inc_by(self.last.0 - before.0);
-        self.shared.budgets.unsent.hold(out.capacity()).keep(out)
+        self.desk.metrics.deliveries.inc_by(self.last.0 - before.0);
+        self.desk.budgets.unsent.hold(out.capacity()).keep(out)
     }
 }
 
 impl Drop for Reading {
     fn drop(&mut self) {
-        self.shared.metrics.streams.dec();
+        self.desk.metrics.streams.dec();
         // The room lingers, as it does when a follower goes: the client may be right back.
         self.room.touch(Instant::now());
     }
 }
 
 fn page(
-    shared: &Arc<Shared>,
+    desk: &Arc<Desk>,
     room: &Arc<Room>,
     last: Seq,
     address: IpAddr,
 ) -> Pin<Box<dyn Future<Output = Page> + Send>> {
-    let (shared, room) = (shared.clone(), room.clone());
+    let (desk, room) = (desk.clone(), room.clone());
     Box::pin(async move {
         // Who has had many pages waits for the next.
-        while let Some(wait) = shared.pace.page_wait(address, Instant::now()) {
+        while let Some(wait) = desk.pace.page_wait(address, Instant::now()) {
             tokio::time::sleep(wait).await;
         }
-        shared.replay.page_patiently(room.name(), last).await
+        desk.replay.page_patiently(room.name(), last).await
     })
 }
 

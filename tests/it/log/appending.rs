@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use verbatim::decide::{Outcome, Write};
 use verbatim::log::{Appender, LogError};
 use verbatim::model::{RoomName, Seq};
+use verbatim::rules::{Outcome, Write};
 
 use crate::harness::PATIENCE;
 

@@ -5,10 +5,10 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use serde_json::json;
-use verbatim::decide::{Outcome, Write};
 use verbatim::log::sqlite::Sqlite;
 use verbatim::log::{Log, LogError, Mark};
 use verbatim::model::Seq;
+use verbatim::rules::{Outcome, Write};
 
 use super::appending::Appending;
 use super::postgres::open as open_postgres;

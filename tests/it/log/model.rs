@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
-use verbatim::decide::{Outcome, Refusal, Verb, Write};
 use verbatim::log::Log;
 use verbatim::log::sqlite::Sqlite;
 use verbatim::model::{Role, Seq, Text, UserId};
+use verbatim::rules::{Outcome, Refusal, Verb, Write};
 
 use super::appending::Appending;
 use super::postgres::open;
@@ -38,7 +38,7 @@ enum Answer {
 }
 
 fn answer(rooms: &mut BTreeMap<String, Room>, write: &Write) -> Answer {
-    let (name, user) = (write.room.to_string(), write.user.to_string());
+    let (name, user) = (write.room.to_string(), write.caller.to_string());
     let key = write.id.as_ref().filter(|_| write.verb != Verb::Join);
     let key = key.map(|id| (user.clone(), id.as_str().to_owned()));
     if write.verb == Verb::Create && !rooms.contains_key(&name) {
@@ -83,7 +83,7 @@ fn answer(rooms: &mut BTreeMap<String, Room>, write: &Write) -> Answer {
 
 fn answered(outcome: &Outcome) -> Answer {
     match outcome {
-        Outcome::Committed(event) => Answer::Event(event.seq.0),
+        Outcome::Committed { event, .. } => Answer::Event(event.seq.0),
         Outcome::Joined { event, last_seq, members, .. } => Answer::Joined {
             event: event.as_ref().map(|event| event.seq.0),
             last_seq: last_seq.0,

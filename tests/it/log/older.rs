@@ -8,11 +8,11 @@ use std::time::Duration;
 use rusqlite::Connection;
 use tokio::time::{sleep, timeout};
 use tokio_postgres::Client;
-use verbatim::decide::{Outcome, Refusal};
 use verbatim::log::Log;
 use verbatim::log::sqlite::Sqlite;
 use verbatim::model::{EventKind, Seq};
 use verbatim::protocol::frame;
+use verbatim::rules::{Outcome, Refusal};
 
 use super::appending::Appending;
 use super::postgres::{open, refusal};

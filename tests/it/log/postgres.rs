@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 use verbatim::config::LogConfig;
-use verbatim::decide::{Outcome, Write};
 use verbatim::log::postgres::{OpenError, Postgres};
 use verbatim::log::{Log, LogError, Mark, Marked};
 use verbatim::model::{EventKind, RoomName, Seq};
+use verbatim::rules::{Outcome, Write};
 
 use super::appending::Appending;
 use super::private_postgres::{PASSWORD, PrivatePostgres, client, settings};
@@ -149,7 +149,7 @@ async fn three_nodes_on_the_same_rooms_leave_no_hole_and_never_deadlock() {
                     batch.extend((0..5).map(|k| join(&name(k), &me)));
                     batch.extend((0..5).map(|k| say(&name(k), &me, &format!("{round} {k}"), "x")));
                     let outcomes = appender.append_all(&batch).await.unwrap();
-                    assert!(outcomes[10..].iter().all(|outcome| outcome.event().is_some()));
+                    assert!(outcomes[10..].iter().all(|outcome| outcome.events().count() == 1));
                 }
             }));
         }
@@ -231,7 +231,10 @@ async fn a_batch_that_the_tables_refuse_is_refused_and_leaves_nothing() {
     assert_eq!(log.last_seq(&room("b")).await.unwrap(), Some(Seq(1)));
     assert_eq!(log.last_seq(&room("c")).await.unwrap(), None);
     let alone = appender.append_all(&batch[..2]).await.unwrap();
-    assert!(matches!(alone[..], [Outcome::Committed(_), Outcome::Committed(_)]), "{alone:?}");
+    assert!(
+        matches!(alone[..], [Outcome::Committed { .. }, Outcome::Committed { .. }]),
+        "{alone:?}"
+    );
 }
 
 /// A transaction that nobody waits for any more still holds its room. Until it has ended, nobody

@@ -11,9 +11,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
 use verbatim::config::LogConfig;
-use verbatim::decide::{Outcome, Write};
 use verbatim::log::LogError;
 use verbatim::model::{Event, Seq};
+use verbatim::rules::{Outcome, Write};
 
 use super::appending::Appending;
 use super::postgres::open;
@@ -106,7 +106,7 @@ async fn a_crash_of_the_server_under_load_loses_nothing_acked() {
         let mut appender = log.appender();
         lanes.push(tokio::spawn(async move {
             let name = format!("r{lane}");
-            let made = verbatim::decide::Verb::Create;
+            let made = verbatim::rules::Verb::Create;
             insist(&mut appender, &[super::suite::write(&name, "1", "c", made)]).await;
             for n in 0..400 {
                 insist(&mut appender, &[say(&name, "1", &n.to_string(), "x")]).await;

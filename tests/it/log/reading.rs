@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
-use verbatim::decide::Write;
-use verbatim::log::{Log, Mark, Reading};
+use verbatim::log::{Log, Mark};
 use verbatim::model::{Event, EventKind, Seq};
+use verbatim::rules::{Reading, Write};
 
 use super::appending::Appending;
 use super::suite::{create, join, leave, room, say, user};

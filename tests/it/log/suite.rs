@@ -1,11 +1,11 @@
 //! What every log must do, whatever it is made of. Each function takes a log that may hold other
 //! rooms, and keeps to rooms of its own.
 
-use verbatim::decide::{Outcome, Receipt, Refusal, Verb, Write};
-use verbatim::log::{Appender, Log, LogError, Member, Reading, RoomSummary, Standing};
+use verbatim::log::{Appender, Log, LogError, Member, RoomSummary};
 use verbatim::model::{
     ClientId, Event, EventKind, Invalid, Role, RoomName, Seq, Text, Unfit, UserId,
 };
+use verbatim::rules::{Outcome, Reading, Receipt, Refusal, Standing, Verb, Write};
 
 use super::appending::Appending;
 use super::reading;
@@ -20,7 +20,7 @@ pub fn user(id: &str) -> UserId {
 
 pub fn write(room_name: &str, user_id: &str, id: &str, verb: Verb) -> Write {
     let id = (!id.is_empty()).then(|| ClientId::parse(id).unwrap());
-    Write { room: room(room_name), user: user(user_id), id, verb }
+    Write { room: room(room_name), caller: user(user_id), id, verb }
 }
 
 pub fn create(room: &str, user: &str) -> Write {
@@ -40,7 +40,7 @@ pub fn say(room: &str, user: &str, id: &str, text: &str) -> Write {
 }
 
 pub fn committed(outcome: &Outcome) -> &Event {
-    outcome.event().unwrap_or_else(|| panic!("not committed: {outcome:?}"))
+    outcome.events().next().unwrap_or_else(|| panic!("not committed: {outcome:?}"))
 }
 
 pub fn seqs(events: &[Event]) -> Vec<u64> {
@@ -384,7 +384,7 @@ async fn appenders_on_the_same_rooms_take_turns(log: &Log) {
                 batch.extend((0..3).map(|k| join(&name(k), &me)));
                 batch.extend((0..3).map(|k| say(&name(k), &me, &format!("{n} {k}"), "x")));
                 let outcomes: Result<Vec<Outcome>, LogError> = appender.append_all(&batch).await;
-                assert!(outcomes.unwrap()[6..].iter().all(|outcome| outcome.event().is_some()));
+                assert!(outcomes.unwrap()[6..].iter().all(|outcome| outcome.events().count() == 1));
             }
         })
     });

@@ -7,10 +7,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rusqlite::Connection;
-use verbatim::decide::{Outcome, Write};
 use verbatim::log::Log;
 use verbatim::log::sqlite::Sqlite;
 use verbatim::model::{Event, Seq, Timestamp};
+use verbatim::rules::{Outcome, Write};
 
 use super::appending::Appending;
 use super::postgres::open;

@@ -1,9 +1,9 @@
 //! Names that are new must not look like another; names that are in a log already are taken.
 
 use serde_json::{Value, json};
-use verbatim::decide::{Verb, Write};
 use verbatim::log::Log;
 use verbatim::model::{RoomName, UserId};
+use verbatim::rules::{Verb, Write};
 
 use super::{create, exact, join};
 use crate::harness::{Client, World, on_both_logs};
@@ -71,13 +71,13 @@ async fn an_older_log(world: &World, rooms: &[(&str, &str)]) {
     let log = Log::open(&world.config).await.unwrap();
     let create = |(room, user): &(&str, &str)| Write {
         room: RoomName::parse(room).unwrap(),
-        user: UserId::parse(user).unwrap(),
+        caller: UserId::parse(user).unwrap(),
         id: None,
         verb: Verb::Create,
     };
     let creates: Vec<Write> = rooms.iter().map(create).collect();
     let outcomes = log.appender().append_all(&creates).await.unwrap();
-    assert!(outcomes.iter().all(|outcome| outcome.event().is_some()), "{outcomes:?}");
+    assert!(outcomes.iter().all(|outcome| outcome.events().count() == 1), "{outcomes:?}");
 }
 
 async fn names_of_an_older_log_go_on(world: World) {

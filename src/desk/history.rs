@@ -12,13 +12,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Shared;
-use super::answers::{Asked, Outage, Reader, Reply, member};
-use super::pace::{weight, weight_of};
+use super::Desk;
+use super::asked::Asked;
+use super::pace::weight_of;
+use super::reader::{Outage, Reader};
+use super::reply::{Listed, Reply};
 use crate::budget::Held;
 use crate::hub::BATCH_BYTES_MAX;
 use crate::model::{Event, Seq};
-use crate::protocol::command::{HISTORY_LIMIT_MAX, Page};
+use crate::protocol::command::{self, HISTORY_LIMIT_MAX};
 use crate::protocol::error::Problem;
 use crate::protocol::frame::{self, Frame};
 use crate::protocol::page;
@@ -26,8 +28,6 @@ use crate::replay::PAGE_HELD_BYTES;
 
 /// Events in a piece: as many as a page has.
 const PIECE_LEN: usize = HISTORY_LIMIT_MAX as usize;
-/// Events that weigh as much as a small command, however short.
-const EVENTS_PER_WEIGHT: usize = 50;
 /// How often a piece is asked for in the middle of a page, which cannot be answered otherwise.
 const TRIES: u32 = 8;
 /// Pause between two of them.
@@ -35,7 +35,7 @@ const RETRY: Duration = Duration::from_millis(250);
 
 /// A page on its way, of more than one piece.
 pub struct Pages {
-    shared: Arc<Shared>,
+    desk: Arc<Desk>,
     asked: Asked,
     range: Range,
     /// The first piece: it was read to know that there is an answer.
@@ -80,12 +80,12 @@ struct Piece {
     is_last: bool,
 }
 
-pub async fn history(mut reader: Reader, asked: Asked, page: Page, limit: usize) -> Reply {
+pub async fn history(mut reader: Reader, asked: Asked, page: command::Page, limit: usize) -> Reply {
     reader.begin();
     let answer = async {
-        let last_seq = member(&reader, &asked).await?.last_seq;
+        let last_seq = reader.member(&asked).await?.last_seq;
         let held = reader.room(PAGE_HELD_BYTES).await.map_err(|problem| asked.problem(problem))?;
-        let bytes_max = reader.shared.config.session.history_bytes_max;
+        let bytes_max = reader.desk.config.session.history_bytes_max;
         let mut range = Range {
             after: Seq(0),
             until: last_seq,
@@ -96,12 +96,12 @@ pub async fn history(mut reader: Reader, asked: Asked, page: Page, limit: usize)
             walked: 0,
         };
         let piece = match page {
-            Page::After(seq) => {
+            command::Page::After(seq) => {
                 range.after = seq;
                 range.read(&reader, &asked).await
             }
-            Page::Newest => range.find(&reader, &asked, None).await,
-            Page::Before(seq) => range.find(&reader, &asked, Some(seq)).await,
+            command::Page::Newest => range.find(&reader, &asked, None).await,
+            command::Page::Before(seq) => range.find(&reader, &asked, Some(seq)).await,
         };
         let piece = piece.map_err(|problem| asked.problem(problem))?;
         Ok::<_, Problem>((range, piece, held))
@@ -111,13 +111,11 @@ pub async fn history(mut reader: Reader, asked: Asked, page: Page, limit: usize)
         Err(problem) => return Reply::Problem(problem),
     };
     if piece.is_last {
-        let more = range.more();
-        let frame = page::whole(&asked.room, &piece.frames, more, asked.id.as_ref());
-        let weight = weight(piece.frames.len(), EVENTS_PER_WEIGHT);
-        return Reply::Frame { re: "history", frame, weight };
+        let (items, more) = (piece.frames, range.more());
+        return Reply::Page(asked, Listed { items, more, held });
     }
     let weight = weight_of(range.walked);
-    let mut pages = Pages { shared: reader.shared, asked, range, first: None, weight };
+    let mut pages = Pages { desk: reader.desk, asked, range, first: None, weight };
     let json = pages.write(&piece, true);
     pages.first = Some(Part { json, held, is_last: false });
     Reply::Pages(Box::new(pages))
@@ -126,7 +124,7 @@ pub async fn history(mut reader: Reader, asked: Asked, page: Page, limit: usize)
 impl Range {
     /// The next piece, going forward.
     async fn read(&mut self, reader: &Reader, asked: &Asked) -> Result<Piece, Problem> {
-        let (log, room) = (&reader.shared.log, &asked.room);
+        let (log, room) = (&reader.desk.log, &asked.room);
         let read = log.read_page(room, self.after, self.len_left.min(PIECE_LEN), BATCH_BYTES_MAX);
         let events = reader.read(read).await?;
         // As of the moment of the first read: what came since may not all be in the second.
@@ -152,7 +150,7 @@ impl Range {
     ) -> Result<Piece, Problem> {
         let (mut before, mut newest, mut first) = (before, None, true);
         loop {
-            let (log, room) = (&reader.shared.log, &asked.room);
+            let (log, room) = (&reader.desk.log, &asked.room);
             let read = log.read_before(room, before, self.len_left, BATCH_BYTES_MAX);
             let events = reader.read(read).await?;
             let mut taken = take(events.iter().rev(), self.bytes_left, first);
@@ -224,10 +222,10 @@ impl Pages {
         if let Some(first) = self.first.take() {
             return Ok(first);
         }
-        let held = self.shared.budgets.unsent.room(PAGE_HELD_BYTES).await;
+        let held = self.desk.budgets.unsent.room(PAGE_HELD_BYTES).await;
         for tries in 1.. {
             // What it has met does not matter to others: this answer has no other way to end well.
-            let reader = Reader::new(self.shared.clone(), Outage::default());
+            let reader = Reader::new(self.desk.clone(), Outage::default());
             match self.range.read(&reader, &self.asked).await {
                 Ok(piece) => {
                     let json = self.write(&piece, false);

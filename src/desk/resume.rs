@@ -9,14 +9,18 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::answers::{Asked, Follow, Reader, Reply, position};
+use super::asked::Asked;
+use super::follow::{Follow, placed};
+use super::reader::Reader;
 use super::reading;
-use crate::decide::Refusal;
+use super::reply::{Joined, Reply};
 use crate::hub::Room;
-use crate::log::{LogError, Reading, Standing};
+use crate::log::LogError;
 use crate::model::{ClientId, RoomName, Seq, UserId};
 use crate::protocol::command::Start;
 use crate::protocol::error::Problem;
+use crate::protocol::table::CommandType;
+use crate::rules::{self, Reading, Refusal, Standing};
 
 /// Rooms of one part.
 const PART_LEN: usize = 100;
@@ -62,16 +66,15 @@ pub async fn part(mut resuming: Box<Resuming>) -> Reply {
     let came = Instant::now().into_std();
     let asked = |room: &RoomName| {
         let (room, user, id) = (room.clone(), user.clone(), id.clone());
-        Asked { re: "resume", room, user, id, came }
+        Asked { re: CommandType::Resume, room, user, id, came }
     };
     match follow(reader, user, &part).await {
         Ok(found) => {
             for ((name, since), found) in part.iter().zip(found) {
                 let asked = asked(name);
                 done.push(match found {
-                    Found::Nothing => Err(asked.refused(Refusal::RoomNotFound)),
+                    Found::Refused(refusal) => Err(asked.refused(refusal)),
                     Found::Unread(problem) => Err(asked.problem(problem)),
-                    Found::Stranger => Err(asked.refused(Refusal::NotMember)),
                     Found::Member(standing, room) => Ok(followed(asked, *since, standing, room)),
                 });
             }
@@ -85,8 +88,7 @@ pub async fn part(mut resuming: Box<Resuming>) -> Reply {
 
 /// What a user is to a room that they want to follow.
 enum Found {
-    Nothing,
-    Stranger,
+    Refused(Refusal),
     /// It cannot be read, though others can.
     Unread(Problem),
     Member(Standing, Arc<Room>),
@@ -98,33 +100,34 @@ async fn follow(
     user: &UserId,
     part: &[(RoomName, Seq)],
 ) -> Result<Vec<Found>, Problem> {
-    let shared = &reader.shared;
+    let desk = &reader.desk;
     let names: Vec<RoomName> = part.iter().map(|(name, _)| name.clone()).collect();
-    let before: Vec<_> = names.iter().map(|name| shared.relay.edge(name)).collect();
-    let standings = reader.read(shared.log.standings(&names, user)).await?;
+    let before: Vec<_> = names.iter().map(|name| desk.relay.edge(name)).collect();
+    let standings = reader.read(desk.log.standings(&names, user)).await?;
     let is_member = |standing: &Result<Option<Standing>, LogError>| {
-        standing.as_ref().is_ok_and(|it| it.is_some_and(|standing| standing.role.is_some()))
+        standing.as_ref().is_ok_and(|standing| rules::member(*standing).is_ok())
     };
     let members = names.iter().zip(&standings).filter(|(_, standing)| is_member(standing));
     let members: Vec<RoomName> = members.map(|(name, _)| name.clone()).collect();
     for ((name, before), standing) in names.iter().zip(before).zip(&standings) {
         if let Ok(Some(Standing { last_seq, .. })) = standing {
-            reader.read(shared.relay.verdict(name, before, *last_seq)).await?;
+            reader.read(desk.relay.verdict(name, before, *last_seq)).await?;
         }
     }
-    let mut rooms = reader.read(shared.relay.activate_all(&members)).await?.into_iter();
+    let mut rooms = reader.read(desk.relay.activate_all(&members)).await?.into_iter();
     let mut all = Vec::with_capacity(part.len());
     for ((_, since), standing) in part.iter().zip(standings) {
         all.push(match standing {
             Err(error) => Found::Unread(reader.failed(&error)),
-            Ok(None) => Found::Nothing,
-            Ok(Some(standing)) if standing.role.is_none() => Found::Stranger,
-            Ok(Some(standing)) => match rooms.next() {
-                None => Found::Nothing,
-                Some(Err(error)) => Found::Unread(reader.failed(&error)),
-                Some(Ok(room)) => match reader.read(shared.relay.check(&room, *since)).await {
-                    Ok(()) => Found::Member(standing, room),
-                    Err(problem) => Found::Unread(problem),
+            Ok(standing) => match rules::member(standing) {
+                Err(refusal) => Found::Refused(refusal),
+                Ok(standing) => match rooms.next() {
+                    None => Found::Refused(Refusal::RoomNotFound),
+                    Some(Err(error)) => Found::Unread(reader.failed(&error)),
+                    Some(Ok(room)) => match reader.read(desk.relay.check(&room, *since)).await {
+                        Ok(()) => Found::Member(standing, room),
+                        Err(problem) => Found::Unread(problem),
+                    },
                 },
             },
         });
@@ -135,7 +138,6 @@ async fn follow(
 fn followed(asked: Asked, since: Seq, standing: Standing, room: Arc<Room>) -> Follow {
     let Standing { last_seq, members, reading, .. } = standing;
     let reading = reading.unwrap_or(Reading { read: last_seq, unread: 0 });
-    let known = room.known(last_seq, std::time::Instant::now());
-    let (position, reset) = position(Start::Since(since), None, last_seq, known);
-    Follow { asked, room, last_seq, members, reading, position, reset }
+    let joined = Joined { asked, event: None, last_seq, members, reading };
+    placed(joined, Start::Since(since), room)
 }

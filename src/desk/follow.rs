@@ -1,0 +1,102 @@
+//! Bringing a room into use for one who is to follow it, by a socket or by a stream.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::asked::Asked;
+use super::pending::Pending;
+use super::reader::Reader;
+use super::reading;
+use super::reply::{Joined, Reply};
+use crate::hub::Room;
+use crate::log::LogError;
+use crate::model::Seq;
+use crate::protocol::command::Start;
+use crate::protocol::error::Problem;
+use crate::rules::{self, Outcome, Reading};
+
+/// A room that its caller is to follow from now on.
+pub struct Follow {
+    pub joined: Joined,
+    pub room: Arc<Room>,
+    /// The caller has everything up to here.
+    pub position: Seq,
+    /// The caller's position was above the log's end.
+    pub reset: bool,
+}
+
+/// Waits for the lane's outcome of a `join`, `before` which this node had the room up to there. If
+/// there is a place to `start` from, the room is to be followed.
+pub async fn join(
+    mut reader: Reader,
+    write: Pending,
+    start: Option<Start>,
+    before: Option<Seq>,
+) -> Reply {
+    reader.begin_with_write();
+    let (asked, event, last_seq, members, messages) = match write.end().await {
+        Reply::Written(asked, Outcome::Joined { event, last_seq, members, messages }) => {
+            (asked, event, last_seq, members, messages)
+        }
+        reply => return reply,
+    };
+    let reading = reading::of_joined(&reader, &asked, event.as_ref(), last_seq, messages).await;
+    let reading = match reading {
+        Ok(reading) => reading,
+        Err(problem) => return Reply::Problem(asked.problem(problem)),
+    };
+    let joined = Joined { asked, event, last_seq, members, reading };
+    let Some(start) = start else { return Reply::Joined(Box::new(joined)) };
+    match follow(&reader, joined, start, before).await {
+        Ok(follow) => Reply::Follow(Box::new(follow)),
+        Err(problem) => Reply::Problem(problem),
+    }
+}
+
+/// What a member may follow by a stream: everything above `after`.
+pub async fn stream(reader: Reader, asked: Asked, after: Option<Seq>) -> Reply {
+    let before = reader.desk.relay.edge(&asked.room);
+    let standing = match reader.member(&asked).await {
+        Ok(standing) => standing,
+        Err(problem) => return Reply::Problem(problem),
+    };
+    let (last_seq, members) = (standing.last_seq, standing.members);
+    let reading = standing.reading.unwrap_or(Reading { read: last_seq, unread: 0 });
+    let joined = Joined { asked, event: None, last_seq, members, reading };
+    let start = after.map_or(Start::Here, Start::Since);
+    match follow(&reader, joined, start, before).await {
+        Ok(follow) => Reply::Stream(Box::new(follow)),
+        Err(problem) => Reply::Problem(problem),
+    }
+}
+
+async fn follow(
+    reader: &Reader,
+    joined: Joined,
+    start: Start,
+    before: Option<Seq>,
+) -> Result<Follow, Problem> {
+    let (asked, relay) = (&joined.asked, &reader.desk.relay);
+    let open = async {
+        relay.verdict(&asked.room, before, joined.last_seq).await?;
+        relay.activate(&asked.room).await
+    };
+    let room = reader.read(open).await.map_err(|problem| asked.problem(problem))?;
+    let follow = placed(joined, start, room);
+    let checked = reader.read(check(reader, &follow)).await;
+    checked.map_err(|problem| follow.joined.asked.problem(problem))?;
+    Ok(follow)
+}
+
+/// Where one who follows the room begins.
+pub fn placed(joined: Joined, start: Start, room: Arc<Room>) -> Follow {
+    let known = room.known(joined.last_seq, Instant::now());
+    let own = joined.event.as_ref().map_or(joined.last_seq, |event| event.seq.prev());
+    let (position, reset) = rules::position(start, own, joined.last_seq, known);
+    Follow { joined, room, position, reset }
+}
+
+/// Whether what comes next can be read.
+async fn check(reader: &Reader, follow: &Follow) -> Result<(), LogError> {
+    reader.desk.relay.check(&follow.room, follow.position).await
+}

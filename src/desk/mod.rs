@@ -1,0 +1,191 @@
+//! The one executor of commands, between the doors (sockets, HTTP, event streams) and the lanes,
+//! the log, the hub and the signals.
+//!
+//! A door turns its bytes into a `Caller` and a `Request`, and a `Reply` of values into its bytes,
+//! and does nothing else. Here a command gets its deadline, goes where it belongs, and is answered;
+//! what it weighs is known with its reply. Whether it may be done is said by `rules`.
+//!
+//! A write is on its way in a lane from the moment it is begun. Everything else begins when the
+//! door says that its turn has come (`Pending`), so a client that pipelines reads its own writes.
+
+mod asked;
+pub mod follow;
+pub mod history;
+mod lists;
+pub mod pace;
+mod pending;
+mod reader;
+mod reading;
+mod reply;
+pub mod resume;
+mod signs;
+mod writes;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+
+pub use self::asked::Asked;
+use self::pace::Pace;
+pub use self::pending::{Pending, Work};
+pub use self::reader::{Outage, Reader};
+pub use self::reply::{Joined, Reply};
+use self::resume::Resuming;
+pub use self::writes::written;
+use crate::budget::Budgets;
+use crate::config::Config;
+use crate::hub::{Follower, Hub};
+use crate::lane::{Lanes, Parked};
+use crate::log::Log;
+use crate::metrics::Metrics;
+use crate::mirror::Status;
+use crate::protocol::command::{Command, Request};
+use crate::protocol::error::Problem;
+use crate::relay::Relay;
+use crate::replay::Replay;
+use crate::rules::{Outcome, Verb, Write};
+use crate::signals::Signals;
+use crate::tasks::Tasks;
+
+/// One to a node, and all that commands work with.
+pub struct Desk {
+    pub config: Config,
+    pub budgets: Budgets,
+    pub pace: Pace,
+    pub log: Log,
+    pub lanes: Lanes,
+    pub hub: Arc<Hub>,
+    pub relay: Arc<Relay>,
+    pub replay: Replay,
+    pub signals: Arc<Signals>,
+    /// Whether other nodes are heard by way of Redis; `None`: there is no mirror.
+    pub status: Option<watch::Receiver<Status>>,
+    pub metrics: Arc<Metrics>,
+    pub tasks: Tasks,
+}
+
+/// Who asks, and how.
+#[derive(Clone)]
+pub struct Caller {
+    /// What counts for them as an address.
+    pub address: IpAddr,
+    /// What their reads have met.
+    pub outage: Outage,
+    pub way: Way,
+}
+
+/// What a caller may be told beyond one answer.
+#[derive(Clone)]
+pub enum Way {
+    /// Nothing: a request.
+    Request,
+    /// The events of rooms: a socket, by whose follower it follows the room of the command, if it
+    /// does.
+    Socket(Option<Arc<Follower>>),
+}
+
+/// How much longer a request waits than a lane takes to answer in any case. The lane's word is
+/// better than ours: it knows whether anything was written.
+const GRACE: Duration = Duration::from_millis(50);
+
+impl Desk {
+    /// Sets a command going. What is `Parked` must be sent before anything else of this caller.
+    pub fn begin(
+        self: &Arc<Self>,
+        caller: Caller,
+        Request { id, command }: Request,
+    ) -> (Pending, Option<Parked>) {
+        let re = command.kind();
+        let came = Instant::now();
+        let asked = |room, user, id| Asked { re, room, user, id, came };
+        let reader = Reader::new(self.clone(), caller.outage);
+        let address = caller.address;
+        let pending = match command {
+            Command::Create { user, room } => {
+                return self.write(asked(room, user, id), Verb::Create);
+            }
+            Command::Leave { user, room } => return self.write(asked(room, user, id), Verb::Leave),
+            Command::Message { user, room, text } => {
+                return self.write(asked(room, user, id), Verb::Message(text));
+            }
+            Command::Join { user, room, start } => {
+                let before = self.relay.edge(&room);
+                let (pending, parked) = self.write(asked(room, user, id), Verb::Join);
+                let start = matches!(caller.way, Way::Socket(_)).then_some(start);
+                return (
+                    pending.and_then(move |reply| follow::join(reader, reply, start, before)),
+                    parked,
+                );
+            }
+            Command::Resume { user, rooms } => {
+                let resuming = Resuming::new(reader, user, rooms, id);
+                Pending::later(|| resume::part(resuming))
+            }
+            Command::History { user, room, page, limit } => {
+                let asked = asked(room, user, id);
+                Pending::later(move || history::history(reader, asked, page, limit))
+            }
+            Command::Members { user, room, after } => {
+                let asked = asked(room, user, id);
+                Pending::later(|| lists::members(reader, asked, after))
+            }
+            Command::Rooms { user, after, limit } => {
+                Pending::later(move || lists::rooms(reader, user, after, limit, id))
+            }
+            Command::Who { user, room } => {
+                let (asked, way) = (asked(room, user, id), caller.way);
+                Pending::later(move || signs::who(reader, asked, way, address))
+            }
+            Command::Typing { user, room } => {
+                let since = self.hub.room(&room).and_then(|room| room.edge());
+                let (asked, way) = (asked(room, user, id), caller.way);
+                Pending::later(move || signs::typing(reader, asked, way, since, address))
+            }
+            Command::Read { user, room, seq } => {
+                let (asked, way) = (asked(room, user, id), caller.way);
+                Pending::later(move || signs::read(reader, asked, seq, way, address))
+            }
+            Command::Stream { user, room, after } => {
+                let asked = asked(room, user, id);
+                Pending::later(move || follow::stream(reader, asked, after))
+            }
+            Command::Ping | Command::Help => Pending::Ready(Reply::Local(re, id)),
+        };
+        (pending, None)
+    }
+
+    fn write(&self, asked: Asked, verb: Verb) -> (Pending, Option<Parked>) {
+        let (room, caller, id) = (asked.room.clone(), asked.user.clone(), asked.id.clone());
+        let (answered, parked) = self.lanes.submit(Write { room, caller, id, verb });
+        (Pending::Write(asked, answered), parked)
+    }
+
+    /// Carries a command out for somebody who waits for this one answer, which comes in time.
+    pub async fn answer(self: &Arc<Self>, address: IpAddr, request: Request) -> Reply {
+        let (re, room) = (request.command.kind(), request.command.room().cloned());
+        let id = request.id.clone();
+        let budget = Duration::from_millis(self.config.lane.answer_timeout_ms) + GRACE;
+        let caller = Caller { address, outage: Outage::default(), way: Way::Request };
+        let answer = async {
+            let (pending, parked) = self.begin(caller, request);
+            if let Some(parked) = parked {
+                parked.send().await;
+            }
+            match pending.end().await {
+                // The event that the key was given to the first time is the answer to every time.
+                Reply::Written(asked, Outcome::Duplicate(receipt)) => {
+                    let reader = Reader::new(self.clone(), Outage::default());
+                    writes::stored(reader, asked, receipt.seq).await
+                }
+                reply => reply,
+            }
+        };
+        // Also where two reads, each in time, took too long together.
+        tokio::time::timeout(budget, answer).await.unwrap_or_else(|_| {
+            let why = if re.writes() { Problem::unavailable() } else { Problem::unanswered() };
+            Reply::Problem(Problem { re: Some(re), room, id, ..why })
+        })
+    }
+}

@@ -1,0 +1,135 @@
+//! An answer, worked out: values, which a door turns into its bytes.
+
+use super::asked::Asked;
+use super::follow::Follow;
+use super::history::Pages;
+use super::pace::weight;
+use super::resume::Resuming;
+use crate::budget::Held;
+use crate::log::{Member, RoomSummary};
+use crate::model::{ClientId, Event, Seq};
+use crate::protocol::error::Problem;
+use crate::protocol::frame::{self, Frame, ListedRoom};
+use crate::protocol::table::CommandType;
+use crate::protocol::{page, signal};
+use crate::rules::{Outcome, Reading};
+
+/// Members in a list that weigh as much as a small command.
+const MEMBERS_PER_WEIGHT: usize = 50;
+/// Rooms in a list that weigh as much as a small command.
+const ROOMS_PER_WEIGHT: usize = 20;
+/// The same where the list says what is unread, which takes a look at each.
+const READ_ROOMS_PER_WEIGHT: usize = 4;
+/// Events that weigh as much as a small command, however short.
+const EVENTS_PER_WEIGHT: usize = 50;
+
+pub enum Reply {
+    /// None: its work is about to begin.
+    Nothing,
+    Problem(Problem),
+    /// A command that writes was decided: it was committed, now or before.
+    Written(Asked, Outcome),
+    /// The event of such a command, for a request that came again.
+    Stored(Box<Event>),
+    /// The user is a member now.
+    Joined(Box<Joined>),
+    /// The same, and the socket is to follow the room.
+    Follow(Box<Follow>),
+    /// A part of a `resume`, which is in its list from this place on.
+    Resumed(Box<Resuming>, usize),
+    /// A member may follow the room by a stream.
+    Stream(Box<Follow>),
+    /// A whole page of history.
+    Page(Asked, Listed<(Seq, Frame)>),
+    /// A page of several pieces.
+    Pages(Box<Pages>),
+    Members(Asked, Listed<Member>),
+    /// `has_reading`: it says what of each room is unread.
+    Rooms {
+        id: Option<ClientId>,
+        rooms: Listed<RoomSummary>,
+        has_reading: bool,
+    },
+    /// A `who` of a member; the node knows of the others what it can.
+    Who(Asked),
+    /// A sign of life was taken.
+    Taken(Asked),
+    /// `ping` and `help`.
+    Local(CommandType, Option<ClientId>),
+}
+
+/// A list that may go on.
+pub struct Listed<T> {
+    pub items: Vec<T>,
+    pub more: bool,
+    /// What it counts on until it is encoded.
+    pub held: Held,
+}
+
+/// A membership, and how far its user has read.
+pub struct Joined {
+    pub asked: Asked,
+    /// What made it, unless it was there before.
+    pub event: Option<Event>,
+    pub last_seq: Seq,
+    pub members: u64,
+    /// Up to `last_seq`.
+    pub reading: Reading,
+}
+
+impl Joined {
+    pub fn frame(&self, id: Option<&ClientId>) -> Frame {
+        let Self { asked: Asked { room, user, .. }, last_seq, members, reading, .. } = self;
+        let (last_seq, members, Reading { read, unread }) = (*last_seq, *members, *reading);
+        frame::joined(&frame::Joined { room, user, last_seq, members, read, unread, id })
+    }
+}
+
+impl Reply {
+    /// What was done for it beside its bytes.
+    pub fn weight(&self) -> u32 {
+        match self {
+            Self::Page(_, page) => weight(page.items.len(), EVENTS_PER_WEIGHT),
+            Self::Pages(pages) => pages.weight,
+            Self::Members(_, members) => weight(members.items.len(), MEMBERS_PER_WEIGHT),
+            Self::Rooms { rooms, has_reading: true, .. } => {
+                weight(rooms.items.len(), READ_ROOMS_PER_WEIGHT)
+            }
+            Self::Rooms { rooms, .. } => weight(rooms.items.len(), ROOMS_PER_WEIGHT),
+            _ => 0,
+        }
+    }
+
+    /// The frame that is the whole answer by any door, and the command that it answers. `None`: the
+    /// door has more to do.
+    pub fn frame(&self) -> Option<(CommandType, Frame)> {
+        Some(match self {
+            Self::Page(Asked { room, id, .. }, Listed { items, more, .. }) => {
+                (CommandType::History, page::whole(room, items, *more, id.as_ref()))
+            }
+            Self::Members(Asked { room, id, .. }, Listed { items, more, .. }) => {
+                let members: Vec<_> = items.iter().map(|it| (it.user.clone(), it.role)).collect();
+                (CommandType::Members, frame::members(room, &members, *more, id.as_ref()))
+            }
+            Self::Rooms { id, rooms: Listed { items, more, .. }, .. } => {
+                let rooms: Vec<_> = items.iter().map(listed).collect();
+                (CommandType::Rooms, frame::rooms(&rooms, *more, id.as_ref()))
+            }
+            Self::Taken(Asked { re, room, id, .. }) => (*re, signal::taken(*re, room, id.as_ref())),
+            Self::Local(re @ CommandType::Help, id) => (*re, frame::help(id.as_ref())),
+            Self::Local(re, id) => (*re, frame::pong(id.as_ref())),
+            _ => return None,
+        })
+    }
+}
+
+fn listed(summary: &RoomSummary) -> ListedRoom<'_> {
+    let RoomSummary { room, last_seq, members, reading } = summary;
+    ListedRoom {
+        room: room.as_str(),
+        last_seq: *last_seq,
+        members: *members,
+        read: reading.map(|reading| reading.read),
+        unread: reading.map(|reading| reading.unread),
+    }
+}

@@ -1,0 +1,64 @@
+//! `who`, `typing` and `read`: who may say so, and what is done.
+//!
+//! What becomes of them is the business of `signals`. A socket that follows the room as the user is
+//! a member's, so the log is only asked about others. That is looked at when the command's turn has
+//! come, not when it is read: a `leave` may be before it.
+
+use std::net::IpAddr;
+
+use super::Way;
+use super::asked::Asked;
+use super::reader::Reader;
+use super::reply::Reply;
+use crate::log::Mark;
+use crate::model::Seq;
+use crate::protocol::error::{Code, Problem};
+use crate::signals::Party;
+
+/// Whether the user may.
+async fn admit(reader: &Reader, asked: &Asked, way: Way) -> Result<(), Problem> {
+    match way {
+        Way::Socket(Some(follower)) if follower.follows_as(&asked.user) => Ok(()),
+        _ => reader.member(asked).await.map(drop),
+    }
+}
+
+pub async fn who(mut reader: Reader, asked: Asked, way: Way, from: IpAddr) -> Reply {
+    reader.begin();
+    if let Err(problem) = admit(&reader, &asked, way).await {
+        return Reply::Problem(problem);
+    }
+    let asks = [Party::Address(from), Party::User(asked.user.clone())];
+    reader.desk.signals.gather(&asked.room, &asks).await;
+    Reply::Who(asked)
+}
+
+/// `since`: the room's edge when the command was read. The message that it announces is on its way
+/// to the log as soon as it is read, and may be there before this command has its turn.
+pub async fn typing(
+    mut reader: Reader,
+    asked: Asked,
+    way: Way,
+    since: Option<Seq>,
+    from: IpAddr,
+) -> Reply {
+    reader.begin();
+    if let Err(problem) = admit(&reader, &asked, way).await {
+        return Reply::Problem(problem);
+    }
+    reader.desk.signals.types(&asked.room, asked.user.clone(), from, since);
+    Reply::Taken(asked)
+}
+
+pub async fn read(mut reader: Reader, asked: Asked, seq: Seq, way: Way, from: IpAddr) -> Reply {
+    reader.begin();
+    if let Err(problem) = admit(&reader, &asked, way).await {
+        return Reply::Problem(problem);
+    }
+    let (room, user) = (asked.room.clone(), asked.user.clone());
+    if reader.desk.signals.read(&Mark { room, user, seq }, from) {
+        return Reply::Taken(asked);
+    }
+    let error = "too many marks wait for the log: try again in a moment";
+    Reply::Problem(asked.problem(Problem::new(Code::Unavailable, error)))
+}

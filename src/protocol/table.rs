@@ -1,0 +1,265 @@
+//! Every command that there is, a row each: its fields, what it does, and how it is shown.
+//!
+//! The parser, `help`, HTTP's routes, the metrics and the tests of the documents read it. Which
+//! facts a write needs and who may do it is the business of `rules`.
+
+use serde::{Serialize, Serializer};
+
+use super::fields::Key;
+
+/// The type of a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum CommandType {
+    Create,
+    Join,
+    Message,
+    Leave,
+    History,
+    Resume,
+    Rooms,
+    Members,
+    Who,
+    Typing,
+    Read,
+    Ping,
+    Help,
+    /// Follows a room over HTTP; a socket joins.
+    Stream,
+}
+
+/// What a command does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// It writes an event, once for each `id`.
+    Write,
+    /// It writes an event unless what it asks for is so already. Its `id` names nothing.
+    Idempotent,
+    /// It reads from the log.
+    Read,
+    /// It is a sign of life: it leaves no event.
+    Sign,
+    /// It is between the client and the node.
+    Local,
+}
+
+/// One command.
+pub struct Row {
+    pub command: CommandType,
+    /// The word for it on the wire and in metrics.
+    pub name: &'static str,
+    pub effect: Effect,
+    /// The fields that it must have, beside `type`.
+    pub needs: &'static [Key],
+    /// The fields that it may have, beside `id`.
+    pub takes: &'static [Key],
+    /// What one must be a member for, as a part of a sentence.
+    pub doing: &'static str,
+    /// As `help` shows it.
+    pub example: &'static str,
+}
+
+/// The commands in the order in which `help` shows them; those of HTTP alone come last.
+pub const TABLE: [Row; 14] = [
+    Row {
+        command: CommandType::Create,
+        name: "create",
+        effect: Effect::Write,
+        needs: &[Key::UserId, Key::Room],
+        takes: &[],
+        doing: "",
+        example: r#"{"user_id":"1","type":"create","room":"general"}"#,
+    },
+    Row {
+        command: CommandType::Join,
+        name: "join",
+        effect: Effect::Idempotent,
+        needs: &[Key::UserId, Key::Room],
+        takes: &[Key::Since, Key::Last],
+        doing: "reading it",
+        example: r#"{"user_id":"1","type":"join","room":"general","since":0}"#,
+    },
+    Row {
+        command: CommandType::Message,
+        name: "message",
+        effect: Effect::Write,
+        needs: &[Key::UserId, Key::Room, Key::Message],
+        takes: &[],
+        doing: "sending to it",
+        example: concat!(
+            r#"{"user_id":"1","type":"message","room":"general","#,
+            r#""message":"Hello World!","id":"c1"}"#
+        ),
+    },
+    Row {
+        command: CommandType::Leave,
+        name: "leave",
+        effect: Effect::Write,
+        needs: &[Key::UserId, Key::Room],
+        takes: &[],
+        doing: "leaving it",
+        example: r#"{"user_id":"1","type":"leave","room":"general"}"#,
+    },
+    Row {
+        command: CommandType::History,
+        name: "history",
+        effect: Effect::Read,
+        needs: &[Key::UserId, Key::Room],
+        takes: &[Key::Before, Key::After, Key::Limit],
+        doing: "reading it",
+        example: r#"{"user_id":"1","type":"history","room":"general","before":120,"limit":50}"#,
+    },
+    Row {
+        command: CommandType::Resume,
+        name: "resume",
+        effect: Effect::Read,
+        needs: &[Key::UserId, Key::Rooms],
+        takes: &[],
+        doing: "reading it",
+        example: r#"{"user_id":"1","type":"resume","rooms":{"general":41}}"#,
+    },
+    Row {
+        command: CommandType::Rooms,
+        name: "rooms",
+        effect: Effect::Read,
+        needs: &[],
+        takes: &[Key::UserId, Key::After, Key::Limit],
+        doing: "",
+        example: r#"{"user_id":"1","type":"rooms","after":"general","limit":100}"#,
+    },
+    Row {
+        command: CommandType::Members,
+        name: "members",
+        effect: Effect::Read,
+        needs: &[Key::UserId, Key::Room],
+        takes: &[Key::After],
+        doing: "reading it",
+        example: r#"{"user_id":"1","type":"members","room":"general"}"#,
+    },
+    Row {
+        command: CommandType::Who,
+        name: "who",
+        effect: Effect::Sign,
+        needs: &[Key::UserId, Key::Room],
+        takes: &[],
+        doing: "asking who is there",
+        example: r#"{"user_id":"1","type":"who","room":"general"}"#,
+    },
+    Row {
+        command: CommandType::Typing,
+        name: "typing",
+        effect: Effect::Sign,
+        needs: &[Key::UserId, Key::Room],
+        takes: &[],
+        doing: "typing in it",
+        example: r#"{"user_id":"1","type":"typing","room":"general"}"#,
+    },
+    Row {
+        command: CommandType::Read,
+        name: "read",
+        effect: Effect::Sign,
+        needs: &[Key::UserId, Key::Room, Key::Seq],
+        takes: &[],
+        doing: "reading it",
+        example: r#"{"user_id":"1","type":"read","room":"general","seq":41}"#,
+    },
+    Row {
+        command: CommandType::Ping,
+        name: "ping",
+        effect: Effect::Local,
+        needs: &[],
+        takes: &[],
+        doing: "",
+        example: r#"{"type":"ping"}"#,
+    },
+    Row {
+        command: CommandType::Help,
+        name: "help",
+        effect: Effect::Local,
+        needs: &[],
+        takes: &[],
+        doing: "",
+        example: r#"{"type":"help"}"#,
+    },
+    Row {
+        command: CommandType::Stream,
+        name: "stream",
+        effect: Effect::Read,
+        needs: &[Key::UserId, Key::Room],
+        takes: &[Key::After],
+        doing: "reading it",
+        example: "",
+    },
+];
+
+/// How many of them a socket may send: all but the last.
+pub const TYPES_LEN: usize = TABLE.len() - 1;
+
+/// Those that a socket may send.
+pub fn of_socket() -> &'static [Row; TYPES_LEN] {
+    static ROWS: [Row; 14] = TABLE;
+    ROWS.first_chunk().expect("the table is longer")
+}
+
+impl CommandType {
+    pub fn row(self) -> &'static Row {
+        static ROWS: [Row; 14] = TABLE;
+        &ROWS[self as usize]
+    }
+
+    pub fn name(self) -> &'static str {
+        self.row().name
+    }
+
+    /// Whether it changes a room.
+    pub fn writes(self) -> bool {
+        matches!(self.row().effect, Effect::Write | Effect::Idempotent)
+    }
+
+    /// The command that a socket's frame names.
+    pub fn named(name: &str) -> Option<Self> {
+        of_socket().iter().find(|row| row.name == name).map(|row| row.command)
+    }
+}
+
+impl Serialize for CommandType {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::command::Request;
+    use crate::protocol::error::Code;
+
+    #[test]
+    fn each_row_stands_at_the_place_of_its_command() {
+        for (place, row) in TABLE.iter().enumerate() {
+            assert_eq!(row.command as usize, place);
+            assert_eq!(row.command.row().name, row.name);
+        }
+    }
+
+    #[test]
+    fn what_a_row_says_of_its_fields_is_what_the_parser_does() {
+        for row in of_socket() {
+            let request = Request::parse(row.example, 100).unwrap();
+            assert_eq!(request.command.kind(), row.command);
+            let example: serde_json::Map<String, serde_json::Value> =
+                serde_json::from_str(row.example).unwrap();
+            let known = |name: &str| {
+                let keys = row.needs.iter().chain(row.takes);
+                ["type", "id"].contains(&name) || keys.into_iter().any(|key| key.name() == name)
+            };
+            assert!(example.keys().all(|name| known(name)), "{}", row.example);
+            for key in row.needs {
+                let mut without = example.clone();
+                without.remove(key.name()).expect("an example has what it needs");
+                let frame = serde_json::to_string(&without).unwrap();
+                let problem = Request::parse(&frame, 100).unwrap_err();
+                assert_eq!((problem.code, problem.field), (Code::BadRequest, Some(key.name())));
+            }
+        }
+    }
+}
