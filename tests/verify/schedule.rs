@@ -12,9 +12,9 @@ use super::fault::{DiskFault, Fault, Link, Mend, Table, To};
 /// Nodes of the cluster.
 pub const NODES: usize = 3;
 
-/// Of the short form: the pair below 60,000 that has most kinds of faults in it, 26 of 37, with one
+/// Of the short form: the pair below 60,000 that has most kinds of faults in it, 26 of 38, with one
 /// crew beside them. It has no time for more.
-pub const SHORT_SEEDS: [u64; 2] = [22626, 42383];
+pub const SHORT_SEEDS: [u64; 2] = [7198, 16751];
 pub const SHORT_SECONDS: u64 = 8;
 
 /// Before the first fault, in milliseconds: everybody is there and talks.
