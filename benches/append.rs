@@ -19,7 +19,8 @@ use verbatim::log::postgres::Postgres;
 use verbatim::log::sqlite::Sqlite;
 use verbatim::log::{Appender, Log};
 use verbatim::model::{ClientId, RoomName, Text, Timestamp, UserId};
-use verbatim::rules::{Outcome, Verb, Write};
+use verbatim::protocol::command::Verb;
+use verbatim::rules::{Outcome, Write};
 
 const CLIENTS: usize = 16;
 const IN_FLIGHT: usize = 64;

@@ -24,8 +24,9 @@ use verbatim::config::{Config, SocketConfig};
 use verbatim::hub::{self, Batch, Door, Entry, Follower};
 use verbatim::model::{ClientId, Event, EventKind, Role, RoomName, Seq, Text, Timestamp, UserId};
 use verbatim::protocol::command::Request;
+use verbatim::protocol::command::Verb;
 use verbatim::protocol::frame;
-use verbatim::rules::{Room, Verb, Write};
+use verbatim::rules::{Room, Write};
 use verbatim::socket::{Incoming, Link, Queues, Socket, tune};
 
 const TEXT: &str = "Lorem ipsum dolor sit amet, consectetur adipiscing elit, sed do eiusmod \

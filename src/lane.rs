@@ -31,8 +31,9 @@ use crate::log::{Appender, Log, LogError};
 use crate::metrics::Metrics;
 use crate::mirror::{Batch, Mirror};
 use crate::model::{Event, RoomName};
+use crate::protocol::command::Verb;
 use crate::relay::Relay;
-use crate::rules::{Outcome, Verb, Write};
+use crate::rules::{Outcome, Write};
 use crate::tasks::Tasks;
 
 mod doubts;

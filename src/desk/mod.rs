@@ -41,11 +41,11 @@ use crate::lane::{Lanes, Parked};
 use crate::log::Log;
 use crate::metrics::Metrics;
 use crate::mirror::Status;
-use crate::protocol::command::{Command, Request};
+use crate::protocol::command::{Command, Deed, Request, Verb};
 use crate::protocol::error::Problem;
 use crate::relay::Relay;
 use crate::replay::Replay;
-use crate::rules::{Outcome, Verb, Write};
+use crate::rules::{Outcome, Write};
 use crate::signals::Signals;
 use crate::tasks::Tasks;
 
@@ -98,60 +98,54 @@ impl Desk {
         Request { id, command }: Request,
     ) -> (Pending, Option<Parked>) {
         let re = command.kind();
-        let came = Instant::now();
-        let asked = |room, user, id| Asked { re, room, user, id, came };
         let reader = Reader::new(self.clone(), caller.outage);
-        let address = caller.address;
         let pending = match command {
-            Command::Create { user, room } => {
-                return self.write(asked(room, user, id), Verb::Create);
-            }
-            Command::Leave { user, room } => return self.write(asked(room, user, id), Verb::Leave),
-            Command::Message { user, room, text } => {
-                return self.write(asked(room, user, id), Verb::Message(text));
-            }
-            Command::Join { user, room, start } => {
-                let before = self.relay.edge(&room);
-                let (pending, parked) = self.write(asked(room, user, id), Verb::Join);
-                let start = matches!(caller.way, Way::Socket(_)).then_some(start);
-                return (
-                    pending.and_then(move |reply| follow::join(reader, reply, start, before)),
-                    parked,
-                );
+            Command::InRoom { user, room, deed } => {
+                let asked = Asked { re, room, user, id, came: Instant::now() };
+                return self.begin_in_room(reader, asked, deed, caller.address, caller.way);
             }
             Command::Resume { user, rooms } => {
                 let resuming = Resuming::new(reader, user, rooms, id);
                 Pending::later(|| resume::part(resuming))
             }
-            Command::History { user, room, page, limit } => {
-                let asked = asked(room, user, id);
-                Pending::later(move || history::history(reader, asked, page, limit))
-            }
-            Command::Members { user, room, after } => {
-                let asked = asked(room, user, id);
-                Pending::later(|| lists::members(reader, asked, after))
-            }
             Command::Rooms { user, after, limit } => {
                 Pending::later(move || lists::rooms(reader, user, after, limit, id))
             }
-            Command::Who { user, room } => {
-                let (asked, way) = (asked(room, user, id), caller.way);
-                Pending::later(move || signs::who(reader, asked, way, address))
+            Command::Ping | Command::Help => Pending::Ready(Reply::Local(re, id)),
+        };
+        (pending, None)
+    }
+
+    fn begin_in_room(
+        &self,
+        reader: Reader,
+        asked: Asked,
+        deed: Deed,
+        address: IpAddr,
+        way: Way,
+    ) -> (Pending, Option<Parked>) {
+        let pending = match deed {
+            Deed::Write(verb) => return self.write(asked, verb),
+            Deed::Join(start) => {
+                let before = self.relay.edge(&asked.room);
+                let (pending, parked) = self.write(asked, Verb::Join);
+                let start = matches!(way, Way::Socket(_)).then_some(start);
+                let join = move |pending| follow::join(reader, pending, start, before);
+                return (pending.and_then(join), parked);
             }
-            Command::Typing { user, room } => {
-                let since = self.hub.room(&room).and_then(|room| room.edge());
-                let (asked, way) = (asked(room, user, id), caller.way);
+            Deed::History { page, limit } => {
+                Pending::later(move || history::history(reader, asked, page, limit))
+            }
+            Deed::Members { after } => Pending::later(|| lists::members(reader, asked, after)),
+            Deed::Who => Pending::later(move || signs::who(reader, asked, way, address)),
+            Deed::Typing => {
+                let since = self.hub.room(&asked.room).and_then(|room| room.edge());
                 Pending::later(move || signs::typing(reader, asked, way, since, address))
             }
-            Command::Read { user, room, seq } => {
-                let (asked, way) = (asked(room, user, id), caller.way);
+            Deed::Read(seq) => {
                 Pending::later(move || signs::read(reader, asked, seq, way, address))
             }
-            Command::Stream { user, room, after } => {
-                let asked = asked(room, user, id);
-                Pending::later(move || follow::stream(reader, asked, after))
-            }
-            Command::Ping | Command::Help => Pending::Ready(Reply::Local(re, id)),
+            Deed::Stream { after } => Pending::later(move || follow::stream(reader, asked, after)),
         };
         (pending, None)
     }

@@ -144,7 +144,8 @@ impl Decided {
 mod tests {
     use super::*;
     use crate::model::Text;
-    use crate::rules::{Refusal, Verb};
+    use crate::protocol::command::Verb;
+    use crate::rules::Refusal;
 
     fn write(room: &str, user: &str, id: Option<&str>, verb: Verb) -> Write {
         Write {

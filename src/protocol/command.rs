@@ -30,29 +30,11 @@ pub struct Request {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
-    Create {
+    /// What a user does in a room.
+    InRoom {
         user: UserId,
         room: RoomName,
-    },
-    Join {
-        user: UserId,
-        room: RoomName,
-        start: Start,
-    },
-    Leave {
-        user: UserId,
-        room: RoomName,
-    },
-    Message {
-        user: UserId,
-        room: RoomName,
-        text: Text,
-    },
-    History {
-        user: UserId,
-        room: RoomName,
-        page: Page,
-        limit: usize,
+        deed: Deed,
     },
     Resume {
         user: UserId,
@@ -64,32 +46,40 @@ pub enum Command {
         after: Option<RoomName>,
         limit: usize,
     },
-    Members {
-        user: UserId,
-        room: RoomName,
-        after: Option<UserId>,
-    },
-    Who {
-        user: UserId,
-        room: RoomName,
-    },
-    Typing {
-        user: UserId,
-        room: RoomName,
-    },
-    Read {
-        user: UserId,
-        room: RoomName,
-        seq: Seq,
-    },
     Ping,
     Help,
+}
+
+/// What may be done in a room.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Deed {
+    /// Any that writes, but `join`.
+    Write(Verb),
+    /// To become a member, and to follow from there.
+    Join(Start),
+    History {
+        page: Page,
+        limit: usize,
+    },
+    Members {
+        after: Option<UserId>,
+    },
+    Who,
+    Typing,
+    Read(Seq),
     /// Everything above `after`; without it, what comes from now on. Over HTTP only.
     Stream {
-        user: UserId,
-        room: RoomName,
         after: Option<Seq>,
     },
+}
+
+/// What a command changes in a room.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verb {
+    Create,
+    Join,
+    Leave,
+    Message(Text),
 }
 
 /// From where a follower wants the room.
@@ -113,23 +103,41 @@ pub enum Page {
     After(Seq),
 }
 
+impl Verb {
+    /// Its event has the same type.
+    pub fn kind(&self) -> CommandType {
+        match self {
+            Self::Create => CommandType::Create,
+            Self::Join => CommandType::Join,
+            Self::Leave => CommandType::Leave,
+            Self::Message(_) => CommandType::Message,
+        }
+    }
+}
+
+impl Deed {
+    fn kind(&self) -> CommandType {
+        match self {
+            Self::Write(verb) => verb.kind(),
+            Self::Join(_) => CommandType::Join,
+            Self::History { .. } => CommandType::History,
+            Self::Members { .. } => CommandType::Members,
+            Self::Who => CommandType::Who,
+            Self::Typing => CommandType::Typing,
+            Self::Read(_) => CommandType::Read,
+            Self::Stream { .. } => CommandType::Stream,
+        }
+    }
+}
+
 impl Command {
     pub fn kind(&self) -> CommandType {
         match self {
-            Self::Create { .. } => CommandType::Create,
-            Self::Join { .. } => CommandType::Join,
-            Self::Leave { .. } => CommandType::Leave,
-            Self::Message { .. } => CommandType::Message,
-            Self::History { .. } => CommandType::History,
+            Self::InRoom { deed, .. } => deed.kind(),
             Self::Resume { .. } => CommandType::Resume,
             Self::Rooms { .. } => CommandType::Rooms,
-            Self::Members { .. } => CommandType::Members,
-            Self::Who { .. } => CommandType::Who,
-            Self::Typing { .. } => CommandType::Typing,
-            Self::Read { .. } => CommandType::Read,
             Self::Ping => CommandType::Ping,
             Self::Help => CommandType::Help,
-            Self::Stream { .. } => CommandType::Stream,
         }
     }
 
@@ -138,7 +146,7 @@ impl Command {
         /// A name, and the seq beside it.
         const ROOM_BYTES: usize = 64;
         match self {
-            Self::Message { text, .. } => text.as_str().len(),
+            Self::InRoom { deed: Deed::Write(Verb::Message(text)), .. } => text.as_str().len(),
             Self::Resume { rooms, .. } => {
                 rooms.iter().map(|(room, _)| ROOM_BYTES + room.as_str().len()).sum()
             }
@@ -149,17 +157,7 @@ impl Command {
     /// Who asks, if it says so.
     pub fn user(&self) -> Option<&UserId> {
         match self {
-            Self::Create { user, .. }
-            | Self::Join { user, .. }
-            | Self::Leave { user, .. }
-            | Self::Message { user, .. }
-            | Self::History { user, .. }
-            | Self::Resume { user, .. }
-            | Self::Members { user, .. }
-            | Self::Who { user, .. }
-            | Self::Typing { user, .. }
-            | Self::Read { user, .. }
-            | Self::Stream { user, .. } => Some(user),
+            Self::InRoom { user, .. } | Self::Resume { user, .. } => Some(user),
             Self::Rooms { user, .. } => user.as_ref(),
             Self::Ping | Self::Help => None,
         }
@@ -167,17 +165,8 @@ impl Command {
 
     pub fn room(&self) -> Option<&RoomName> {
         match self {
-            Self::Create { room, .. }
-            | Self::Join { room, .. }
-            | Self::Leave { room, .. }
-            | Self::Message { room, .. }
-            | Self::History { room, .. }
-            | Self::Members { room, .. }
-            | Self::Who { room, .. }
-            | Self::Typing { room, .. }
-            | Self::Read { room, .. }
-            | Self::Stream { room, .. } => Some(room),
-            Self::Resume { .. } | Self::Rooms { .. } | Self::Ping | Self::Help => None,
+            Self::InRoom { room, .. } => Some(room),
+            _ => None,
         }
     }
 }
@@ -257,50 +246,58 @@ fn parse_fields(
     fields: &Fields<'_>,
     message_bytes_max: usize,
 ) -> Result<Command, Problem> {
-    let user = || fields.user(Key::UserId);
-    let room = || fields.room(Key::Room);
-    Ok(match kind {
-        CommandType::Create => {
-            let user = fields.new_user(Key::UserId)?;
-            Command::Create { user, room: fields.new_room(Key::Room)? }
+    match kind {
+        CommandType::Resume => {
+            let user = fields.user(Key::UserId)?;
+            Ok(Command::Resume { user, rooms: positions(fields)? })
         }
-        CommandType::Join => Command::Join { user: user()?, room: room()?, start: start(fields)? },
-        CommandType::Leave => Command::Leave { user: user()?, room: room()? },
-        CommandType::Message => {
-            let (user, room) = (user()?, room()?);
-            Command::Message { user, room, text: message(fields, message_bytes_max)? }
-        }
-        CommandType::History => {
-            let (user, room, page) = (user()?, room()?, page(fields)?);
-            let limit = fields.integer(Key::Limit, 1, HISTORY_LIMIT_MAX)?;
-            let limit = limit.unwrap_or(HISTORY_LIMIT_DEFAULT) as usize;
-            Command::History { user, room, page, limit }
-        }
-        CommandType::Resume => Command::Resume { user: user()?, rooms: positions(fields)? },
         CommandType::Rooms => {
-            let user = fields.raw(Key::UserId).map(|_| user()).transpose()?;
+            let user = fields.raw(Key::UserId).map(|_| fields.user(Key::UserId)).transpose()?;
             let after = fields.raw(Key::After).map(|_| fields.room(Key::After)).transpose()?;
             let limit = fields.integer(Key::Limit, 1, ROOMS_LIMIT_MAX)?;
-            Command::Rooms { user, after, limit: limit.unwrap_or(ROOMS_LIMIT_DEFAULT) as usize }
+            let limit = limit.unwrap_or(ROOMS_LIMIT_DEFAULT) as usize;
+            Ok(Command::Rooms { user, after, limit })
+        }
+        CommandType::Ping => Ok(Command::Ping),
+        CommandType::Help => Ok(Command::Help),
+        CommandType::Create => {
+            let user = fields.new_user(Key::UserId)?;
+            let (room, deed) = (fields.new_room(Key::Room)?, Deed::Write(Verb::Create));
+            Ok(Command::InRoom { user, room, deed })
+        }
+        _ => {
+            let (user, room) = (fields.user(Key::UserId)?, fields.room(Key::Room)?);
+            Ok(Command::InRoom { user, room, deed: deed(kind, fields, message_bytes_max)? })
+        }
+    }
+}
+
+fn deed(kind: CommandType, fields: &Fields<'_>, message_bytes_max: usize) -> Result<Deed, Problem> {
+    Ok(match kind {
+        CommandType::Join => Deed::Join(start(fields)?),
+        CommandType::Leave => Deed::Write(Verb::Leave),
+        CommandType::Message => Deed::Write(Verb::Message(message(fields, message_bytes_max)?)),
+        CommandType::History => {
+            let page = page(fields)?;
+            let limit = fields.integer(Key::Limit, 1, HISTORY_LIMIT_MAX)?;
+            Deed::History { page, limit: limit.unwrap_or(HISTORY_LIMIT_DEFAULT) as usize }
         }
         CommandType::Members => {
-            let (user, room) = (user()?, room()?);
             let after = fields.raw(Key::After).map(|_| fields.user(Key::After)).transpose()?;
-            Command::Members { user, room, after }
+            Deed::Members { after }
         }
-        CommandType::Who => Command::Who { user: user()?, room: room()? },
-        CommandType::Typing => Command::Typing { user: user()?, room: room()? },
+        CommandType::Who => Deed::Who,
+        CommandType::Typing => Deed::Typing,
         CommandType::Read => {
-            let (user, room) = (user()?, room()?);
-            let seq = fields.seq(Key::Seq)?.ok_or_else(|| fields.missing(Key::Seq))?;
-            Command::Read { user, room, seq }
+            Deed::Read(fields.seq(Key::Seq)?.ok_or_else(|| fields.missing(Key::Seq))?)
         }
-        CommandType::Ping => Command::Ping,
-        CommandType::Help => Command::Help,
-        CommandType::Stream => {
-            let (user, room) = (user()?, room()?);
-            Command::Stream { user, room, after: fields.seq(Key::After)? }
-        }
+        CommandType::Stream => Deed::Stream { after: fields.seq(Key::After)? },
+        // They are not done in a room.
+        CommandType::Create
+        | CommandType::Resume
+        | CommandType::Rooms
+        | CommandType::Ping
+        | CommandType::Help => return Err(Problem::internal()),
     })
 }
 

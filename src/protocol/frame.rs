@@ -193,6 +193,10 @@ pub struct Hello<'a> {
     pub message_bytes: usize,
 }
 
+/// What this server can do beyond the first version of the protocol, so that no client has to guess
+/// it from a version. Nothing yet.
+const FEATURES: [&str; 0] = [];
+
 pub fn hello(hello: &Hello<'_>) -> Frame {
     #[derive(Serialize)]
     struct Limits {
@@ -206,6 +210,7 @@ pub fn hello(hello: &Hello<'_>) -> Frame {
         node: &'a str,
         heartbeat_ms: u64,
         limits: Limits,
+        features: &'static [&'static str],
     }
     Frame::json(&HelloFrame {
         r#type: "hello",
@@ -213,6 +218,7 @@ pub fn hello(hello: &Hello<'_>) -> Frame {
         node: hello.node,
         heartbeat_ms: hello.heartbeat_ms,
         limits: Limits { frame_bytes: hello.frame_bytes, message_bytes: hello.message_bytes },
+        features: &FEATURES,
     })
 }
 

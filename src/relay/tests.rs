@@ -4,7 +4,8 @@ use super::*;
 use crate::budget::Budgets;
 use crate::config::Config;
 use crate::model::{Event, EventKind, Text, Timestamp, UserId};
-use crate::rules::{Verb, Write};
+use crate::protocol::command::Verb;
+use crate::rules::Write;
 
 fn name() -> RoomName {
     RoomName::stored("r")

@@ -15,7 +15,9 @@ use std::borrow::Cow;
 
 pub use self::read::{Reading, Standing, member, position};
 pub use self::room::{Membership, Room};
-use crate::model::{ClientId, Event, Invalid, RoomName, Seq, Text, Timestamp, UserId};
+use crate::model::{ClientId, Event, Invalid, RoomName, Seq, Timestamp, UserId};
+use crate::protocol::command::Verb;
+use crate::protocol::table::Effect;
 
 /// A command that changes a room.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,17 +25,9 @@ pub struct Write {
     pub room: RoomName,
     /// Who does it.
     pub caller: UserId,
-    /// The command's own id; whether it is an idempotency key, its verb says.
+    /// The command's own id; whether it is an idempotency key, its type says.
     pub id: Option<ClientId>,
     pub verb: Verb,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verb {
-    Create,
-    Join,
-    Leave,
-    Message(Text),
 }
 
 /// What became of a `Write`.
@@ -88,10 +82,8 @@ impl Write {
     ///
     /// A join is idempotent by nature: its id is not a key, so it is neither looked up nor kept.
     pub fn key(&self) -> Option<&ClientId> {
-        match self.verb {
-            Verb::Join => None,
-            Verb::Create | Verb::Leave | Verb::Message(_) => self.id.as_ref(),
-        }
+        let is_key = self.verb.kind().row().effect == Effect::Write;
+        self.id.as_ref().filter(|_| is_key)
     }
 
     /// The users whose standing in the room must be known.
@@ -102,18 +94,6 @@ impl Write {
     /// Whether it makes the room, if there is none.
     pub fn founds(&self) -> bool {
         self.verb == Verb::Create
-    }
-}
-
-impl Verb {
-    /// The command's type. Its event has the same.
-    pub fn name(&self) -> &'static str {
-        match self {
-            Self::Create => "create",
-            Self::Join => "join",
-            Self::Leave => "leave",
-            Self::Message(_) => "message",
-        }
     }
 }
 
@@ -128,7 +108,7 @@ impl Receipt {
     /// text. But an ack for a command of another type would say that it was done, and it was not:
     /// create `1`, then message `1`, and the text would be lost under an ack.
     fn outcome(&self, verb: &Verb) -> Outcome {
-        if self.kind == verb.name() {
+        if self.kind == verb.kind().name() {
             Outcome::Duplicate(self.clone())
         } else {
             Outcome::Refused(Refusal::IdReused { first: self.kind.clone() })

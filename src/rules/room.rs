@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::{Outcome, Receipt, Refusal, Verb, Write};
+use super::{Outcome, Receipt, Refusal, Write};
 use crate::model::{ClientId, Event, EventKind, Role, Seq, Text, Timestamp, UserId};
+use crate::protocol::command::Verb;
 
 /// What a batch must know of one room before it decides, loaded under the room's lock; afterwards,
 /// what the room has become.

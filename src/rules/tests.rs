@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashSet};
 use proptest::prelude::*;
 
 use super::*;
-use crate::model::{EventKind, Role};
+use crate::model::{EventKind, Role, Text};
 
 /// The slowest possible chat: everything is worked out from the list of events, every time.
 #[derive(Default)]
@@ -61,7 +61,7 @@ impl Model {
         let receipt = self.receipt(&write.caller, write.id.as_ref()).filter(|_| !joins);
         if let Some(receipt) = receipt {
             let first = receipt.kind.clone();
-            return match first == write.verb.name() {
+            return match first == write.verb.kind().name() {
                 true => Outcome::Duplicate(receipt),
                 false => Outcome::Refused(Refusal::IdReused { first }),
             };

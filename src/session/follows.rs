@@ -22,7 +22,7 @@ use crate::hub::{
 };
 use crate::log::LogError;
 use crate::model::{ClientId, RoomName, Seq, UserId};
-use crate::protocol::command::{Command, Request};
+use crate::protocol::command::{Command, Deed, Request};
 use crate::protocol::error::{Code, Problem};
 use crate::protocol::frame::{self, Frame};
 use crate::share::Share;
@@ -100,7 +100,9 @@ impl Follows {
     pub fn admit(&mut self, request: &Request, asked: usize) -> Result<Asks, Problem> {
         let command = &request.command;
         let (field, follows) = match command {
-            Command::Join { room, user, .. } => ("room", vec![(room.clone(), user.clone())]),
+            Command::InRoom { user, room, deed: Deed::Join(_) } => {
+                ("room", vec![(room.clone(), user.clone())])
+            }
             Command::Resume { rooms, user } => {
                 let follow = |(room, _): &(RoomName, Seq)| (room.clone(), user.clone());
                 ("rooms", rooms.iter().map(follow).collect())

@@ -326,7 +326,7 @@ mod tests {
     use super::super::file::LogFile;
     use super::*;
     use crate::model::{Text, UserId};
-    use crate::rules::Verb;
+    use crate::protocol::command::Verb;
 
     /// A writer on a file in a folder of its own, and a connection that reads it.
     fn writer() -> (tempfile::TempDir, LogFile, Writer, Connection) {

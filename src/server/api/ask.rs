@@ -5,6 +5,7 @@
 //! as over a WebSocket.
 
 use bytes::Bytes;
+use hyper::Method;
 use hyper::http::request::Parts;
 
 use super::reply::Refusal;
@@ -12,7 +13,7 @@ use super::route::{Place, Route};
 use crate::model::RoomName;
 use crate::protocol::error::{Code, Problem};
 use crate::protocol::fields::{Fields, Key, must};
-use crate::protocol::table::CommandType;
+use crate::protocol::table::{self, CommandType};
 
 /// The idempotency key of a write, which a frame has as its `id`.
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
@@ -43,7 +44,7 @@ impl Said {
             said.texts.push((Key::Id, quoted(&id)));
         }
         // What a body says, a query does not.
-        if !matches!(command, CommandType::Create | CommandType::Message) {
+        if parts.method != Method::POST {
             said.add_query(place.route, parts)?;
         }
         Ok(said)
@@ -83,6 +84,22 @@ impl Said {
         }
         Ok(fields)
     }
+}
+
+/// The command that the body of an event names by its `type`; `None`: it names none. Which others
+/// there are, the parser says.
+pub fn named(body: &Bytes) -> Result<Option<CommandType>, Problem> {
+    let fields = parse_body(body)?;
+    if fields.raw(Key::Type).is_none() {
+        return Ok(None);
+    }
+    let name = fields.string(Key::Type)?;
+    let named = CommandType::named(&name).filter(|command| command.writes());
+    named.map(Some).ok_or_else(|| {
+        let writing = table::of_socket().iter().filter(|row| row.command.writes());
+        let names: Vec<_> = writing.map(|row| row.name).collect();
+        must(Key::Type, &format!("be one of {}", names.join(", ")))
+    })
 }
 
 /// The room that a path names, if it can be the name of one.
@@ -178,7 +195,8 @@ fn number(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::command::{Command, Page, Request};
+    use crate::model::Seq;
+    use crate::protocol::command::{Command, Deed, Page, Request};
     use crate::server::api::route;
 
     /// Reads a request of a method, a path and headers as the API does.
@@ -190,9 +208,12 @@ mod tests {
         }
         let (parts, ()) = request.body(()).unwrap().into_parts();
         let place = route::find(parts.uri.path()).unwrap();
-        let command = place.route.command(&parts.method).unwrap();
+        let mut command = place.route.command(&parts.method).unwrap();
         let text = Bytes::copy_from_slice(body.as_bytes());
         let body = Some(&text).filter(|text| parts.method == "POST" || !text.is_empty());
+        if command == CommandType::Message {
+            command = named(&text)?.unwrap_or(command);
+        }
         Request::of(command, &Said::of(command, &place, &parts)?.fields(body)?, 100)
     }
 
@@ -222,6 +243,12 @@ mod tests {
             r#"{"user_id":"1","message":"hi"}"#,
             r#"{"type":"message","room":"café","user_id":"1","message":"hi","id":"c \"1\\"}"#,
         );
+        // Every command that writes may be given by its type.
+        for name in ["create", "join", "leave"] {
+            let body = format!(r#"{{"user_id":"1","type":"{name}"}}"#);
+            let frame = format!(r#"{{"user_id":"1","type":"{name}","room":"r","id":"c1"}}"#);
+            same("POST /api/rooms/r/events", &[("idempotency-key", "c1")], &body, &frame);
+        }
         // A frame as it is sent over the WebSocket does as well.
         let frame = r#"{"user_id":"1","type":"message","room":"r","message":"hi","id":"c1"}"#;
         same("POST /api/rooms/r/events", &[("idempotency-key", "c1")], frame, frame);
@@ -244,10 +271,9 @@ mod tests {
             r#"{"type":"members","room":"r","user_id":"1","after":"9"}"#,
         );
         let history = read("GET /api/rooms/r/events?user_id=1&before=007", &[], "").unwrap();
-        let Command::History { page: Page::Before(seq), limit: 50, .. } = history.command else {
-            panic!("{history:?}")
-        };
-        assert_eq!(seq.0, 7);
+        let deed = Deed::History { page: Page::Before(Seq(7)), limit: 50 };
+        let Command::InRoom { deed: read, .. } = history.command else { panic!("{history:?}") };
+        assert_eq!(read, deed);
     }
 
     #[test]
@@ -276,7 +302,10 @@ mod tests {
             ("POST /api/rooms", &[], r#"{"user_id":"1"}"#, "room"),
             ("POST /api/rooms?user_id=1", &[], r#"{"room":"r"}"#, "user_id"),
             ("POST /api/rooms/r/events", &[], r#"{"room":"s","user_id":"1"}"#, "room"),
-            ("POST /api/rooms/r/events", &[], r#"{"type":"leave","user_id":"1"}"#, "type"),
+            ("POST /api/rooms/r/events", &[], r#"{"type":"history","user_id":"1"}"#, "type"),
+            ("POST /api/rooms/r/events", &[], r#"{"type":"ping"}"#, "type"),
+            ("POST /api/rooms/r/events", &[], r#"{"type":7,"user_id":"1"}"#, "type"),
+            ("POST /api/rooms", &[], r#"{"type":"message","user_id":"1"}"#, "type"),
             ("POST /api/rooms", &[("idempotency-key", "")], r#"{"user_id":1}"#, "id"),
             ("POST /api/rooms", &[("idempotency-key", "\"a")], r#"{"user_id":1}"#, "id"),
             ("POST /api/rooms", &[("idempotency-key", "\"a\"b")], r#"{"user_id":1}"#, "id"),

@@ -152,6 +152,10 @@ impl Api {
             true => self.body_of(parts, body, visitor).await?,
             false => None,
         };
+        let re = match &body {
+            Some(body) if place.route == Route::Events => ask::named(body)?.unwrap_or(re),
+            _ => re,
+        };
         let said = Said::of(re, place, parts)?;
         let fields = said.fields(body.as_ref())?;
         let message_bytes_max = self.desk.config.session.message_bytes_max;

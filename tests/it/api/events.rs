@@ -8,6 +8,7 @@ use crate::harness::{World, on_both_logs};
 on_both_logs!(
     a_message_is_answered_with_its_event_as_followers_get_it,
     a_frame_of_the_websocket_does_as_a_body,
+    every_command_that_writes_may_be_named_by_its_type,
     history_is_the_frame_of_that_name,
     only_members_send_and_read,
     a_message_over_the_limit_is_413,
@@ -51,6 +52,24 @@ async fn a_frame_of_the_websocket_does_as_a_body(world: World) {
     assert_refused(&other, 400, "bad_request", Some("room"));
     let other = caller.post_once(EVENTS, "c2", message).await;
     assert_refused(&other, 400, "bad_request", Some("id"));
+}
+
+async fn every_command_that_writes_may_be_named_by_its_type(world: World) {
+    let node = world.node().await;
+    let mut caller = Caller::new(node.addr).await;
+    let told = |user: &str, kind: &str| json!({"user_id": user, "type": kind});
+    let created = caller.post(EVENTS, told("1", "create")).await;
+    assert_eq!((created.status, &created.json()["type"]), (201, &json!("create")));
+    let joined = caller.post(EVENTS, told("2", "join")).await;
+    assert_eq!((joined.status, &joined.json()["type"]), (201, &json!("joined")));
+    let left = caller.post_once(EVENTS, "k", told("2", "leave")).await;
+    assert_eq!((left.status, &left.json()["client_id"]), (200, &json!("k")));
+    let again = caller.post_once(EVENTS, "k", told("2", "leave")).await;
+    assert_eq!((again.status, &again.body), (200, &left.body));
+    for other in ["history", "ping", "stream", "wave"] {
+        let refused = caller.post(EVENTS, told("1", other)).await;
+        assert_refused(&refused, 400, "bad_request", Some("type"));
+    }
 }
 
 async fn history_is_the_frame_of_that_name(world: World) {

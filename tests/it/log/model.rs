@@ -8,7 +8,8 @@ use proptest::test_runner::{Config, TestRunner};
 use verbatim::log::Log;
 use verbatim::log::sqlite::Sqlite;
 use verbatim::model::{Role, Seq, Text, UserId};
-use verbatim::rules::{Outcome, Refusal, Verb, Write};
+use verbatim::protocol::command::Verb;
+use verbatim::rules::{Outcome, Refusal, Write};
 
 use super::appending::Appending;
 use super::postgres::open;
@@ -47,7 +48,7 @@ fn answer(rooms: &mut BTreeMap<String, Room>, write: &Write) -> Answer {
     let Some(room) = rooms.get_mut(&name) else { return Answer::Refused(Refusal::RoomNotFound) };
     if let Some(seq) = key.as_ref().and_then(|key| room.receipts.get(key)) {
         let first = room.events[*seq as usize - 1].0;
-        return match first == write.verb.name() {
+        return match first == write.verb.kind().name() {
             true => Answer::Duplicate(*seq),
             false => Answer::Refused(Refusal::IdReused { first: first.into() }),
         };

@@ -106,7 +106,7 @@ async fn a_crash_of_the_server_under_load_loses_nothing_acked() {
         let mut appender = log.appender();
         lanes.push(tokio::spawn(async move {
             let name = format!("r{lane}");
-            let made = verbatim::rules::Verb::Create;
+            let made = verbatim::protocol::command::Verb::Create;
             insist(&mut appender, &[super::suite::write(&name, "1", "c", made)]).await;
             for n in 0..400 {
                 insist(&mut appender, &[say(&name, "1", &n.to_string(), "x")]).await;

@@ -5,7 +5,8 @@ use verbatim::log::{Appender, Log, LogError, Member, RoomSummary};
 use verbatim::model::{
     ClientId, Event, EventKind, Invalid, Role, RoomName, Seq, Text, Unfit, UserId,
 };
-use verbatim::rules::{Outcome, Reading, Receipt, Refusal, Standing, Verb, Write};
+use verbatim::protocol::command::Verb;
+use verbatim::rules::{Outcome, Reading, Receipt, Refusal, Standing, Write};
 
 use super::appending::Appending;
 use super::reading;

@@ -22,7 +22,7 @@ async fn hello_is_the_first_frame_of_every_socket(world: World) {
         r#"{"type":"hello","server":"verbatim "#,
         env!("CARGO_PKG_VERSION"),
         r#"","node":"test","heartbeat_ms":25000,"#,
-        r#""limits":{"frame_bytes":65536,"message_bytes":16384}}"#
+        r#""limits":{"frame_bytes":65536,"message_bytes":16384},"features":[]}"#
     );
     Client::connect(node.addr).await.expect_exactly(hello).await;
     // The embedded log is one node's.

@@ -3,7 +3,8 @@
 use serde_json::{Value, json};
 use verbatim::log::Log;
 use verbatim::model::{RoomName, UserId};
-use verbatim::rules::{Verb, Write};
+use verbatim::protocol::command::Verb;
+use verbatim::rules::Write;
 
 use super::{create, exact, join};
 use crate::harness::{Client, World, on_both_logs};
