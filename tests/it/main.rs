@@ -43,6 +43,7 @@ mod slow_reader;
 mod socket;
 mod tidy;
 mod tls;
+mod transcripts;
 mod verify;
 mod went_back;
 mod without_redis;

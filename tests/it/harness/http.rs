@@ -19,6 +19,8 @@ pub struct Http {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reply {
     pub status: u16,
+    /// As it came.
+    pub head: String,
     /// Names in lower case, in the order in which they came.
     pub headers: Vec<(String, String)>,
     pub body: String,
@@ -47,7 +49,7 @@ impl Reply {
     fn of(head: &Head) -> Self {
         let lines = head.text.lines().filter_map(|line| line.split_once(": "));
         let headers = lines.map(|(name, value)| (name.to_lowercase(), value.to_owned())).collect();
-        Self { status: head.status, headers, body: String::new() }
+        Self { status: head.status, head: head.text.clone(), headers, body: String::new() }
     }
 
     pub fn header(&self, name: &str) -> Option<&str> {
@@ -217,9 +219,14 @@ impl Stream {
 
     /// The next block; `None` at the end in order, with the last chunk of HTTP.
     pub async fn next_block(&mut self) -> Option<Block> {
+        Some(Block::parse(&self.next_text().await?))
+    }
+
+    /// That block as it came.
+    pub async fn next_text(&mut self) -> Option<String> {
         loop {
             if let Some((block, rest)) = self.text.split_once("\n\n") {
-                let block = Block::parse(block);
+                let block = block.to_owned();
                 self.text = rest.to_owned();
                 return Some(block);
             }
