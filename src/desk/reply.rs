@@ -10,7 +10,7 @@ use crate::log::{Member, RoomSummary};
 use crate::model::{ClientId, Event, Seq};
 use crate::protocol::error::Problem;
 use crate::protocol::frame::{self, Frame, ListedRoom};
-use crate::protocol::table::CommandType;
+use crate::protocol::table::{self, CommandType};
 use crate::protocol::{page, signal};
 use crate::rules::{Outcome, Reading};
 
@@ -116,7 +116,7 @@ impl Reply {
                 (CommandType::Rooms, frame::rooms(&rooms, *more, id.as_ref()))
             }
             Self::Taken(Asked { re, room, id, .. }) => (*re, signal::taken(*re, room, id.as_ref())),
-            Self::Local(re @ CommandType::Help, id) => (*re, frame::help(id.as_ref())),
+            Self::Local(re @ CommandType::Help, id) => (*re, table::help(id.as_ref())),
             Self::Local(re, id) => (*re, frame::pong(id.as_ref())),
             _ => return None,
         })

@@ -7,7 +7,7 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Serialize, Serializer};
 
-use super::table::{self, CommandType, TYPES_LEN};
+use super::table::CommandType;
 use crate::budget::Held;
 use crate::model::{ClientId, Event, Role, RoomName, Seq, Timestamp, UserId};
 
@@ -401,23 +401,6 @@ pub fn goodbye(reason: &str, reconnect_ms: u64) -> Frame {
         reconnect_ms: u64,
     }
     Frame::json(&GoodbyeFrame { r#type: "goodbye", reason, reconnect_ms })
-}
-
-/// What one can type: an example of every command.
-pub fn help(id: Option<&ClientId>) -> Frame {
-    #[derive(Serialize)]
-    struct HelpFrame<'a> {
-        r#type: &'static str,
-        types: [&'static str; TYPES_LEN],
-        examples: [&'static str; TYPES_LEN],
-        #[serde(skip_serializing_if = "Option::is_none")]
-        id: Option<&'a str>,
-    }
-    let rows = table::of_socket();
-    let (types, examples) =
-        (rows.each_ref().map(|row| row.name), rows.each_ref().map(|row| row.example));
-    let id = id.map(ClientId::as_str);
-    Frame::json(&HelpFrame { r#type: "help", types, examples, id })
 }
 
 /// Serializing our own types cannot fail: no map has a key that is not text.

@@ -6,6 +6,8 @@
 use serde::{Serialize, Serializer};
 
 use super::fields::Key;
+use super::frame::Frame;
+use crate::model::ClientId;
 
 /// The type of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -198,6 +200,23 @@ pub const TYPES_LEN: usize = TABLE.len() - 1;
 pub fn of_socket() -> &'static [Row; TYPES_LEN] {
     static ROWS: [Row; 14] = TABLE;
     ROWS.first_chunk().expect("the table is longer")
+}
+
+/// What one can type: an example of every command.
+pub fn help(id: Option<&ClientId>) -> Frame {
+    #[derive(Serialize)]
+    struct HelpFrame<'a> {
+        r#type: &'static str,
+        types: [&'static str; TYPES_LEN],
+        examples: [&'static str; TYPES_LEN],
+        #[serde(skip_serializing_if = "Option::is_none")]
+        id: Option<&'a str>,
+    }
+    let rows = of_socket();
+    let (types, examples) =
+        (rows.each_ref().map(|row| row.name), rows.each_ref().map(|row| row.example));
+    let id = id.map(ClientId::as_str);
+    Frame::json(&HelpFrame { r#type: "help", types, examples, id })
 }
 
 impl CommandType {
