@@ -198,7 +198,7 @@ pub const TYPES_LEN: usize = TABLE.len() - 1;
 
 /// Those that a socket may send.
 pub fn of_socket() -> &'static [Row; TYPES_LEN] {
-    static ROWS: [Row; 14] = TABLE;
+    static ROWS: [Row; TABLE.len()] = TABLE;
     ROWS.first_chunk().expect("the table is longer")
 }
 
@@ -221,7 +221,7 @@ pub fn help(id: Option<&ClientId>) -> Frame {
 
 impl CommandType {
     pub fn row(self) -> &'static Row {
-        static ROWS: [Row; 14] = TABLE;
+        static ROWS: [Row; TABLE.len()] = TABLE;
         &ROWS[self as usize]
     }
 
