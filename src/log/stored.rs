@@ -58,7 +58,11 @@ impl StoredEvent<'_> {
         }
         let kind = EventKind::from_stored(self.kind);
         // Every message has a text, also one whose row lost it.
-        let body = self.body.or((kind == EventKind::Message).then_some(""));
+        let body = match kind {
+            EventKind::Message => Some(self.body.unwrap_or_default()),
+            EventKind::Create | EventKind::Join | EventKind::Leave => None,
+            EventKind::Other(_) => self.body,
+        };
         Ok(Event {
             room: room.clone(),
             seq: Seq::from_i64(self.seq),
@@ -72,13 +76,19 @@ impl StoredEvent<'_> {
     }
 }
 
+/// Members that every event may have, or that no event has.
+const RESERVED: [&str; 8] = ["type", "room", "user_id", "message", "seq", "at", "client_id", "re"];
+
 /// Whether a frame with these members in it is one JSON object on one line: in an event stream a
 /// line break would end it.
 fn are_members(data: &str) -> bool {
     let has_break = data.bytes().any(|byte| byte < b' ');
     let object = format!("{{{data}}}");
     let parsed = serde_json::from_str::<BTreeMap<Cow<'_, str>, IgnoredAny>>(&object);
-    !has_break && parsed.is_ok_and(|members| !members.is_empty())
+    let are_its_own = |members: BTreeMap<Cow<'_, str>, IgnoredAny>| {
+        !members.is_empty() && RESERVED.iter().all(|name| !members.contains_key(*name))
+    };
+    !has_break && parsed.is_ok_and(are_its_own)
 }
 
 #[cfg(test)]
@@ -90,7 +100,17 @@ mod tests {
         for data in [r#""target":4"#, r#""a":{"b":[1,"\n"]},"c":null"#, r#""ä":"}""#] {
             assert!(are_members(data), "{data}");
         }
-        for data in ["", " ", "{}", "\"a\":1\n", r#""a":1}"#, r#""a":1},{"b":2"#, r#""a""#, "1"] {
+        for data in [
+            "",
+            " ",
+            "{}",
+            "\"a\":1\n",
+            r#""a":1}"#,
+            r#""a":1},{"b":2"#,
+            r#""a""#,
+            "1",
+            r#""seq":9"#,
+        ] {
             assert!(!are_members(data), "{data}");
         }
     }

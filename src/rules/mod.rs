@@ -98,8 +98,8 @@ impl Write {
 }
 
 impl Receipt {
-    fn of(event: &Event) -> Self {
-        Self { kind: event.kind.name().to_owned().into(), seq: event.seq, at: event.at }
+    fn of(verb: &Verb, event: &Event) -> Self {
+        Self { kind: verb.kind().name().into(), seq: event.seq, at: event.at }
     }
 
     /// What becomes of a command that comes under the same `id`.

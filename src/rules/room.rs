@@ -50,7 +50,7 @@ impl Room {
         }
         let event = self.apply(write, now);
         if let Some(key) = key {
-            self.receipts.insert(key, Receipt::of(&event));
+            self.receipts.insert(key, Receipt::of(&write.verb, &event));
         }
         match write.verb {
             Verb::Join => self.joined(Some(event)),

@@ -53,7 +53,11 @@ impl Model {
     fn receipt(&self, user: &UserId, id: Option<&ClientId>) -> Option<Receipt> {
         let same = |event: &&Event| event.user == *user && event.client_id.as_ref() == id;
         let first = self.events.iter().find(same).filter(|_| id.is_some());
-        first.map(Receipt::of)
+        first.map(|event| Receipt {
+            kind: event.kind.name().to_owned().into(),
+            seq: event.seq,
+            at: event.at,
+        })
     }
 
     fn apply(&mut self, write: &Write, now: Timestamp) -> Outcome {

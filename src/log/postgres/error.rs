@@ -60,7 +60,11 @@ pub enum OpenError {
          log.url to an empty database"
     )]
     Foreign { table: String },
-    #[error("the user of log.url may not create tables ({}); grant it that", chain(.0))]
+    #[error(
+        "the user of log.url may not create tables, or owns not those that are to be changed ({}); \
+         grant it that, or make it their owner",
+        chain(.0)
+    )]
     Privilege(#[source] tokio_postgres::Error),
     #[error("the schema cannot be prepared ({}); see PostgreSQL's log", chain(.0))]
     Setup(#[source] tokio_postgres::Error),
@@ -143,6 +147,11 @@ pub(super) fn is_passing(error: &tokio_postgres::Error) -> bool {
             error.is_closed() || source.is_some_and(|source| source.is::<std::io::Error>())
         }
     }
+}
+
+/// Two held what the other waited for, and this one was ended.
+pub(super) fn is_deadlock(error: &tokio_postgres::Error) -> bool {
+    error.code() == Some(&SqlState::T_R_DEADLOCK_DETECTED)
 }
 
 /// Somebody held a lock for longer than it is waited for.

@@ -15,7 +15,7 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Row};
 
 use super::connect::{ConnectError, Connection, Connector};
-use super::error::{OpenError, is_lock_timeout, is_passing};
+use super::error::{OpenError, is_deadlock, is_lock_timeout, is_passing};
 use super::session;
 use crate::model::LogIdentity;
 
@@ -32,9 +32,9 @@ const STEPS: [&str; SCHEMA_VERSION as usize - 1] =
 /// How long a step waits for a lock before it lets go of what it has, and tries again. A step locks
 /// whole tables. If it waited behind a transaction that lasts (pg_dump), all who came after it
 /// would wait behind the step, on every node.
-const STEP_LOCK_TIMEOUT: &str = "set local lock_timeout = '1s'";
-/// The pause before that, in which the others get on.
-const STEP_PAUSE: Duration = Duration::from_secs(1);
+const STEP_LOCK_TIMEOUT: &str = "set local lock_timeout = '100ms'";
+/// The pause before that, more or less, in which the others get on.
+const STEP_PAUSE: Duration = Duration::from_secs(2);
 /// For how long it is tried: shorter than `SETUP_TIMEOUT`, which can say less.
 const STEP_PATIENCE: Duration = Duration::from_secs(45);
 
@@ -141,15 +141,17 @@ async fn apply(connection: &Connection) -> Result<(), OpenError> {
     loop {
         let applied = apply_once(connection).await;
         let Err(OpenError::Setup(error)) = &applied else { return applied };
-        if !is_lock_timeout(error) {
+        if !is_lock_timeout(error) && !is_deadlock(error) {
             return applied;
         }
-        if Instant::now() + STEP_PAUSE > deadline {
+        // Jitter, so that nodes which were started together do not take turns without a pause.
+        let pause = STEP_PAUSE.mul_f64(rand::rng().random_range(0.5..1.5));
+        if Instant::now() + pause > deadline {
             return Err(OpenError::Busy);
         }
         tracing::info!("the schema waits for a lock on a table of the log");
         connection.client.batch_execute("rollback").await.map_err(OpenError::setup)?;
-        tokio::time::sleep(STEP_PAUSE).await;
+        tokio::time::sleep(pause).await;
     }
 }
 

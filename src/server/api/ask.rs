@@ -73,12 +73,8 @@ impl Said {
         Ok(())
     }
 
-    /// All that was said, `body` included.
-    pub fn fields<'a>(&'a self, body: Option<&'a Bytes>) -> Result<Fields<'a>, Problem> {
-        let mut fields = match body {
-            None => Fields::default(),
-            Some(body) => parse_body(body)?,
-        };
+    /// All that was said, with what the body says.
+    pub fn fields<'a>(&'a self, mut fields: Fields<'a>) -> Result<Fields<'a>, Problem> {
         for (key, text) in &self.texts {
             fields.put(*key, text)?;
         }
@@ -88,8 +84,7 @@ impl Said {
 
 /// The command that the body of an event names by its `type`; `None`: it names none. Which others
 /// there are, the parser says.
-pub fn named(body: &Bytes) -> Result<Option<CommandType>, Problem> {
-    let fields = parse_body(body)?;
+pub fn named(fields: &Fields<'_>) -> Result<Option<CommandType>, Problem> {
     if fields.raw(Key::Type).is_none() {
         return Ok(None);
     }
@@ -107,7 +102,9 @@ pub fn room(place: &Place<'_>) -> Option<RoomName> {
     RoomName::parse(&decoded(Key::Room, place.room?, false).ok()?).ok()
 }
 
-fn parse_body(body: &Bytes) -> Result<Fields<'_>, Problem> {
+/// What a body says; `None`: there is none.
+pub fn body_of(body: Option<&Bytes>) -> Result<Fields<'_>, Problem> {
+    let Some(body) = body else { return Ok(Fields::default()) };
     let wrong = |why: String| {
         let error = format!("the body must be one JSON object, such as {{\"user_id\":\"1\"}}{why}");
         Problem::new(Code::BadJson, error)
@@ -211,10 +208,11 @@ mod tests {
         let mut command = place.route.command(&parts.method).unwrap();
         let text = Bytes::copy_from_slice(body.as_bytes());
         let body = Some(&text).filter(|text| parts.method == "POST" || !text.is_empty());
+        let said = body_of(body)?;
         if command == CommandType::Message {
-            command = named(&text)?.unwrap_or(command);
+            command = named(&said)?.unwrap_or(command);
         }
-        Request::of(command, &Said::of(command, &place, &parts)?.fields(body)?, 100)
+        Request::of(command, &Said::of(command, &place, &parts)?.fields(said)?, 100)
     }
 
     /// The same as the frame is.
@@ -333,7 +331,7 @@ mod tests {
             let (parts, ()) = request.body(()).unwrap().into_parts();
             let place = route::find(parts.uri.path()).unwrap();
             let said = Said::of(CommandType::Stream, &place, &parts).unwrap();
-            said.fields(None).unwrap().raw(Key::After).unwrap().to_owned()
+            said.fields(Fields::default()).unwrap().raw(Key::After).unwrap().to_owned()
         };
         assert_eq!(after(&[]), "3");
         assert_eq!(after(&[("last-event-id", "41")]), "41");

@@ -38,6 +38,7 @@ use crate::metrics::{self, Reason};
 use crate::model::UserId;
 use crate::protocol::command;
 use crate::protocol::error::{Code, Problem};
+use crate::protocol::fields::Fields;
 use crate::protocol::table::CommandType;
 
 /// What any request from another origin may send.
@@ -152,12 +153,26 @@ impl Api {
             true => self.body_of(parts, body, visitor).await?,
             false => None,
         };
-        let re = match &body {
-            Some(body) if place.route == Route::Events => ask::named(body)?.unwrap_or(re),
+        let fields = ask::body_of(body.as_ref())?;
+        let re = match body {
+            Some(_) if place.route == Route::Events => ask::named(&fields)?.unwrap_or(re),
             _ => re,
         };
+        let answer = self.execute(re, place, parts, fields, visitor).await;
+        answer.map_err(|refusal| refusal.about(re, ask::room(place)))
+    }
+
+    async fn execute(
+        &self,
+        re: CommandType,
+        place: &Place<'_>,
+        parts: &Parts,
+        fields: Fields<'_>,
+        visitor: &Visitor<'_>,
+    ) -> Result<Answer, Refusal> {
+        let pace = &self.desk.pace;
         let said = Said::of(re, place, parts)?;
-        let fields = said.fields(body.as_ref())?;
+        let fields = said.fields(fields)?;
         let message_bytes_max = self.desk.config.session.message_bytes_max;
         let request = command::Request::of(re, &fields, message_bytes_max)?;
         if re == CommandType::Stream {

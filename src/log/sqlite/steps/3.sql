@@ -9,7 +9,7 @@ insert into verbatim_schema (version) values (3);
 
 alter table events add column data text;
 
-drop view event_log;
+drop view if exists event_log;
 
 create view event_log as
 select r.name as room,
