@@ -1,7 +1,7 @@
 # What can be done here. No logic: each target is one command or one script.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint deps verify verify-report bench bench-deps
+.PHONY: help run test lint deps verify verify-report fuzz bench bench-deps
 .PHONY: cluster status logs kill start restart wscat psql redis-cli down clean
 
 help: ## Show this list
@@ -22,6 +22,9 @@ lint: ## Check format and lints only
 
 deps: ## Install PostgreSQL, Redis, Node and Chromium for the tests, if they are missing
 	scripts/deps
+
+fuzz: ## Give each parser random bytes for SECONDS=60 (TARGET=frame: that one; fuzz/README.md)
+	@scripts/fuzz
 
 bench: ## Measure everything beside its peers and write docs/performance.md (QUICK=1: only see that it works)
 	scripts/bench

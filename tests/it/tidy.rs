@@ -96,7 +96,16 @@ fn the_sources_are_tidy() {
 
 /// Every Rust file of the repository.
 fn sources() -> Vec<File> {
-    files(&["src", "tests", "benches", "examples", "checker/src", "checker/tests"], &["rs"])
+    let folders = [
+        "src",
+        "tests",
+        "benches",
+        "examples",
+        "checker/src",
+        "checker/tests",
+        "fuzz/fuzz_targets",
+    ];
+    files(&folders, &["rs"])
 }
 
 /// What the page and its tests are written in. Markup is long by nature, and has a test of its own.
