@@ -17,7 +17,7 @@ run: ## Build and serve on ws://127.0.0.1:8080/ws (needs Rust and a C compiler o
 test: ## Install what is missing, then check format and lints and run all tests
 	scripts/test
 
-lint: ## Check format and lints only
+lint: ## Check format, lints and packages only, and say what could not be checked
 	scripts/lint
 
 deps: ## Install PostgreSQL, Redis, Node and Chromium for the tests, if they are missing
