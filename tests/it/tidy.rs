@@ -1,7 +1,12 @@
 //! Style as a test: what STYLE would have to ask for, the suite insists on.
 //!
 //! It reads the sources as text, which is enough for rules that are kept by habit. Each rule is a
-//! function from a file to its violations, and is itself shown to catch what it is for.
+//! function from a file to its violations, and is itself shown to catch what it is for. `pages` has
+//! the rules for what people read.
+
+// By its path, because this file belongs to two programs (`tests/tidy.rs`).
+#[path = "tidy/pages.rs"]
+mod pages;
 
 use std::path::Path;
 
