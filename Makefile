@@ -1,27 +1,43 @@
 # What can be done here. No logic: each target is one command or one script.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint deps verify verify-report bench bench-deps
+.PHONY: help run check test test-unit test-cluster test-browser lint deps
+.PHONY: verify verify-report fuzz bench bench-deps
 .PHONY: cluster status logs kill start restart wscat psql redis-cli down clean
 
 help: ## Show this list
 	@echo "Verbatim: a self-hosted chat server. Every message, exactly once, in order."
 	@echo
-	@sed -n 's/^\([a-z-]*\):.*## /  make \1   	/p' Makefile | expand -t 20
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1   	/p' Makefile | expand -t 24
 	@echo
 	@echo "Settings: config.toml says what there is; 'cargo run -- check' what is in effect."
 
 run: ## Build and serve on ws://127.0.0.1:8080/ws (needs Rust and a C compiler only)
 	cargo run --release --locked
 
+check: ## After each change, in less than a minute: format, lints, unit tests (needs Rust only)
+	@scripts/check
+
 test: ## Install what is missing, then check format and lints and run all tests
 	scripts/test
 
-lint: ## Check format and lints only
+test-unit: ## Only the tests without a server
+	@scripts/test unit
+
+test-cluster: ## Only the tests with real nodes, PostgreSQL and Redis
+	@scripts/test cluster
+
+test-browser: ## Only the tests of the page in a browser
+	@scripts/test browser
+
+lint: ## Check format, lints and packages only, and say what could not be checked
 	scripts/lint
 
 deps: ## Install PostgreSQL, Redis, Node and Chromium for the tests, if they are missing
 	scripts/deps
+
+fuzz: ## Give each parser random bytes for SECONDS=60 (TARGET=frame: that one; fuzz/README.md)
+	@scripts/fuzz
 
 bench: ## Measure everything beside its peers and write docs/performance.md (QUICK=1: only see that it works)
 	scripts/bench

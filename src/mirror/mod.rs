@@ -67,6 +67,16 @@ const SIGNALS_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Receipts of batches that may wait for the outbox to hear of them.
 const MIRRORED_LEN: usize = 1024;
 
+/// Reads one message of the channel of events, for `fuzz/`, where there is no Redis. `None`: it is
+/// no event of this log.
+#[cfg(fuzzing)]
+pub fn read_message(message: Vec<u8>, ours: &Seal) -> Option<Mirrored> {
+    match event::Found::in_message(message, ours) {
+        (_, event::Found::Event(event)) => Some(event),
+        _ => None,
+    }
+}
+
 /// A node's way to Redis. Cheap to clone; when the last clone is gone, appending ends.
 #[derive(Clone)]
 pub struct Mirror {

@@ -1,7 +1,12 @@
 //! Style as a test: what STYLE would have to ask for, the suite insists on.
 //!
 //! It reads the sources as text, which is enough for rules that are kept by habit. Each rule is a
-//! function from a file to its violations, and is itself shown to catch what it is for.
+//! function from a file to its violations, and is itself shown to catch what it is for. `pages` has
+//! the rules for what people read.
+
+// By its path, because this file belongs to two programs (`tests/tidy.rs`).
+#[path = "tidy/pages.rs"]
+mod pages;
 
 use std::path::Path;
 
@@ -97,7 +102,16 @@ fn the_sources_are_tidy() {
 
 /// Every Rust file of the repository.
 fn sources() -> Vec<File> {
-    files(&["src", "tests", "benches", "examples", "checker/src", "checker/tests"], &["rs"])
+    let folders = [
+        "src",
+        "tests",
+        "benches",
+        "examples",
+        "checker/src",
+        "checker/tests",
+        "fuzz/fuzz_targets",
+    ];
+    files(&folders, &["rs"])
 }
 
 /// What the page and its tests are written in. Markup is long by nature, and has a test of its own.
