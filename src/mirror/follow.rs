@@ -24,11 +24,11 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use super::cluster::{Cluster, Comer};
 use super::connect::{Connector, is_forbidden, is_refused};
-use super::cursor::{Cursor, PageLen, Place, is_missing};
+use super::cursor::{Cursor, Place, is_missing};
 use super::event::Found;
 use super::lease::Lease;
 use super::listen::{Listener, Message};
-use super::strangers::Strangers;
+use super::position::{CatchUp, Position, Standing};
 use super::{Incoming, OpenError, Status};
 use crate::budget::Budget;
 use crate::metrics::Metrics;
@@ -65,25 +65,9 @@ pub(super) struct Follow {
     pub status: watch::Sender<Status>,
     pub metrics: Arc<Metrics>,
     pub tasks: Tasks,
-    pub state: Position,
-}
-
-/// What the node knows of its place. Survives connections.
-#[derive(Default)]
-pub(super) struct Position {
-    /// Up to here everything was handed on; `None` until the first connection.
-    certain: Option<Place>,
-    /// Up to here something was handed on.
-    reached: Place,
-    /// Whose stream it was. Another's may lack its end.
-    origin: String,
-    /// The stream cannot tell what was missed, and the log was not asked yet: what is known of one
-    /// attempt to catch up must not be forgotten because the connection is lost before its end.
-    is_doubtful: bool,
-    page_len: PageLen,
+    pub position: Position,
     /// This node was turned away from Redis, which belonged to another log, and not let in since.
-    is_foreign: bool,
-    strangers: Strangers,
+    pub is_foreign: bool,
 }
 
 /// Why a connection was given up.
@@ -119,9 +103,9 @@ impl Follow {
             let Err(lost) = self.follow(&mut started, &mut pause).await;
             let refused = self.refused(&lost);
             let is_foreign = matches!(lost, Lost::Foreign { .. });
-            self.state.is_foreign |= is_foreign;
+            self.is_foreign |= is_foreign;
             // Nor is it another's the less for not answering.
-            let status = if self.state.is_foreign { Status::Foreign } else { Status::Away };
+            let status = if self.is_foreign { Status::Foreign } else { Status::Away };
             let was = self.status.send_replace(status);
             self.metrics.mirror_live.set(0);
             match (refused, started.take()) {
@@ -215,10 +199,10 @@ impl Follow {
 
     /// Goes on only where this node's log is at home, or nobody is.
     async fn enter(&mut self, listener: &mut Listener) -> Result<(), Lost> {
-        let comer = match self.state.certain {
-            _ if self.state.is_foreign => Comer::TurnedAway,
-            None => Comer::New,
-            Some(_) => Comer::AtHome,
+        let comer = match self.position.is_known() {
+            _ if self.is_foreign => Comer::TurnedAway,
+            false => Comer::New,
+            true => Comer::AtHome,
         };
         let channel = &self.nodes_channel;
         let owner = self.cluster.enter(&mut listener.redis, comer, channel, self.heartbeat).await?;
@@ -226,7 +210,7 @@ impl Follow {
         if owner != self.cluster.log_id {
             return Err(Lost::Foreign { owner });
         }
-        self.state.is_foreign = false;
+        self.is_foreign = false;
         Ok(())
     }
 
@@ -236,98 +220,47 @@ impl Follow {
         let redis = &mut listener.redis;
         let origin = origin(redis).await?;
         let (end, group) = (self.cursor.end(redis).await?, self.cursor.group(redis).await?);
-        let is_other = self.state.origin != origin;
-        let first = self.state.certain.is_none();
-        let (from, lost) = match (end, group, self.state.certain) {
-            // In this life the node's own memory is the place: Redis moves the group when it sends,
-            // not when we have read.
-            (Some(end), Some(_), Some(certain)) if certain.id <= end.id => {
-                (Some(certain), is_other)
-            }
-            // In a new life it is the group's; what was lost on the way to an earlier attempt of
-            // this life is behind it.
-            (Some(_), Some(group), None) => (Some(group), true),
-            // No stream or no group: a new node, or what there was is lost. Or the stream's IDs
-            // went backwards, which only a lost stream does.
-            //
-            // The race that makes a new node doubt: it serves while Redis is away. Another node
-            // commits an event, and mirrors it at once. Then Redis is back, and the new node's
-            // place is behind that event, which it never saw.
-            _ => (None, true),
-        };
-        // The race this closes: (1) Redis fails over, and the new master lacks the end of the
-        // stream; (2) the node sees that it is another, and the connection breaks before the stream
-        // is read; (3) it comes back to the same Redis as the last time, and would have no reason
-        // to doubt. So the reason is kept together with the origin, and nothing is awaited between.
-        self.state.origin = origin;
-        self.state.is_doubtful |= lost;
-        match from {
+        let mut catch_up = self.position.begin(Standing { origin, end, group });
+        match catch_up.from {
             Some(from) => self.cursor.set(redis, from).await?,
             None => {
                 // At the end: destroyed first, if it stands at an ID of another life.
                 self.cursor.destroy(redis, &self.cursor.group).await.or_else(missing_is_fine)?;
                 self.cursor.create(redis).await?;
+                // The race this closes: (1) Redis is emptied, while a message with the ID 7-0 waits
+                // here; (2) the stream is made anew, and this node begins at its end, 0-0; (3) it
+                // takes that message, and believes to have reached 7-0; (4) in the same millisecond
+                // another event is given the ID 7-0, and looks known, by its ID and by the count.
+                // So what came before the new stream is taken before its place is.
+                let messages = listener.arrived();
+                self.on_messages(listener, messages, None).await?;
             }
         }
-        let before = from.map_or(0, |from| from.read);
-        let read = self.drain(listener, before, first).await?;
-        // Entries that were trimmed or deleted before they were read, perhaps just now, while the
-        // pages before them were.
-        let whole = from.is_some() && read == self.state.reached.read;
-        if serving && (self.state.is_doubtful || !whole) {
-            tracing::info!(whole, "the stream cannot tell what was missed; asking the log");
+        self.drain(listener, &mut catch_up).await?;
+        if self.position.caught_up(&catch_up) && serving {
+            tracing::info!("the stream cannot tell what was missed; asking the log");
             self.hand_on(Incoming::Doubt).await?;
         }
-        self.state.is_doubtful = false;
-        self.state.strangers.came = false;
         Ok(())
     }
 
     /// Reads the stream from the group's place to its end, where everything is certain again.
-    /// `read` entries were read before it; says how many were then.
     ///
     /// The pages come over a connection of their own. Redis ends a connection that listens when it
     /// owes it 32 MB, which a page of long messages may be: the node would try again for ever.
-    async fn drain(
-        &mut self,
-        listener: &Listener,
-        mut read: u64,
-        backlog: bool,
-    ) -> Result<u64, Lost> {
+    async fn drain(&mut self, listener: &Listener, catch_up: &mut CatchUp) -> Result<(), Lost> {
         let mut redis = self.connector.connect().await?;
         listener.forgive();
         loop {
-            let page = self.cursor.read(&mut redis, self.state.page_len).await;
-            let page = page.inspect_err(|_| self.state.page_len.was_lost())?;
-            read += page.entries.len() as u64;
-            self.metrics.mirror_drained.inc_by(page.entries.len() as u64);
-            let last = page.entries.last().map(|(id, _)| Place { id: *id, read });
-            let len = page.entries.len();
-            let mut events = Vec::with_capacity(len);
-            for (_, found) in page.entries {
-                match found {
-                    Found::Event(event) => events.push(event),
-                    Found::Unsealed => self.state.strangers.meet(&self.metrics),
-                    Found::Other => {}
-                }
-            }
-            // They may be of this log for all that: a node of another version wrote them.
-            self.state.is_doubtful |= self.state.strangers.came;
-            let bytes = events.iter().map(|event| event.frame.bytes().len()).sum();
-            self.state.page_len.arrived(len, bytes);
+            let page = self.cursor.read(&mut redis, self.position.page_len).await;
+            let page = page.inspect_err(|_| self.position.page_len.was_lost())?;
+            let (events, step) = self.position.on_page(catch_up, page, &self.metrics);
             if !events.is_empty() {
-                self.hand_on(Incoming::Events { events, backlog }).await?;
+                self.hand_on(Incoming::Events { events, backlog: catch_up.is_first }).await?;
             }
-            // What the channel brings up to this place has been read here already.
-            if let Some(end) = page.end {
-                self.state.reached = end;
-                self.state.certain = Some(end);
-                self.state.page_len = PageLen::default();
-                return Ok(read);
+            if self.position.go_on(&step) {
+                return Ok(());
             }
-            // Should the next page be lost, it goes on behind this one. If entries were missing in
-            // it, the count lacks them in the end, too.
-            self.state.certain = last.or(self.state.certain);
         }
     }
 
@@ -367,7 +300,7 @@ impl Follow {
         end: Option<Place>,
     ) -> Result<bool, Lost> {
         let (mut events, mut bytes) = (Vec::new(), 0);
-        let mut agrees = None;
+        let mut hearing = self.position.hear(end);
         for message in messages {
             let PushInfo { kind, data } = message.push;
             if kind == PushKind::Disconnection {
@@ -384,21 +317,9 @@ impl Follow {
                 }
                 continue;
             }
-            let (id, event) = match Found::in_message(payload, &self.cursor.seal) {
-                (id, Found::Event(event)) => (id, event),
-                (_, Found::Unsealed) => {
-                    self.state.strangers.meet(&self.metrics);
-                    continue;
-                }
-                (_, Found::Other) => continue,
-            };
-            if id <= self.state.reached.id {
-                continue;
-            }
-            if let Some(end) = end.filter(|end| id > end.id) {
-                agrees.get_or_insert(self.state.reached == end);
-            }
-            self.state.reached = Place { id, read: self.state.reached.read + 1 };
+            let (id, found) = Found::in_message(payload, &self.cursor.seal);
+            let event = self.position.on_message(&mut hearing, id, found, &self.metrics);
+            let Some(event) = event else { continue };
             bytes += event.frame.bytes().len();
             events.push(event);
             if bytes >= BYTES_PER_PIECE {
@@ -410,7 +331,7 @@ impl Follow {
         if !events.is_empty() {
             self.hand_on(Incoming::Events { events, backlog: false }).await?;
         }
-        Ok(agrees.unwrap_or_else(|| end.is_none_or(|end| self.state.reached == end)))
+        Ok(self.position.agrees(&hearing))
     }
 
     /// Heartbeat, lease, the group's place, and the comparison with the stream's end.
@@ -425,7 +346,7 @@ impl Follow {
         if beat % BEATS_PER_SWEEP == BEATS_PER_SWEEP - 1 {
             self.lease.forget_the_gone(&self.cursor, redis).await?;
         }
-        let moved = self.cursor.set(redis, self.state.reached).await;
+        let moved = self.cursor.set(redis, self.position.reached()).await;
         let lost = match moved {
             Err(err) if is_missing(&err) => true,
             moved => {
@@ -445,8 +366,7 @@ impl Follow {
         }
         self.metrics.mirror_lag.set(i64::from(!agrees));
         if agrees {
-            self.state.certain = Some(end);
-            if std::mem::take(&mut self.state.strangers.came) {
+            if self.position.agreed(end) {
                 self.hand_on(Incoming::Doubt).await?;
             }
             Ok(())
@@ -467,7 +387,7 @@ impl Follow {
     async fn leave(&mut self, listener: &mut Listener) -> Lost {
         let redis = &mut listener.redis;
         // An error: the next life reads a little more, or waits for the lease to run out.
-        let _ = self.cursor.set(redis, self.state.reached).await;
+        let _ = self.cursor.set(redis, self.position.reached()).await;
         let _ = self.lease.release(redis).await;
         Lost::Stopping
     }

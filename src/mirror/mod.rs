@@ -24,6 +24,7 @@ mod event;
 mod follow;
 mod lease;
 mod listen;
+mod position;
 mod probe;
 mod seal;
 mod signal;
@@ -47,8 +48,9 @@ use self::append::{Append, Queued};
 use self::cluster::Cluster;
 use self::connect::Connector;
 use self::cursor::Cursor;
-use self::follow::{Follow, Position};
+use self::follow::Follow;
 use self::lease::Lease;
+use self::position::Position;
 use self::signal::Signals;
 use crate::budget::{Budget, Budgets};
 use crate::config::Config;
@@ -215,7 +217,8 @@ impl Mirror {
             status,
             metrics: metrics.clone(),
             tasks: tasks.clone(),
-            state: Position::default(),
+            position: Position::default(),
+            is_foreign: false,
         };
         tasks.spawn("mirror follow", follow.run(first_attempt));
         let (incoming, mirrored) = (incoming_rx, mirrored_rx);
