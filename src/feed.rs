@@ -3,9 +3,9 @@
 //! It orders nothing and drops nothing; the relay does both.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use crate::doubt::Doubts;
 use crate::hub::Entry;

@@ -18,12 +18,13 @@
 //! siding. But two of them say that it is not the rooms, and to go on would leave one more backend
 //! hanging each time: then the lane waits for their end.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::hash::BuildHasher;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 use crate::config::LaneConfig;
 use crate::hub::Entry;
@@ -222,15 +223,11 @@ impl Lane {
             if !self.waiting.is_empty() {
                 return true;
             }
-            let doubt = async {
-                if self.doubts.is_empty() {
-                    std::future::pending::<()>().await;
-                }
-                tokio::time::sleep(SETTLE_RETRY).await;
-            };
             tokio::select! {
+                // What can be written comes first: an append asks about doubts as well.
+                biased;
                 len = self.inbox.recv_many(&mut self.waiting, self.batch_len_max) => return len > 0,
-                () = doubt => {}
+                () = tokio::time::sleep(SETTLE_RETRY), if !self.doubts.is_empty() => {}
             }
             // It fails while the log is away, and is tried again.
             let settled = self.doubts.settle(&mut self.appender, &self.relay).await;
@@ -297,11 +294,13 @@ impl Lane {
         loop {
             let overdue = async {
                 match due {
-                    Some(due) => tokio::time::sleep_until(due.into()).await,
+                    Some(due) => tokio::time::sleep_until(due).await,
                     None => std::future::pending().await,
                 }
             };
             tokio::select! {
+                // What is known is told, in the last moment, too.
+                biased;
                 result = &mut append => return result,
                 () = overdue => {}
                 // Nobody waits any more, so there is no moment to look again: whoever comes sets
@@ -484,12 +483,13 @@ fn failure(error: &LogError) -> Failure {
     }
 }
 
-/// Encodes each event once; within a room their order is kept.
+/// Encodes each event once; within a room their order is kept. The rooms are in the order of their
+/// names, as they are in the log's batch.
 fn entries_by_room<'a>(
     events: impl Iterator<Item = &'a Event>,
     now: Instant,
-) -> HashMap<&'a RoomName, Vec<Entry>> {
-    let mut rooms: HashMap<&RoomName, Vec<Entry>> = HashMap::new();
+) -> BTreeMap<&'a RoomName, Vec<Entry>> {
+    let mut rooms: BTreeMap<&RoomName, Vec<Entry>> = BTreeMap::new();
     for event in events {
         rooms.entry(&event.room).or_default().push(Entry::new(event, now));
     }

@@ -88,6 +88,9 @@ pub mod rate;
 pub mod share;
 /// The signals of the process.
 pub mod shutdown;
+/// The middle of a node under schedules of a seed, in virtual time.
+#[cfg(test)]
+mod sim;
 /// What a node has running, the word to stop, the first failure.
 pub mod tasks;
 /// Where log lines go.

@@ -5,9 +5,10 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::OnceCell;
+use tokio::time::Instant;
 
 use crate::budget::Budget;
 use crate::hub::{BATCH_BYTES_MAX, Batch, Entry};
@@ -80,6 +81,12 @@ impl Replay {
                 return page;
             }
         }
+    }
+
+    /// Whether nobody reads or waits.
+    #[cfg(test)]
+    pub fn is_idle(&self) -> bool {
+        self.reading().is_empty()
     }
 
     /// One read of the log, encoded. Its bytes are bounded, because a slow reader pins the whole

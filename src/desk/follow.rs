@@ -1,7 +1,8 @@
 //! Bringing a room into use for one who is to follow it, by a socket or by a stream.
 
 use std::sync::Arc;
-use std::time::Instant;
+
+use tokio::time::Instant;
 
 use super::asked::Asked;
 use super::pending::Pending;

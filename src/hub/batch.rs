@@ -4,9 +4,8 @@
 //! It does no I/O. The bytes of a batch are joined once and shared by all followers; a follower
 //! that is further on than the batch's beginning gets a slice of it.
 
-use std::time::Instant;
-
 use bytes::Bytes;
+use tokio::time::Instant;
 
 use crate::budget::Held;
 use crate::model::{Event, Seq, UserId};

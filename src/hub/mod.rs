@@ -17,7 +17,9 @@ use std::collections::HashMap;
 use std::hash::BuildHasher;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 pub use batch::{Batch, Entry};
 pub use door::Door;
@@ -35,22 +37,31 @@ use crate::tasks::Tasks;
 /// Locks that the map of rooms is spread over, so that rooms rarely wait for each other.
 const SHARDS: usize = 64;
 /// Sockets written to between two chances for other tasks: about half a millisecond of writes.
-const FAN_OUT_BURST: usize = 64;
+/// (Few in unit tests: what others do in the middle of a fan-out must not hurt it.)
+const FAN_OUT_BURST: usize = if cfg!(test) { 2 } else { 64 };
 /// Shortest time that a room nobody follows stays: who has brought it into use must come to follow
 /// it before it is let go, whatever `room_linger_ms` says.
 const LINGER_MIN: Duration = Duration::from_secs(1);
 /// Pause between two searches for rings that are not used, when one did not free enough.
 const YIELD_PAUSE: Duration = Duration::from_millis(50);
-/// Bytes joined into one write. More would only fill a slow socket's queue in one go.
-pub const BATCH_BYTES_MAX: usize = 64 * 1024;
+/// Bytes joined into one write. More would only fill a slow socket's queue in one go. (A few events
+/// in unit tests.)
+pub const BATCH_BYTES_MAX: usize = if cfg!(test) { 1024 } else { 64 * 1024 };
 
-type Rooms = HashMap<RoomName, Arc<Room>>;
+/// Seeded at random, so that names cannot be chosen to collide; but not in unit tests, where the
+/// same has to happen each time (see `sim`).
+#[cfg(not(test))]
+type Hasher = std::hash::RandomState;
+#[cfg(test)]
+type Hasher = std::hash::BuildHasherDefault<std::hash::DefaultHasher>;
+
+type Rooms = HashMap<RoomName, Arc<Room>, Hasher>;
 
 /// One to a node.
 pub struct Hub {
     shards: Box<[Mutex<Rooms>]>,
-    /// Decides the shard of a room; seeded at random, so that names cannot be chosen to collide.
-    hasher: std::hash::RandomState,
+    /// Decides the shard of a room.
+    hasher: Hasher,
     config: HubConfig,
     budgets: Budgets,
     /// Who has how many of the places for those who follow.
@@ -69,7 +80,7 @@ impl Hub {
         tasks: Tasks,
     ) -> Arc<Self> {
         let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
-        let hasher = std::hash::RandomState::new();
+        let hasher = Hasher::default();
         let hand = Mutex::new((0, Instant::now()));
         let follows = Pool::new(config.follows_max);
         let hub = Arc::new(Self { shards, hasher, config, budgets, follows, hand, metrics, tasks });
@@ -156,6 +167,9 @@ impl Hub {
         let is_ours = known.is_some();
         if let Some(known) = known {
             let (name, now) = (room.name().clone(), Instant::now());
+            // It may be noticed twice, by what was said before and comes late: then it is the lower
+            // of both that those must be told who have not come back yet.
+            let to = room.known(to, now);
             *known = Arc::new(Room::went_back(name, to, now, &self.budgets));
         }
         drop(shard);

@@ -6,10 +6,11 @@
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, OnceCell};
+use tokio::time::Instant;
 
 use super::batch::{Batch, Entry};
 use super::door::Door;

@@ -1,7 +1,9 @@
 //! Commits that were not confirmed, and what became of them.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::DOUBTS_MAX;
 use crate::log::{Appender, LogError};

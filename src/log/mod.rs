@@ -12,14 +12,16 @@
 //! - **Honest.** `LogError::Unknown` says that nobody knows; it never means "probably not".
 
 mod apart;
+mod appender;
 mod batch;
 mod health;
+#[cfg(test)]
+pub mod memory;
 pub mod postgres;
 pub mod sqlite;
 mod stored;
 mod told;
 
-use std::collections::BTreeSet;
 use std::error::Error as StdError;
 use std::panic::resume_unwind;
 use std::time::{Duration, SystemTime};
@@ -28,6 +30,7 @@ use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 
 pub use apart::Apart;
+pub use appender::Appender;
 pub use postgres::{Outbox, Sweep};
 pub use told::*;
 
@@ -35,7 +38,7 @@ use self::apart::Parts;
 use self::health::Health;
 use crate::config::Config;
 use crate::model::{Event, LogIdentity, RoomName, Seq, UserId};
-use crate::rules::{Outcome, Standing, Write};
+use crate::rules::Standing;
 
 /// What was committed so long ago shows that the log takes commits.
 const JUST_NOW: Duration = Duration::from_secs(2);
@@ -47,14 +50,8 @@ const JUST_NOW: Duration = Duration::from_secs(2);
 pub enum Log {
     Sqlite(sqlite::Sqlite),
     Postgres(postgres::Postgres),
-}
-
-/// One lane's way to append. Each lane has its own; it is not shared.
-// The larger variant is the one that matters; a node has one of these for each lane.
-#[allow(clippy::large_enum_variant)]
-pub enum Appender {
-    Sqlite(sqlite::Appender),
-    Postgres(postgres::Appender),
+    #[cfg(test)]
+    Memory(memory::Memory),
 }
 
 /// A way to write how far members have read, for one task.
@@ -63,6 +60,9 @@ pub enum Appender {
 pub enum Marker {
     Sqlite(sqlite::Sqlite),
     Postgres(postgres::Marker),
+    /// Marks nothing.
+    #[cfg(test)]
+    Memory,
 }
 
 /// The end of a log, seen from outside: it keeps nothing open.
@@ -115,76 +115,6 @@ pub enum OpenError {
     Postgres(#[from] postgres::OpenError),
 }
 
-impl Appender {
-    /// Decides and commits a batch as one transaction; outcomes are in the order of `writes`, and
-    /// every seq in them follows that order within its room.
-    ///
-    /// `None`: somebody else holds the room just now, and nothing of it was written; the room named
-    /// by `wait_for`, and no other, is waited for, but not for long. (There is nobody else at the
-    /// embedded log.)
-    ///
-    /// A write that the rules refuse costs its neighbours nothing. On any error nothing of the
-    /// batch may be shown to anyone (`LogError` says what is known).
-    ///
-    /// Not cancel-safe: a dropped call leaves the outcome unknown. The implementations bound
-    /// themselves in time (`log.append_timeout_ms`), so there is no need to.
-    pub async fn append(
-        &mut self,
-        writes: &[Write],
-        wait_for: Option<&RoomName>,
-    ) -> Result<Vec<Option<Outcome>>, LogError> {
-        let result = match self {
-            Self::Sqlite(appender) => {
-                let outcomes = appender.append(writes).await;
-                outcomes.map(|outcomes| outcomes.into_iter().map(Some).collect())
-            }
-            Self::Postgres(appender) => appender.append(writes, wait_for).await,
-        };
-        self.health().note(&result);
-        result.inspect_err(|error| self.health().of_batch(writes, error))
-    }
-
-    fn health(&self) -> &Health {
-        match self {
-            Self::Sqlite(appender) => appender.health(),
-            Self::Postgres(appender) => appender.health(),
-        }
-    }
-
-    /// The outbox rows that the last `append` wrote; none without a mirror.
-    pub fn receipts(&mut self) -> Vec<i64> {
-        match self {
-            Self::Sqlite(_) => Vec::new(),
-            Self::Postgres(appender) => appender.receipts(),
-        }
-    }
-
-    /// After `LogError::Unknown`: the rooms that the lost transaction wrote to, if it did.
-    pub fn in_doubt(&mut self, writes: &[Write]) -> Vec<RoomName> {
-        match self {
-            Self::Sqlite(_) => {
-                let rooms: BTreeSet<&RoomName> = writes.iter().map(|write| &write.room).collect();
-                rooms.into_iter().cloned().collect()
-            }
-            Self::Postgres(appender) => appender.in_doubt(),
-        }
-    }
-
-    /// Where all rooms of one lost transaction stand since it has ended, one way or the other;
-    /// rooms that do not exist are left out. `None`: it has not ended, as far as is known. It
-    /// waits for nobody, or, if that is wished, for one of the rooms for a moment.
-    pub async fn settle(
-        &mut self,
-        rooms: &[RoomName],
-        wait_for: Option<&RoomName>,
-    ) -> Result<Option<Vec<(RoomName, Seq)>>, LogError> {
-        match self {
-            Self::Sqlite(appender) => Ok(Some(appender.settle(rooms).await?)),
-            Self::Postgres(appender) => appender.settle(rooms, wait_for).await,
-        }
-    }
-}
-
 impl Closed {
     /// Resolves when the last clone of the log and its last appender are gone and everything is
     /// closed. Only the embedded log has something to close: its file, which a disk that hangs may
@@ -203,6 +133,8 @@ impl Marker {
         match self {
             Self::Sqlite(log) => log.mark(marks).await,
             Self::Postgres(marker) => marker.mark(marks).await,
+            #[cfg(test)]
+            Self::Memory => Ok(Marked::default()),
         }
     }
 }
@@ -236,6 +168,8 @@ impl Log {
             Self::Sqlite(log) => log.thread_ended().await.to_string(),
             // It has no threads, and reconnects by itself.
             Self::Postgres(_) => std::future::pending().await,
+            #[cfg(test)]
+            Self::Memory(_) => std::future::pending().await,
         }
     }
 
@@ -244,6 +178,8 @@ impl Log {
         match self {
             Self::Sqlite(log) => Closed(Some(log.closed())),
             Self::Postgres(_) => Closed(None),
+            #[cfg(test)]
+            Self::Memory(_) => Closed(None),
         }
     }
 
@@ -252,6 +188,8 @@ impl Log {
         match self {
             Self::Sqlite(log) => Appender::Sqlite(log.appender()),
             Self::Postgres(log) => Appender::Postgres(log.appender()),
+            #[cfg(test)]
+            Self::Memory(log) => Appender::Memory(log.clone()),
         }
     }
 
@@ -277,6 +215,8 @@ impl Log {
         let page = match self {
             Self::Sqlite(log) => log.read_page(room, after, limit, bytes_max).await,
             Self::Postgres(log) => log.read_page(room, after, limit, bytes_max).await,
+            #[cfg(test)]
+            Self::Memory(log) => log.read_page(room, after, limit, bytes_max).await,
         };
         self.told(Some(room), page)
     }
@@ -293,6 +233,8 @@ impl Log {
         let page = match self {
             Self::Sqlite(log) => log.read_before(room, before, limit, bytes_max).await,
             Self::Postgres(log) => log.read_before(room, before, limit, bytes_max).await,
+            #[cfg(test)]
+            Self::Memory(_) => memory::no(),
         };
         self.told(Some(room), page)
     }
@@ -306,6 +248,8 @@ impl Log {
         let standing = match self {
             Self::Sqlite(log) => log.standing(room, user).await,
             Self::Postgres(log) => log.standing(room, user).await,
+            #[cfg(test)]
+            Self::Memory(log) => log.standing(room, user).await,
         };
         self.told(Some(room), standing)
     }
@@ -321,6 +265,8 @@ impl Log {
             let standings = match self {
                 Self::Sqlite(log) => log.standings(part, user).await,
                 Self::Postgres(log) => log.standings(part, user).await,
+                #[cfg(test)]
+                Self::Memory(log) => log.standings(part, user).await,
             };
             parts.put(part, self.told_of(part, standings))?;
         }
@@ -332,6 +278,8 @@ impl Log {
         let last_seq = match self {
             Self::Sqlite(log) => log.last_seq(room).await,
             Self::Postgres(log) => log.last_seq(room).await,
+            #[cfg(test)]
+            Self::Memory(log) => log.last_seq(room).await,
         };
         self.told(Some(room), last_seq)
     }
@@ -343,6 +291,8 @@ impl Log {
             let last_seqs = match self {
                 Self::Sqlite(log) => log.last_seqs(part).await,
                 Self::Postgres(log) => log.last_seqs(part).await,
+                #[cfg(test)]
+                Self::Memory(log) => log.last_seqs(part).await,
             };
             parts.put(part, self.told_of(part, last_seqs))?;
         }
@@ -354,6 +304,8 @@ impl Log {
         match self {
             Self::Sqlite(_) => None,
             Self::Postgres(log) => Some(log.identity()),
+            #[cfg(test)]
+            Self::Memory(_) => None,
         }
     }
 
@@ -362,6 +314,8 @@ impl Log {
         match self {
             Self::Sqlite(_) => None,
             Self::Postgres(log) => log.outbox(),
+            #[cfg(test)]
+            Self::Memory(_) => None,
         }
     }
 
@@ -370,6 +324,8 @@ impl Log {
         match self {
             Self::Sqlite(log) => Marker::Sqlite(log.clone()),
             Self::Postgres(log) => Marker::Postgres(log.marker()),
+            #[cfg(test)]
+            Self::Memory(_) => Marker::Memory,
         }
     }
 
@@ -383,6 +339,8 @@ impl Log {
         let rooms = match self {
             Self::Sqlite(log) => log.rooms(user, after, limit).await,
             Self::Postgres(log) => log.rooms(user, after, limit).await,
+            #[cfg(test)]
+            Self::Memory(_) => memory::no(),
         };
         self.told(None, rooms)
     }
@@ -397,6 +355,8 @@ impl Log {
         let members = match self {
             Self::Sqlite(log) => log.members(room, after, limit).await,
             Self::Postgres(log) => log.members(room, after, limit).await,
+            #[cfg(test)]
+            Self::Memory(_) => memory::no(),
         };
         self.told(Some(room), members)
     }
@@ -404,16 +364,14 @@ impl Log {
     /// Whether it can be written to: by what was committed a moment ago, else by a commit that
     /// changes nothing.
     pub async fn ping_writes(&self) -> Result<(), LogError> {
-        let health = match self {
-            Self::Sqlite(log) => log.health(),
-            Self::Postgres(log) => log.health(),
-        };
-        if health.has_committed_within(JUST_NOW) {
+        if self.health().has_committed_within(JUST_NOW) {
             return Ok(());
         }
         match self {
             Self::Sqlite(log) => log.ping_writes().await,
             Self::Postgres(log) => log.ping_writes().await,
+            #[cfg(test)]
+            Self::Memory(_) => memory::no(),
         }
     }
 
@@ -422,6 +380,8 @@ impl Log {
         match self {
             Self::Sqlite(log) => log.ping().await,
             Self::Postgres(log) => log.ping().await,
+            #[cfg(test)]
+            Self::Memory(_) => memory::no(),
         }
     }
 
@@ -430,6 +390,8 @@ impl Log {
         match self {
             Self::Sqlite(_) => Ok(SystemTime::now()),
             Self::Postgres(log) => log.time().await,
+            #[cfg(test)]
+            Self::Memory(_) => memory::no(),
         }
     }
 
@@ -439,6 +401,8 @@ impl Log {
         match self {
             Self::Sqlite(log) => log.examine().await.map(Some),
             Self::Postgres(_) => Ok(None),
+            #[cfg(test)]
+            Self::Memory(_) => memory::no(),
         }
     }
 
@@ -447,16 +411,23 @@ impl Log {
         match self {
             Self::Sqlite(_) => "sqlite",
             Self::Postgres(_) => "postgres",
+            #[cfg(test)]
+            Self::Memory(_) => "memory",
         }
     }
 
     /// Says in the node's log if the read found damage.
     fn told<T>(&self, room: Option<&RoomName>, result: Result<T, LogError>) -> Result<T, LogError> {
-        let health = match self {
+        result.inspect_err(|error| self.health().of_room(room, error))
+    }
+
+    fn health(&self) -> &Health {
+        match self {
             Self::Sqlite(log) => log.health(),
             Self::Postgres(log) => log.health(),
-        };
-        result.inspect_err(|error| health.of_room(room, error))
+            #[cfg(test)]
+            Self::Memory(log) => log.health(),
+        }
     }
 
     /// As `told`, of a call about several rooms. If it is not known which of them is damaged, the

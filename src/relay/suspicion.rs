@@ -12,6 +12,7 @@ use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde_json::Value;
+use tokio::time::Instant;
 
 use super::{REPAIR_RETRY, Relay};
 use crate::hub::{self, BATCH_BYTES_MAX, Room};
@@ -29,7 +30,7 @@ impl Relay {
             Entry::Occupied(mut again) => drop(again.insert(true)),
             Entry::Vacant(new) => {
                 new.insert(false);
-                self.tasks.spawn("suspicion", self.clone().look_into(room.clone()));
+                self.tasks.spawn("suspicion", self.clone().look_into(room.name().clone()));
             }
         }
     }
@@ -65,53 +66,71 @@ impl Relay {
         }
     }
 
-    fn suspects(&self) -> MutexGuard<'_, HashMap<RoomName, bool>> {
+    pub(super) fn suspects(&self) -> MutexGuard<'_, HashMap<RoomName, bool>> {
         self.suspects.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The room is found to be as the log is. `false`: there was another reason meanwhile, which
-    /// the look may have been too early for.
-    fn acquit(&self, room: &Room) -> bool {
+    /// The room of that name is found to be as the log is, or there is none. `false`: there was
+    /// another reason meanwhile, which the look may have been too early for.
+    fn acquit(&self, name: &RoomName, room: Option<&Room>) -> bool {
         let mut suspects = self.suspects();
-        if suspects.insert(room.name().clone(), false) == Some(true) {
+        if suspects.insert(name.clone(), false) == Some(true) {
             return false;
         }
-        suspects.remove(room.name());
+        suspects.remove(name);
         // Under the lock: who has another reason from here on freezes it anew.
-        room.thaw();
+        room.into_iter().for_each(Room::thaw);
         true
     }
 
-    async fn look_into(self: Arc<Self>, room: Arc<Room>) {
-        let to = loop {
+    /// Compares the room of that name with the log until there is no reason to any more.
+    ///
+    /// The race that this must not lose: (1) the room is let go, because the log went back; (2)
+    /// somebody who had looked at it before suspects it once more, and a look at it begins; (3) the
+    /// one that was opened in its place is suspected as well, and frozen. A look at the first would
+    /// say nothing of the second, and nobody would look at that. So it is always the room that has
+    /// the name now that is looked at.
+    async fn look_into(self: Arc<Self>, name: RoomName) {
+        loop {
             // A failover makes all rooms suspect at once, and everybody comes back meanwhile.
             let turn = self.looks.acquire().await;
-            let verdict = self.went_back(&room).await;
+            let room = self.hub.room(&name);
+            let verdict = match &room {
+                Some(room) => self.went_back(room).await,
+                None => Ok(None),
+            };
             drop(turn);
-            match verdict {
-                Ok(Some(to)) => break to,
+            match (verdict, room) {
+                (Ok(Some(to)), Some(room)) => {
+                    if self.let_go(&room, || self.hub.went_back(&room, to)) {
+                        self.metrics.went_back.inc();
+                        self.tell(&name, room.edge().unwrap_or_default(), to);
+                    }
+                    // The one in its place is not suspected, or there is another reason.
+                    if self.acquit(&name, None) {
+                        return;
+                    }
+                }
                 // Damaged: whoever reads it is told so.
-                Ok(None) | Err(LogError::Damaged(_)) => match self.acquit(&room) {
-                    true => return,
-                    false => continue,
-                },
-                Err(err) => {
-                    tracing::debug!(room = %room.name(), %err, "a suspicion must wait for the log");
+                (Ok(_) | Err(LogError::Damaged(_)), room) => {
+                    if self.acquit(&name, room.as_deref()) {
+                        return;
+                    }
+                }
+                (Err(err), _) => {
+                    tracing::debug!(room = %name, %err, "a suspicion must wait for the log");
+                    tokio::select! {
+                        () = tokio::time::sleep(REPAIR_RETRY) => {}
+                        () = self.tasks.stopping() => return,
+                    }
                 }
             }
-            tokio::select! {
-                () = tokio::time::sleep(REPAIR_RETRY) => {}
-                () = self.tasks.stopping() => return,
-            }
-        };
-        self.suspects().remove(room.name());
-        if self.let_go(&room, || self.hub.went_back(&room, to)) {
-            self.metrics.went_back.inc();
-            self.tell(room.name(), room.edge().unwrap_or_default(), to);
         }
     }
 
-    /// Up to where the log still has what the room has, if that is not all.
+    /// Up to where the log still has what the room has, if that is not all. 0: nobody knows, as it
+    /// has none of the events that are in memory here. It may have gone back far beyond those, and
+    /// have grown since; so nobody who comes back can be believed to have what it has.
     ///
     /// The edge is read first: the log had reached it by then, so one that stands below it now has
     /// gone back.
@@ -119,29 +138,30 @@ impl Relay {
         let (Some(edge), recent) = (room.edge(), room.recent()) else { return Ok(None) };
         let last = self.log.last_seq(room.name()).await?.unwrap_or_default();
         let common = self.common(room.name(), &recent).await?;
-        Ok(common.or((last < edge).then_some(last)))
+        Ok(common.or((last < edge).then_some(Seq(0))))
     }
 
-    /// The last of these events that is in the log as it is here, or the one before them. `None`:
-    /// all of them are.
+    /// The last of these events that is in the log as it is here; 0: none is. `None`: all are.
     async fn common(
         &self,
         name: &RoomName,
         recent: &[hub::Entry],
     ) -> Result<Option<Seq>, LogError> {
         let mut known = recent.iter().peekable();
+        let mut common = Seq(0);
         while let Some(first) = known.peek() {
             let before = first.seq.prev();
             let page_len = self.config.page_len;
             let page = self.log.read_page(name, before, page_len, BATCH_BYTES_MAX).await?;
             if page.is_empty() {
-                return Ok(Some(before));
+                return Ok(Some(common));
             }
             for event in &page {
                 let Some(entry) = known.next() else { return Ok(None) };
                 if event.seq != entry.seq || !is_same(&frame::event(event), &entry.frame) {
-                    return Ok(Some(entry.seq.prev()));
+                    return Ok(Some(common));
                 }
+                common = entry.seq;
             }
         }
         Ok(None)
@@ -152,11 +172,11 @@ impl Relay {
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         let is_news = told.is_none_or(|told| told.elapsed() >= TOLD_EVERY);
         if is_news {
-            *told = Some(std::time::Instant::now());
+            *told = Some(Instant::now());
             tracing::error!(
                 %room,
                 had = had.0,
-                back_to = to.0,
+                back_to = (to > Seq(0)).then_some(to.0),
                 "the log went back: PostgreSQL failed over or was restored, and events that were \
                  shown are gone. Followers are told to begin anew (other rooms: see \
                  verbatim_log_went_back_total)"

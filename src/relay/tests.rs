@@ -128,6 +128,80 @@ async fn a_room_whose_hole_cannot_be_read_is_let_go() {
     assert_eq!(relay.sick.ahead_of(&name(), Seq(0)), None);
 }
 
+/// What a follower has that lies below all that is in memory need not be what the log has now.
+#[tokio::test]
+async fn how_far_a_log_went_back_is_known_only_by_what_is_still_the_same() {
+    for (same, known) in [(0, 0), (1, 19)] {
+        let folder = tempfile::tempdir().unwrap();
+        let relay = relay(folder.path(), 20, 1).await;
+        let room = relay.hub.open(&name());
+        room.set_edge(Seq(18));
+        let stored = relay.log.read(&name(), Seq(18), 2).await.unwrap();
+        let mut entries: Vec<_> = stored.iter().map(|it| Entry::new(it, Instant::now())).collect();
+        entries[same..].fill_with(|| entry(0));
+        (entries[0].seq, entries[1].seq) = (Seq(19), Seq(20));
+        relay.deliver_heard(&name(), &entries);
+        relay.suspect(&room);
+        until("it is let go", || room.is_closed()).await;
+        let anew = relay.hub.open(&name());
+        assert_eq!(anew.known(Seq(20), Instant::now()), Seq(known));
+    }
+}
+
+/// Old events that come late to a room whose log went back are another reason to suspect it.
+#[tokio::test]
+async fn a_log_that_seems_to_go_back_twice_went_back_to_the_lower_of_both() {
+    let folder = tempfile::tempdir().unwrap();
+    let relay = relay(folder.path(), 20, 1).await;
+    for (to, known) in [(7, 7), (12, 7), (5, 5)] {
+        let room = relay.hub.open(&name());
+        assert!(relay.hub.went_back(&room, Seq(to)));
+        assert_eq!(relay.hub.open(&name()).known(Seq(20), Instant::now()), Seq(known));
+    }
+}
+
+/// It would be frozen for ever, and whoever comes to follow it be refused.
+#[tokio::test]
+async fn a_late_suspicion_of_a_room_that_was_let_go_does_not_hide_one_of_the_next() {
+    let folder = tempfile::tempdir().unwrap();
+    let relay = relay(folder.path(), 20, 1).await;
+    let room = relay.hub.open(&name());
+    room.set_edge(Seq(25));
+    assert!(relay.hub.went_back(&room, Seq(5)));
+    let next = relay.hub.open(&name());
+    next.set_edge(Seq(20));
+    relay.suspect(&room);
+    next.freeze();
+    relay.suspect(&next);
+    until("it is known to be well", || !next.is_frozen()).await;
+    until("nobody looks any more", || relay.suspects().is_empty()).await;
+}
+
+/// Lanes and the feed deliver at the same time. Whoever comes first finds a gap, and whoever comes
+/// second closes it, at once: the next repair is a minute away.
+#[tokio::test(flavor = "multi_thread")]
+async fn those_who_deliver_at_once_leave_no_hole() {
+    let folder = tempfile::tempdir().unwrap();
+    let relay = relay(folder.path(), 1, 60_000).await;
+    let room = relay.activate(&name()).await.unwrap();
+    let runtime = tokio::runtime::Handle::current();
+    const ROUNDS: u64 = 5000;
+    let both = std::sync::Barrier::new(2);
+    let deliver = |first: u64| {
+        let _runtime = runtime.enter();
+        for round in 0..ROUNDS {
+            both.wait();
+            relay.deliver(&name(), &[entry(first + 2 * round)]);
+        }
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| deliver(2));
+        scope.spawn(|| deliver(3));
+    });
+    assert_eq!(room.edge(), Some(Seq(1 + 2 * ROUNDS)));
+    assert_eq!(relay.metrics.repairs.get(), 0);
+}
+
 #[tokio::test]
 async fn a_room_stays_in_use_until_its_hole_is_closed() {
     let folder = tempfile::tempdir().unwrap();

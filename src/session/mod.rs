@@ -7,10 +7,10 @@
 //! What bounds it: answers owed (`in_flight_max`) and bytes queued (`queue_bytes_max`); at either
 //! the session stops reading its socket, so that a client that does not listen is not heard.
 
-mod answers;
-mod follows;
+pub(crate) mod answers;
+pub(crate) mod follows;
 mod limits;
-mod lost;
+pub(crate) mod lost;
 mod owing;
 mod paging;
 mod reply;

@@ -23,9 +23,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
-use tokio::net::tcp::OwnedWriteHalf;
 use tokio::time::Instant;
 
+use super::outlet::Outlet;
 use super::queue::{PIECE_OVERHEAD_BYTES, Piece, Queued, Queues, cost};
 use crate::budget::{Budget, Holder, Place};
 
@@ -77,7 +77,7 @@ pub(super) struct Flow {
 #[derive(Debug)]
 struct State {
     /// The kernel's end. `None` once the connection broke or was ended.
-    writer: Option<OwnedWriteHalf>,
+    writer: Option<Outlet>,
     /// Whole pieces that the kernel has not taken. Holds no memory while it is empty.
     pieces: VecDeque<Piece>,
     /// Bytes of the head piece that the kernel already has.
@@ -102,11 +102,7 @@ struct State {
 }
 
 impl Link {
-    pub(super) fn new(
-        writer: OwnedWriteHalf,
-        queue_bytes_max: usize,
-        queues: &Arc<Queues>,
-    ) -> Arc<Self> {
+    pub(super) fn new(writer: Outlet, queue_bytes_max: usize, queues: &Arc<Queues>) -> Arc<Self> {
         let state = State {
             writer: Some(writer),
             pieces: VecDeque::new(),
@@ -339,7 +335,7 @@ impl State {
         let Some(writer) = &self.writer else {
             return Poll::Ready(Err(ErrorKind::BrokenPipe.into()));
         };
-        std::task::ready!(writer.as_ref().poll_write_ready(cx))?;
+        std::task::ready!(writer.poll_write_ready(cx))?;
         let mut slices = [IoSlice::new(&[]); PIECES_PER_WRITE];
         let mut count = 0;
         for (slice, piece) in slices.iter_mut().zip(&self.pieces) {
@@ -417,7 +413,8 @@ mod tests {
         let (client, accepted) = tokio::join!(client, listener.accept());
         let (_, writer) = accepted.unwrap().0.into_split();
         writer.writable().await.unwrap();
-        (Link::new(writer, queue_bytes_max, &Arc::default()), client.unwrap())
+        let link = Link::new(Outlet::Tcp(writer), queue_bytes_max, &Arc::default());
+        (link, client.unwrap())
     }
 
     /// Ten thousand sockets that were slow once must not hold memory for it.

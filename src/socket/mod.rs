@@ -10,6 +10,9 @@ mod clock;
 mod codec;
 mod duplex;
 mod link;
+mod outlet;
+#[cfg(test)]
+pub mod pipe;
 mod queue;
 mod reason;
 mod tune;
@@ -32,6 +35,7 @@ use self::codec::Codec;
 use self::duplex::Duplex;
 use self::link::Flow;
 pub use self::link::{Link, Offer};
+use self::outlet::Outlet;
 pub use self::queue::Queues;
 pub use self::reason::CloseReason;
 pub use self::tune::tune;
@@ -104,7 +108,7 @@ impl Socket {
         queues: &Arc<Queues>,
     ) -> Self {
         let (reader, writer) = stream.into_split();
-        let link = Link::new(writer, config.queue_bytes_max, queues);
+        let link = Link::new(Outlet::Tcp(writer), config.queue_bytes_max, queues);
         let held = Held { above: config.read_buffer_bytes, up_to: config.frame_bytes_max };
         let codec = Codec::new(Duplex::new(reader, Arc::clone(&link), leftover, held));
         let heartbeat = Duration::from_millis(config.heartbeat_ms);

@@ -83,8 +83,7 @@ fn the_sources_are_tidy() {
             violations.extend(unwraps(&file));
             violations.extend(impure(&file));
         }
-        // A `tests.rs` in the sources is a test module that was given a file of its own.
-        if file.path.starts_with("src/") && !file.path.ends_with("/tests.rs") {
+        if file.path.starts_with("src/") && !is_test(&file) {
             violations.extend(unwraps(&file));
             violations.extend(imports(&file));
             violations.extend(crates(&file));
@@ -98,6 +97,12 @@ fn the_sources_are_tidy() {
         violations.extend(markup(&file));
     }
     assert!(violations.is_empty(), "\n{}\n", violations.join("\n"));
+}
+
+/// A `tests.rs` in the sources is a test module that was given a file of its own; `sim` is a test
+/// that was given some.
+fn is_test(file: &File) -> bool {
+    file.path.ends_with("/tests.rs") || file.path.starts_with("src/sim/")
 }
 
 /// Every Rust file of the repository.
@@ -273,11 +278,20 @@ fn numbered(text: &str) -> impl Iterator<Item = (usize, &str)> {
     text.lines().enumerate().map(|(index, line)| (index + 1, line))
 }
 
-/// The lines that are code: before the tests, which stand last, and without comments.
+/// The lines that are code: before the tests, which stand last, without single lines that are for
+/// them alone, and without comments.
 fn code(file: &File) -> impl Iterator<Item = (usize, &str)> {
-    numbered(&file.text)
-        .take_while(|(_, line)| line.trim() != "#[cfg(test)]")
-        .map(|(number, line)| (number, line.split("//").next().unwrap_or_default()))
+    let mut lines = numbered(&file.text).peekable();
+    std::iter::from_fn(move || {
+        while lines.peek()?.1.trim() == "#[cfg(test)]" {
+            let (_, hidden) = lines.nth(1)?;
+            if hidden.ends_with('{') && !hidden.starts_with(' ') {
+                return None;
+            }
+        }
+        lines.next()
+    })
+    .map(|(number, line)| (number, line.split("//").next().unwrap_or_default()))
 }
 
 /// `src/log/sqlite.rs` belongs to `log`.
@@ -399,7 +413,8 @@ mod tests {
 
     #[test]
     fn unwrap_is_caught_outside_of_tests_only() {
-        let text = "a.unwrap();\n// b.unwrap()\na.unwrap_or(b)\n#[cfg(test)]\nc.unwrap();\n";
+        let text = "a.unwrap();\n// b.unwrap()\na.unwrap_or(b)\n    #[cfg(test)]\n    c.unwrap();\n\
+                    #[cfg(test)]\nmod tests {\n    d.unwrap();\n";
         check(unwraps, "src/hub.rs", text, &["src/hub.rs:1: unwrap() outside tests"]);
     }
 

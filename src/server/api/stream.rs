@@ -224,7 +224,7 @@ impl Drop for Reading {
     fn drop(&mut self) {
         self.desk.metrics.streams.dec();
         // The room lingers, as it does when a follower goes: the client may be right back.
-        self.room.touch(Instant::now());
+        self.room.touch(tokio::time::Instant::now());
     }
 }
 

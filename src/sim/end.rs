@@ -1,0 +1,141 @@
+//! The end of a schedule. Everything works again, so every client must get everything. Then all
+//! clients go, and nothing may be left over.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
+
+use super::chance::ms;
+use super::node::Node;
+use super::plan::FOLLOWS_MAX;
+use super::schedule::Schedule;
+use crate::rules::Outcome;
+
+/// Looks, and the pause between two of them: half a minute is more than anything may take.
+const LOOKS: usize = 600;
+const LOOK_PAUSE_MS: usize = 50;
+
+/// Looks until nothing is missing any more. What is, if that does not happen.
+async fn until(mut missing: impl AsyncFnMut() -> Option<String>) -> Result<(), String> {
+    let mut last = None;
+    for _ in 0..LOOKS {
+        last = missing().await;
+        if last.is_none() {
+            return Ok(());
+        }
+        sleep(ms(LOOK_PAUSE_MS)).await;
+    }
+    Err(last.unwrap_or_default())
+}
+
+impl Schedule {
+    /// `carrier`: brings what is committed, up to the end.
+    pub async fn end(mut self, carrier: JoinHandle<()>) -> Result<(), String> {
+        self.heal();
+        self.answered().await?;
+        self.say_last_words().await?;
+        if self.node.plan.goes_back {
+            // That it did is noticed when the last of it has come.
+            sleep(ms(5000)).await;
+        }
+        self.wait_for_all().await?;
+        self.clients.iter().for_each(|client| client.compare());
+        self.end_all();
+        let node = self.node.clone();
+        until(async || {
+            let left = node.desk.tasks.len().saturating_sub(node.tasks_len);
+            (left > 0).then(|| format!("{left} tasks are left"))
+        })
+        .await?;
+        // A room whose log went back is kept for a minute.
+        if !node.plan.goes_back {
+            sleep(ms(node.plan.linger_ms as usize * 2 + 1000)).await;
+            until(async || {
+                let rooms = node.desk.hub.room_names();
+                let what = || format!("rooms are kept that nobody follows: {rooms:?}");
+                (!rooms.is_empty()).then(what)
+            })
+            .await?;
+        }
+        drop(self);
+        carrier.abort();
+        let node = Arc::into_inner(node).ok_or("somebody still has the node")?;
+        stop(node).await
+    }
+
+    /// No command without an answer.
+    async fn answered(&mut self) -> Result<(), String> {
+        for answered in self.submitted.drain(..) {
+            match timeout(ms(20_000), answered).await {
+                Ok(Ok(_)) => {}
+                Ok(Err(_)) => return Err("an answer was dropped".into()),
+                Err(_) => return Err("a command was never answered".into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// An event in each room, which shows whatever was missed before it. If the log went back, it
+    /// goes beyond what it was: what two logs have at the same seq is how it is noticed.
+    async fn say_last_words(&mut self) -> Result<(), String> {
+        for room in 0..self.node.plan.rooms {
+            let highest = self.node.truth.highest(room);
+            while !self.node.truth.is_beyond(room, highest) {
+                match timeout(ms(20_000), self.host_says(room)).await {
+                    Ok(Ok(Ok(Outcome::Committed { .. }))) => {}
+                    // A commit of before is in doubt, which passes.
+                    Ok(Ok(_)) => sleep(ms(LOOK_PAUSE_MS)).await,
+                    _ => return Err("the last words were not answered".into()),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Everybody comes back, asks for what they want, and gets all of it.
+    async fn wait_for_all(&mut self) -> Result<(), String> {
+        until(async || {
+            let mut lacks = None;
+            for (index, client) in self.clients.clone().into_iter().enumerate() {
+                if self.node.truth.broken().is_some() {
+                    return None;
+                }
+                if !client.state().is_connected {
+                    self.connect(index);
+                }
+                if let Some(lack) = client.lacks() {
+                    lacks.get_or_insert(format!("client {index} lacks {lack}"));
+                    if client.state().owed == 0 && lack.contains("wants to follow") {
+                        self.resume(index);
+                    }
+                }
+            }
+            lacks
+        })
+        .await
+    }
+}
+
+/// The node stops: its tasks end, and it has given back all that it held.
+async fn stop(node: Node) -> Result<(), String> {
+    let Node { desk, feed, memory, .. } = node;
+    let (budgets, tasks) = (desk.budgets.clone(), desk.tasks.clone());
+    let mut share = desk.hub.share(IpAddr::from([127, 0, 0, 1]));
+    if !share.grow(FOLLOWS_MAX / 2) {
+        return Err("places of followers were not given back".into());
+    }
+    if !desk.replay.is_idle() {
+        return Err("a page that nobody reads was not forgotten".into());
+    }
+    drop((feed, memory, share, desk));
+    tasks.stop();
+    if timeout(ms(10_000), tasks.ended()).await.is_err() {
+        return Err(format!("{} tasks do not end", tasks.len()));
+    }
+    if budgets.bytes() > 0 {
+        return Err(format!("bytes were not given back: {budgets:?}"));
+    }
+    Ok(())
+}

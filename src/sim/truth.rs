@@ -1,0 +1,131 @@
+//! Everything that was committed in a schedule. Clients are checked against it.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+
+use crate::model::{Event, RoomName, Seq, UserId};
+use crate::protocol::frame::Frame;
+
+/// One committed event.
+#[derive(Clone, Copy, Debug)]
+pub struct Fact {
+    pub room: usize,
+    pub seq: Seq,
+    /// Who left by it.
+    pub left: Option<usize>,
+    /// Its number among all, from 1 on.
+    pub number: usize,
+    /// The number of the event before it; 0: it is the room's first.
+    pub before: usize,
+}
+
+#[derive(Default)]
+pub struct Truth(Mutex<State>);
+
+#[derive(Default)]
+struct State {
+    /// By the bytes of their frames.
+    facts: HashMap<Bytes, Fact>,
+    count: usize,
+    /// What each room holds now, by the numbers of its events.
+    rooms: Vec<Vec<usize>>,
+    /// The highest seq that each room ever had.
+    highest: Vec<usize>,
+    /// Rooms that have gone back.
+    back: Vec<usize>,
+    was_damaged: bool,
+    /// The first promise that was broken.
+    broken: Option<String>,
+}
+
+impl Truth {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn committed(&self, event: &Event, frame: &Frame) {
+        let mut state = self.state();
+        let state = &mut *state;
+        state.count += 1;
+        let room = room_of(&event.room);
+        if state.rooms.len() <= room {
+            state.rooms.resize(room + 1, Vec::new());
+            state.highest.resize(room + 1, 0);
+        }
+        let left = event.left().map(user_of);
+        let before = state.rooms[room].last().copied().unwrap_or(0);
+        let (seq, number) = (event.seq, state.count);
+        state.facts.insert(frame.bytes().clone(), Fact { room, seq, left, number, before });
+        state.rooms[room].push(number);
+        state.highest[room] = state.highest[room].max(state.rooms[room].len());
+    }
+
+    pub fn fact(&self, frame: &[u8]) -> Option<Fact> {
+        self.state().facts.get(frame).copied()
+    }
+
+    pub fn went_back(&self, room: usize, to: Seq) {
+        let mut state = self.state();
+        state.rooms[room].truncate(to.0 as usize);
+        state.back.push(room);
+    }
+
+    pub fn has_gone_back(&self, room: usize) -> bool {
+        self.state().back.contains(&room)
+    }
+
+    pub fn set_damaged(&self) {
+        self.state().was_damaged = true;
+    }
+
+    pub fn was_damaged(&self) -> bool {
+        self.state().was_damaged
+    }
+
+    pub fn last(&self, room: usize) -> Seq {
+        Seq(self.state().rooms[room].len() as u64)
+    }
+
+    /// Whether it has more now than it ever had.
+    pub fn is_beyond(&self, room: usize, highest: usize) -> bool {
+        self.state().rooms[room].len() > highest
+    }
+
+    pub fn highest(&self, room: usize) -> usize {
+        self.state().highest[room]
+    }
+
+    pub fn numbers(&self, room: usize) -> Vec<usize> {
+        self.state().rooms[room].clone()
+    }
+
+    /// A promise was broken. The first one counts.
+    pub fn fail(&self, what: String) {
+        self.state().broken.get_or_insert(what);
+    }
+
+    pub fn broken(&self) -> Option<String> {
+        self.state().broken.clone()
+    }
+}
+
+pub fn room(index: usize) -> RoomName {
+    RoomName::stored(["a", "b", "c"][index])
+}
+
+pub fn room_of(name: &RoomName) -> usize {
+    usize::from(name.as_str().as_bytes()[0] - b'a')
+}
+
+/// The host of all rooms, who never leaves.
+pub const HOST: usize = 9;
+
+pub fn user(index: usize) -> UserId {
+    UserId::stored(["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"][index])
+}
+
+pub fn user_of(user: &UserId) -> usize {
+    usize::from(user.as_str().as_bytes()[0] - b'0')
+}
