@@ -84,10 +84,5 @@ impl Pace {
 
 /// What so many bytes weigh.
 pub fn weight_of(bytes: usize) -> u32 {
-    weight(bytes, BYTES_PER_WEIGHT)
-}
-
-/// What so many of a thing weigh, of which so many weigh as much as a small command.
-pub fn weight(count: usize, per_weight: usize) -> u32 {
-    u32::try_from(count / per_weight).unwrap_or(u32::MAX)
+    u32::try_from(bytes / BYTES_PER_WEIGHT).unwrap_or(u32::MAX)
 }

@@ -3,7 +3,6 @@
 use super::asked::Asked;
 use super::follow::Follow;
 use super::history::Pages;
-use super::pace::weight;
 use super::resume::Resuming;
 use crate::budget::Held;
 use crate::log::{Member, RoomSummary};
@@ -14,14 +13,9 @@ use crate::protocol::table::{self, CommandType};
 use crate::protocol::{page, signal};
 use crate::rules::{Outcome, Reading};
 
-/// Members in a list that weigh as much as a small command.
-const MEMBERS_PER_WEIGHT: usize = 50;
-/// Rooms in a list that weigh as much as a small command.
-const ROOMS_PER_WEIGHT: usize = 20;
-/// The same where the list says what is unread, which takes a look at each.
-const READ_ROOMS_PER_WEIGHT: usize = 4;
-/// Events that weigh as much as a small command, however short.
-const EVENTS_PER_WEIGHT: usize = 50;
+/// What a list of rooms weighs that says what is unread, which takes a look at each room, to one
+/// that does not.
+const READING_WEIGHT: usize = 5;
 
 pub enum Reply {
     /// None: its work is about to begin.
@@ -89,13 +83,13 @@ impl Reply {
     /// What was done for it beside its bytes.
     pub fn weight(&self) -> u32 {
         match self {
-            Self::Page(_, page) => weight(page.items.len(), EVENTS_PER_WEIGHT),
+            Self::Page(_, page) => CommandType::History.weight(page.items.len()),
             Self::Pages(pages) => pages.weight,
-            Self::Members(_, members) => weight(members.items.len(), MEMBERS_PER_WEIGHT),
-            Self::Rooms { rooms, has_reading: true, .. } => {
-                weight(rooms.items.len(), READ_ROOMS_PER_WEIGHT)
+            Self::Members(_, members) => CommandType::Members.weight(members.items.len()),
+            Self::Rooms { rooms, has_reading, .. } => {
+                let times = if *has_reading { READING_WEIGHT } else { 1 };
+                CommandType::Rooms.weight(rooms.items.len() * times)
             }
-            Self::Rooms { rooms, .. } => weight(rooms.items.len(), ROOMS_PER_WEIGHT),
             _ => 0,
         }
     }

@@ -54,6 +54,9 @@ pub struct Row {
     pub needs: &'static [Key],
     /// The fields that it may have, beside `id`.
     pub takes: &'static [Key],
+    /// Items of its answer (events, members, rooms) that weigh as much as a small command. 0: only
+    /// the bytes of an answer weigh.
+    pub items_per_weight: usize,
     /// What one must be a member for, as a part of a sentence.
     pub doing: &'static str,
     /// As `help` shows it.
@@ -68,6 +71,7 @@ pub const TABLE: [Row; 14] = [
         effect: Effect::Write,
         needs: &[Key::UserId, Key::Room],
         takes: &[],
+        items_per_weight: 0,
         doing: "",
         example: r#"{"user_id":"1","type":"create","room":"general"}"#,
     },
@@ -77,6 +81,7 @@ pub const TABLE: [Row; 14] = [
         effect: Effect::Idempotent,
         needs: &[Key::UserId, Key::Room],
         takes: &[Key::Since, Key::Last],
+        items_per_weight: 0,
         doing: "reading it",
         example: r#"{"user_id":"1","type":"join","room":"general","since":0}"#,
     },
@@ -86,6 +91,7 @@ pub const TABLE: [Row; 14] = [
         effect: Effect::Write,
         needs: &[Key::UserId, Key::Room, Key::Message],
         takes: &[],
+        items_per_weight: 0,
         doing: "sending to it",
         example: concat!(
             r#"{"user_id":"1","type":"message","room":"general","#,
@@ -98,6 +104,7 @@ pub const TABLE: [Row; 14] = [
         effect: Effect::Write,
         needs: &[Key::UserId, Key::Room],
         takes: &[],
+        items_per_weight: 0,
         doing: "leaving it",
         example: r#"{"user_id":"1","type":"leave","room":"general"}"#,
     },
@@ -107,6 +114,7 @@ pub const TABLE: [Row; 14] = [
         effect: Effect::Read,
         needs: &[Key::UserId, Key::Room],
         takes: &[Key::Before, Key::After, Key::Limit],
+        items_per_weight: 50,
         doing: "reading it",
         example: r#"{"user_id":"1","type":"history","room":"general","before":120,"limit":50}"#,
     },
@@ -116,6 +124,7 @@ pub const TABLE: [Row; 14] = [
         effect: Effect::Read,
         needs: &[Key::UserId, Key::Rooms],
         takes: &[],
+        items_per_weight: 5,
         doing: "reading it",
         example: r#"{"user_id":"1","type":"resume","rooms":{"general":41}}"#,
     },
@@ -125,6 +134,7 @@ pub const TABLE: [Row; 14] = [
         effect: Effect::Read,
         needs: &[],
         takes: &[Key::UserId, Key::After, Key::Limit],
+        items_per_weight: 20,
         doing: "",
         example: r#"{"user_id":"1","type":"rooms","after":"general","limit":100}"#,
     },
@@ -134,6 +144,7 @@ pub const TABLE: [Row; 14] = [
         effect: Effect::Read,
         needs: &[Key::UserId, Key::Room],
         takes: &[Key::After],
+        items_per_weight: 50,
         doing: "reading it",
         example: r#"{"user_id":"1","type":"members","room":"general"}"#,
     },
@@ -143,6 +154,7 @@ pub const TABLE: [Row; 14] = [
         effect: Effect::Sign,
         needs: &[Key::UserId, Key::Room],
         takes: &[],
+        items_per_weight: 0,
         doing: "asking who is there",
         example: r#"{"user_id":"1","type":"who","room":"general"}"#,
     },
@@ -152,6 +164,7 @@ pub const TABLE: [Row; 14] = [
         effect: Effect::Sign,
         needs: &[Key::UserId, Key::Room],
         takes: &[],
+        items_per_weight: 0,
         doing: "typing in it",
         example: r#"{"user_id":"1","type":"typing","room":"general"}"#,
     },
@@ -161,6 +174,7 @@ pub const TABLE: [Row; 14] = [
         effect: Effect::Sign,
         needs: &[Key::UserId, Key::Room, Key::Seq],
         takes: &[],
+        items_per_weight: 0,
         doing: "reading it",
         example: r#"{"user_id":"1","type":"read","room":"general","seq":41}"#,
     },
@@ -170,6 +184,7 @@ pub const TABLE: [Row; 14] = [
         effect: Effect::Local,
         needs: &[],
         takes: &[],
+        items_per_weight: 0,
         doing: "",
         example: r#"{"type":"ping"}"#,
     },
@@ -179,6 +194,7 @@ pub const TABLE: [Row; 14] = [
         effect: Effect::Local,
         needs: &[],
         takes: &[],
+        items_per_weight: 0,
         doing: "",
         example: r#"{"type":"help"}"#,
     },
@@ -188,6 +204,7 @@ pub const TABLE: [Row; 14] = [
         effect: Effect::Read,
         needs: &[Key::UserId, Key::Room],
         takes: &[Key::After],
+        items_per_weight: 0,
         doing: "reading it",
         example: "",
     },
@@ -227,6 +244,12 @@ impl CommandType {
 
     pub fn name(self) -> &'static str {
         self.row().name
+    }
+
+    /// What so many items of an answer weigh.
+    pub fn weight(self, items: usize) -> u32 {
+        let weight = items.checked_div(self.row().items_per_weight).unwrap_or_default();
+        u32::try_from(weight).unwrap_or(u32::MAX)
     }
 
     /// Whether it changes a room.

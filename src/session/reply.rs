@@ -11,7 +11,7 @@ use super::lost::lost_sync;
 use super::paging::Paging;
 use super::{End, Session};
 use crate::desk::follow::Follow;
-use crate::desk::pace::{weight, weight_of};
+use crate::desk::pace::weight_of;
 use crate::desk::resume::{self, Resuming};
 use crate::desk::{Pending, Reply};
 use crate::metrics;
@@ -20,8 +20,6 @@ use crate::protocol::error::{Code, Problem};
 use crate::protocol::frame::{self, Frame};
 use crate::protocol::table::CommandType;
 
-/// Rooms of a `resume` that weigh as much as a small command.
-const ROOMS_PER_WEIGHT: usize = 5;
 /// Answers of this length on are handed over as they are; shorter ones are gathered.
 const LARGE_BYTES_MIN: usize = 4096;
 
@@ -97,7 +95,7 @@ impl Session {
                 }
             }
         }
-        self.charge(weight(resuming.done.len() - from, ROOMS_PER_WEIGHT));
+        self.charge(CommandType::Resume.weight(resuming.done.len() - from));
         self.flush();
         if !resuming.is_over() {
             let asks = Asks { user: self.payer.clone(), ..asks };

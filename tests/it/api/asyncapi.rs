@@ -66,6 +66,22 @@ fn every_command_is_described_and_no_other() {
 }
 
 #[test]
+fn a_commands_fields_are_described_as_the_table_has_them() {
+    let described = messages("commands");
+    for row in of_socket() {
+        let payload = &described[row.name]["payload"];
+        let needs: Vec<_> = row.needs.iter().map(|key| key.name()).collect();
+        let required = [vec!["type"], needs.clone()].concat();
+        assert_eq!(payload["required"], json!(required), "{}", row.name);
+        let takes = row.takes.iter().map(|key| key.name());
+        let fields: BTreeSet<_> = ["type", "id"].into_iter().chain(needs).chain(takes).collect();
+        let properties = payload["properties"].as_object().unwrap();
+        let properties: BTreeSet<_> = properties.keys().map(String::as_str).collect();
+        assert_eq!(properties, fields, "{}", row.name);
+    }
+}
+
+#[test]
 fn every_frame_that_the_code_makes_is_described_and_no_other() {
     let described: BTreeSet<_> = messages("frames").into_keys().collect();
     let mut known = types_in_the_code();

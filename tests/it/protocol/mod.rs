@@ -16,6 +16,7 @@ mod limits;
 mod lists;
 mod names;
 mod resume;
+mod table;
 
 use std::time::{Duration, SystemTime};
 
