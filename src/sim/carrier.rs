@@ -5,12 +5,13 @@ use tokio::sync::mpsc;
 use tokio::time::sleep;
 
 use super::chance::{Chance, ms};
+use super::plan::Redis;
 use crate::mirror::{Incoming, Mirrored};
 
 /// Runs for as long as something may be committed.
 pub async fn carry(
     chance: Chance,
-    is_lossy: bool,
+    redis: Redis,
     mut committed: mpsc::UnboundedReceiver<Mirrored>,
     feed: mpsc::Sender<Incoming>,
 ) {
@@ -21,10 +22,14 @@ pub async fn carry(
         {
             events.push(next);
         }
-        if !is_lossy {
-            chance.pause().await;
-            hand_on(&feed, events).await;
-            continue;
+        match redis {
+            Redis::None => continue,
+            Redis::Whole => {
+                chance.pause().await;
+                hand_on(&feed, events).await;
+                continue;
+            }
+            Redis::Lossy => {}
         }
         let times = match chance.below(10) {
             0 | 1 => 0,

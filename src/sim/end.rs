@@ -35,7 +35,9 @@ impl Schedule {
     pub async fn end(mut self, carrier: JoinHandle<()>) -> Result<(), String> {
         self.heal();
         self.answered().await?;
-        self.say_last_words().await?;
+        if self.node.plan.has_last_words {
+            self.say_last_words().await?;
+        }
         if self.node.plan.goes_back {
             // That it did is noticed when the last of it has come.
             sleep(ms(5000)).await;

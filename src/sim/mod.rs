@@ -67,10 +67,10 @@ impl Bench {
         let plan = Plan::of(&chance);
         chance.tell(|| format!("{plan:#?}"));
         chance.set_slow(plan.slow);
-        let is_lossy = plan.is_lossy;
+        let redis = plan.redis;
         let (node, committed) = Node::start(&chance, plan, &self.config, &self.metrics);
         let (truth, tasks) = (node.truth.clone(), node.desk.tasks.clone());
-        let carry = carrier::carry(chance.clone(), is_lossy, committed, node.feed.clone());
+        let carry = carrier::carry(chance.clone(), redis, committed, node.feed.clone());
         let carrier = tokio::spawn(carry);
         let mut schedule = Schedule::new(Arc::new(node));
         schedule.run().await;

@@ -6,6 +6,17 @@
 use super::chance::Chance;
 use crate::config::Config;
 
+/// How committed events come to this node, beside by its own lanes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Redis {
+    /// Each once and in order, sooner or later.
+    Whole,
+    /// Late, twice, in any order or never.
+    Lossy,
+    /// There is none, and this is the only node.
+    None,
+}
+
 #[derive(Clone, Debug)]
 pub struct Plan {
     pub rooms: usize,
@@ -24,8 +35,7 @@ pub struct Plan {
     pub linger_ms: u64,
     /// How slow the log and the way to clients are, in percent.
     pub slow: usize,
-    /// Redis loses events, and tells them twice and in any order.
-    pub is_lossy: bool,
+    pub redis: Redis,
     /// Other nodes write, too.
     pub has_others: bool,
     /// The log is away for a while.
@@ -48,6 +58,9 @@ pub struct Plan {
     pub has_leavers: bool,
     /// Clients claim to have more than there is.
     pub has_liars: bool,
+    /// In the end something is said in each room, which shows what was missed before it. Without
+    /// it everything must be there all the same, unless Redis lost it.
+    pub has_last_words: bool,
 }
 
 impl Plan {
@@ -57,6 +70,7 @@ impl Plan {
         let goes_back = one_in(10);
         let linger_ms = *chance.pick(&[1000, 1000, 3000]);
         let lulls = one_in(4);
+        let redis = *chance.pick(&[Redis::Whole, Redis::Lossy, Redis::Lossy, Redis::None]);
         Self {
             rooms: *chance.pick(&[1, 1, 2, 3]),
             users: chance.between(1, 4),
@@ -72,8 +86,8 @@ impl Plan {
             held_len: *chance.pick(&[1, 3, 1000]),
             linger_ms: if goes_back { 60_000 } else { linger_ms },
             slow: *chance.pick(&[0, 10, 30, 60]),
-            is_lossy: !goes_back && one_in(2),
-            has_others: !one_in(4),
+            redis,
+            has_others: redis != Redis::None && !one_in(4),
             has_outages: one_in(3),
             has_unknowns: one_in(4),
             has_damage: !goes_back && one_in(5),
@@ -85,6 +99,7 @@ impl Plan {
             has_lulls: lulls && !goes_back,
             has_leavers: one_in(2),
             has_liars: one_in(8),
+            has_last_words: redis == Redis::Lossy || goes_back || one_in(2),
         }
     }
 
