@@ -8,6 +8,9 @@ use super::chance::{Chance, ms};
 use super::plan::Redis;
 use crate::mirror::{Incoming, Mirrored};
 
+/// Between two questions to the log where there is no Redis.
+const ASK_EVERY_MS: usize = 500;
+
 /// Runs for as long as something may be committed.
 pub async fn carry(
     chance: Chance,
@@ -15,6 +18,11 @@ pub async fn carry(
     mut committed: mpsc::UnboundedReceiver<Mirrored>,
     feed: mpsc::Sender<Incoming>,
 ) {
+    match redis {
+        Redis::Whole | Redis::Lossy => {}
+        Redis::None => return,
+        Redis::Silent => return ask(&feed).await,
+    }
     while let Some(first) = committed.recv().await {
         let mut events = vec![first];
         while chance.percent(60)
@@ -22,14 +30,10 @@ pub async fn carry(
         {
             events.push(next);
         }
-        match redis {
-            Redis::None => continue,
-            Redis::Whole => {
-                chance.pause().await;
-                hand_on(&feed, events).await;
-                continue;
-            }
-            Redis::Lossy => {}
+        if redis == Redis::Whole {
+            chance.pause().await;
+            hand_on(&feed, events).await;
+            continue;
         }
         let times = match chance.below(10) {
             0 | 1 => 0,
@@ -51,6 +55,13 @@ pub async fn carry(
                 hand_on(&feed, events).await;
             });
         }
+    }
+}
+
+/// Without Redis, the log is asked.
+async fn ask(feed: &mpsc::Sender<Incoming>) {
+    while feed.send(Incoming::Doubt).await.is_ok() {
+        sleep(ms(ASK_EVERY_MS)).await;
     }
 }
 

@@ -9,7 +9,7 @@ use tokio::time::{sleep, timeout};
 
 use super::chance::ms;
 use super::node::Node;
-use super::plan::FOLLOWS_MAX;
+use super::plan::{FOLLOWS_MAX, Redis};
 use super::schedule::Schedule;
 use crate::rules::Outcome;
 
@@ -82,9 +82,16 @@ impl Schedule {
     /// An event in each room, which shows whatever was missed before it. If the log went back, it
     /// goes beyond what it was: what two logs have at the same seq is how it is noticed.
     async fn say_last_words(&mut self) -> Result<(), String> {
-        for room in 0..self.node.plan.rooms {
+        let plan = self.node.plan.clone();
+        for room in 0..plan.rooms {
             let highest = self.node.truth.highest(room);
             while !self.node.truth.is_beyond(room, highest) {
+                // What another node says may be lost, too.
+                let is_heard = plan.has_others && plan.redis != Redis::Lossy;
+                if is_heard && self.node.chance.percent(50) {
+                    self.others_say(room);
+                    continue;
+                }
                 match timeout(ms(20_000), self.host_says(room)).await {
                     Ok(Ok(Ok(Outcome::Committed { .. }))) => {}
                     // A commit of before is in doubt, which passes.

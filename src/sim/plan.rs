@@ -15,6 +15,8 @@ pub enum Redis {
     Lossy,
     /// There is none, and this is the only node.
     None,
+    /// There is none, and the log is asked now and then what other nodes have written.
+    Silent,
 }
 
 #[derive(Clone, Debug)]
@@ -70,7 +72,8 @@ impl Plan {
         let goes_back = one_in(10);
         let linger_ms = *chance.pick(&[1000, 1000, 3000]);
         let lulls = one_in(4);
-        let redis = *chance.pick(&[Redis::Whole, Redis::Lossy, Redis::Lossy, Redis::None]);
+        let redis =
+            *chance.pick(&[Redis::Whole, Redis::Lossy, Redis::Lossy, Redis::None, Redis::Silent]);
         Self {
             rooms: *chance.pick(&[1, 1, 2, 3]),
             users: chance.between(1, 4),

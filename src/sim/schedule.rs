@@ -365,6 +365,11 @@ impl Schedule {
         (0..self.clients.len()).for_each(|client| self.go(client));
     }
 
+    /// By another node.
+    pub fn others_say(&self, room: usize) {
+        self.node.memory.commit(&[write(room, HOST, message(&self.node.chance))]);
+    }
+
     pub fn host_says(&self, room: usize) -> oneshot::Receiver<Answer> {
         self.node.submit(room, HOST, message(&self.node.chance))
     }
