@@ -10,6 +10,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::log::Log;
 use crate::metrics::Metrics;
+use crate::rate::Backoff;
 use crate::tasks::Tasks;
 
 /// How often the log is asked for the time.
@@ -45,20 +46,17 @@ pub async fn run(log: Log, metrics: Arc<Metrics>, tasks: Tasks) {
 }
 
 async fn compare(log: &Log, metrics: &Metrics) {
-    let (mut clock, mut pause) = (Clock::default(), FIRST_PAUSE);
+    let (mut clock, mut backoff) = (Clock::default(), Backoff::new(FIRST_PAUSE, ASK_EVERY));
     loop {
         let (sent, begun) = (SystemTime::now(), Instant::now());
         // An error: the log is away, which is told elsewhere.
         let theirs = log.time().await.ok();
-        pause = match theirs.and_then(|theirs| ahead(sent, begun.elapsed(), theirs)) {
-            Some(ahead) => {
-                metrics.log_clock_difference.set(ahead);
-                clock.tell(ahead);
-                ASK_EVERY
-            }
-            None => (pause * 2).min(ASK_EVERY),
-        };
-        sleep(pause).await;
+        if let Some(ahead) = theirs.and_then(|theirs| ahead(sent, begun.elapsed(), theirs)) {
+            metrics.log_clock_difference.set(ahead);
+            clock.tell(ahead);
+            backoff.give_time();
+        }
+        sleep(backoff.pause()).await;
     }
 }
 

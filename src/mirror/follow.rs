@@ -16,7 +16,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use rand::Rng;
 use redis::aio::MultiplexedConnection;
 use redis::{PushInfo, PushKind, RedisError, Value, cmd};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -32,9 +31,10 @@ use super::position::{CatchUp, Position, Standing};
 use super::{Incoming, OpenError, Status};
 use crate::budget::Budget;
 use crate::metrics::Metrics;
+use crate::rate::Backoff;
 use crate::tasks::Tasks;
 
-/// The first pause before another connection, doubled each time up to the longest.
+/// The first and the longest pause before another connection.
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 /// Bytes of events that are handed on at once, and one event more.
@@ -96,11 +96,11 @@ impl Follow {
     pub async fn run(mut self, started: oneshot::Sender<Result<(), OpenError>>) {
         let tasks = self.tasks.clone();
         let mut started = Some(started);
-        let mut pause = PAUSE_MIN;
+        let mut backoff = Backoff::new(PAUSE_MIN, PAUSE_MAX);
         // Why Redis refused this node, as it was last said.
         let mut told = None;
         loop {
-            let Err(lost) = self.follow(&mut started, &mut pause).await;
+            let Err(lost) = self.follow(&mut started, &mut backoff).await;
             let refused = self.refused(&lost);
             let is_foreign = matches!(lost, Lost::Foreign { .. });
             self.is_foreign |= is_foreign;
@@ -134,11 +134,10 @@ impl Follow {
                 }
             }
             if is_foreign {
-                pause = PAUSE_MAX;
+                backoff.give_time();
             }
-            let jittered = pause.mul_f64(rand::rng().random_range(0.5..1.0));
             tokio::select! {
-                () = sleep(jittered) => pause = (pause * 2).min(PAUSE_MAX),
+                () = sleep(backoff.jittered()) => {}
                 () = tasks.stopping() => return,
             }
         }
@@ -171,7 +170,7 @@ impl Follow {
     async fn follow(
         &mut self,
         started: &mut Option<oneshot::Sender<Result<(), OpenError>>>,
-        pause: &mut Duration,
+        backoff: &mut Backoff,
     ) -> Result<std::convert::Infallible, Lost> {
         let channels = [&*self.events_channel];
         let (len_max, budget) = (self.live_len_max, &self.live_budget);
@@ -189,7 +188,7 @@ impl Follow {
             tracing::info!("Redis is back");
         }
         self.metrics.mirror_live.set(1);
-        *pause = PAUSE_MIN;
+        backoff.reset();
         if let Some(started) = started.take() {
             // An error: the start was given up.
             let _ = started.send(Ok(()));

@@ -7,7 +7,6 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rand::Rng;
 use redis::{PushInfo, PushKind, RedisError, Value, cmd};
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval, sleep};
@@ -17,9 +16,10 @@ use super::connect::Connector;
 use super::listen::Listener;
 use crate::budget::Budget;
 use crate::metrics::Metrics;
+use crate::rate::Backoff;
 use crate::tasks::Tasks;
 
-/// The first pause before another connection, doubled each time up to the longest.
+/// The first and the longest pause before another connection.
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 
@@ -69,9 +69,9 @@ impl From<RedisError> for Lost {
 impl Signals {
     /// Runs until nobody can say anything any more.
     pub async fn run(mut self) {
-        let mut pause = PAUSE_MIN;
+        let mut backoff = Backoff::new(PAUSE_MIN, PAUSE_MAX);
         loop {
-            let Err(lost) = self.listen(&mut pause).await;
+            let Err(lost) = self.listen(&mut backoff).await;
             match lost {
                 Lost::Stopped => return,
                 // The follower of the events meets the same, and tells it.
@@ -81,9 +81,7 @@ impl Signals {
             if self.incoming.send(Signal::Away).await.is_err() {
                 return self.drop_all().await;
             }
-            let jittered = pause.mul_f64(rand::rng().random_range(0.5..1.0));
-            let mut rest = std::pin::pin!(sleep(jittered));
-            pause = (pause * 2).min(PAUSE_MAX);
+            let mut rest = std::pin::pin!(sleep(backoff.jittered()));
             loop {
                 tokio::select! {
                     () = &mut rest => break,
@@ -100,7 +98,7 @@ impl Signals {
     }
 
     /// One connection, from greeting to loss.
-    async fn listen(&mut self, pause: &mut Duration) -> Result<Infallible, Lost> {
+    async fn listen(&mut self, backoff: &mut Backoff) -> Result<Infallible, Lost> {
         let (channels, len_max) = ([self.channel.as_str()], self.queue_len_max);
         let connecting = Listener::connect(&self.connector, &channels, len_max, &self.budget);
         let mut listener = tokio::select! {
@@ -112,7 +110,7 @@ impl Signals {
         if !self.is_ours(&mut listener, false).await? {
             return Err(Lost::Ended);
         }
-        *pause = PAUSE_MIN;
+        backoff.reset();
         self.incoming.send(Signal::Connected).await.map_err(|_| Lost::Stopped)?;
         let mut beats = interval(self.heartbeat);
         beats.set_missed_tick_behavior(MissedTickBehavior::Delay);

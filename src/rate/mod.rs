@@ -7,10 +7,12 @@
 //! nothing else did for a while, and is paid for afterwards; so is what a thing turned out to weigh
 //! more.
 
+mod backoff;
 mod keyed;
 
 use std::time::{Duration, Instant};
 
+pub use backoff::Backoff;
 pub use keyed::Rates;
 
 /// A limit: so many a second on average, and so many at once.

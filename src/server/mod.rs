@@ -43,9 +43,10 @@ use self::status::Status;
 use crate::desk::Desk;
 use crate::model::UserId;
 use crate::protocol::close::CloseCode;
+use crate::rate::Backoff;
 use crate::socket;
 
-/// First pause after a failed accept. It doubles up to `ACCEPT_PAUSE_MAX`.
+/// First pause after a failed accept.
 const ACCEPT_PAUSE_MIN: Duration = Duration::from_millis(5);
 /// Longest pause after a failed accept: files come free at any time.
 const ACCEPT_PAUSE_MAX: Duration = Duration::from_secs(1);
@@ -98,7 +99,7 @@ impl Server {
     pub async fn run(self: Arc<Self>, listener: TcpListener, entrance: Entrance) {
         let tasks = self.desk.tasks.clone();
         let mut stopping = pin!(tasks.stopping());
-        let mut pause = ACCEPT_PAUSE_MIN;
+        let mut backoff = Backoff::new(ACCEPT_PAUSE_MIN, ACCEPT_PAUSE_MAX);
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
@@ -106,9 +107,9 @@ impl Server {
             };
             match accepted {
                 Ok((stream, peer)) => {
-                    if pause > ACCEPT_PAUSE_MIN {
+                    if !backoff.is_fresh() {
                         tracing::info!("accepting connections again");
-                        pause = ACCEPT_PAUSE_MIN;
+                        backoff.reset();
                     }
                     self.clone().greet(stream, peer, entrance);
                     if self.admission.is_crowded() || self.watchers.is_crowded() {
@@ -119,11 +120,10 @@ impl Server {
                 Err(err) if err.kind() == io::ErrorKind::ConnectionAborted => {}
                 // No file is free (EMFILE), or no memory. Never a reason to end the server.
                 Err(err) => {
-                    if pause == ACCEPT_PAUSE_MIN {
+                    if backoff.is_fresh() {
                         tracing::error!(%err, "cannot accept connections; trying again");
                     }
-                    tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(ACCEPT_PAUSE_MAX);
+                    tokio::time::sleep(backoff.pause()).await;
                 }
             }
         }

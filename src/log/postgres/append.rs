@@ -5,7 +5,6 @@ use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rand::Rng;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::Shared;
@@ -15,6 +14,7 @@ use crate::log::LogError;
 use crate::log::batch::Batch;
 use crate::log::health::Health;
 use crate::model::{RoomName, Seq, Timestamp};
+use crate::rate::Backoff;
 use crate::rules::{Outcome, Write};
 
 /// The first pause before another try, doubled each time up to the longest: short, because the
@@ -202,12 +202,13 @@ impl Appender {
 /// The time budget of one call, and the pauses in it.
 struct Patience {
     deadline: Instant,
-    pause: Duration,
+    backoff: Backoff,
 }
 
 impl Patience {
     fn new(timeout: Duration) -> Self {
-        Self { deadline: Instant::now() + timeout, pause: PAUSE_MIN }
+        let backoff = Backoff::new(PAUSE_MIN, PAUSE_MAX);
+        Self { deadline: Instant::now() + timeout, backoff }
     }
 
     /// Pauses before another try, or gives the error back when there is no time for one.
@@ -217,12 +218,11 @@ impl Patience {
         health: &Health,
     ) -> Result<(), LogError> {
         health.failed(&*error);
-        let pause = self.pause.mul_f64(rand::rng().random_range(0.5..1.0));
+        let pause = self.backoff.jittered();
         if Instant::now() + pause >= self.deadline {
             return Err(LogError::Unavailable(error));
         }
         sleep(pause).await;
-        self.pause = (self.pause * 2).min(PAUSE_MAX);
         Ok(())
     }
 }
