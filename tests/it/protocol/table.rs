@@ -23,7 +23,8 @@ fn the_page_shows_each_command_once_and_it_is_understood() {
         .map(|line| Request::parse(line, 100).unwrap().command.kind().name())
         .collect();
     let mut known = of_socket().each_ref().map(|row| row.name);
-    (shown.sort_unstable(), known.sort_unstable());
+    shown.sort_unstable();
+    known.sort_unstable();
     assert_eq!(shown, known);
 }
 
