@@ -25,38 +25,38 @@ pub enum CommandType {
     Read,
     Ping,
     Help,
-    /// Follows a room over HTTP; a socket joins.
+    /// Follows a room over HTTP. Over a socket, `join` does.
     Stream,
 }
 
 /// What a command does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {
-    /// It writes an event, once for each `id`.
+    /// Appends an event, once for each `id`.
     Write,
-    /// It writes an event unless what it asks for is so already. Its `id` names nothing.
+    /// Appends an event unless the state is already as asked. Its `id` is not an idempotency key.
     Idempotent,
-    /// It reads from the log.
+    /// Reads the log.
     Read,
-    /// It is a sign of life: it leaves no event.
+    /// A signal: leaves no event.
     Sign,
-    /// It is between the client and the node.
+    /// Concerns only the client and the node.
     Local,
 }
 
 /// One command.
 pub struct Row {
     pub command: CommandType,
-    /// The word for it on the wire and in metrics.
+    /// Its name on the wire and in metrics.
     pub name: &'static str,
     pub effect: Effect,
-    /// The fields that it must have, beside `type`.
+    /// Required fields, besides `type`.
     pub needs: &'static [Key],
-    /// The fields that it may have, beside `id`.
+    /// Optional fields, besides `id`.
     pub takes: &'static [Key],
-    /// What one must be a member for, as a part of a sentence.
+    /// What only a member may do, for the sentence "join … before …".
     pub doing: &'static str,
-    /// As `help` shows it.
+    /// The example in `help`.
     pub example: &'static str,
 }
 
@@ -229,12 +229,12 @@ impl CommandType {
         self.row().name
     }
 
-    /// Whether it changes a room.
+    /// Whether it appends events.
     pub fn writes(self) -> bool {
         matches!(self.row().effect, Effect::Write | Effect::Idempotent)
     }
 
-    /// The command that a socket's frame names.
+    /// The command with this name, if a socket may send it.
     pub fn named(name: &str) -> Option<Self> {
         of_socket().iter().find(|row| row.name == name).map(|row| row.command)
     }

@@ -224,7 +224,7 @@ fn an_unknown_type_is_shown_only_as_far_as_a_person_reads() {
 }
 
 proptest! {
-    /// Whatever comes: a command or a refusal that is itself one JSON object, never a panic.
+    /// Any input gives a command, or a refusal that is one JSON object; never a panic.
     #[test]
     fn any_text_gets_a_command_or_a_typed_refusal(frame in ".{0,200}") {
         if let Err(problem) = parse(&frame) {

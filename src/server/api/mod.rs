@@ -1,8 +1,8 @@
 //! HTTP for curl and for programs without WebSockets: everything under `/api`.
 //!
-//! It has no rules of its own. A request is the command that its route says (`route`, `ask`), goes
-//! to the desk as a session's commands do, and is answered with the same frames, as bodies
-//! (`reply`). What HTTP adds is here: methods, origins, rates, bodies, event streams (`stream`).
+//! It has no rules of its own. A request becomes the command of its route (`route`, `ask`), goes to
+//! the desk as a session's commands do, and is answered with the same frames as bodies (`reply`).
+//! What HTTP adds is here: methods, origins, rates, bodies, event streams (`stream`).
 
 mod ask;
 pub(super) mod body;
@@ -41,24 +41,24 @@ use crate::protocol::error::{Code, Problem};
 use crate::protocol::fields::Fields;
 use crate::protocol::table::CommandType;
 
-/// What any request from another origin may send.
+/// Headers that requests from other origins may send.
 const CROSS_ORIGIN_HEADERS: &str = "Authorization, Content-Type, Idempotency-Key, Last-Event-ID, \
                                     traceparent, tracestate, baggage";
-/// How long a browser may remember that it may ask: the ten minutes that most of them grant.
+/// How long browsers may cache a preflight: ten minutes, the most that many of them allow.
 const CROSS_ORIGIN_MAX_AGE_S: &str = "600";
 
-/// One to a node.
+/// One per node.
 pub struct Api {
     desk: Arc<Desk>,
 }
 
-/// Whose request it is.
+/// The client of a request.
 pub struct Visitor<'v> {
     /// Of the client.
     pub client: IpAddr,
-    /// What counts for it as an address: with IPv6, its site's.
+    /// Its address for limits: with IPv6, the /64 network.
     pub address: IpAddr,
-    /// The place of its connection.
+    /// The slot of its connection.
     pub permit: &'v Arc<Permit>,
     pub peer: &'v Peer,
 }
@@ -68,7 +68,7 @@ impl Api {
         Self { desk }
     }
 
-    /// Whether a path is for here to answer.
+    /// Whether the API answers this path.
     pub fn owns(path: &str) -> bool {
         path == "/api" || path.starts_with("/api/")
     }
@@ -196,7 +196,7 @@ impl Api {
         Ok(answer.map(|content| self.charged(content, visitor.address, user)))
     }
 
-    /// What the bytes of an answer turn out to weigh is paid for afterwards.
+    /// Charges for the bytes of an answer once they are known.
     fn charged(&self, content: Content, address: IpAddr, user: Option<UserId>) -> Content {
         let desk = self.desk.clone();
         let charge = move |len| {
@@ -215,7 +215,7 @@ impl Api {
         }
     }
 
-    /// The body of a write; `None`: it has none, and its path says all there is to say.
+    /// The body of a write; `None`: it has none, because the path says everything.
     async fn body_of(
         &self,
         parts: &Parts,
@@ -236,12 +236,12 @@ impl Api {
 }
 
 fn too_fast(retry_after_ms: u64) -> Problem {
-    let error = format!("too many requests from your address: wait {retry_after_ms} ms");
+    let error = format!("too many requests; wait {retry_after_ms} ms");
     let retry_after_ms = Some(retry_after_ms);
     Problem { retry_after_ms, ..Problem::new(Code::RateLimited, error) }
 }
 
-/// What there is at a place, for whoever asks, and for the browser that asks before it lets a page
+/// The methods of a route, for anyone who asks, and for a browser's preflight before it lets a page
 /// of another origin send what a form could not.
 fn options(route: Route) -> Answer {
     let mut answer = answer::options(route.allow());
