@@ -1,4 +1,4 @@
-//! Lists: the rooms there are, and the members of one.
+//! Lists: all rooms, and the members of a room.
 
 use super::asked::Asked;
 use super::reader::Reader;
@@ -9,8 +9,7 @@ use crate::protocol::command::MEMBERS_LIMIT;
 use crate::protocol::error::Problem;
 use crate::protocol::table::CommandType;
 
-/// What a row of a list may take, as it is read and as it is sent: a name twice, and what there is
-/// to say about it.
+/// Estimate of a list row's memory, as read and as sent: a name twice, and the other fields.
 const ROW_BYTES: usize = 512;
 
 pub async fn members(mut reader: Reader, asked: Asked, after: Option<UserId>) -> Reply {

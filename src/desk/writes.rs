@@ -1,4 +1,4 @@
-//! What a lane's answer means to whoever asked.
+//! Turns a lane's answer into a reply.
 
 use tokio::sync::oneshot;
 
@@ -17,7 +17,7 @@ pub fn written(asked: Asked, answer: Result<Answer, oneshot::error::RecvError>) 
         Ok(Err(Failure::Unavailable)) => Reply::Problem(asked.problem(Problem::unavailable())),
         Ok(Err(Failure::Unwritten)) => Reply::Problem(asked.problem(Problem::unwritten())),
         Ok(Err(Failure::Damaged)) => Reply::Problem(asked.problem(Problem::unwritable())),
-        // The lane is gone, which it says loudly elsewhere.
+        // The lane is gone, and has logged it.
         Ok(Err(Failure::Internal)) | Err(_) => Reply::Problem(asked.problem(Problem::internal())),
     }
 }
@@ -28,7 +28,7 @@ pub async fn stored(reader: Reader, asked: Asked, seq: Seq) -> Reply {
     let event = read.map(|events| events.into_iter().find(|event| event.seq == seq));
     match event {
         Ok(Some(event)) => Reply::Stored(Box::new(event)),
-        // A log that has the key and not its event was changed by hand.
+        // The log has the key but not its event, so it was changed by hand.
         Ok(None) => Reply::Problem(asked.problem(Problem::internal())),
         Err(problem) => Reply::Problem(asked.problem(problem)),
     }
