@@ -19,26 +19,26 @@ pub struct Metrics {
     pub connections_admitted: Gauge,
     pub connections_displaced: Counter,
     pub http_connections: Gauge,
-    pub connections_refused: Family<Reason, Counter>,
-    pub sockets_closed: Family<Code, Counter>,
-    pub requests: Family<Request, Counter>,
+    pub connections_refused: Family<ReasonLabel, Counter>,
+    pub sockets_closed: Family<CodeLabel, Counter>,
+    pub requests: Family<RequestLabel, Counter>,
     pub streams: Gauge,
     pub rooms_followed: Gauge,
     pub follows: Gauge,
-    pub commands: Family<Command, Counter>,
+    pub commands: Family<CommandLabel, Counter>,
     pub commit_batch_size: Histogram,
     pub commit_duration: Histogram,
     pub commit_to_delivery: Histogram,
     pub deliveries: Counter,
-    pub catch_ups: Family<Source, Counter>,
+    pub catch_ups: Family<SourceLabel, Counter>,
     pub repairs: Counter,
     pub went_back: Counter,
     pub follows_damaged: Counter,
     pub queue_bytes: Gauge,
-    pub budget_bytes: Family<Budget, Gauge>,
-    pub budget_max_bytes: Family<Budget, Gauge>,
-    evicted: Family<Budget, Counter>,
-    pub log_errors: Family<Kind, Counter>,
+    pub budget_bytes: Family<BudgetLabel, Gauge>,
+    pub budget_max_bytes: Family<BudgetLabel, Gauge>,
+    evicted: Family<BudgetLabel, Counter>,
+    pub log_errors: Family<KindLabel, Counter>,
     pub panics: Counter,
     pub log_lines_dropped: Counter,
     pub mirror_live: Gauge,
@@ -52,7 +52,7 @@ pub struct Metrics {
     pub outbox_swept: Counter,
     pub outbox_damaged: Gauge,
     pub log_clock_difference: Gauge<f64, AtomicU64>,
-    pub signals: Family<Signal, Counter>,
+    pub signals: Family<SignalLabel, Counter>,
     pub signals_skipped: Counter,
     pub signals_lost: Counter,
     pub presence_rooms: Gauge,
@@ -60,30 +60,30 @@ pub struct Metrics {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct Signal {
+pub struct SignalLabel {
     /// `presence`, `typing` or `read`.
     pub r#type: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct Command {
+pub struct CommandLabel {
     pub r#type: &'static str,
     /// `ok`, `duplicate`, or an error code.
     pub result: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct Reason {
+pub struct ReasonLabel {
     pub reason: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct Code {
+pub struct CodeLabel {
     pub code: u16,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct Request {
+pub struct RequestLabel {
     /// The route as in the documentation, such as `/api/rooms/{room}/events`; `other` for none.
     pub route: &'static str,
     /// A method that the API knows, or `other`.
@@ -92,19 +92,19 @@ pub struct Request {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct Budget {
+pub struct BudgetLabel {
     /// `unsent`, `inbound` or `rings`.
     pub budget: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct Source {
+pub struct SourceLabel {
     /// `ring` or `log`.
     pub source: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct Kind {
+pub struct KindLabel {
     /// `unavailable`, `unknown` or `refused`.
     pub kind: &'static str,
 }
@@ -359,12 +359,12 @@ impl Metrics {
 
     /// Counts connections closed because of a budget.
     pub fn evicted(&self, budget: &'static str) -> Counter {
-        self.evicted.get_or_create_owned(&Budget { budget })
+        self.evicted.get_or_create_owned(&BudgetLabel { budget })
     }
 
     /// Updates the metrics of a budget.
     pub fn budget(&self, budget: &'static str, bytes: usize, max: usize) {
-        let label = Budget { budget };
+        let label = BudgetLabel { budget };
         self.budget_bytes.get_or_create(&label).set(bytes as i64);
         self.budget_max_bytes.get_or_create(&label).set(max as i64);
     }
@@ -380,15 +380,15 @@ impl Metrics {
     }
 
     pub fn log_error(&self, kind: &'static str) {
-        self.log_errors.get_or_create(&Kind { kind }).inc();
+        self.log_errors.get_or_create(&KindLabel { kind }).inc();
     }
 
     pub fn signal(&self, r#type: &'static str, told: u64, skipped: u64) {
-        self.signals.get_or_create(&Signal { r#type }).inc_by(told);
+        self.signals.get_or_create(&SignalLabel { r#type }).inc_by(told);
         self.signals_skipped.inc_by(skipped);
     }
 
     pub fn catch_up(&self, source: &'static str) {
-        self.catch_ups.get_or_create(&Source { source }).inc();
+        self.catch_ups.get_or_create(&SourceLabel { source }).inc();
     }
 }

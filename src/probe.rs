@@ -60,7 +60,7 @@ async fn answer(log: &Log, path: &str, progress: impl Fn(&str)) -> Result<String
         None => Ok("answers".to_owned()),
         Some([]) => Ok("answers; no damage found".to_owned()),
         Some(problems) => Err(format!(
-            "the log {path} is damaged ({}); restore it from a backup",
+            "the log {path} is damaged ({}); restore a copy of it",
             problems.join("; ")
         )),
     }

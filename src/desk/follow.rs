@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::asked::Asked;
 use super::pending::Pending;
-use super::reader::Reader;
+use super::reader::CommandReader;
 use super::reading;
 use super::reply::{Joined, Reply};
 use crate::hub::Room;
@@ -29,7 +29,7 @@ pub struct Follow {
 /// Waits for the lane's outcome of a `join`, then follows the room if there is a `start`. `before`
 /// is the edge of the room on this node from before the write.
 pub async fn join(
-    mut reader: Reader,
+    mut reader: CommandReader,
     write: Pending,
     start: Option<Start>,
     before: Option<Seq>,
@@ -55,7 +55,7 @@ pub async fn join(
 }
 
 /// Follows a room by an event stream, for a member: everything above `after`.
-pub async fn stream(reader: Reader, asked: Asked, after: Option<Seq>) -> Reply {
+pub async fn stream(reader: CommandReader, asked: Asked, after: Option<Seq>) -> Reply {
     let before = reader.desk.relay.edge(&asked.room);
     let standing = match reader.member(&asked).await {
         Ok(standing) => standing,
@@ -72,7 +72,7 @@ pub async fn stream(reader: Reader, asked: Asked, after: Option<Seq>) -> Reply {
 }
 
 async fn follow(
-    reader: &Reader,
+    reader: &CommandReader,
     joined: Joined,
     start: Start,
     before: Option<Seq>,
@@ -98,6 +98,6 @@ pub fn placed(joined: Joined, start: Start, room: Arc<Room>) -> Follow {
 }
 
 /// Checks that the next event can be read.
-async fn check(reader: &Reader, follow: &Follow) -> Result<(), LogError> {
+async fn check(reader: &CommandReader, follow: &Follow) -> Result<(), LogError> {
     reader.desk.relay.check(&follow.room, follow.position).await
 }

@@ -15,7 +15,7 @@ use std::time::Duration;
 use super::Desk;
 use super::asked::Asked;
 use super::pace::weight_of;
-use super::reader::{Outage, Reader};
+use super::reader::{CommandReader, Outage};
 use super::reply::{Listed, Reply};
 use crate::budget::Held;
 use crate::hub::BATCH_BYTES_MAX;
@@ -80,7 +80,12 @@ struct Piece {
     is_last: bool,
 }
 
-pub async fn history(mut reader: Reader, asked: Asked, page: command::Page, limit: usize) -> Reply {
+pub async fn history(
+    mut reader: CommandReader,
+    asked: Asked,
+    page: command::HistoryPage,
+    limit: usize,
+) -> Reply {
     reader.begin();
     let answer = async {
         let last_seq = reader.member(&asked).await?.last_seq;
@@ -96,12 +101,12 @@ pub async fn history(mut reader: Reader, asked: Asked, page: command::Page, limi
             walked: 0,
         };
         let piece = match page {
-            command::Page::After(seq) => {
+            command::HistoryPage::After(seq) => {
                 range.after = seq;
                 range.read(&reader, &asked).await
             }
-            command::Page::Newest => range.find(&reader, &asked, None).await,
-            command::Page::Before(seq) => range.find(&reader, &asked, Some(seq)).await,
+            command::HistoryPage::Newest => range.find(&reader, &asked, None).await,
+            command::HistoryPage::Before(seq) => range.find(&reader, &asked, Some(seq)).await,
         };
         let piece = piece.map_err(|problem| asked.problem(problem))?;
         Ok::<_, Problem>((range, piece, held))
@@ -123,7 +128,7 @@ pub async fn history(mut reader: Reader, asked: Asked, page: command::Page, limi
 
 impl Range {
     /// The next piece, going forward.
-    async fn read(&mut self, reader: &Reader, asked: &Asked) -> Result<Piece, Problem> {
+    async fn read(&mut self, reader: &CommandReader, asked: &Asked) -> Result<Piece, Problem> {
         let (log, room) = (&reader.desk.log, &asked.room);
         let read = log.read_page(room, self.after, self.len_left.min(PIECE_LEN), BATCH_BYTES_MAX);
         let events = reader.read(read).await?;
@@ -144,7 +149,7 @@ impl Range {
     /// Finds the beginning of a page that goes back from `before`, and returns its first piece.
     async fn find(
         &mut self,
-        reader: &Reader,
+        reader: &CommandReader,
         asked: &Asked,
         before: Option<Seq>,
     ) -> Result<Piece, Problem> {
@@ -225,7 +230,7 @@ impl Pages {
         let held = self.desk.budgets.unsent.room(PAGE_HELD_BYTES).await;
         for tries in 1.. {
             // Failures here do not affect other commands: this answer has no other way to end well.
-            let reader = Reader::new(self.desk.clone(), Outage::default());
+            let reader = CommandReader::new(self.desk.clone(), Outage::default());
             match self.range.read(&reader, &self.asked).await {
                 Ok(piece) => {
                     let json = self.write(&piece, false);

@@ -18,7 +18,7 @@ mod reader;
 mod reading;
 mod reply;
 pub mod resume;
-mod signs;
+mod signals;
 mod writes;
 
 use std::net::IpAddr;
@@ -30,7 +30,7 @@ use tokio::sync::watch;
 pub use self::asked::Asked;
 use self::pace::Pace;
 pub use self::pending::{Pending, Work};
-pub use self::reader::{Outage, Reader};
+pub use self::reader::{CommandReader, Outage};
 pub use self::reply::{Joined, Reply};
 use self::resume::Resuming;
 pub use self::writes::written;
@@ -99,7 +99,7 @@ impl Desk {
         Request { id, command }: Request,
     ) -> (Pending, Option<Parked>) {
         let re = command.kind();
-        let reader = Reader::new(self.clone(), caller.outage);
+        let reader = CommandReader::new(self.clone(), caller.outage);
         let pending = match command {
             Command::InRoom { user, room, deed } => {
                 let asked = Asked { re, room, user, id, came: Instant::now() };
@@ -119,7 +119,7 @@ impl Desk {
 
     fn begin_in_room(
         &self,
-        reader: Reader,
+        reader: CommandReader,
         asked: Asked,
         deed: Deed,
         address: IpAddr,
@@ -138,13 +138,13 @@ impl Desk {
                 Pending::later(move || history::history(reader, asked, page, limit))
             }
             Deed::Members { after } => Pending::later(|| lists::members(reader, asked, after)),
-            Deed::Who => Pending::later(move || signs::who(reader, asked, way, address)),
+            Deed::Who => Pending::later(move || signals::who(reader, asked, way, address)),
             Deed::Typing => {
                 let since = self.hub.room(&asked.room).and_then(|room| room.edge());
-                Pending::later(move || signs::typing(reader, asked, way, since, address))
+                Pending::later(move || signals::typing(reader, asked, way, since, address))
             }
             Deed::Read(seq) => {
-                Pending::later(move || signs::read(reader, asked, seq, way, address))
+                Pending::later(move || signals::read(reader, asked, seq, way, address))
             }
             Deed::Stream { after } => Pending::later(move || follow::stream(reader, asked, after)),
         };
@@ -171,7 +171,7 @@ impl Desk {
             match pending.end().await {
                 // For a repeated key, the answer is the event of the first time.
                 Reply::Written(asked, Outcome::Duplicate(receipt)) => {
-                    let reader = Reader::new(self.clone(), Outage::default());
+                    let reader = CommandReader::new(self.clone(), Outage::default());
                     writes::stored(reader, asked, receipt.seq).await
                 }
                 reply => reply,

@@ -16,7 +16,7 @@ use crate::rules::{self, Standing};
 pub struct Outage(Arc<Mutex<Option<Instant>>>);
 
 /// What a command reads with, from the moment it arrived.
-pub struct Reader {
+pub struct CommandReader {
     pub desk: Arc<Desk>,
     outage: Outage,
     asked: Instant,
@@ -30,7 +30,7 @@ impl Outage {
     }
 }
 
-impl Reader {
+impl CommandReader {
     pub fn new(desk: Arc<Desk>, outage: Outage) -> Self {
         let now = tokio::time::Instant::now();
         let mut reader = Self { desk, outage, asked: now.into_std(), due: now };
@@ -107,7 +107,7 @@ impl Reader {
     }
 }
 
-impl Reader {
+impl CommandReader {
     /// The user's standing as a member, or the refusal.
     pub async fn member(&self, asked: &Asked) -> Result<Standing, Problem> {
         let standing = self.read(self.desk.log.standing(&asked.room, &asked.user)).await;

@@ -6,14 +6,14 @@
 use tokio::time::Instant;
 
 use super::asked::Asked;
-use super::reader::Reader;
+use super::reader::CommandReader;
 use crate::model::{Event, Seq, UserId};
 use crate::protocol::error::Problem;
 use crate::rules::Reading;
 
 /// Stores the user's pending marks first. It takes at most half of the time left: an older mark is
 /// better than no answer.
-pub async fn settle(reader: &Reader, user: Option<&UserId>) {
+pub async fn settle(reader: &CommandReader, user: Option<&UserId>) {
     if let Some(user) = user {
         let now = Instant::now();
         let until = now + reader.due().saturating_duration_since(now) / 2;
@@ -23,7 +23,7 @@ pub async fn settle(reader: &Reader, user: Option<&UserId>) {
 
 /// What is unread for a user whose `join` was answered.
 pub async fn of_joined(
-    reader: &Reader,
+    reader: &CommandReader,
     asked: &Asked,
     event: Option<&Event>,
     last_seq: Seq,
@@ -42,7 +42,7 @@ pub async fn of_joined(
 /// The socket gets those after its `joined`, and the client counts them, so they are subtracted
 /// here.
 async fn up_to(
-    reader: &Reader,
+    reader: &CommandReader,
     asked: &Asked,
     last_seq: Seq,
     messages: u64,

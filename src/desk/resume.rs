@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::asked::Asked;
 use super::follow::{Follow, placed};
-use super::reader::Reader;
+use super::reader::CommandReader;
 use super::reading;
 use super::reply::{Joined, Reply};
 use crate::hub::Room;
@@ -27,7 +27,7 @@ const PART_LEN: usize = 100;
 
 /// A `resume` in progress.
 pub struct Resuming {
-    reader: Reader,
+    reader: CommandReader,
     user: UserId,
     /// Rooms not answered yet.
     rooms: std::vec::IntoIter<(RoomName, Seq)>,
@@ -38,7 +38,7 @@ pub struct Resuming {
 
 impl Resuming {
     pub fn new(
-        reader: Reader,
+        reader: CommandReader,
         user: UserId,
         rooms: Vec<(RoomName, Seq)>,
         id: Option<ClientId>,
@@ -96,7 +96,7 @@ enum Found {
 
 /// Looks up each room, and activates those that the user may follow.
 async fn follow(
-    reader: &Reader,
+    reader: &CommandReader,
     user: &UserId,
     part: &[(RoomName, Seq)],
 ) -> Result<Vec<Found>, Problem> {

@@ -3,7 +3,7 @@
 use tokio::sync::oneshot;
 
 use super::asked::Asked;
-use super::reader::Reader;
+use super::reader::CommandReader;
 use super::reply::Reply;
 use crate::lane::{Answer, Failure};
 use crate::model::Seq;
@@ -23,7 +23,7 @@ pub fn written(asked: Asked, answer: Result<Answer, oneshot::error::RecvError>) 
 }
 
 /// The event of a command that was committed before.
-pub async fn stored(reader: Reader, asked: Asked, seq: Seq) -> Reply {
+pub async fn stored(reader: CommandReader, asked: Asked, seq: Seq) -> Reply {
     let read = reader.read(reader.desk.log.read(&asked.room, seq.prev(), 1)).await;
     let event = read.map(|events| events.into_iter().find(|event| event.seq == seq));
     match event {

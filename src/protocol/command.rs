@@ -58,7 +58,7 @@ pub enum Deed {
     /// Become a member, and follow the room from there.
     Join(Start),
     History {
-        page: Page,
+        page: HistoryPage,
         limit: usize,
     },
     Members {
@@ -95,7 +95,7 @@ pub enum Start {
 
 /// Which page of a room's history.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Page {
+pub enum HistoryPage {
     Newest,
     /// The newest events below this seq.
     Before(Seq),
@@ -312,12 +312,12 @@ fn start(fields: &Fields<'_>) -> Result<Start, Problem> {
     }
 }
 
-fn page(fields: &Fields<'_>) -> Result<Page, Problem> {
+fn page(fields: &Fields<'_>) -> Result<HistoryPage, Problem> {
     match (fields.seq(Key::Before)?, fields.seq(Key::After)?) {
         (Some(_), Some(_)) => Err(must(Key::After, "not be given together with \"before\"")),
-        (Some(seq), None) => Ok(Page::Before(seq)),
-        (None, Some(seq)) => Ok(Page::After(seq)),
-        (None, None) => Ok(Page::Newest),
+        (Some(seq), None) => Ok(HistoryPage::Before(seq)),
+        (None, Some(seq)) => Ok(HistoryPage::After(seq)),
+        (None, None) => Ok(HistoryPage::Newest),
     }
 }
 

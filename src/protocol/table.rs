@@ -39,7 +39,7 @@ pub enum Effect {
     /// Reads the log.
     Read,
     /// A signal: leaves no event.
-    Sign,
+    Signal,
     /// Concerns only the client and the node.
     Local,
 }
@@ -140,7 +140,7 @@ pub const TABLE: [Row; 14] = [
     Row {
         command: CommandType::Who,
         name: "who",
-        effect: Effect::Sign,
+        effect: Effect::Signal,
         needs: &[Key::UserId, Key::Room],
         takes: &[],
         doing: "asking who is there",
@@ -149,7 +149,7 @@ pub const TABLE: [Row; 14] = [
     Row {
         command: CommandType::Typing,
         name: "typing",
-        effect: Effect::Sign,
+        effect: Effect::Signal,
         needs: &[Key::UserId, Key::Room],
         takes: &[],
         doing: "typing in it",
@@ -158,7 +158,7 @@ pub const TABLE: [Row; 14] = [
     Row {
         command: CommandType::Read,
         name: "read",
-        effect: Effect::Sign,
+        effect: Effect::Signal,
         needs: &[Key::UserId, Key::Room, Key::Seq],
         takes: &[],
         doing: "reading it",

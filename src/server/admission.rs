@@ -20,7 +20,7 @@ use std::time::Instant;
 pub use self::permit::{Permit, Seat, Streaming, Wait};
 use super::lobby::{List, Lobby};
 use crate::config::Config;
-use crate::metrics::{Metrics, Reason};
+use crate::metrics::{Metrics, ReasonLabel};
 use crate::rate::{Rate, Rates};
 use crate::share::Shares;
 
@@ -263,7 +263,7 @@ impl Admission {
     }
 
     fn count_refused(&self, limit: Limit) {
-        let reason = Reason { reason: limit.reason() };
+        let reason = ReasonLabel { reason: limit.reason() };
         self.metrics.connections_refused.get_or_create(&reason).inc();
     }
 

@@ -18,7 +18,7 @@ use hyper::header::{
 use hyper::{Method, Response, StatusCode};
 use serde::Serialize;
 
-use super::line::{Answering, Peer};
+use super::transport::{Answering, Peer};
 use crate::budget::Budget;
 use crate::desk::history::Broken;
 

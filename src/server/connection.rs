@@ -20,15 +20,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::admission::{Limit, Wait};
-use super::line::Line;
 use super::preamble::BYTES_MAX;
 use super::routes::Visit;
+use super::transport::Transport;
 use super::{exchange, preamble};
 
 /// Time to ask for a connection beyond a limit. Short, because others want an answer as well.
 const BEYOND_TIME: Duration = Duration::from_secs(2);
 
-pub async fn run(visit: Arc<Visit>, mut line: Line) {
+pub async fn run(visit: Arc<Visit>, mut transport: Transport) {
     let (permit, config) = (visit.permit(), visit.config());
     let mut head_time = Duration::from_millis(config.header_timeout_ms);
     if permit.beyond().is_some() {
@@ -36,14 +36,14 @@ pub async fn run(visit: Arc<Visit>, mut line: Line) {
     }
     let keep_alive = Duration::from_millis(config.keep_alive_ms);
     let accepted = Instant::now();
-    let mut came = comes(&visit, &line, head_time).await;
+    let mut came = comes(&visit, &transport, head_time).await;
     // The wait for the first byte counts towards the time for the first head.
     let mut left = head_time.saturating_sub(accepted.elapsed());
     if came && visit.is_introduced() {
         // Boxed for the same reason as below.
-        came = Box::pin(introduced(&visit, &mut line, left)).await;
+        came = Box::pin(introduced(&visit, &mut transport, left)).await;
         left = head_time.saturating_sub(accepted.elapsed());
-        came = came && comes(&visit, &line, left).await;
+        came = came && comes(&visit, &transport, left).await;
         left = head_time.saturating_sub(accepted.elapsed());
     }
     while came {
@@ -56,28 +56,28 @@ pub async fn run(visit: Arc<Visit>, mut line: Line) {
             left = left.min(BEYOND_TIME);
         }
         // Boxed, so that a waiting connection does not reserve space for it.
-        let Some(idle) = Box::pin(exchange::serve(&visit, line, left)).await else { return };
+        let Some(idle) = Box::pin(exchange::serve(&visit, transport, left)).await else { return };
         if permit.is_last() {
             return;
         }
-        line = idle;
+        transport = idle;
         permit.waits(Wait::NextRequest);
-        came = comes(&visit, &line, keep_alive).await;
+        came = comes(&visit, &transport, keep_alive).await;
         left = head_time;
     }
 }
 
 /// Reads the PROXY protocol preamble. `false`: there is none, or not in time.
-async fn introduced(visit: &Visit, line: &mut Line, patience: Duration) -> bool {
+async fn introduced(visit: &Visit, transport: &mut Transport, patience: Duration) -> bool {
     let introduced = async {
         loop {
-            match preamble::parse(line.ahead()) {
+            match preamble::parse(transport.ahead()) {
                 Ok(Some(said)) => {
-                    line.skip(said.len);
+                    transport.skip(said.len);
                     visit.introduce(said.client);
                     return true;
                 }
-                Ok(None) if line.read_ahead(BYTES_MAX).await.is_ok() => {}
+                Ok(None) if transport.read_ahead(BYTES_MAX).await.is_ok() => {}
                 Ok(None) => return false,
                 Err(err) => {
                     visit.is_not_introduced(&err);
@@ -98,15 +98,15 @@ async fn introduced(visit: &Visit, line: &mut Line, patience: Duration) -> bool 
 }
 
 /// Waits for data. `false`: none comes.
-async fn comes(visit: &Visit, line: &Line, patience: Duration) -> bool {
-    let mut arrives = pin!(line.arrives());
+async fn comes(visit: &Visit, transport: &Transport, patience: Duration) -> bool {
+    let mut arrives = pin!(transport.arrives());
     let patience = tokio::time::sleep(patience);
     tokio::select! {
         // Data that has arrived is answered, whatever else happens.
         biased;
         arrived = &mut arrives => arrived,
-        () = visit.permit().called() => line.has_arrived(),
-        () = patience => line.has_arrived(),
-        () = visit.tasks().sessions_ended() => line.has_arrived(),
+        () = visit.permit().called() => transport.has_arrived(),
+        () = patience => transport.has_arrived(),
+        () = visit.tasks().sessions_ended() => transport.has_arrived(),
     }
 }

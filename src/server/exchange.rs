@@ -21,8 +21,8 @@ use tokio::time::timeout;
 use super::LAST_REQUEST;
 use super::admission::Wait;
 use super::answer::{Body, finish, refuse};
-use super::line::{Line, Peer, Progress, join};
 use super::routes::Visit;
+use super::transport::{Peer, Progress, Transport, join};
 use crate::config::ServerConfig;
 
 /// Smallest buffer that hyper accepts.
@@ -38,7 +38,7 @@ const ANY_REQUEST: &[u8] = b"GET / HTTP/1.1\r\nConnection: close\r\n\r\n";
 
 type Served = Result<Response<Body>, Infallible>;
 type Serving = Pin<Box<dyn Future<Output = Served> + Send>>;
-type Http = http1::Connection<TokioIo<Line>, Speaker>;
+type Http = http1::Connection<TokioIo<Transport>, Speaker>;
 
 /// Answers requests.
 struct Speaker(Box<dyn Fn(Request<Incoming>) -> Serving + Send>);
@@ -61,12 +61,16 @@ enum Outcome {
 
 /// Serves until all requests are answered, then gives the connection back. `None`: it has ended.
 /// The head of the first request must arrive within `head_time`.
-pub async fn serve(visit: &Arc<Visit>, line: Line, head_time: Duration) -> Option<Line> {
-    let (peer, evicted) = (line.peer(), line.evicted());
+pub async fn serve(
+    visit: &Arc<Visit>,
+    transport: Transport,
+    head_time: Duration,
+) -> Option<Transport> {
+    let (peer, evicted) = (transport.peer(), transport.evicted());
     let (permit, tasks) = (visit.permit(), visit.tasks());
     let own = visit.clone();
     let speaker = Speaker(Box::new(move |request| own.clone().serve(request)));
-    let mut http = begin(visit.config(), line, head_time, speaker);
+    let mut http = begin(visit.config(), transport, head_time, speaker);
     let mut stopped = pin!(tasks.sessions_ended());
     let mut stuck = None;
     let outcome = loop {
@@ -99,14 +103,15 @@ pub async fn serve(visit: &Arc<Visit>, line: Line, head_time: Duration) -> Optio
         }
     };
     let parts = http.into_parts();
-    let mut line = parts.io.into_inner();
+    let mut transport = parts.io.into_inner();
     match outcome {
         Outcome::Idle => {
-            line.begin_anew(parts.read_buf);
-            return Some(line);
+            transport.begin_anew(parts.read_buf);
+            return Some(transport);
         }
         Outcome::Ended(Ok(())) => {
-            if let Some((stream, rest)) = visit.has_upgraded().then(|| line.into_stream()).flatten()
+            if let Some((stream, rest)) =
+                visit.has_upgraded().then(|| transport.into_stream()).flatten()
             {
                 visit.hand_over(stream, join(parts.read_buf, rest));
             }
@@ -114,14 +119,19 @@ pub async fn serve(visit: &Arc<Visit>, line: Line, head_time: Duration) -> Optio
         Outcome::Ended(Err(err)) => {
             tracing::debug!(%err, "a connection ended with an error");
             if let Some(status) = status_of(&err, peer.progress().refused) {
-                refuse_unread(visit, line, status).await;
+                refuse_unread(visit, transport, status).await;
             }
         }
     }
     None
 }
 
-fn begin(config: &ServerConfig, line: Line, head_time: Duration, speaker: Speaker) -> Http {
+fn begin(
+    config: &ServerConfig,
+    transport: Transport,
+    head_time: Duration,
+    speaker: Speaker,
+) -> Http {
     let mut http = http1::Builder::new();
     // hyper ignores the timeout unless it has a timer.
     http.timer(TokioTimer::new())
@@ -132,7 +142,7 @@ fn begin(config: &ServerConfig, line: Line, head_time: Duration, speaker: Speake
         // A client that closes its sending side still gets its answers: its commands are carried
         // out.
         .half_close(true);
-    http.serve_connection(TokioIo::new(line), speaker)
+    http.serve_connection(TokioIo::new(transport), speaker)
 }
 
 /// Drives HTTP until it is idle or has ended. Cancel-safe.
@@ -159,7 +169,7 @@ fn status_of(err: &hyper::Error, refused: Option<u16>) -> Option<StatusCode> {
 }
 
 /// Sends the refusal that hyper would have sent with an empty body.
-async fn refuse_unread(visit: &Arc<Visit>, mut line: Line, status: StatusCode) {
+async fn refuse_unread(visit: &Arc<Visit>, mut transport: Transport, status: StatusCode) {
     let (code, error) = match status {
         StatusCode::REQUEST_TIMEOUT => {
             ("request_timeout", "the request head was not complete in time")
@@ -175,8 +185,8 @@ async fn refuse_unread(visit: &Arc<Visit>, mut line: Line, status: StatusCode) {
     visit.note_refused(code);
     // From here on it is up to the client to read the answer, and the file may be needed.
     visit.permit().waits(Wait::Body);
-    line.read_only(ANY_REQUEST);
-    let (own, peer) = (visit.clone(), line.peer());
+    transport.read_only(ANY_REQUEST);
+    let (own, peer) = (visit.clone(), transport.peer());
     let speaker = Speaker(Box::new(move |_| {
         let answering = peer.answering();
         let mut answer = refuse(status, code, error);
@@ -184,7 +194,7 @@ async fn refuse_unread(visit: &Arc<Visit>, mut line: Line, status: StatusCode) {
         let answer = answer.map(|content| own.body(&Method::GET, content, answering));
         Box::pin(ready(Ok(answer)))
     }));
-    let mut http = begin(visit.config(), line, DRAIN_TIME, speaker);
+    let mut http = begin(visit.config(), transport, DRAIN_TIME, speaker);
     let told = async {
         // The client may be gone.
         let _ = poll_fn(|cx| http.poll_without_shutdown(cx)).await;

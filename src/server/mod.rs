@@ -12,7 +12,6 @@ mod door;
 mod exchange;
 pub mod files;
 mod host;
-mod line;
 mod lobby;
 mod origin;
 mod page;
@@ -21,6 +20,7 @@ mod proxies;
 mod refusals;
 mod routes;
 mod status;
+mod transport;
 pub mod upgrade;
 
 use std::io;
@@ -34,12 +34,12 @@ use tokio::net::{TcpListener, TcpStream};
 use self::admission::{Admission, Wait};
 use self::api::Api;
 use self::door::Door;
-use self::line::Line;
-use self::page::Page;
+use self::page::WebPage;
 use self::proxies::Proxies;
 use self::refusals::Refusals;
 use self::routes::Visit;
 use self::status::Status;
+use self::transport::Transport;
 use crate::desk::Desk;
 use crate::model::UserId;
 use crate::protocol::close::CloseCode;
@@ -63,7 +63,7 @@ pub struct Server {
     /// For the internal listener.
     watchers: Arc<Admission>,
     proxies: Proxies,
-    page: Page,
+    page: WebPage,
     door: Door,
     status: Arc<Status>,
     refusals: Refusals,
@@ -82,7 +82,7 @@ impl Server {
     pub fn new(desk: Arc<Desk>) -> Arc<Self> {
         let admission = Admission::new(&desk.config, desk.metrics.clone());
         let api = Api::new(desk.clone());
-        let page = Page::new(desk.config.server.page);
+        let page = WebPage::new(desk.config.server.page);
         let door = Door::new(&desk.config.server);
         let status = Status::new(desk.clone());
         let mut few = desk.config.clone();
@@ -164,8 +164,8 @@ impl Server {
         // Done here, not in the task: connections accepted before the task first runs may need the
         // slot.
         permit.waits(Wait::FirstByte);
-        let line = Line::new(stream, &self.desk.budgets.unsent);
-        let visit = Visit::new(self, entrance, permit, address, line.peer());
-        tasks.spawn_connection(connection::run(visit, line));
+        let transport = Transport::new(stream, &self.desk.budgets.unsent);
+        let visit = Visit::new(self, entrance, permit, address, transport.peer());
+        tasks.spawn_connection(connection::run(visit, transport));
     }
 }

@@ -75,12 +75,12 @@ const CROSS_ORIGIN_OPENER_POLICY: HeaderName =
     HeaderName::from_static("cross-origin-opener-policy");
 
 /// One per node.
-pub struct Page {
+pub struct WebPage {
     /// Each file with its tag; empty if the page is switched off (`server.page`).
     files: Vec<(File, HeaderValue)>,
 }
 
-impl Page {
+impl WebPage {
     pub fn new(is_on: bool) -> Self {
         let files = FILES.iter().filter(|_| is_on);
         Self { files: files.map(|file| (*file, tag(file.1))).collect() }

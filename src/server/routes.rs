@@ -20,14 +20,14 @@ use super::admission::{Limit, Permit, site};
 use super::answer::{self, Answer, Body, Content, Why, finish, refuse, set};
 use super::api::{Api, Visitor, body};
 use super::door::DoorRefused;
-use super::line::{Answering, Peer};
 use super::origin::Source;
 use super::preamble::Malformed;
 use super::refusals::Refusals;
+use super::transport::{Answering, Peer};
 use super::{Entrance, LAST_REQUEST, Server, origin, upgrade};
 use crate::budget::Budgets;
 use crate::config::ServerConfig;
-use crate::metrics::{Gauge, Metrics, Reason};
+use crate::metrics::{Gauge, Metrics, ReasonLabel};
 use crate::session::Session;
 use crate::socket::{Queues, Socket};
 use crate::tasks::Tasks;
@@ -280,7 +280,7 @@ impl Visit {
 
     fn count_refused(&self, reason: &'static str) {
         let refused = &self.server.desk.metrics.connections_refused;
-        refused.get_or_create(&Reason { reason }).inc();
+        refused.get_or_create(&ReasonLabel { reason }).inc();
     }
 
     fn refuse_unknown(&self) -> Answer {

@@ -28,7 +28,7 @@ use crate::protocol::frame::{self, Frame};
 use crate::share::Share;
 use crate::socket::Link;
 
-type Page = Result<Option<Arc<Batch>>, LogError>;
+type PageRead = Result<Option<Arc<Batch>>, LogError>;
 
 /// Owned by the session's task. Dropping it, at the end or in a panic, unfollows every room.
 pub struct Follows {
@@ -44,9 +44,9 @@ pub struct Follows {
     /// Users whose `join` or `resume` is in progress, by room.
     asked_for: HashMap<RoomName, Vec<UserId>>,
     /// The one page being read from the log, for the first of `behind`.
-    reading: Option<Pin<Box<dyn Future<Output = Page> + Send>>>,
+    reading: Option<Pin<Box<dyn Future<Output = PageRead> + Send>>>,
     /// A page that has been read and is not handed on yet.
-    read: Option<Page>,
+    read: Option<PageRead>,
     /// Until when no page is read from the log, because this socket has read many.
     rest: Option<Pin<Box<Sleep>>>,
     /// Empty pages in a row for the first of `behind`.
@@ -358,7 +358,7 @@ impl Follows {
     }
 
     /// Hands a page to the first of those behind.
-    fn on_page(&mut self, page: Page) -> Result<(), LostSync> {
+    fn on_page(&mut self, page: PageRead) -> Result<(), LostSync> {
         let Some((room, follower)) = self.behind.front().cloned() else { return Ok(()) };
         match page {
             Ok(Some(batch)) => {

@@ -15,7 +15,7 @@ pub(crate) mod lost;
 mod owing;
 mod paging;
 mod reply;
-mod signs;
+mod signals;
 mod written;
 
 use std::future::Future;
@@ -117,7 +117,7 @@ impl Session {
         if self.paging.is_none() {
             self.flush();
         }
-        self.desk.metrics.sockets_closed.get_or_create(&metrics::Code { code: code.0 }).inc();
+        self.desk.metrics.sockets_closed.get_or_create(&metrics::CodeLabel { code: code.0 }).inc();
         // Dropped before the close, which may take seconds. Nothing more is for this socket, and
         // its answers may hold what others wait for (a connection to the log, the activation of a
         // room).
@@ -350,8 +350,8 @@ impl Session {
     /// Begins a command.
     fn command(&mut self, request: Request) -> Pending {
         // Other commands are checked against the log.
-        let is_sign = request.command.kind().row().effect == Effect::Sign;
-        let room = request.command.room().filter(|_| is_sign);
+        let is_signal = request.command.kind().row().effect == Effect::Signal;
+        let room = request.command.room().filter(|_| is_signal);
         let follower = room.and_then(|room| self.follows.follower(room)).cloned();
         let (address, outage) = (self.address, self.outage.clone());
         let caller = Caller { address, outage, way: Way::Socket(follower) };

@@ -186,7 +186,7 @@ impl Session {
     /// `None`: the frame named no command.
     pub(super) fn count(&self, re: Option<CommandType>, result: &'static str) {
         let r#type = re.map_or("unknown", CommandType::name);
-        self.desk.metrics.commands.get_or_create(&metrics::Command { r#type, result }).inc();
+        self.desk.metrics.commands.get_or_create(&metrics::CommandLabel { r#type, result }).inc();
     }
 
     /// Queues the answers that are ready, as one piece. The queue takes them whatever their length:

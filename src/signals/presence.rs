@@ -19,7 +19,7 @@ mod room;
 use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
-use self::room::Room;
+use self::room::RoomPresence;
 use super::Party;
 use crate::model::{RoomName, UserId};
 use crate::share::Shares;
@@ -77,7 +77,7 @@ impl Limits {
 
 pub struct Presence {
     limits: Limits,
-    rooms: HashMap<RoomName, Room>,
+    rooms: HashMap<RoomName, RoomPresence>,
     /// How many slots for rooms each party has.
     shares: Shares<Party>,
     peers: HashMap<String, Peer>,
@@ -241,9 +241,10 @@ impl Presence {
 
     /// Whether to look at the followers again for somebody who asks.
     pub fn may_look(&self, name: &RoomName, now: Instant) -> bool {
-        let pause =
-            |room: &Room| LOOK_PAUSE_PER_FACE * u32::try_from(room.faces).unwrap_or(u32::MAX);
-        let looked = |room: &Room| room.seen_at.map(|at| at + pause(room));
+        let pause = |room: &RoomPresence| {
+            LOOK_PAUSE_PER_FACE * u32::try_from(room.faces).unwrap_or(u32::MAX)
+        };
+        let looked = |room: &RoomPresence| room.seen_at.map(|at| at + pause(room));
         self.rooms.get(name).is_some_and(|room| looked(room).is_none_or(|until| until <= now))
     }
 
@@ -359,11 +360,11 @@ impl Presence {
     }
 
     /// The room; created if there is a slot for it.
-    fn room(&mut self, name: &RoomName, asks: &[Party], now: Instant) -> Option<&mut Room> {
+    fn room(&mut self, name: &RoomName, asks: &[Party], now: Instant) -> Option<&mut RoomPresence> {
         if !self.rooms.contains_key(name) && !self.shares.take(asks, 1) {
             return None;
         }
-        Some(self.rooms.entry(name.clone()).or_insert_with(|| Room::new(asks, now)))
+        Some(self.rooms.entry(name.clone()).or_insert_with(|| RoomPresence::new(asks, now)))
     }
 }
 

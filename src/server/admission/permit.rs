@@ -48,7 +48,7 @@ pub(super) struct Standing {
 }
 
 /// The slot of a WebSocket; given back when dropped.
-pub struct Place {
+pub struct SocketSlot {
     admission: Arc<Admission>,
     _seat: Seat,
 }
@@ -209,7 +209,7 @@ impl Permit {
 
     /// Turns the slot into that of a WebSocket, for a client at this address. The permit is empty
     /// afterwards.
-    pub fn settle(&self, client: IpAddr) -> Result<Place, Limit> {
+    pub fn settle(&self, client: IpAddr) -> Result<SocketSlot, Limit> {
         let mut standing = self.standing();
         standing.must_stay(&self.admission)?;
         let seat = match standing.seat.take() {
@@ -218,7 +218,7 @@ impl Permit {
         };
         standing.leave_http(&self.admission);
         standing.is_settled = true;
-        Ok(Place { admission: self.admission.clone(), _seat: seat })
+        Ok(SocketSlot { admission: self.admission.clone(), _seat: seat })
     }
 
     /// Turns the slot into that of an event stream, for a client at this address, until the stream
@@ -319,7 +319,7 @@ impl Drop for Permit {
     }
 }
 
-impl Drop for Place {
+impl Drop for SocketSlot {
     fn drop(&mut self) {
         self.admission.state().open -= 1;
         self.admission.metrics.connections_admitted.dec();

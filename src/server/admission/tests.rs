@@ -1,6 +1,6 @@
 //! Who is admitted, who gives way to whom, and that every slot is given back.
 
-use super::permit::Place;
+use super::permit::SocketSlot;
 use super::*;
 use crate::config::Config;
 
@@ -386,7 +386,7 @@ mod any_course_of_events {
     struct Guest {
         permit: Option<Arc<Permit>>,
         streaming: Option<Streaming>,
-        place: Option<Place>,
+        place: Option<SocketSlot>,
     }
 
     impl Guest {

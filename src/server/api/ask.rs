@@ -8,7 +8,7 @@ use hyper::Method;
 use hyper::http::request::Parts;
 
 use super::reply::Refusal;
-use super::route::{Place, Route};
+use super::route::{Route, Target};
 use crate::model::RoomName;
 use crate::protocol::error::{Code, Problem};
 use crate::protocol::fields::{Fields, Key, must};
@@ -29,9 +29,9 @@ pub struct Said {
 
 impl Said {
     /// `command` is what the route makes of the method.
-    pub fn of(command: CommandType, place: &Place<'_>, parts: &Parts) -> Result<Self, Problem> {
+    pub fn of(command: CommandType, target: &Target<'_>, parts: &Parts) -> Result<Self, Problem> {
         let mut said = Self { texts: vec![(Key::Type, quoted(command.name()))] };
-        for (key, piece) in [(Key::Room, place.room), (Key::UserId, place.user)] {
+        for (key, piece) in [(Key::Room, target.room), (Key::UserId, target.user)] {
             if let Some(piece) = piece {
                 said.texts.push((key, quoted(&decoded(key, piece, false)?)));
             }
@@ -44,7 +44,7 @@ impl Said {
         }
         // The fields of a POST are in its body, not in the query.
         if parts.method != Method::POST {
-            said.add_query(place.route, parts)?;
+            said.add_query(target.route, parts)?;
         }
         Ok(said)
     }
@@ -97,8 +97,8 @@ pub fn named(fields: &Fields<'_>) -> Result<Option<CommandType>, Problem> {
 }
 
 /// The room in a path, if it is a valid name.
-pub fn room(place: &Place<'_>) -> Option<RoomName> {
-    RoomName::parse(&decoded(Key::Room, place.room?, false).ok()?).ok()
+pub fn room(target: &Target<'_>) -> Option<RoomName> {
+    RoomName::parse(&decoded(Key::Room, target.room?, false).ok()?).ok()
 }
 
 /// The fields of a body; `None`: there is no body.
@@ -192,7 +192,7 @@ fn number(text: &str) -> String {
 mod tests {
     use super::*;
     use crate::model::Seq;
-    use crate::protocol::command::{Command, Deed, Page, Request};
+    use crate::protocol::command::{Command, Deed, HistoryPage, Request};
     use crate::server::api::route;
 
     /// Reads a request with this method, path and headers as the API does.
@@ -203,15 +203,15 @@ mod tests {
             request = request.header(*name, *value);
         }
         let (parts, ()) = request.body(()).unwrap().into_parts();
-        let place = route::find(parts.uri.path()).unwrap();
-        let mut command = place.route.command(&parts.method).unwrap();
+        let target = route::find(parts.uri.path()).unwrap();
+        let mut command = target.route.command(&parts.method).unwrap();
         let text = Bytes::copy_from_slice(body.as_bytes());
         let body = Some(&text).filter(|text| parts.method == "POST" || !text.is_empty());
         let said = body_of(body)?;
         if command == CommandType::Message {
             command = named(&said)?.unwrap_or(command);
         }
-        Request::of(command, &Said::of(command, &place, &parts)?.fields(said)?, 100)
+        Request::of(command, &Said::of(command, &target, &parts)?.fields(said)?, 100)
     }
 
     /// It is the same as the frame.
@@ -268,7 +268,7 @@ mod tests {
             r#"{"type":"members","room":"r","user_id":"1","after":"9"}"#,
         );
         let history = read("GET /api/rooms/r/events?user_id=1&before=007", &[], "").unwrap();
-        let deed = Deed::History { page: Page::Before(Seq(7)), limit: 50 };
+        let deed = Deed::History { page: HistoryPage::Before(Seq(7)), limit: 50 };
         let Command::InRoom { deed: read, .. } = history.command else { panic!("{history:?}") };
         assert_eq!(read, deed);
     }
@@ -328,8 +328,8 @@ mod tests {
                 request = request.header(*name, *value);
             }
             let (parts, ()) = request.body(()).unwrap().into_parts();
-            let place = route::find(parts.uri.path()).unwrap();
-            let said = Said::of(CommandType::Stream, &place, &parts).unwrap();
+            let target = route::find(parts.uri.path()).unwrap();
+            let said = Said::of(CommandType::Stream, &target, &parts).unwrap();
             said.fields(Fields::default()).unwrap().raw(Key::After).unwrap().to_owned()
         };
         assert_eq!(after(&[]), "3");

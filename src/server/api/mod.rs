@@ -25,16 +25,16 @@ use hyper::{Method, Request, Response};
 
 use self::ask::Said;
 use self::reply::Refusal;
-use self::route::Place;
 pub use self::route::Route;
+use self::route::Target;
 use super::admission::{Limit, Permit, Wait};
 use super::answer::{self, Answer, Content, Pieces, set};
-use super::line::Peer;
 use super::origin::{self, Source};
 use super::routes;
+use super::transport::Peer;
 use crate::desk::pace::weight_of;
 use crate::desk::{Desk, Reply};
-use crate::metrics::{self, Reason};
+use crate::metrics::{self, ReasonLabel};
 use crate::model::UserId;
 use crate::protocol::command;
 use crate::protocol::error::{Code, Problem};
@@ -79,14 +79,14 @@ impl Api {
         source: Source,
         visitor: &Visitor<'_>,
     ) -> Answer {
-        let place = route::find(request.uri().path()).map(|place| place.route);
-        let route = place.map_or("other", Route::template);
+        let target = route::find(request.uri().path()).map(|target| target.route);
+        let route = target.map_or("other", Route::template);
         let method = route::method_name(request.method());
-        let is_patient = place == Some(Route::Stream) && reply::is_event_source(&request);
+        let is_patient = target == Some(Route::Stream) && reply::is_event_source(&request);
         let mut answer = if source != Source::Foreign {
             self.desk.tasks.answer(self.respond(request, visitor)).await
         } else {
-            let reason = Reason { reason: "origin" };
+            let reason = ReasonLabel { reason: "origin" };
             self.desk.metrics.connections_refused.get_or_create(&reason).inc();
             let (parts, mut body) = request.into_parts();
             body::pass(&mut body, &parts, visitor.permit).await;
@@ -98,7 +98,7 @@ impl Api {
             answer = reply::come_back(answer, at_least_ms);
         }
         source.admit(&mut answer);
-        let request = metrics::Request { route, method, status };
+        let request = metrics::RequestLabel { route, method, status };
         self.desk.metrics.requests.get_or_create(&request).inc();
         answer
     }
@@ -128,21 +128,21 @@ impl Api {
         body: &mut Incoming,
         visitor: &Visitor<'_>,
     ) -> Result<Answer, Refusal> {
-        let place = route::find(parts.uri.path()).ok_or(Refusal::NotFound)?;
+        let target = route::find(parts.uri.path()).ok_or(Refusal::NotFound)?;
         if parts.method == Method::OPTIONS {
-            return Ok(options(place.route));
+            return Ok(options(target.route));
         }
-        let Some(re) = place.route.command(&parts.method) else {
-            return Err(Refusal::Method(place.route.allow()));
+        let Some(re) = target.route.command(&parts.method) else {
+            return Err(Refusal::Method(target.route.allow()));
         };
-        let answer = self.command(re, &place, parts, body, visitor).await;
-        answer.map_err(|refusal| refusal.about(re, ask::room(&place)))
+        let answer = self.command(re, &target, parts, body, visitor).await;
+        answer.map_err(|refusal| refusal.about(re, ask::room(&target)))
     }
 
     async fn command(
         &self,
         re: CommandType,
-        place: &Place<'_>,
+        target: &Target<'_>,
         parts: &Parts,
         body: &mut Incoming,
         visitor: &Visitor<'_>,
@@ -155,23 +155,23 @@ impl Api {
         };
         let fields = ask::body_of(body.as_ref())?;
         let re = match body {
-            Some(_) if place.route == Route::Events => ask::named(&fields)?.unwrap_or(re),
+            Some(_) if target.route == Route::Events => ask::named(&fields)?.unwrap_or(re),
             _ => re,
         };
-        let answer = self.execute(re, place, parts, fields, visitor).await;
-        answer.map_err(|refusal| refusal.about(re, ask::room(place)))
+        let answer = self.execute(re, target, parts, fields, visitor).await;
+        answer.map_err(|refusal| refusal.about(re, ask::room(target)))
     }
 
     async fn execute(
         &self,
         re: CommandType,
-        place: &Place<'_>,
+        target: &Target<'_>,
         parts: &Parts,
         fields: Fields<'_>,
         visitor: &Visitor<'_>,
     ) -> Result<Answer, Refusal> {
         let pace = &self.desk.pace;
-        let said = Said::of(re, place, parts)?;
+        let said = Said::of(re, target, parts)?;
         let fields = said.fields(fields)?;
         let message_bytes_max = self.desk.config.session.message_bytes_max;
         let request = command::Request::of(re, &fields, message_bytes_max)?;
@@ -190,7 +190,7 @@ impl Api {
         pace.charge_request(visitor.address, user.as_ref(), weight, now);
         let answer = reply::answer(reply);
         let result = answer.as_ref().map_or_else(|problem| problem.code.name(), |(_, word)| word);
-        let counted = metrics::Command { r#type: re.name(), result };
+        let counted = metrics::CommandLabel { r#type: re.name(), result };
         self.desk.metrics.commands.get_or_create(&counted).inc();
         let (answer, _) = answer?;
         Ok(answer.map(|content| self.charged(content, visitor.address, user)))

@@ -19,14 +19,14 @@ pub enum Route {
 
 /// A known path, with its names still as they were sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place<'p> {
+pub struct Target<'p> {
     pub route: Route,
     pub room: Option<&'p str>,
     pub user: Option<&'p str>,
 }
 
 /// `None`: no such path.
-pub fn find(path: &str) -> Option<Place<'_>> {
+pub fn find(path: &str) -> Option<Target<'_>> {
     let pieces: Vec<&str> = path.strip_prefix("/api/")?.split('/').collect();
     let (route, room, user) = match *pieces {
         ["rooms"] => (Route::Rooms, None, None),
@@ -36,7 +36,7 @@ pub fn find(path: &str) -> Option<Place<'_>> {
         ["rooms", room, "members", user] => (Route::Member, Some(room), Some(user)),
         _ => return None,
     };
-    Some(Place { route, room, user })
+    Some(Target { route, room, user })
 }
 
 impl Route {
@@ -93,9 +93,9 @@ mod tests {
     #[test]
     fn a_path_leads_where_its_template_says() {
         for route in Route::ALL {
-            let place = find(route.template()).unwrap();
+            let target = find(route.template()).unwrap();
             let named = |name| Some(name).filter(|name| route.template().contains(name));
-            assert_eq!(place, Place { route, room: named("{room}"), user: named("{user}") });
+            assert_eq!(target, Target { route, room: named("{room}"), user: named("{user}") });
         }
         for nowhere in [
             "/api",

@@ -33,7 +33,7 @@ use crate::protocol::frame;
 use crate::server::admission::Streaming;
 use crate::server::answer::Pieces;
 
-type Page = Result<Option<Arc<Batch>>, LogError>;
+type PageRead = Result<Option<Arc<Batch>>, LogError>;
 
 /// Size of an event beyond its JSON: field names, a seq, a type.
 const EVENT_OVERHEAD_BYTES: usize = 64;
@@ -56,7 +56,7 @@ struct Reading {
     /// Sent before any event.
     opening: Option<Bytes>,
     /// The page that is being read from the log. Stored, because a heartbeat may come first.
-    page: Option<Pin<Box<dyn Future<Output = Page> + Send>>>,
+    page: Option<Pin<Box<dyn Future<Output = PageRead> + Send>>>,
     /// Empty pages in a row.
     empty_pages: u8,
     /// When the next heartbeat is due.
@@ -170,7 +170,7 @@ impl Reading {
         None
     }
 
-    fn on_page(&mut self, page: Page) -> Option<Bytes> {
+    fn on_page(&mut self, page: PageRead) -> Option<Bytes> {
         match page {
             Ok(Some(batch)) if batch.first() <= self.last.next() => {
                 self.empty_pages = 0;
@@ -231,7 +231,7 @@ fn page(
     room: &Arc<Room>,
     last: Seq,
     address: IpAddr,
-) -> Pin<Box<dyn Future<Output = Page> + Send>> {
+) -> Pin<Box<dyn Future<Output = PageRead> + Send>> {
     let (desk, room) = (desk.clone(), room.clone());
     Box::pin(async move {
         // An address that has read many pages waits for the next one.

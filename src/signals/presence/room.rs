@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::{Crowd, Party, Seen, Settle, What};
 use crate::model::UserId;
 
-pub(super) struct Room {
+pub(super) struct RoomPresence {
     /// The parties that asked first. The room takes a slot of theirs while anybody asks.
     pub asked_by: Box<[Party]>,
     /// Users who are online through this node: what peers and watchers are told.
@@ -48,7 +48,7 @@ pub(super) struct Room {
     told_peers_at: Option<Instant>,
 }
 
-impl Room {
+impl RoomPresence {
     pub fn new(asks: &[Party], now: Instant) -> Self {
         Self {
             asked_by: asks.into(),

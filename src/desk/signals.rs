@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use super::Way;
 use super::asked::Asked;
-use super::reader::Reader;
+use super::reader::CommandReader;
 use super::reply::Reply;
 use crate::log::Mark;
 use crate::model::Seq;
@@ -16,14 +16,14 @@ use crate::protocol::error::{Code, Problem};
 use crate::signals::Party;
 
 /// Checks that the user is a member.
-async fn admit(reader: &Reader, asked: &Asked, way: Way) -> Result<(), Problem> {
+async fn admit(reader: &CommandReader, asked: &Asked, way: Way) -> Result<(), Problem> {
     match way {
         Way::Socket(Some(follower)) if follower.follows_as(&asked.user) => Ok(()),
         _ => reader.member(asked).await.map(drop),
     }
 }
 
-pub async fn who(mut reader: Reader, asked: Asked, way: Way, from: IpAddr) -> Reply {
+pub async fn who(mut reader: CommandReader, asked: Asked, way: Way, from: IpAddr) -> Reply {
     reader.begin();
     if let Err(problem) = admit(&reader, &asked, way).await {
         return Reply::Problem(problem);
@@ -36,7 +36,7 @@ pub async fn who(mut reader: Reader, asked: Asked, way: Way, from: IpAddr) -> Re
 /// `since` is the room's edge when the command was read. The message that the user is typing may be
 /// in the log before this command has its turn.
 pub async fn typing(
-    mut reader: Reader,
+    mut reader: CommandReader,
     asked: Asked,
     way: Way,
     since: Option<Seq>,
@@ -50,7 +50,13 @@ pub async fn typing(
     Reply::Taken(asked)
 }
 
-pub async fn read(mut reader: Reader, asked: Asked, seq: Seq, way: Way, from: IpAddr) -> Reply {
+pub async fn read(
+    mut reader: CommandReader,
+    asked: Asked,
+    seq: Seq,
+    way: Way,
+    from: IpAddr,
+) -> Reply {
     reader.begin();
     if let Err(problem) = admit(&reader, &asked, way).await {
         return Reply::Problem(problem);

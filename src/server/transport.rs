@@ -36,7 +36,7 @@ use crate::budget::{Budget, Holder, Place};
 const STATUS: std::ops::Range<usize> = 9..12;
 
 /// The connection, held by its one owner.
-pub struct Line {
+pub struct Transport {
     /// Only this struct keeps the stream, and for a moment a peer that checks whether the client is
     /// there. `wire` is also kept by the search for the connections that hold most memory. If that
     /// kept the stream during an upgrade, nobody could take the stream, and the upgrade would be
@@ -100,7 +100,7 @@ struct State {
     refused: Option<u16>,
 }
 
-impl Line {
+impl Transport {
     pub fn new(stream: TcpStream, unsent: &Arc<Budget>) -> Self {
         let state = Mutex::new(State {
             owed: 0,
@@ -126,7 +126,7 @@ impl Line {
     }
 
     /// Notified when the connection must end. The permit is stored, so the order does not matter.
-    /// Not part of the line, so that waiting for it does not block the line.
+    /// Not part of the transport, so that waiting for it does not block the transport.
     pub fn evicted(&self) -> Arc<Notify> {
         self.wire.evicted.clone()
     }
@@ -315,7 +315,7 @@ impl Holder for Wire {
     }
 }
 
-impl AsyncRead for Line {
+impl AsyncRead for Transport {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -341,7 +341,7 @@ impl AsyncRead for Line {
     }
 }
 
-impl AsyncWrite for Line {
+impl AsyncWrite for Transport {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -407,24 +407,24 @@ mod tests {
     use crate::server::answer::Content;
 
     /// A connection, and its client's end.
-    async fn line() -> (Line, TcpStream) {
+    async fn transport() -> (Transport, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (stream, _) = listener.accept().await.unwrap();
-        (Line::new(stream, &Budget::new(1024)), client)
+        (Transport::new(stream, &Budget::new(1024)), client)
     }
 
     #[tokio::test]
     async fn an_answer_without_its_body_is_owed_to_nobody() {
-        let (line, _client) = line().await;
-        let (peer, unsent) = (line.peer(), Budget::new(1024));
+        let (transport, _client) = transport().await;
+        let (peer, unsent) = (transport.peer(), Budget::new(1024));
         let waits = |method: &Method| {
             for content in
                 [Content::Static(&[0; 4096]), Content::Whole(Bytes::from_static(&[0; 4096]))]
             {
                 drop(content.body(method, &peer, &unsent, peer.answering()));
             }
-            line.wire.waiting().map(|(bytes, _)| bytes)
+            transport.wire.waiting().map(|(bytes, _)| bytes)
         };
         assert_eq!(waits(&Method::HEAD), None);
         assert_eq!(waits(&Method::GET), Some(8192));
@@ -432,33 +432,34 @@ mod tests {
 
     #[tokio::test]
     async fn a_blank_line_behind_a_request_is_no_other_one() {
-        let (mut line, _client) = line().await;
-        line.begin_anew(Bytes::from_static(b"\r\n\n"));
-        assert!(line.ahead().is_empty() && !line.has_arrived());
-        line.begin_anew(Bytes::from_static(b"\r\nGET"));
-        assert_eq!(line.ahead(), b"GET");
+        let (mut transport, _client) = transport().await;
+        transport.begin_anew(Bytes::from_static(b"\r\n\n"));
+        assert!(transport.ahead().is_empty() && !transport.has_arrived());
+        transport.begin_anew(Bytes::from_static(b"\r\nGET"));
+        assert_eq!(transport.ahead(), b"GET");
     }
 
     #[tokio::test]
     async fn whoever_looks_for_who_keeps_most_does_not_keep_the_stream() {
-        let (line, _client) = line().await;
-        let looks = line.wire.clone();
-        assert!(line.into_stream().is_some() && looks.waiting().is_none());
+        let (transport, _client) = transport().await;
+        let looks = transport.wire.clone();
+        assert!(transport.into_stream().is_some() && looks.waiting().is_none());
     }
 
     #[tokio::test]
     async fn who_has_taken_everything_is_not_ended_for_what_waited() {
-        let (mut line, _client) = line().await;
-        let is_ended = |line: &Line| line.wire.evicted.notified().now_or_never().is_some();
-        line.peer().owes(4096);
-        line.wire.evict();
-        line.begin_anew(Bytes::new());
-        assert!(!is_ended(&line) && line.wire.waiting().is_none());
+        let (mut transport, _client) = transport().await;
+        let is_ended =
+            |transport: &Transport| transport.wire.evicted.notified().now_or_never().is_some();
+        transport.peer().owes(4096);
+        transport.wire.evict();
+        transport.begin_anew(Bytes::new());
+        assert!(!is_ended(&transport) && transport.wire.waiting().is_none());
         // Whoever looked before that comes too late.
-        line.wire.evict();
-        assert!(!is_ended(&line));
-        line.peer().owes(4096);
-        line.wire.evict();
-        assert!(is_ended(&line));
+        transport.wire.evict();
+        assert!(!is_ended(&transport));
+        transport.peer().owes(4096);
+        transport.wire.evict();
+        assert!(is_ended(&transport));
     }
 }
