@@ -93,7 +93,7 @@ pub struct RequestLabel {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct BudgetLabel {
-    /// `unsent`, `inbound` or `rings`.
+    /// `unsent`, `inbound`, `rings`, `to_mirror` or `from_mirror`.
     pub budget: &'static str,
 }
 
@@ -105,7 +105,7 @@ pub struct SourceLabel {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct KindLabel {
-    /// `unavailable`, `unknown` or `refused`.
+    /// `unavailable`, `unknown`, `refused` or `damaged`.
     pub kind: &'static str,
 }
 

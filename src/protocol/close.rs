@@ -6,18 +6,17 @@
 //! | code | when | the client should |
 //! |---|---|---|
 //! | 1000, 1001 | normal | nothing |
-//! || 1002 | WebSocket protocol error | not reconnect unchanged |
-//! || 1003 | binary frame | not reconnect unchanged |
-//! || 1007 | text that is not UTF-8 | not reconnect unchanged |
-//! || 1008 | policy: too many refused frames, a message not complete in time | not reconnect
-//! unchanged |
-//! || 1009 | frame over the limit | not reconnect unchanged |
-//! || 1012 | the node restarts (`goodbye` first) | reconnect after `reconnect_ms`, `resume` |
+//! | 1002 | WebSocket protocol error | not reconnect unchanged |
+//! | 1003 | binary frame | not reconnect unchanged |
+//! | 1007 | text that is not UTF-8 | not reconnect unchanged |
+//! | 1008 | policy: too many refused frames, a late message | not reconnect unchanged |
+//! | 1009 | frame over the limit | not reconnect unchanged |
+//! | 1012 | the node restarts (`goodbye` first) | reconnect after `reconnect_ms`, `resume` |
 //! | 4000 | the server lost sync with this socket | reconnect, `resume` |
-//! || 4008 | the client accepted no data for a minute | reconnect, `resume` |
-//! || 4009 | no pong, and nothing else, within two heartbeats | reconnect, `resume` |
+//! | 4008 | the client accepted no data for a minute | reconnect, `resume` |
+//! | 4009 | no pong, and nothing else, within two heartbeats | reconnect, `resume` |
 
-/// A close code that may stand in a close frame.
+/// A close code that is allowed in a close frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct CloseCode(pub u16);
 
@@ -34,7 +33,7 @@ impl CloseCode {
     pub const INVALID_UTF8: Self = Self(1007);
     /// The client broke a rule: too many refused frames, or a message not complete in time.
     pub const POLICY: Self = Self(1008);
-    /// The client sent a frame, or a message of several, over the limit.
+    /// The client sent a frame, or a message of several frames, over the limit.
     pub const TOO_LARGE: Self = Self(1009);
     /// The node restarts.
     pub const RESTART: Self = Self(1012);

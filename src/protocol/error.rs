@@ -122,7 +122,7 @@ impl Problem {
         Self { field: Some(field), ..Self::new(Code::BadRequest, error) }
     }
 
-    /// The log cannot be reached, or did not answer in time.
+    /// The log cannot be reached, or did not answer a write in time.
     pub fn unavailable() -> Self {
         Self::new(
             Code::Unavailable,
@@ -142,7 +142,7 @@ impl Problem {
         Self::new(Code::Unavailable, "the log does not answer; try again in a moment")
     }
 
-    /// What a read needs is damaged in the log.
+    /// A read needs a damaged part of the log.
     pub fn unreadable() -> Self {
         Self::new(
             Code::Unavailable,
@@ -151,7 +151,7 @@ impl Problem {
         )
     }
 
-    /// What a write needs is damaged in the log.
+    /// A write needs a damaged part of the log.
     pub fn unwritable() -> Self {
         Self::new(
             Code::Unavailable,

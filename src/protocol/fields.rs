@@ -14,7 +14,7 @@ use serde_json::value::RawValue;
 use super::error::Problem;
 use crate::model::{Invalid, RoomName, Seq, UserId};
 
-/// The slices of one command. A key that is absent or `null` is `None`.
+/// The fields of one command. A key that is absent or `null` is `None`.
 #[derive(Default)]
 pub struct Fields<'a> {
     slots: [Option<&'a str>; Key::COUNT],

@@ -20,13 +20,13 @@ pub struct Frame {
 }
 
 impl Frame {
-    /// Frames a text that is already JSON.
+    /// A frame with a text that is already JSON.
     pub fn text(payload: &[u8]) -> Self {
         let (bytes, header_len) = frame(Opcode::Text, payload);
         Self { bytes, header_len }
     }
 
-    /// Frames a value.
+    /// A frame with a value as JSON.
     pub fn json<T: Serialize>(value: &T) -> Self {
         Self::text(&to_json(value))
     }
@@ -65,7 +65,7 @@ pub fn type_of(payload: &[u8]) -> &str {
     std::str::from_utf8(word).unwrap_or_default()
 }
 
-/// What a frame is (RFC 6455, section 11.8).
+/// The opcode of a frame (RFC 6455, section 11.8).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Opcode {
@@ -77,7 +77,7 @@ pub enum Opcode {
     Pong = 0xA,
 }
 
-/// A part of a text message of several frames (RFC 6455, section 5.4).
+/// One frame of a text message of several frames (RFC 6455, section 5.4).
 pub fn fragment(payload: &[u8], is_first: bool, is_last: bool) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(payload.len() + HEADER_BYTES_MAX);
     let opcode = if is_first { Opcode::Text } else { Opcode::Continuation };
@@ -308,7 +308,7 @@ pub fn reset(room: &RoomName, last_seq: Seq) -> Frame {
     Frame::json(&ResetFrame { r#type: "reset", room: room.as_str(), last_seq })
 }
 
-/// One room of the list of rooms.
+/// One room in the list of rooms.
 #[derive(Serialize)]
 pub struct ListedRoom<'a> {
     pub room: &'a str,

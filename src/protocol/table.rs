@@ -1,7 +1,7 @@
-//! Every command that there is, a row each: its fields, what it does, and how it is shown.
+//! The table of all commands: their fields, what they do, and how `help` shows them.
 //!
-//! The parser, `help`, HTTP's routes, the metrics and the tests of the documents read it. Which
-//! facts a write needs and who may do it is the business of `rules`.
+//! The parser, `help`, HTTP's routes, the metrics and the tests of the documents use it. Which
+//! facts a write needs and who may do it is for `rules`.
 
 use serde::{Serialize, Serializer};
 
@@ -60,7 +60,7 @@ pub struct Row {
     pub example: &'static str,
 }
 
-/// The commands in the order in which `help` shows them; those of HTTP alone come last.
+/// The commands in the order of `help`; those for HTTP only come last.
 pub const TABLE: [Row; 14] = [
     Row {
         command: CommandType::Create,
@@ -196,13 +196,13 @@ pub const TABLE: [Row; 14] = [
 /// How many of them a socket may send: all but the last.
 pub const TYPES_LEN: usize = TABLE.len() - 1;
 
-/// Those that a socket may send.
+/// The commands that a socket may send.
 pub fn of_socket() -> &'static [Row; TYPES_LEN] {
     static ROWS: [Row; TABLE.len()] = TABLE;
     ROWS.first_chunk().expect("the table is longer")
 }
 
-/// What one can type: an example of every command.
+/// The `help` frame: all types, with an example of each.
 pub fn help(id: Option<&ClientId>) -> Frame {
     #[derive(Serialize)]
     struct HelpFrame<'a> {

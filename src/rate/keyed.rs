@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::{Bucket, Rate};
 
-/// Locks that the parties are spread over, so that they rarely wait for each other.
+/// Locks, so that parties rarely wait for each other.
 const SHARDS: usize = 16;
 /// Parties counted individually per shard: some 5 MiB in all shards. Beyond it, new parties share
 /// one bucket until others have been quiet long enough to be forgotten.

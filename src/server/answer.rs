@@ -22,7 +22,7 @@ use super::transport::{Answering, Peer};
 use crate::budget::Budget;
 use crate::desk::history::Broken;
 
-/// An answer on its way to the client.
+/// The answer to a request.
 pub type Answer = Response<Content>;
 /// The body that hyper writes. hyper drops it when it is written or given up.
 pub struct Body {

@@ -7,7 +7,7 @@
 //! ```text
 //! accepted ──▶ waits for the first byte ──▶ HTTP ──▶ a WebSocket, or the end
 //!                                            │ ▲
-//!                  all that was asked is     ▼ │
+//!                  all requests are          ▼ │
 //!                  answered         waits for the next request
 //! ```
 //!

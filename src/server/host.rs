@@ -13,7 +13,7 @@ use crate::model::{Authority, Host};
 /// Needs no listing: nobody can make it resolve to another address.
 const LOCALHOST: &str = "localhost";
 
-/// The setting `server.hosts`.
+/// The setting `server.hosts`, ready to compare.
 pub struct Hosts {
     any: bool,
     names: Vec<String>,

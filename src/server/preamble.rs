@@ -83,7 +83,7 @@ fn parse_binary(bytes: &[u8]) -> Result<Option<Preamble>, Malformed> {
     }
     let Some(addresses) = bytes.get(HEAD_BYTES..len) else { return Ok(None) };
     let client = match (command & 0xf, family) {
-        // LOCAL: a health check of the balancer's own.
+        // LOCAL: the balancer's own connection, such as a health check.
         (0, _) => None,
         // PROXY, TCP over IPv4 or IPv6: two addresses and two ports, and perhaps more.
         (1, 0x11) if addresses.len() >= 12 => {

@@ -1,4 +1,4 @@
-//! What the parser takes and refuses, as tables and as properties.
+//! What the parser accepts and refuses, as tables and as properties.
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -233,7 +233,7 @@ proptest! {
         }
     }
 
-    /// The same, for frames that look like commands.
+    /// The same for frames that look like commands.
     #[test]
     fn any_fields_get_a_command_or_a_typed_refusal(
         fields in prop::collection::vec((

@@ -238,7 +238,7 @@ impl RoomPresence {
         }
     }
 
-    /// Who is online here, if peers want to know and have not been told.
+    /// Who is online here, if peers want to know and were not told yet.
     pub fn news(&mut self, pause: Duration, now: Instant) -> Option<Crowd> {
         let is_due = self.told_peers_at.is_none_or(|at| at + pause <= now);
         if !self.has_news || !is_due || self.wanted_until <= now {
