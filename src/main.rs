@@ -38,8 +38,7 @@ const VERIFY_MESSAGE_BYTES_MAX: usize = 16 * 1024;
 
 /// Verbatim: a self-hosted chat server. Every message, exactly once, in order, on every node.
 ///
-/// Without a command, it serves: WebSocket at /ws, HTTP under /api, the web page at /, and
-/// /healthz, /readyz and /metrics.
+/// Without a command it serves: /ws (WebSocket), /api, / (web page), /healthz, /readyz, /metrics.
 #[derive(Parser)]
 #[command(version, after_help = include_str!("help.txt"))]
 struct Arguments {
@@ -57,23 +56,23 @@ enum Command {
     Check,
     /// Check whether the node on this machine is alive (exit code 0) or not (1)
     Health,
-    /// Check that a running cluster loses, repeats and reorders nothing; uses its own rooms (exit
-    /// code 0 if so, 1 if not)
+    /// Check that a running cluster loses, repeats and reorders nothing (exit code 0), or not (1)
     Verify(VerifyArguments),
     Bench(Box<bench::Args>),
 }
 
 #[derive(clap::Args)]
 struct VerifyArguments {
-    /// WebSocket URL, e.g. ws://127.0.0.1:8080/ws; one for each node, or the load balancer's
+    /// WebSocket URL, e.g. ws://127.0.0.1:8080/ws; repeat it for each node
     #[arg(long = "url", value_name = "URL", required = true)]
     urls: Vec<String>,
     /// How long the clients send
     #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     seconds: u64,
-    /// Number of connections, approximately; a quarter of them send
+    /// Approximate number of connections; a quarter of them send
     #[arg(long, default_value_t = 48, value_parser = clap::value_parser!(u16).range(24..))]
     clients: u16,
+    /// Number of rooms
     #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(u16).range(1..=1000))]
     rooms: u16,
     /// Messages per second, all clients together

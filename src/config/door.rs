@@ -32,7 +32,7 @@ impl Config {
             return Err(wrong("server.allowed_origins", format!("{bad:?}"), allowed));
         }
         if let Some(bad) = server.trusted_proxies.iter().find(|it| Network::parse(it).is_none()) {
-            let allowed = "must be an address, or a network such as 10.0.0.0/8 with no bits set \
+            let allowed = "must be an address or a network, such as 10.0.0.0/8, with no bits set \
                            after the prefix";
             return Err(wrong("server.trusted_proxies", format!("{bad:?}"), allowed));
         }

@@ -5,8 +5,8 @@
 //! that does not read costs one piece, however long its page is.
 //!
 //! A page ends at its limit, its bytes or the end of the room. Going forward, the end shows on the
-//! way. Going back, the page's last event to be found is the first on the wire, so it is found
-//! first: by walking back over the page piece by piece, keeping only the sizes of its events.
+//! way. Going back, the oldest event is found last but comes first on the wire. So the beginning is
+//! found first, by walking back over the page piece by piece and keeping only the sizes of events.
 //! Events do not change, so reading them a second time gives the same.
 
 use std::sync::Arc;
@@ -26,7 +26,7 @@ use crate::protocol::frame::{self, Frame};
 use crate::protocol::page;
 use crate::replay::PAGE_HELD_BYTES;
 
-/// Events in a piece: as many as fit on a page.
+/// Most events in a piece: the most that a page may have.
 const PIECE_LEN: usize = HISTORY_LIMIT_MAX as usize;
 /// Attempts to read a piece in the middle of a page. By then, no other answer is possible.
 const TRIES: u32 = 8;
@@ -47,7 +47,7 @@ pub struct Pages {
 /// The next part of the answer.
 pub struct Part {
     pub json: Vec<u8>,
-    /// The budget's hold on it.
+    /// Counts it in the budget.
     pub held: Held,
     pub is_last: bool,
 }

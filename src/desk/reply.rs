@@ -62,7 +62,7 @@ pub enum Reply {
 pub struct Listed<T> {
     pub items: Vec<T>,
     pub more: bool,
-    /// The budget's hold on it until it is encoded.
+    /// Counts it in the budget until it is encoded.
     pub held: Held,
 }
 

@@ -31,7 +31,7 @@ const BEYOND_TOTAL_MAX: usize = 256;
 /// The same for connections beyond a limit of their address. They have slots of their own, so that
 /// one address cannot keep the health checks of others out.
 const BEYOND_ADDRESS_MAX: usize = 64;
-/// Least of either, for nodes with few connections.
+/// Minimum of both, for nodes with few connections.
 const BEYOND_MIN: usize = 16;
 
 /// Who gives up a slot, in order: first idle clients, which can reconnect without harm, then those
@@ -251,8 +251,8 @@ impl Admission {
         Ok(Seat::new(self.clone(), address))
     }
 
-    /// Whether connections that were called need time to leave before others are accepted.
-    /// Otherwise none could be called soon.
+    /// Whether connections that were called need time to leave before others are accepted: at
+    /// their limit, no more can be called.
     pub fn is_crowded(&self) -> bool {
         self.state().leaving >= self.leaving_max / 2
     }

@@ -76,8 +76,8 @@ pub async fn serve(
     let outcome = loop {
         tokio::select! {
             outcome = proceed(&mut http, &peer, |progress| {
-                // The client must take what is sent. Not only checked on changes: behind an answer
-                // that is stuck, what the connection waited for may have arrived.
+                // It is the client's turn to take what was sent. Checked each time, not only on
+                // changes: behind a stuck answer, what the connection waited for may have arrived.
                 let is_news = std::mem::replace(&mut stuck, progress.stuck) != stuck;
                 match progress.stuck {
                     Some(_) => permit.takes_nothing(is_news),

@@ -306,7 +306,7 @@ async fn health_is_0_of_a_node_that_serves_and_1_of_one_that_does_not() {
     let listen = node.addr.to_string();
     let environment = [("VERBATIM_SERVER__LISTEN", &*listen)];
     let asked = run(&["health"], &environment, &[]).await;
-    assert_eq!((asked.exit, &*asked.stdout, &*asked.stderr), (Exit::Code(0), "well\n", ""));
+    assert_eq!((asked.exit, &*asked.stdout, &*asked.stderr), (Exit::Code(0), "healthy\n", ""));
     node.kill9();
     node.wait_exit().await;
     let asked = run(&["health"], &environment, &[]).await;

@@ -32,7 +32,7 @@ pub struct Permit {
 pub(super) struct Standing {
     /// The limit that this connection is beyond; `None`: it is within all limits.
     beyond: Option<Limit>,
-    /// Its slot of its address; `None`: it is a proxy's, or beyond a limit.
+    /// Its slot among those of its address; `None`: it is a proxy's, or beyond a limit.
     seat: Option<Seat>,
     pub(super) in_http: bool,
     ticket: Option<Ticket>,
