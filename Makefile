@@ -1,4 +1,4 @@
-# What can be done here. No logic: each target is one command or one script.
+# Each target is one command or one script. There is no logic here.
 
 .DEFAULT_GOAL := help
 .PHONY: help run check test test-unit test-cluster test-browser lint deps
@@ -10,76 +10,76 @@ help: ## Show this list
 	@echo
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1   	/p' Makefile | expand -t 24
 	@echo
-	@echo "Settings: config.toml says what there is; 'cargo run -- check' what is in effect."
+	@echo "Settings: config.toml explains them; 'cargo run -- check' prints those in effect."
 
-run: ## Build and serve on ws://127.0.0.1:8080/ws (needs Rust and a C compiler only)
+run: ## Build and serve on ws://127.0.0.1:8080/ws (needs only Rust and a C compiler)
 	cargo run --release --locked
 
-check: ## After each change, in less than a minute: format, lints, unit tests (needs Rust only)
+check: ## Check format and lints and run the unit tests, in less than a minute (needs only Rust)
 	@scripts/check
 
-test: ## Install what is missing, then check format and lints and run all tests
+test: ## Install what the tests need, then check format and lints and run all tests
 	scripts/test
 
-test-unit: ## Only the tests without a server
+test-unit: ## Run only the unit tests, without servers
 	@scripts/test unit
 
-test-cluster: ## Only the tests with real nodes, PostgreSQL and Redis
+test-cluster: ## Run only the tests with real nodes, PostgreSQL and Redis
 	@scripts/test cluster
 
-test-browser: ## Only the tests of the page in a browser
+test-browser: ## Run only the tests of the web page in a browser
 	@scripts/test browser
 
-lint: ## Check format, lints and packages only, and say what could not be checked
+lint: ## Check only format, lints and packages, and list what could not be checked
 	scripts/lint
 
-deps: ## Install PostgreSQL, Redis, Node and Chromium for the tests, if they are missing
+deps: ## Install PostgreSQL, Redis, Node and Chromium for the tests, unless installed
 	scripts/deps
 
-fuzz: ## Give each parser random bytes for SECONDS=60 (TARGET=frame: that one; fuzz/README.md)
+fuzz: ## Fuzz each parser for SECONDS=60 (TARGET=frame: only that one; see fuzz/README.md)
 	@scripts/fuzz
 
-bench: ## Measure everything beside its peers and write docs/performance.md (QUICK=1: only see that it works)
+bench: ## Measure against other servers and write docs/performance.md (QUICK=1: only try it out)
 	scripts/bench
 
-bench-deps: ## Install what bench measures beside us: nats-server, Node.js, Socket.IO
+bench-deps: ## Install the other servers for bench: nats-server, Node.js, Socket.IO
 	scripts/bench-deps
 
-verify: ## Break everything, SEEDS=20 times for SECONDS=30, and check every delivery (SEED=7: that one)
+verify: ## Inject faults, SEEDS=20 times for SECONDS=30, and check every delivery (SEED=7: only that one)
 	@scripts/verify
 
-verify-report: ## Add up all that `make verify` ever ran here
+verify-report: ## Sum up all runs of `make verify` on this machine
 	@scripts/verify report
 
-cluster: ## Serve with N=3 nodes, PostgreSQL, Redis and nginx on this machine, without Docker
+cluster: ## Run N=3 nodes, PostgreSQL, Redis and nginx on this machine, without Docker
 	@scripts/cluster up
 
-status: ## What of the cluster runs where
+status: ## Show which parts of the cluster run, and where
 	@scripts/cluster status
 
-logs: ## Follow the logs of the cluster (NODE=2: of that node)
+logs: ## Follow the logs of the cluster (NODE=2: only that node)
 	@scripts/cluster logs
 
-kill: ## kill -9 of NODE=2, or of NODE=postgres, redis, nginx
+kill: ## kill -9 NODE=2, or NODE=postgres, redis or nginx
 	@scripts/cluster kill
 
 start: ## Start NODE=2 again
 	@scripts/cluster start
 
-restart: ## Stop NODE=2 in order and start it as it is built now
+restart: ## Stop NODE=2 gracefully and start the current build
 	@scripts/cluster restart
 
-wscat: ## Talk to NODE=1, or to any node through nginx
+wscat: ## Chat with NODE=1, or with any node through nginx
 	@scripts/cluster wscat
 
-psql: ## Look into the cluster's PostgreSQL
+psql: ## Open psql on the cluster's PostgreSQL
 	@scripts/cluster psql
 
-redis-cli: ## Look into the cluster's Redis
+redis-cli: ## Open redis-cli on the cluster's Redis
 	@scripts/cluster redis-cli
 
-down: ## Stop the cluster; its data stays
+down: ## Stop the cluster and keep its data
 	@scripts/cluster down
 
-clean: ## Stop the cluster and remove its data
+clean: ## Stop the cluster and delete its data
 	@scripts/cluster clean

@@ -1,12 +1,12 @@
-//! Bytes that a node holds for its clients, counted over all of them, with a limit.
+//! Memory budgets: bytes that a node holds for its clients, counted over all of them, with a limit.
 //!
-//! Whoever is about to hold much waits for room first ([`Budget::room`]); what must not wait
-//! (a live event, a small answer) is held at once and counted all the same ([`Budget::hold`]), so
-//! the count is always true and may be above the limit for a moment. Everything held is a
-//! [`Held`]: dropping it gives the bytes back. What is shared is counted once, by a `Held` that
-//! lives as long as the bytes themselves ([`Held::keep`]).
+//! Before holding much, wait for room ([`Budget::room`]). What must not wait (a live event, a small
+//! answer) is held at once and counted all the same ([`Budget::hold`]), so the count is always
+//! right, and may briefly exceed the limit. Everything held is a [`Held`], which gives the bytes
+//! back when dropped. Shared bytes are counted once, by a `Held` that lives as long as they do
+//! ([`Held::keep`]).
 //!
-//! When somebody has to wait, the connections that keep most and take nothing are ended
+//! While somebody waits, the connections that hold most and accept nothing are closed
 //! ([`Budget::relieve`]).
 
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -20,29 +20,28 @@ use tokio::time::Instant;
 use crate::config::Config;
 use crate::metrics::{Counter, Metrics};
 
-/// A connection that has taken nothing for so long may be ended for the room that it keeps. Shorter
-/// than what a read may take (`log.read_timeout_ms`): those who wait are served before their time
-/// is over.
+/// A connection that has accepted nothing for this long may be closed for its memory. Shorter than
+/// the time for a read (`log.read_timeout_ms`), so that those who wait are served in time.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// Pause between two looks at who keeps how much, while somebody waits.
+/// Pause between two checks of who holds how much, while somebody waits.
 const LOOK_PAUSE: Duration = Duration::from_millis(250);
-/// How far connections are ended once it has come to that: down to so many eighths of the limit,
-/// so that the next one that needs room does not start it again.
+/// Once connections are closed, it goes down to this many eighths of the limit, so that the next
+/// one that needs room does not start it again.
 const RELIEVED_EIGHTHS: usize = 6;
 
-/// All that a node counts. Cheap to clone; clones are the same.
+/// All budgets of a node. Cheap to clone; clones share the budgets.
 #[derive(Clone, Debug)]
 pub struct Budgets {
-    /// What is held for those who have not read it: the queues of sockets, answers and streams, and
-    /// pages of the log on their way to them.
+    /// Data that clients have not read: queues of sockets, answers, streams, and pages of the log
+    /// on their way to them.
     pub unsent: Arc<Budget>,
-    /// What clients have begun to send and what waits to be carried out.
+    /// What clients have begun to send, and commands waiting to be carried out.
     pub inbound: Arc<Budget>,
     /// The recent events of all rooms in use.
     pub rings: Arc<Budget>,
-    /// Events on their way to Redis. More are left to the outbox.
+    /// Events on their way to Redis. Beyond the limit, they are left to the outbox.
     pub to_mirror: Arc<Budget>,
-    /// Events on their way from Redis. More are read from the stream, later.
+    /// Events on their way from Redis. Beyond the limit, they are read from the stream later.
     pub from_mirror: Arc<Budget>,
 }
 
@@ -57,14 +56,14 @@ impl Budgets {
         }
     }
 
-    /// Notes how full each is.
+    /// Updates the metrics of each budget.
     pub fn tell(&self, metrics: &Metrics) {
         for (name, budget) in self.named() {
             metrics.budget(name, budget.bytes(), budget.bytes_max());
         }
     }
 
-    /// What is held in all of them.
+    /// The total of all budgets.
     pub fn bytes(&self) -> usize {
         self.named().iter().map(|(_, budget)| budget.bytes()).sum()
     }
@@ -80,44 +79,44 @@ impl Budgets {
     }
 }
 
-/// One to each kind of bytes that a node counts.
+/// One per kind of bytes.
 #[derive(Debug)]
 pub struct Budget {
     bytes_max: usize,
-    /// What is left, in bytes; it also queues, in order, those who wait.
+    /// The bytes left. Also the queue of those who wait, in order.
     room: Semaphore,
-    /// Held beyond what was left.
+    /// Held beyond the limit.
     excess: AtomicUsize,
-    /// Those who wait.
+    /// The number of those who wait.
     waiting: AtomicUsize,
     /// Somebody has begun to wait, or something was held beyond the limit.
     pressed: Notify,
     holders: Mutex<Holders>,
 }
 
-/// Bytes that are held; given back when dropped.
+/// Bytes held; given back when dropped.
 #[derive(Debug)]
 pub struct Held {
     budget: Arc<Budget>,
     bytes: usize,
 }
 
-/// A connection, as far as a budget must know it.
+/// A connection, as a budget sees it.
 pub trait Holder: Send + Sync {
-    /// The bytes that wait for it, and since when it has taken none of them. `None`: nothing waits.
+    /// The bytes that wait for it, and since when it has accepted none. `None`: nothing waits.
     fn waiting(&self) -> Option<(usize, Instant)>;
-    /// Ends it.
+    /// Closes it.
     fn evict(&self);
 }
 
-/// Those connections, each at a place that it keeps.
+/// The known connections, each in a slot.
 #[derive(Default)]
 struct Holders {
     places: Vec<Option<Weak<dyn Holder>>>,
     free: Vec<u32>,
 }
 
-/// A holder's place; given back when dropped.
+/// The slot of a holder; given back when dropped.
 #[derive(Debug)]
 pub struct Place {
     budget: Arc<Budget>,
@@ -140,13 +139,13 @@ impl Budget {
         self.bytes_max
     }
 
-    /// What is held now.
+    /// Bytes held now.
     pub fn bytes(&self) -> usize {
         let excess = self.excess.load(Ordering::Relaxed);
         (self.bytes_max + excess).saturating_sub(self.room.available_permits())
     }
 
-    /// Whether nothing is left.
+    /// Whether the limit is reached.
     pub fn is_full(&self) -> bool {
         self.bytes() >= self.bytes_max
     }
@@ -157,7 +156,7 @@ impl Budget {
         Held { budget: self.clone(), bytes }
     }
 
-    /// Holds bytes at once if they fit. More than the whole budget counts as all of it.
+    /// Holds bytes at once if they fit. More than the whole budget counts as the whole budget.
     pub fn hold_if_fits(self: &Arc<Self>, bytes: usize) -> Option<Held> {
         let count = self.count(bytes);
         self.room.try_acquire_many(count).ok()?.forget();
@@ -168,8 +167,8 @@ impl Budget {
         u32::try_from(bytes.min(self.bytes_max)).unwrap_or(u32::MAX)
     }
 
-    /// Holds bytes as soon as they fit. Those who came first are served first. More than the whole
-    /// budget counts as all of it. Cancel-safe.
+    /// Holds bytes as soon as they fit, first come first served. More than the whole budget counts
+    /// as the whole budget. Cancel-safe.
     pub async fn room(self: &Arc<Self>, bytes: usize) -> Held {
         let count = self.count(bytes);
         let permit = match self.room.try_acquire_many(count) {
@@ -184,12 +183,12 @@ impl Budget {
         Held { budget: self.clone(), bytes: count as usize }
     }
 
-    /// As `hold`, of bytes that something else counts until it says so with `pay`.
+    /// As `hold`, for bytes that count only when `pay` is called.
     pub fn owe(self: &Arc<Self>, bytes: usize) -> Held {
         Held { budget: self.clone(), bytes }
     }
 
-    /// Bytes that were owed count from here on.
+    /// From now on, bytes that were owed count.
     pub fn pay(&self, bytes: usize) {
         self.add(bytes);
     }
@@ -198,7 +197,7 @@ impl Budget {
         let taken = self.room.forget_permits(bytes);
         if taken < bytes {
             self.excess.fetch_add(bytes - taken, Ordering::SeqCst);
-            // What was given back meanwhile pays for it.
+            // Bytes given back meanwhile pay for it.
             let back = self.room.forget_permits(bytes - taken);
             if back > 0 {
                 self.sub(back);
@@ -221,7 +220,7 @@ impl Budget {
         self.holders.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes a connection known, for as long as the place is kept.
+    /// Registers a connection while the slot is kept.
     pub fn enter(self: &Arc<Self>, holder: Weak<dyn Holder>) -> Place {
         let mut holders = self.holders();
         let index = holders.free.pop().unwrap_or_else(|| {
@@ -232,8 +231,8 @@ impl Budget {
         Place { budget: self.clone(), index }
     }
 
-    /// Ends connections for as long as somebody has to wait for room or more is held than the
-    /// limit, and then waits for the next such time. Does not return. `evicted` counts them.
+    /// Closes connections while somebody waits for room or the limit is exceeded, then waits for
+    /// the next such time. Never returns. `evicted` counts them.
     pub async fn relieve(&self, evicted: Counter) {
         loop {
             self.pressed.notified().await;
@@ -242,18 +241,18 @@ impl Budget {
                 if ended > 0 {
                     evicted.inc_by(ended as u64);
                     let (bytes, max) = (self.bytes(), self.bytes_max);
-                    tracing::info!(ended, bytes, max, "ended connections that take nothing");
+                    tracing::info!(ended, bytes, max, "closed stuck connections to free memory");
                 }
                 tokio::time::sleep(LOOK_PAUSE).await;
             }
         }
     }
 
-    /// Ends those that keep most and have taken nothing for a while, until enough is expected to
-    /// be left. How many.
+    /// Closes those that hold most and have accepted nothing for a while, until enough should be
+    /// free. Returns how many.
     fn evict(&self, now: Instant) -> usize {
-        // Nobody is kept for longer than it takes to ask: whoever owns a connection may want to
-        // take it out of what it is shared in.
+        // Holders are kept only while they are asked: the owner of a connection may need the only
+        // reference to it.
         let known: Vec<_> = self.holders().places.iter().flatten().cloned().collect();
         let waiting = |holder: Weak<dyn Holder>| {
             let (bytes, since) = holder.upgrade()?.waiting()?;
@@ -285,12 +284,12 @@ impl Held {
         &self.budget
     }
 
-    /// Both as one; they are of the same budget.
+    /// Merges both, which must be of the same budget.
     pub fn join(&mut self, mut other: Self) {
         self.bytes += std::mem::take(&mut other.bytes);
     }
 
-    /// From here on so many are held, whether or not they fit.
+    /// Changes how many bytes are held, whether or not they fit.
     pub fn set(&mut self, bytes: usize) {
         match bytes.checked_sub(self.bytes) {
             Some(0) => return,
@@ -300,8 +299,8 @@ impl Held {
         self.bytes = bytes;
     }
 
-    /// Makes this the count of those bytes, of which there are no others: they are held for as long
-    /// as any part of them lives, whoever shares it.
+    /// Makes this count these bytes, the only copy: they are held while any part of them lives,
+    /// whoever shares it.
     pub fn keep<T: AsRef<[u8]> + Send + 'static>(mut self, bytes: T) -> Bytes {
         self.set(bytes.as_ref().len());
         Bytes::from_owner(Kept { bytes, _held: self })

@@ -1,8 +1,8 @@
-//! Whether a node is alive at its address, for `verbatim health`: the question that a container's
-//! health check asks, without a client like curl in the image.
+//! Whether a node is alive at its address, for `verbatim health`. A container's health check runs
+//! this, so the image needs no client such as curl.
 //!
-//! It asks `/healthz` and so only whether the process serves. A node whose log is away is alive,
-//! says so in `/readyz`, and recovers by itself; killing it would not help.
+//! It asks `/healthz`, which only says whether the process serves. A node that cannot reach its log
+//! is alive: it says so in `/readyz` and recovers by itself, and killing it would not help.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -13,26 +13,27 @@ use tokio::net::{TcpStream, lookup_host};
 
 use crate::config::ServerConfig;
 
-/// For all of it. A live node answers in less than a millisecond; container engines wait for 30 s.
+/// For the whole check. A live node answers in less than a millisecond; container engines wait 30
+/// s.
 const TIMEOUT: Duration = Duration::from_secs(2);
-/// What is read of an answer. Only its first line matters, and it begins with these.
+/// The start of a good answer. No more than this is read.
 const OK: &[u8] = b"HTTP/1.1 200 ";
 
 /// Why a node is not alive.
 #[derive(Debug, thiserror::Error)]
 pub enum Unhealthy {
-    #[error("{0:?} has port 0, which only the node knows; set another")]
+    #[error("{0:?} has port 0, and only the node knows which port it got; set a fixed port")]
     AnyPort(String),
     #[error("nothing answers at {0}: {1}")]
     NoAnswer(String, io::Error),
-    #[error("nothing answers at {0} in time")]
+    #[error("no answer from {0} within 2 s")]
     TooLate(String),
-    #[error("what answers at {0} is not a node that is well")]
+    #[error("{0} did not answer /healthz with 200 OK")]
     NotOk(String),
 }
 
-/// Asks the node that has these settings, on this machine; where it listens for those who watch it,
-/// if it does: whatever goes on at the other place, there it answers.
+/// Asks the node with these settings on this machine. Prefers the internal listener, which answers
+/// whatever happens on the main one.
 pub async fn ask(server: &ServerConfig) -> Result<(), Unhealthy> {
     let is_internal = !server.internal_listen.is_empty();
     let listen = if is_internal { &server.internal_listen } else { &server.listen };
@@ -48,8 +49,8 @@ pub async fn ask(server: &ServerConfig) -> Result<(), Unhealthy> {
     }
 }
 
-/// The beginning of the answer. `introduced`: the node may want to know first whose connection it
-/// is.
+/// Reads the beginning of the answer. `introduced`: the main listener's settings; it may expect the
+/// PROXY protocol first.
 async fn status(listen: &str, introduced: Option<&ServerConfig>) -> io::Result<Vec<u8>> {
     let mut addresses = lookup_host(listen).await?;
     let address = addresses.next().ok_or(io::ErrorKind::AddrNotAvailable)?;
@@ -65,8 +66,8 @@ async fn status(listen: &str, introduced: Option<&ServerConfig>) -> io::Result<V
     Ok(answer)
 }
 
-/// Whoever listens on all addresses is asked on loopback: not every system takes a connection to
-/// 0.0.0.0.
+/// The address to connect to. A node that listens on all addresses is asked on loopback, because
+/// not every system accepts connections to 0.0.0.0.
 fn reachable(address: SocketAddr) -> SocketAddr {
     let ip = match address.ip() {
         ip if !ip.is_unspecified() => ip,
@@ -89,7 +90,7 @@ mod tests {
         super::ask(&server).await
     }
 
-    /// What is said of a server that gives this answer.
+    /// The verdict on a server that gives this answer.
     async fn answered(answer: &'static [u8]) -> Result<(), Unhealthy> {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let listen = listener.local_addr().unwrap().to_string();
@@ -105,7 +106,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn only_a_200_is_well() {
-        // While such a task is at work no time passes, however long the machine stands still.
+        // While this blocking task runs, paused time does not advance, however slow the machine is.
         let (_end, ended) = std::sync::mpsc::channel::<()>();
         tokio::task::spawn_blocking(move || ended.recv());
         assert!(answered(b"HTTP/1.1 200 OK\r\n\r\n").await.is_ok());

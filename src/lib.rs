@@ -1,7 +1,7 @@
 //! Verbatim: a self-hosted chat server that keeps every word.
 //!
 //! Every message, exactly once, in order, on every node, through any single failure. This page is
-//! the map; ARCHITECTURE.md says why things are as they are. How a message flows:
+//! the map of the crate; ARCHITECTURE.md has the reasons. How a message flows:
 //!
 //! ```text
 //! client ─▶ socket ─▶ session ─▶ desk ─▶ lane ──▶ log (COMMIT: the message exists)
@@ -11,17 +11,17 @@
 //!                       └── catch-up: the hub's ring, else a replay from the log
 //! ```
 //!
-//! Modules, from the outside in. Each imports only from its own group and from those below it; a
-//! test (`tests/it/tidy.rs`) holds them to it.
+//! Modules, from the outside in. Each imports only from its own group and from the groups below it;
+//! `tests/it/tidy.rs` checks that.
 
 /// Asks a node whether it is alive, for `verbatim health`.
 pub mod health;
-/// One node: the parts, wired together.
+/// One node: wires the parts together.
 pub mod node;
-/// Tries what the settings point to, for `verbatim check`.
+/// Tests the configured stores, for `verbatim check`.
 pub mod probe;
 
-// The doors: bytes in, a caller and a command out; a reply in, bytes out.
+// Entry points: bytes in, a caller and a command out; a reply in, bytes out.
 
 /// HTTP: accept, admit, route, upgrade; requests and event streams.
 pub mod server;
@@ -29,37 +29,37 @@ pub mod server;
 /// One connected client: commands in, answers and events out.
 pub mod session;
 
-// What commands do.
+// Commands.
 
-/// The one executor of commands: deadlines, what they weigh, where they go.
+/// Executes all commands: deadlines, weights, where they go.
 pub mod desk;
 
-/// From the mirror to the relay: what other nodes committed.
+/// Passes what other nodes committed from the mirror to the relay.
 pub mod feed;
-/// Signs of life: who is online, who types, how far each has read.
+/// Signals: who is online, who is typing, how far each user has read.
 pub mod signals;
 
-/// The write path: what waits → one batch → log → relay → answers.
+/// The write path: inbox → batch → log → relay → answers.
 pub mod lane;
-/// From the log to the mirror, for what did not get there by itself.
+/// Puts committed events that Redis does not have yet from the log into the mirror.
 pub mod outbox;
 
-/// The node's clock beside the log's.
+/// Compares the node's clock with the log's.
 pub mod clock;
-/// What Redis may not have brought is asked of the log.
+/// Asks the log for what Redis may have missed.
 pub mod doubt;
-/// Pages of the past, read once for everyone who asks meanwhile.
+/// Pages of past events, read once for all who ask at the same time.
 pub mod replay;
 
 /// From commit to fan-out: order, duplicates, holes.
 pub mod relay;
 
-/// Who follows which room here; recent events; fan-out.
+/// Who follows which room on this node; recent events; fan-out.
 pub mod hub;
 
-// Foreign crates, one contract each.
+// Interfaces to foreign crates.
 
-/// The durable log: the contract, PostgreSQL, SQLite.
+/// The durable log: the interface, PostgreSQL, SQLite.
 pub mod log;
 /// Redis: append to the stream and the channel, follow both, keep the node's cursor.
 pub mod mirror;
@@ -74,33 +74,33 @@ pub mod rules;
 /// The wire: commands, frames, errors, close codes.
 pub mod protocol;
 
-/// Bytes that a node holds for its clients, with a limit.
+/// Memory budgets: bytes that a node holds for its clients, with limits.
 pub mod budget;
 /// Settings: text in, a checked `Config` out.
 pub mod config;
 /// Counters, gauges, histograms.
 pub mod metrics;
-/// Values that cannot exist invalid.
+/// The values of a chat, which are always valid.
 pub mod model;
-/// How often something may happen.
+/// Rate limits.
 pub mod rate;
-/// How many of what everybody wants one party may have.
+/// Slots that many parties share.
 pub mod share;
-/// The signals of the process.
+/// Process signals.
 pub mod shutdown;
-/// The middle of a node under schedules of a seed, in virtual time.
+/// The middle of a node under seeded schedules, in virtual time.
 #[cfg(test)]
 mod sim;
-/// What a node has running, the word to stop, the first failure.
+/// The tasks of a node, its stop signal, its first failure.
 pub mod tasks;
-/// Where log lines go.
+/// Logging.
 pub mod trace;
-/// When memory is given back to the system.
+/// Returns freed memory to the system.
 pub mod trim;
 
 // Clients, which use nothing of the server.
 
 /// A load generator, for `verbatim bench`.
 pub mod bench;
-/// Clients that put a cluster's promise to the test, for `verbatim verify`.
+/// Clients that test a cluster's promises, for `verbatim verify`.
 pub mod verify;

@@ -1,4 +1,5 @@
-//! The program: arguments, settings, bind, signals, exit code. What a node does is the library's.
+//! The program: arguments, settings, listening socket, signals, exit code. The rest is in the
+//! library.
 
 use std::future::Future;
 use std::io::{IsTerminal, Write, stderr, stdout};
@@ -23,21 +24,21 @@ use verbatim::verify::{Settings, Target};
 use verbatim::{bench, health, probe, trace, verify};
 use verbatim_checker::Limits;
 
-/// The node could not start, or `check` found something that does not work.
+/// The node could not start, or `check` found a problem.
 const EXIT_FAILED: u8 = 1;
-/// Wrong arguments or settings (`EX_USAGE` of sysexits.h): starting again will not help.
+/// Wrong arguments or settings (`EX_USAGE` in sysexits.h). Starting again does not help.
 const EXIT_USAGE: u8 = 64;
-/// A part of the node died (`EX_SOFTWARE`): a bug. Starting again may help.
+/// A task of the node died (`EX_SOFTWARE`): a bug. Starting again may help.
 const EXIT_SOFTWARE: u8 = 70;
-/// A process that ended because of signal n exits with this plus n, as shells have it.
+/// A process ended by signal n exits with this plus n, like a shell.
 const EXIT_SIGNAL: u8 = 128;
 
-/// Longest message of `verify`: what a server with the default settings takes.
+/// Longest message that `verify` sends: the default limit of a server.
 const VERIFY_MESSAGE_BYTES_MAX: usize = 16 * 1024;
 
 /// Verbatim: a self-hosted chat server. Every message, exactly once, in order, on every node.
 ///
-/// Without a command it serves: WebSocket at /ws, and /healthz, /readyz and /metrics beside it.
+/// Without a command it serves: /ws (WebSocket), /api, / (web page), /healthz, /readyz, /metrics.
 #[derive(Parser)]
 #[command(version, after_help = include_str!("help.txt"))]
 struct Arguments {
@@ -51,35 +52,36 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Print the effective settings, passwords masked, and try the log and the mirror
+    /// Print the effective settings with passwords masked, and test the log and the mirror
     Check,
-    /// Ask the node on this machine whether it is alive: 0 yes, 1 no
+    /// Check whether the node on this machine is alive (exit code 0) or not (1)
     Health,
-    /// Put a running cluster's promise to the test, in rooms of its own: 0 kept, 1 broken
+    /// Check that a running cluster loses, repeats and reorders nothing (exit code 0), or not (1)
     Verify(VerifyArguments),
     Bench(Box<bench::Args>),
 }
 
 #[derive(clap::Args)]
 struct VerifyArguments {
-    /// Where clients connect, e.g. ws://127.0.0.1:8080/ws; give each node's once, or a balancer's
+    /// WebSocket URL, e.g. ws://127.0.0.1:8080/ws; repeat it for each node
     #[arg(long = "url", value_name = "URL", required = true)]
     urls: Vec<String>,
-    /// How long the clients talk
+    /// How long the clients send
     #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     seconds: u64,
-    /// Connections, about; a quarter of them talks
+    /// Approximate number of connections; a quarter of them send
     #[arg(long, default_value_t = 48, value_parser = clap::value_parser!(u16).range(24..))]
     clients: u16,
+    /// Number of rooms
     #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(u16).range(1..=1000))]
     rooms: u16,
-    /// Messages a second, of all talkers together
+    /// Messages per second, all clients together
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
     rate: u32,
-    /// The same seed is the same plan of clients and texts [default: any]
+    /// Makes the plan of clients and texts repeatable [default: random]
     #[arg(long)]
     seed: Option<u64>,
-    /// What the names of its rooms and users begin with
+    /// Prefix of the names of its rooms and users
     #[arg(long, default_value = "verify", value_parser = prefix)]
     prefix: String,
 }
@@ -97,7 +99,7 @@ fn main() -> ExitCode {
         Some(Command::Health) => {
             settings().map(|(config, _)| run(async move { Ok(ask_health(&config).await) }))
         }
-        // It is about a cluster elsewhere: the settings of this machine are none of its business.
+        // The cluster may be elsewhere, so the settings of this machine do not apply.
         Some(Command::Verify(arguments)) => Ok(run(verify(arguments))),
         Some(Command::Bench(arguments)) => Ok(measure(&arguments)),
     };
@@ -107,9 +109,9 @@ fn main() -> ExitCode {
     })
 }
 
-/// For whoever started the program by hand. (A node has `trace::Lines` for it.)
+/// Prints to stderr for the person who started the program. (A node logs with `trace::Lines`.)
 fn tell(text: &str) {
-    // The exit code says the same to those who closed stderr.
+    // If stderr is closed, the exit code still says it.
     let _ = stderr().write_all(text.as_bytes());
 }
 
@@ -123,22 +125,22 @@ fn run(job: impl Future<Output = anyhow::Result<ExitCode>>) -> ExitCode {
 fn in_runtime(job: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
     let code = runtime.block_on(job);
-    // Whatever still runs was given its time: the process does not wait for it.
+    // Tasks that still run have had their time. The process does not wait for them.
     runtime.shutdown_background();
     code
 }
 
-/// Help and version go to stdout and are a success; anything else is one line and exit 64.
+/// Help and version go to stdout and exit 0; anything else is one line on stderr and exit 64.
 fn answer_usage(err: &clap::Error) -> ExitCode {
     if matches!(err.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
-        // Nobody can be told that stdout is closed.
+        // If stdout is closed, there is nobody to tell.
         let _ = err.print();
         return ExitCode::SUCCESS;
     }
     let text = err.to_string();
     let mut lines = text.lines();
     let mut line = lines.next().unwrap_or_default().trim_start_matches("error: ").to_owned();
-    // What is missing stands on a line of its own.
+    // For a missing argument, clap puts its name on the next line.
     if line.ends_with(':') {
         line = format!("{line} {}", lines.next().unwrap_or_default().trim());
     }
@@ -155,9 +157,10 @@ fn settings(file: Option<PathBuf>) -> Result<(Config, Vec<Warning>), ConfigError
     Ok((config, warnings))
 }
 
-/// Nothing here and below may write to stderr but by way of log lines: it may take nothing.
+/// From here on, write to stderr only through log lines: a stderr that nobody reads would block.
 fn serve(config: Config, warnings: Vec<Warning>) -> ExitCode {
-    /// For the last lines: less than anybody notices, and more than a pipe that is read needs.
+    /// Time to write the last lines: too short to notice, long enough for a pipe that is being
+    /// read.
     const LAST_LINES: Duration = Duration::from_millis(500);
     let metrics = Arc::new(Metrics::new());
     let lines = match trace::init(&config.trace, metrics.log_lines_dropped.clone()) {
@@ -192,7 +195,7 @@ async fn serve_until_told(
     let node = tokio::select! {
         node = Node::start(config, listener, metrics) => node?,
         stop = signals.stop() => {
-            tracing::info!(signal = stop.name, "stopped before it was ready");
+            tracing::info!(signal = stop.name, "stopped before the node was ready");
             return Ok(ExitCode::SUCCESS);
         }
     };
@@ -201,7 +204,7 @@ async fn serve_until_told(
     tokio::select! {
         stop = signals.stop() => tracing::info!(signal = stop.name, "stopping"),
         task = node.failed() => {
-            tracing::error!(%task, "a part of the node died; this is a bug");
+            tracing::error!(%task, "a task of the node died; this is a bug");
             return Ok(ExitCode::from(EXIT_SOFTWARE));
         }
     }
@@ -209,31 +212,31 @@ async fn serve_until_told(
         stopped = tokio::time::timeout(stop_within, node.stop()) => match stopped {
             Ok(()) => tracing::info!("stopped"),
             Err(_) => tracing::warn!(
-                "stopped at server.shutdown_timeout_ms, though not everything had ended"
+                "stopped at server.shutdown_timeout_ms with work unfinished"
             ),
         },
         stop = signals.stop() => {
-            tracing::warn!(signal = stop.name, "stopped at once");
+            tracing::warn!(signal = stop.name, "second signal: stopped at once");
             return Ok(ExitCode::from(EXIT_SIGNAL + stop.number));
         }
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// Listens, with room for a crowd: after a restart every client is back in the same second. The
-/// usual backlog of 128 would turn most of them away, and a client whose first packet was dropped
-/// comes again only after a whole second, and then after three.
+/// Listens with a large backlog: after a restart, all clients reconnect in the same second. The
+/// usual backlog of 128 would drop most of them, and a client whose first packet is dropped retries
+/// only after one second, and then after three.
 async fn bind(address: &str) -> std::io::Result<TcpListener> {
-    /// Connections that the kernel completes before they are accepted. It has a limit of its own
-    /// (net.core.somaxconn), on Linux of as many. Beyond it, clients wait as said above.
+    /// Connections that the kernel completes before they are accepted. The kernel caps it at
+    /// net.core.somaxconn, which is also 4096 on Linux. Clients beyond it retry as described above.
     const BACKLOG: i32 = 4096;
     let listener = TcpListener::bind(address).await?;
-    // To listen again is to change the backlog.
+    // Calling listen again changes the backlog.
     SockRef::from(&listener).listen(BACKLOG)?;
     Ok(listener)
 }
 
-/// The one line on stdout: whoever started the process may wait for it and read the port from it.
+/// Prints the one line on stdout. The parent process may wait for it and read the port from it.
 fn announce(node: &Node) {
     let url = format!("ws://{}/ws", node.addr());
     let mut text = format!("listening on {url}\n");
@@ -243,19 +246,21 @@ fn announce(node: &Node) {
     }
     let announce = move || {
         let mut out = stdout().lock();
-        // A closed stdout is no reason not to serve.
+        // The node serves even if stdout is closed.
         let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
     };
-    // Nor is one that takes nothing, such as a pipe which is full of log lines and not read.
+    // It also serves if stdout blocks, such as a pipe full of log lines that nobody reads: hence
+    // the thread.
     if let Err(err) = thread::Builder::new().name("announce".to_owned()).spawn(announce) {
-        tracing::warn!(%err, "cannot say on stdout where the node listens");
+        tracing::warn!(%err, "cannot print the address to stdout");
     }
 }
 
-/// Every socket is a file, and the usual limit of 1,024 is far below `server.connections_max`. It
-/// is raised as far as may be; if that is too little, fewer connections are let in.
+/// Every socket is an open file, and the usual limit of 1,024 is far below
+/// `server.connections_max`. Raises the limit as far as allowed, and lowers `connections_max` if
+/// that is too little.
 fn fit_files(config: &mut Config) {
-    /// With so many the default of `server.connections_max`, which nobody chose, needs no word.
+    /// From here on, a default `server.connections_max` that does not fit is not worth a warning.
     const PLENTY: usize = 10_000;
     let wanted = files::wanted(config);
     let limit = raise_files_limit(wanted as u64);
@@ -264,16 +269,16 @@ fn fit_files(config: &mut Config) {
     let is_default = asked == Config::from_defaults().server.connections_max;
     if fit < asked && (fit < PLENTY || !is_default) {
         tracing::warn!(
-            "at most {fit} connections, not server.connections_max = {asked}: the limit of open \
-             files is {limit}, and {wanted} would be needed"
+            "open-file limit is {limit}: at most {fit} connections (server.connections_max = \
+             {asked} needs {wanted} files); raise it with `ulimit -n` or LimitNOFILE="
         );
     }
 }
 
-/// The limit that there is then.
+/// Returns the limit in effect afterwards.
 fn raise_files_limit(wanted: u64) -> u64 {
     let raised = rlimit::increase_nofile_limit(wanted);
-    // One that cannot be raised is as it was; one that cannot be read is for the kernel to say.
+    // If it cannot be raised, it is what it was. If it cannot be read either, the kernel decides.
     let current = || rlimit::Resource::NOFILE.get().map_or(u64::MAX, |(soft, _)| soft);
     raised.unwrap_or_else(|_| current())
 }
@@ -294,23 +299,23 @@ async fn check(config: &Config, warnings: &[Warning]) -> ExitCode {
             }
         }
     }
-    // The exit code tells the same to those who closed stdout.
+    // If stdout is closed, the exit code still says it.
     let _ = stdout().write_all(text.as_bytes());
     code
 }
 
-/// One line for whoever reads the container engine's records.
+/// Prints one line, which ends up in the container engine's records.
 async fn ask_health(config: &Config) -> ExitCode {
     let (text, code) = match health::ask(&config.server).await {
-        Ok(()) => ("well".to_owned(), ExitCode::SUCCESS),
+        Ok(()) => ("healthy".to_owned(), ExitCode::SUCCESS),
         Err(unhealthy) => (unhealthy.to_string(), ExitCode::from(EXIT_FAILED)),
     };
-    // The exit code tells the same to those who closed stdout.
+    // If stdout is closed, the exit code still says it.
     let _ = writeln!(stdout(), "{text}");
     code
 }
 
-/// Needs neither settings nor a runtime: it is a client, and has threads of its own.
+/// Needs neither settings nor a runtime: it is a client with threads of its own.
 fn measure(arguments: &bench::Args) -> ExitCode {
     match bench::run(arguments) {
         Ok(true) => ExitCode::SUCCESS,
@@ -325,7 +330,7 @@ fn measure(arguments: &bench::Args) -> ExitCode {
     }
 }
 
-/// Clients talk and follow; then everything is judged.
+/// Runs the clients, then judges what they recorded.
 async fn verify(arguments: VerifyArguments) -> anyhow::Result<ExitCode> {
     let targets: Result<Vec<_>, _> = arguments.urls.iter().map(|url| Target::parse(url)).collect();
     let targets = match targets {
@@ -335,11 +340,12 @@ async fn verify(arguments: VerifyArguments) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::from(EXIT_USAGE));
         }
     };
-    // Each has two sockets at times.
+    // A client has two sockets for a moment while it reconnects.
     let wanted = 2 * u64::from(arguments.clients) + 256;
     let limit = raise_files_limit(wanted);
     if limit < wanted {
-        tracing::warn!(limit, wanted, "the limit of open files is too low for so many clients");
+        let text = "the open-file limit is too low for this many clients; raise it (ulimit -n)";
+        tracing::warn!(limit, wanted, "{text}");
     }
     let seed = arguments.seed.unwrap_or_else(rand::random);
     let nodes_len = targets.len();
@@ -349,13 +355,13 @@ async fn verify(arguments: VerifyArguments) -> anyhow::Result<ExitCode> {
         rate: arguments.rate,
         message_bytes_max: VERIFY_MESSAGE_BYTES_MAX,
     };
-    // Not by the seed: the rooms of an earlier run are still there.
+    // Not derived from the seed: the rooms of an earlier run still exist.
     let name = format!("{}-{:08x}", arguments.prefix, rand::random::<u32>());
     let planned = Duration::from_secs(arguments.seconds);
     let settings = Settings { targets, seed, shape, name: name.clone(), limits: Limits::default() };
     let is_terminal = stderr().is_terminal();
     let verified = verify::run(settings, planned, |line| {
-        // Elsewhere than on a terminal it would be a line each second.
+        // On anything but a terminal this would print a line each second.
         if is_terminal {
             tell(&format!("\r\x1b[K{line}"));
         }
@@ -367,17 +373,17 @@ async fn verify(arguments: VerifyArguments) -> anyhow::Result<ExitCode> {
     let mut text =
         format!("{nodes_len} URLs, {} s, seed {seed}, rooms {name}-*\n", planned.as_secs());
     text.push_str(&verified.table());
-    // The exit code tells the same to those who closed stdout.
+    // If stdout is closed, the exit code still says it.
     let _ = stdout().write_all(text.as_bytes());
     Ok(if verified.is_clean() { ExitCode::SUCCESS } else { ExitCode::from(EXIT_FAILED) })
 }
 
-/// It becomes part of names, which may have 128 bytes with what is added.
+/// The prefix becomes part of names, which may have up to 128 bytes.
 fn prefix(text: &str) -> Result<String, String> {
     const BYTES_MAX: usize = 64;
     let is_name = |c: char| c.is_ascii_alphanumeric() || "-_.:".contains(c);
     if !text.is_empty() && text.len() <= BYTES_MAX && text.chars().all(is_name) {
         return Ok(text.to_owned());
     }
-    Err(format!("it must be 1 to {BYTES_MAX} letters, digits or any of - _ . :"))
+    Err(format!("must be 1 to {BYTES_MAX} letters, digits or any of - _ . :"))
 }

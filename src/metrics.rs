@@ -1,7 +1,7 @@
 //! The node's counters, gauges and histograms, and their names.
 //!
-//! It measures nothing itself. Names are `verbatim_*` with base units (seconds, bytes); no label
-//! ever holds a room or a user, so the number of series does not grow with use.
+//! Names are `verbatim_*` with base units (seconds, bytes). No label holds a room or a user, so the
+//! number of series does not grow with use.
 
 use std::sync::atomic::AtomicU64;
 
@@ -12,33 +12,33 @@ pub use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
-/// One to a node. Every field is one metric; its help text stands in `new`.
+/// One per node. Each field is one metric; its help text is in `register`.
 pub struct Metrics {
     registry: Registry,
     pub connections: Gauge,
     pub connections_admitted: Gauge,
     pub connections_displaced: Counter,
     pub http_connections: Gauge,
-    pub connections_refused: Family<Reason, Counter>,
-    pub sockets_closed: Family<Code, Counter>,
-    pub requests: Family<Request, Counter>,
+    pub connections_refused: Family<ReasonLabel, Counter>,
+    pub sockets_closed: Family<CodeLabel, Counter>,
+    pub requests: Family<RequestLabel, Counter>,
     pub streams: Gauge,
     pub rooms_followed: Gauge,
     pub follows: Gauge,
-    pub commands: Family<Command, Counter>,
+    pub commands: Family<CommandLabel, Counter>,
     pub commit_batch_size: Histogram,
     pub commit_duration: Histogram,
     pub commit_to_delivery: Histogram,
     pub deliveries: Counter,
-    pub catch_ups: Family<Source, Counter>,
+    pub catch_ups: Family<SourceLabel, Counter>,
     pub repairs: Counter,
     pub went_back: Counter,
     pub follows_damaged: Counter,
     pub queue_bytes: Gauge,
-    pub budget_bytes: Family<Budget, Gauge>,
-    pub budget_max_bytes: Family<Budget, Gauge>,
-    evicted: Family<Budget, Counter>,
-    pub log_errors: Family<Kind, Counter>,
+    pub budget_bytes: Family<BudgetLabel, Gauge>,
+    pub budget_max_bytes: Family<BudgetLabel, Gauge>,
+    evicted: Family<BudgetLabel, Counter>,
+    pub log_errors: Family<KindLabel, Counter>,
     pub panics: Counter,
     pub log_lines_dropped: Counter,
     pub mirror_live: Gauge,
@@ -52,7 +52,7 @@ pub struct Metrics {
     pub outbox_swept: Counter,
     pub outbox_damaged: Gauge,
     pub log_clock_difference: Gauge<f64, AtomicU64>,
-    pub signals: Family<Signal, Counter>,
+    pub signals: Family<SignalLabel, Counter>,
     pub signals_skipped: Counter,
     pub signals_lost: Counter,
     pub presence_rooms: Gauge,
@@ -60,61 +60,61 @@ pub struct Metrics {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct Signal {
+pub struct SignalLabel {
     /// `presence`, `typing` or `read`.
     pub r#type: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct Command {
+pub struct CommandLabel {
     pub r#type: &'static str,
     /// `ok`, `duplicate`, or an error code.
     pub result: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct Reason {
+pub struct ReasonLabel {
     pub reason: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct Code {
+pub struct CodeLabel {
     pub code: u16,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct Request {
-    /// The route as the documentation writes it, `/api/rooms/{room}/events`; `other` for none.
+pub struct RequestLabel {
+    /// The route as in the documentation, such as `/api/rooms/{room}/events`; `other` for none.
     pub route: &'static str,
-    /// One of those that the API knows, or `other`.
+    /// A method that the API knows, or `other`.
     pub method: &'static str,
     pub status: u16,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct Budget {
-    /// `unsent`, `inbound` or `rings`.
+pub struct BudgetLabel {
+    /// `unsent`, `inbound`, `rings`, `to_mirror` or `from_mirror`.
     pub budget: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct Source {
+pub struct SourceLabel {
     /// `ring` or `log`.
     pub source: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct Kind {
-    /// `unavailable`, `unknown` or `refused`.
+pub struct KindLabel {
+    /// `unavailable`, `unknown`, `refused` or `damaged`.
     pub kind: &'static str,
 }
 
-/// 100 µs to 10 s: below, nobody notices; above, the client has given up.
+/// 100 µs to 10 s: nobody notices less, and after more the client has given up.
 const SECONDS: [f64; 16] = [
     0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
     5.0, 10.0,
 ];
-/// Commands to a transaction: 1 to the default of `lane.batch_len_max`.
+/// Commands in a transaction: 1 to the default of `lane.batch_len_max`.
 const BATCH_LEN: [f64; 10] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0];
 
 impl Default for Metrics {
@@ -176,49 +176,49 @@ impl Metrics {
 
     fn register(&mut self) {
         let m = &mut self.registry;
-        m.register("connections", "WebSockets open now", self.connections.clone());
+        m.register("connections", "Open WebSockets", self.connections.clone());
         m.register(
             "connections_admitted",
-            "Connections open now, those of HTTP too, as connections_max counts them",
+            "Open connections, including HTTP, as limited by connections_max",
             self.connections_admitted.clone(),
         );
         m.register(
             "connections_displaced",
-            "Connections closed while their client had something to do, because others needed them",
+            "Connections closed while waiting for their client, because others needed the slot",
             self.connections_displaced.clone(),
         );
         m.register(
             "http_connections",
-            "Connections of HTTP open now that have asked, as http_connections_max counts them",
+            "Open HTTP connections that have sent a request, as limited by http_connections_max",
             self.http_connections.clone(),
         );
         m.register(
             "connections_refused",
-            "Connections refused, by reason",
+            "Refused connections, by reason",
             self.connections_refused.clone(),
         );
         m.register(
             "sockets_closed",
-            "WebSockets closed, by close code",
+            "Closed WebSockets, by close code",
             self.sockets_closed.clone(),
         );
         m.register(
             "requests",
-            "Requests under /api answered, by route, method and status",
+            "Answered requests under /api, by route, method and status",
             self.requests.clone(),
         );
-        m.register("streams", "Event streams open now", self.streams.clone());
+        m.register("streams", "Open event streams", self.streams.clone());
         m.register("rooms_followed", "Rooms in use on this node", self.rooms_followed.clone());
-        m.register("follows", "Rooms followed, summed over sockets", self.follows.clone());
-        m.register("commands", "Commands answered, by type and result", self.commands.clone());
+        m.register("follows", "Followed rooms, summed over sockets", self.follows.clone());
+        m.register("commands", "Answered commands, by type and result", self.commands.clone());
         m.register(
             "commit_batch_size",
-            "Commands in one transaction of the log",
+            "Commands per transaction of the log",
             self.commit_batch_size.clone(),
         );
         m.register_with_unit(
             "commit_duration",
-            "Time of one transaction of the log",
+            "Duration of a transaction of the log",
             Unit::Seconds,
             self.commit_duration.clone(),
         );
@@ -229,50 +229,50 @@ impl Metrics {
             self.commit_to_delivery.clone(),
         );
         m.register("deliveries", "Events handed to sockets", self.deliveries.clone());
-        m.register("catch_ups", "Pages of the past read, by source", self.catch_ups.clone());
+        m.register("catch_ups", "Pages read for catch-up, by source", self.catch_ups.clone());
         m.register(
             "repairs",
-            "Holes in a room's order that were repaired from the log",
+            "Holes in a room's sequence that were filled from the log",
             self.repairs.clone(),
         );
         m.register(
             "log_went_back",
-            "Rooms in use whose log turned out to lack events that were shown",
+            "Rooms whose log was found to lack events that had been shown",
             self.went_back.clone(),
         );
         m.register(
             "follows_damaged",
-            "Sockets and event streams ended at an event that cannot be read from the log",
+            "Sockets and event streams closed at an event that cannot be read from the log",
             self.follows_damaged.clone(),
         );
         m.register_with_unit(
             "queue",
-            "Bytes that wait in the send queues of all sockets",
+            "Bytes in the send queues of all sockets",
             Unit::Bytes,
             self.queue_bytes.clone(),
         );
         m.register_with_unit(
             "budget",
-            "Bytes that the node holds for its clients, by what they are",
+            "Bytes held for clients, by budget",
             Unit::Bytes,
             self.budget_bytes.clone(),
         );
         m.register_with_unit(
             "budget_max",
-            "Most bytes that the node holds for its clients, by what they are",
+            "Limit of the bytes held for clients, by budget",
             Unit::Bytes,
             self.budget_max_bytes.clone(),
         );
         m.register(
             "evicted",
-            "Connections ended because they kept memory that others needed, by what it was",
+            "Connections closed because they held memory that others needed, by budget",
             self.evicted.clone(),
         );
-        m.register("log_errors", "Failed calls of the log, by kind", self.log_errors.clone());
-        m.register("panics", "Tasks of connections that panicked", self.panics.clone());
+        m.register("log_errors", "Failed operations on the log, by kind", self.log_errors.clone());
+        m.register("panics", "Connection tasks that panicked", self.panics.clone());
         m.register(
             "log_lines_dropped",
-            "Log lines that stderr did not take",
+            "Log lines dropped because stderr did not accept them",
             self.log_lines_dropped.clone(),
         );
         self.register_mirror();
@@ -283,54 +283,54 @@ impl Metrics {
         let m = &mut self.registry;
         m.register(
             "mirror_live",
-            "1 while other nodes are heard by way of Redis",
+            "1 while events from other nodes arrive through Redis",
             self.mirror_live.clone(),
         );
         m.register(
             "mirror_behind",
-            "1 if the last heartbeat found this node behind the stream",
+            "1 if the last heartbeat found this node behind the Redis stream",
             self.mirror_lag.clone(),
         );
-        m.register("mirror_appended", "Events put into Redis", self.mirror_appended.clone());
+        m.register("mirror_appended", "Events appended to Redis", self.mirror_appended.clone());
         m.register(
             "mirror_dropped",
-            "Events left to the outbox because Redis was away or slow",
+            "Events left to the outbox because Redis was down or slow",
             self.mirror_dropped.clone(),
         );
         m.register_with_unit(
             "mirror_append_duration",
-            "Time of putting what waits into Redis",
+            "Duration of an append to Redis",
             Unit::Seconds,
             self.mirror_append_duration.clone(),
         );
         m.register(
             "mirror_drained",
-            "Entries read from the stream after an absence or a doubt",
+            "Entries read from the Redis stream after an absence or a doubt",
             self.mirror_drained.clone(),
         );
         m.register(
             "mirror_doubts",
-            "Times that the channel could not be trusted",
+            "Times the Redis channel was suspected of losing messages",
             self.mirror_doubts.clone(),
         );
         m.register(
             "mirror_unsealed",
-            "Events from Redis that bear no seal of this log, and were not shown",
+            "Events from Redis that were ignored because they lack a valid seal",
             self.mirror_unsealed.clone(),
         );
         m.register(
             "outbox_swept",
-            "Events put into Redis on behalf of a node that did not",
+            "Events appended to Redis on behalf of another node",
             self.outbox_swept.clone(),
         );
         m.register(
             "outbox_damaged",
-            "Batches that are not put into Redis because they cannot be read from the log",
+            "Outbox batches set aside because they cannot be read from the log",
             self.outbox_damaged.clone(),
         );
         m.register_with_unit(
             "log_clock_difference",
-            "By how much the clock of this node is ahead of the log's",
+            "How far this node's clock is ahead of the log's",
             Unit::Seconds,
             self.log_clock_difference.clone(),
         );
@@ -338,33 +338,33 @@ impl Metrics {
 
     fn register_signals(&mut self) {
         let m = &mut self.registry;
-        m.register("signals", "Signs of life handed to sockets, by type", self.signals.clone());
+        m.register("signals", "Signals handed to sockets, by type", self.signals.clone());
         m.register(
             "signals_skipped",
-            "Signs of life that a socket was not given because it was slow or behind",
+            "Signals skipped because the socket was slow or behind",
             self.signals_skipped.clone(),
         );
         m.register(
             "signals_lost",
-            "Signs of life that were not sent to other nodes, or not read from them",
+            "Signals lost on their way to or from other nodes",
             self.signals_lost.clone(),
         );
         m.register(
             "presence_rooms",
-            "Rooms whose presence somebody follows, here or on another node",
+            "Rooms whose presence is watched, here or on another node",
             self.presence_rooms.clone(),
         );
-        m.register("read_marks", "Read marks stored", self.read_marks.clone());
+        m.register("read_marks", "Stored read marks", self.read_marks.clone());
     }
 
-    /// Counts connections that are ended for what they keep of a budget.
+    /// Counts connections closed because of a budget.
     pub fn evicted(&self, budget: &'static str) -> Counter {
-        self.evicted.get_or_create_owned(&Budget { budget })
+        self.evicted.get_or_create_owned(&BudgetLabel { budget })
     }
 
-    /// Notes how full a budget is.
+    /// Updates the metrics of a budget.
     pub fn budget(&self, budget: &'static str, bytes: usize, max: usize) {
-        let label = Budget { budget };
+        let label = BudgetLabel { budget };
         self.budget_bytes.get_or_create(&label).set(bytes as i64);
         self.budget_max_bytes.get_or_create(&label).set(max as i64);
     }
@@ -373,22 +373,22 @@ impl Metrics {
     pub fn render(&self) -> String {
         let mut out = String::new();
         if let Err(err) = text::encode(&mut out, &self.registry) {
-            // Writing into a String fails only if a metric's own encoder does.
-            tracing::error!(%err, "metrics cannot be encoded");
+            // Writing into a String fails only if the encoder of a metric does.
+            tracing::error!(%err, "cannot encode metrics");
         }
         out
     }
 
     pub fn log_error(&self, kind: &'static str) {
-        self.log_errors.get_or_create(&Kind { kind }).inc();
+        self.log_errors.get_or_create(&KindLabel { kind }).inc();
     }
 
     pub fn signal(&self, r#type: &'static str, told: u64, skipped: u64) {
-        self.signals.get_or_create(&Signal { r#type }).inc_by(told);
+        self.signals.get_or_create(&SignalLabel { r#type }).inc_by(told);
         self.signals_skipped.inc_by(skipped);
     }
 
     pub fn catch_up(&self, source: &'static str) {
-        self.catch_ups.get_or_create(&Source { source }).inc();
+        self.catch_ups.get_or_create(&SourceLabel { source }).inc();
     }
 }

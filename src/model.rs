@@ -1,8 +1,8 @@
-//! The values of a chat: rooms, users, sequence numbers, events, and whom a request is for. None of
-//! them can exist invalid.
+//! The values of a chat: rooms, users, seqs, events, and the hosts of requests. None of them can be
+//! invalid.
 //!
-//! It does not know JSON, SQL or sockets. Whoever holds a `RoomName` holds a name that passed every
-//! rule of the protocol, so nothing below the edge checks again.
+//! They do not know JSON, SQL or sockets. A `RoomName` has passed every rule of the protocol, so
+//! nothing below the parser checks it again.
 
 mod authority;
 mod name;
@@ -21,11 +21,11 @@ pub use self::network::Network;
 /// Longest client id (idempotency key), in bytes.
 pub const CLIENT_ID_BYTES_MAX: usize = 64;
 
-/// Which log it is, where several may be met.
+/// Identifies a log, where several may be met.
 #[derive(Clone)]
 pub struct LogIdentity {
     pub id: String,
-    /// For nodes of this log only, and not to be shown.
+    /// Known only to nodes of this log; must not be shown.
     pub secret: Vec<u8>,
 }
 
@@ -33,69 +33,68 @@ pub struct LogIdentity {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RoomName(Arc<str>);
 
-/// Who speaks: the same alphabet as a room name. Cloning shares the text.
+/// The user who acts; the same rules as for room names. Cloning shares the text.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct UserId(Arc<str>);
 
 /// The client's own `id` for a command: 1 to 64 bytes of printable ASCII. It makes a write
-/// idempotent for ever within (room, user).
+/// idempotent, permanently, within (room, user).
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ClientId(Arc<str>);
 
-/// The text of a message: no NUL, not empty, its length checked at the edge. Cloning shares it.
+/// The text of a message: not empty, no NUL, its length checked by the parser. Cloning shares it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Text(Arc<str>);
 
-/// Place of an event in its room: 1 is the `create`, and there are no holes. 0 means "before all".
+/// The number of an event in its room: 1 is the `create`, and there are no holes. 0 is before all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(transparent)]
 pub struct Seq(pub u64);
 
-/// Milliseconds since 1970 in UTC. For display only: order is `Seq`, never the clock.
+/// Milliseconds since 1970, UTC. For display only: `Seq` gives the order, never the clock.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Timestamp(pub i64);
 
-/// One durable event, as the log holds it and as every recipient sees it.
+/// One durable event, as the log stores it and every recipient sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
     pub room: RoomName,
     pub seq: Seq,
     pub user: UserId,
-    /// The command's `id`, when it is an idempotency key (never for `join`).
+    /// The command's `id`, if it is an idempotency key (never for `join`).
     pub client_id: Option<ClientId>,
     pub at: Timestamp,
     pub kind: EventKind,
-    /// Every message has one.
+    /// Present for every message.
     pub text: Option<Text>,
     pub data: Option<Data>,
 }
 
-/// What happened.
+/// The type of an event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EventKind {
     Create,
     Join,
     Leave,
     Message,
-    /// A type that a newer version wrote. This one carries it and shows it as it is.
+    /// A type written by a newer version. This version passes it on unchanged.
     Other(Arc<str>),
 }
 
-/// What an event has that only its type has: the members of its JSON object, encoded, in the order
-/// of the wire (`"target":41,"emoji":"x"`). Kept as text, so that its bytes never change. Cloning
-/// shares it.
+/// Fields that only an event of this type has: members of its JSON object, encoded, in wire order
+/// (`"target":41,"emoji":"x"`). Kept as text, so that its bytes never change. Cloning shares it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Data(Arc<str>);
 
-/// A member's standing in a room.
+/// The role of a member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// Made the room.
+    /// Created the room.
     Owner,
     Member,
 }
 
-/// Why a text is not a name, a client id or a message. The `Display` form completes a sentence
+/// Why a text is not a valid name, client id or message. The `Display` form continues a sentence
 /// that begins with the field's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Invalid {
@@ -122,7 +121,7 @@ impl RoomName {
         name::check(text).map(|()| Self(text.into()))
     }
 
-    /// Whether a new room may have the name: not all names may that are in logs.
+    /// Whether a new room may have this name. Stricter than what existing logs contain.
     pub fn check_new(&self) -> Result<(), Invalid> {
         name::check_new(&self.0)
     }
@@ -137,7 +136,8 @@ impl UserId {
         name::check(text).map(|()| Self(text.into()))
     }
 
-    /// Whether a user of that name may come into a room: not all may who are in one already.
+    /// Whether a user with this name may join a room. Stricter than what existing members are
+    /// called.
     pub fn check_new(&self) -> Result<(), Invalid> {
         name::check_new(&self.0)
     }
@@ -186,8 +186,8 @@ impl Text {
     }
 }
 
-/// A value read back from a log was checked when it was written. A log that was edited by hand may
-/// hold anything, so these check nothing and cannot fail: what is stored is shown.
+/// Values read from a log were checked when they were written. A log that was edited by hand may
+/// contain anything, so these functions check nothing and cannot fail: what is stored is shown.
 impl RoomName {
     pub(crate) fn stored(text: &str) -> Self {
         Self(text.into())
@@ -221,22 +221,22 @@ impl Data {
 }
 
 impl Seq {
-    /// The seq that follows this one: the only one a follower at this place may be sent.
+    /// The seq after this one: the only one that a follower at this position may be sent.
     pub fn next(self) -> Self {
         Self(self.0 + 1)
     }
 
-    /// The seq before this one; before the first there is 0.
+    /// The seq before this one; 0 before the first.
     pub fn prev(self) -> Self {
         Self(self.0.saturating_sub(1))
     }
 
-    /// For SQL, whose integers are signed. The edge refuses what does not fit.
+    /// For SQL, whose integers are signed. The parser refuses what does not fit.
     pub fn to_i64(self) -> i64 {
         i64::try_from(self.0).unwrap_or(i64::MAX)
     }
 
-    /// From SQL. A negative number cannot be a place; it reads as 0.
+    /// From SQL. A negative number is not a seq and reads as 0.
     pub fn from_i64(n: i64) -> Self {
         Self(u64::try_from(n).unwrap_or(0))
     }
@@ -266,7 +266,7 @@ impl Timestamp {
 /// RFC 3339 in UTC with three digits of milliseconds.
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // humantime prints years 1970 to 9999; a clock outside of that shows the nearest of them.
+        // humantime prints the years 1970 to 9999. A clock outside of them shows the nearest.
         const YEAR_9999_END_MS: i64 = 253_402_300_799_999;
         let shown = Self(self.0.clamp(0, YEAR_9999_END_MS));
         write!(f, "{}", humantime::format_rfc3339_millis(shown.to_system()))
@@ -274,17 +274,17 @@ impl fmt::Display for Timestamp {
 }
 
 impl Event {
-    /// Messages are what people say: they are counted, and may be unread.
+    /// Messages are what users write: only they are counted and can be unread.
     pub fn is_message(&self) -> bool {
         self.kind == EventKind::Message
     }
 
-    /// Whose membership the event ends. Only a `leave` does, whatever caused it.
+    /// The user whose membership the event ends. Only a `leave` does.
     pub fn left(&self) -> Option<&UserId> {
         (self.kind == EventKind::Leave).then_some(&self.user)
     }
 
-    /// What it holds beside names and numbers, in bytes.
+    /// Size of its text and data, in bytes.
     pub fn content_bytes(&self) -> usize {
         let text = self.text.as_ref().map_or(0, |text| text.as_str().len());
         text + self.data.as_ref().map_or(0, |data| data.as_str().len())
@@ -292,7 +292,7 @@ impl Event {
 }
 
 impl EventKind {
-    /// The word for it on the wire and in SQL.
+    /// Its name on the wire and in SQL.
     pub fn name(&self) -> &str {
         match self {
             Self::Create => "create",
@@ -303,7 +303,7 @@ impl EventKind {
         }
     }
 
-    /// The reverse of `name`, for a row of the log.
+    /// The inverse of `name`, for a row of the log.
     pub fn from_stored(name: &str) -> Self {
         match name {
             "create" => Self::Create,
@@ -316,7 +316,7 @@ impl EventKind {
 }
 
 impl Role {
-    /// The word for it on the wire and in SQL.
+    /// Its name on the wire and in SQL.
     pub fn name(self) -> &'static str {
         match self {
             Self::Owner => "owner",

@@ -1,6 +1,6 @@
 //! One node: the only place where the parts are wired together.
 //!
-//! It has no logic of its own. Nothing in it is global, so any number of nodes run in one process.
+//! It has no logic of its own. Nothing in it is global, so several nodes can run in one process.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -29,7 +29,7 @@ use crate::signals::Signals;
 use crate::tasks::Tasks;
 use crate::trim;
 
-/// A node that serves. Dropping it does not stop it; `stop` does.
+/// A running node. Dropping it does not stop it; call `stop`.
 pub struct Node {
     address: SocketAddr,
     internal_address: Option<SocketAddr>,
@@ -37,19 +37,19 @@ pub struct Node {
     log_closed: Closed,
 }
 
-/// The way of signals to the other nodes, and back.
+/// Signals to the other nodes, and from them.
 type ToPeers = (mpsc::Sender<Vec<u8>>, mpsc::Receiver<Signal>);
 
-/// Why a node does not start; one sentence that says what to do.
+/// Why a node cannot start: one sentence that says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     #[error(transparent)]
     Log(#[from] OpenError),
     #[error(transparent)]
     Mirror(#[from] mirror::OpenError),
-    #[error("Redis carries events between nodes that share PostgreSQL: set log.url (DATABASE_URL)")]
+    #[error("mirror.url (REDIS_URL) needs a shared log: set log.url (DATABASE_URL) as well")]
     NoOutbox,
-    #[error("the mirror ended while the node was starting")]
+    #[error("the mirror stopped while the node was starting")]
     MirrorEnded,
     #[error("cannot listen on {0} (server.internal_listen): {1}")]
     Internal(String, std::io::Error),
@@ -59,7 +59,7 @@ pub enum StartError {
 
 impl Node {
     /// Opens the log and serves on `listener`. The settings have passed `Config::check`. The caller
-    /// gives the metrics, because it counts some of its own before there is a node.
+    /// passes the metrics because it counts some of its own before the node exists.
     pub async fn start(
         config: Config,
         listener: TcpListener,
@@ -68,7 +68,7 @@ impl Node {
         let tasks = Tasks::new(metrics.panics.clone());
         let started = Self::wire(config, listener, metrics, tasks.clone()).await;
         if started.is_err() {
-            // What was started already must not outlive this attempt.
+            // Tasks that were already started must not outlive this attempt.
             tasks.stop();
         }
         started
@@ -98,9 +98,9 @@ impl Node {
             true => {
                 if log.is_shared() {
                     tracing::warn!(
-                        "DATABASE_URL is set and REDIS_URL is not: other nodes on this database \
-                         are heard by asking it, up to a second late; set REDIS_URL if there are \
-                         any"
+                        "DATABASE_URL is set and REDIS_URL is not: events of other nodes on this \
+                         database are found by polling, up to a second late; set REDIS_URL if \
+                         there are other nodes"
                     );
                     Doubts::start_always(&log, &hub, &relay, &tasks);
                 }
@@ -150,7 +150,7 @@ impl Node {
         self.address
     }
 
-    /// Where it listens for those who watch it, if that is elsewhere.
+    /// The address of the internal listener, if there is one.
     pub fn internal_addr(&self) -> Option<SocketAddr> {
         self.internal_address
     }
@@ -164,7 +164,7 @@ impl Node {
         self.log_closed.wait().await;
     }
 
-    /// Resolves with the reason when the node cannot go on.
+    /// Resolves when the node cannot continue, with the reason.
     pub async fn failed(&self) -> String {
         self.tasks.failed().await
     }
@@ -178,8 +178,8 @@ async fn listen_internally(listen: &str) -> Result<Option<TcpListener>, StartErr
     bound.map(Some).map_err(|err| StartError::Internal(listen.to_owned(), err))
 }
 
-/// Starts the mirror and what stands between it, the log and the relay. Returns when the node has
-/// read what it missed while it was away, or knows that Redis is.
+/// Starts the mirror and the tasks between it, the log and the relay. Returns when the node has
+/// read what it missed while it was down, or knows that Redis cannot be reached.
 async fn start_mirror(
     config: &Config,
     budgets: &Budgets,
@@ -219,13 +219,13 @@ async fn start_mirror(
     tasks.spawn("sweep", sweeper.run());
     match streams.started.await {
         Ok(started) => started?,
-        // The follower has ended, which it says elsewhere.
+        // The follower has ended, and has logged why.
         Err(_) => return Err(StartError::MirrorEnded),
     }
     Ok((mirror, streams.signals))
 }
 
-/// Keeps what clients make the node hold within its limits, and gives back what they let go.
+/// Keeps the memory held for clients within its limits, and returns freed memory to the system.
 fn watch_memory(budgets: &Budgets, metrics: &Arc<Metrics>, tasks: &Tasks) {
     let (budgets, metrics, stop) = (budgets.clone(), metrics.clone(), tasks.clone());
     tasks.spawn("memory", async move {
@@ -238,7 +238,7 @@ fn watch_memory(budgets: &Budgets, metrics: &Arc<Metrics>, tasks: &Tasks) {
     });
 }
 
-/// A log that has lost a thread makes a node that looks alive and is not.
+/// Without its threads the log answers nothing, but the node looks alive. So the node must fail.
 async fn watch(log: Log, tasks: Tasks) {
     tokio::select! {
         reason = log.failed() => tasks.fail(reason),

@@ -1,7 +1,7 @@
-//! Whether the stores that the settings name answer, for `verbatim check`.
+//! Whether the configured stores work, for `verbatim check`.
 //!
-//! It opens what a node would open, asks it once, reads all of an embedded log and tries out Redis;
-//! it serves nobody and leaves nothing open or behind.
+//! It opens what a node would open and pings it, reads all of an embedded log, and tries Redis out.
+//! It serves nobody and leaves nothing behind.
 
 use std::error::Error;
 use std::time::{Duration, Instant};
@@ -11,16 +11,16 @@ use crate::log::{Log, LogError};
 use crate::mirror;
 use crate::model::LogIdentity;
 
-/// How often a line says that a large file is still being read.
+/// Interval of progress lines while a large file is read.
 const PROGRESS: Duration = Duration::from_secs(5);
 
-/// What was found of one store: its name, and how it is or why it is not.
+/// The result for one store: its state, or what is wrong.
 pub struct Finding {
     pub store: &'static str,
     pub state: Result<String, String>,
 }
 
-/// Tries the log, then the mirror. What takes long says so meanwhile.
+/// Tries the log, then the mirror. Reports progress while that takes long.
 pub async fn stores(config: &Config, progress: impl Fn(&str)) -> Vec<Finding> {
     let mut identity = None;
     let log = log(config, &mut identity, progress).await;
@@ -58,7 +58,7 @@ async fn answer(log: &Log, path: &str, progress: impl Fn(&str)) -> Result<String
     };
     match problems.as_deref() {
         None => Ok("answers".to_owned()),
-        Some([]) => Ok("answers, and is sound".to_owned()),
+        Some([]) => Ok("answers; no damage found".to_owned()),
         Some(problems) => Err(format!(
             "the log {path} is damaged ({}); restore a copy of it",
             problems.join("; ")
@@ -66,7 +66,7 @@ async fn answer(log: &Log, path: &str, progress: impl Fn(&str)) -> Result<String
     }
 }
 
-/// With what lies behind it.
+/// The error with its cause.
 fn told(error: LogError) -> String {
     match error.source() {
         Some(source) => format!("{error}: {source}"),

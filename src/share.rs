@@ -1,14 +1,14 @@
-//! Places of which there are so many, and which everybody wants: how many one party may have.
+//! A limited number of slots that many parties share: how many may one party have?
 //!
-//! As many as are still free. One that takes all it gets has half of them, and the next one half of
-//! the rest; whoever wants a few finds them, however many others want all. So nobody has to say how
-//! many one may have, and while there are few who want any, each may have many.
+//! As many as are still free. A party that takes all it can gets half of the slots, the next one
+//! half of the rest, and a party that wants a few finds them, however many others want all. So
+//! nobody has to set a limit per party, and while few want any, each may have many.
 
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// The places, and who has how many of them.
+/// The slots, and how many each party has.
 #[derive(Debug)]
 pub struct Shares<K> {
     places: usize,
@@ -21,13 +21,13 @@ impl<K: Clone + Eq + Hash> Shares<K> {
         Self { places, taken: 0, by_party: HashMap::new() }
     }
 
-    /// Places that are taken.
+    /// Slots taken.
     pub fn taken(&self) -> usize {
         self.taken
     }
 
-    /// Takes so many more places, all for each of these parties; or none, if one of them would have
-    /// more than are free then.
+    /// Takes this many more slots, each for all of these parties. Takes none if a party would then
+    /// have more than are free.
     pub fn take(&mut self, parties: &[K], count: usize) -> bool {
         if count == 0 {
             return true;
@@ -35,7 +35,7 @@ impl<K: Clone + Eq + Hash> Shares<K> {
         let Some(free) = self.places.checked_sub(self.taken.saturating_add(count)) else {
             return false;
         };
-        // The last one of all may be had by somebody who has none.
+        // The very last slot can go to a party that has none.
         let fits = |party| self.of(party).saturating_add(count) <= free.max(1);
         if !parties.iter().all(fits) {
             return false;
@@ -47,7 +47,7 @@ impl<K: Clone + Eq + Hash> Shares<K> {
         true
     }
 
-    /// Gives so many places back that were taken for these parties.
+    /// Gives back slots that were taken for these parties.
     pub fn give_back(&mut self, parties: &[K], count: usize) {
         self.taken = self.taken.saturating_sub(count);
         for party in parties {
@@ -67,11 +67,11 @@ impl<K: Clone + Eq + Hash> Shares<K> {
     }
 }
 
-/// Shares that many hold at once.
+/// Shares held by many at once.
 #[derive(Debug)]
 pub struct Pool<K>(Mutex<Shares<K>>);
 
-/// What one holder has of a pool, for one party; given back when dropped.
+/// The slots of one holder in a pool, for one party; given back when dropped.
 #[derive(Debug)]
 pub struct Share<K: Clone + Eq + Hash> {
     pool: Arc<Pool<K>>,
@@ -84,19 +84,19 @@ impl<K: Clone + Eq + Hash> Pool<K> {
         Arc::new(Self(Mutex::new(Shares::new(places))))
     }
 
-    /// Nothing that runs under this lock can panic.
+    /// Nothing under this lock can panic.
     fn shares(&self) -> MutexGuard<'_, Shares<K>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Places that are taken.
+    /// Slots taken.
     pub fn taken(&self) -> usize {
         self.shares().taken()
     }
 }
 
 impl<K: Clone + Eq + Hash> Share<K> {
-    /// Of no places yet.
+    /// A share without slots.
     pub fn new(pool: Arc<Pool<K>>, party: K) -> Self {
         Self { pool, party, count: 0 }
     }
@@ -105,7 +105,7 @@ impl<K: Clone + Eq + Hash> Share<K> {
         self.count
     }
 
-    /// Whether so many more places could be taken.
+    /// Takes this many more slots, if it can.
     pub fn grow(&mut self, count: usize) -> bool {
         let grown = self.pool.shares().take(std::slice::from_ref(&self.party), count);
         if grown {
@@ -114,7 +114,7 @@ impl<K: Clone + Eq + Hash> Share<K> {
         grown
     }
 
-    /// Gives so many back.
+    /// Gives this many back.
     pub fn shrink(&mut self, count: usize) {
         let count = count.min(self.count);
         if count > 0 {
@@ -155,7 +155,7 @@ mod tests {
     fn a_place_that_is_taken_for_two_counts_for_both() {
         let mut shares = Shares::new(100);
         let mut taken = 0;
-        // One party by ever new names.
+        // One party under ever new names.
         while shares.take(&[255, taken], 1) {
             taken += 1;
         }
@@ -189,8 +189,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is taken and given back, there are never more than there are, nobody gets more
-        /// than is free, and when all is given back nothing is left.
+        /// Whatever is taken and given back: never more slots than exist, never more for a party
+        /// than are free, and none left taken in the end.
         #[test]
         fn what_is_taken_is_what_is_given_back(
             places in 0..50_usize,

@@ -1,25 +1,25 @@
-//! The signals of the process: which stop it in order, and which must not end it.
+//! Process signals: which stop the node, and which must not kill it.
 //!
-//! It only listens; what stopping means is `main`'s and the node's.
+//! This only listens; `main` and the node do the stopping.
 
 use std::io;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// A file that grows beyond its limit (`ulimit -f`). The usual end of that is death; with a handler
-/// the write fails instead, which the log and the log lines know from a full disk.
+/// A file exceeds its size limit (`ulimit -f`). By default this kills the process. With a handler,
+/// the write fails instead, which the log and the log lines handle like a full disk.
 const FILE_TOO_LONG: i32 = rustix::process::Signal::XFSZ.as_raw();
 
-/// What the process is sent. There is one of these for all of its life.
+/// The signals sent to the process. One exists for the whole life of the process.
 pub struct Signals {
     terminate: Signal,
     interrupt: Signal,
     quit: Signal,
-    /// A terminal that is closed. `None` under `nohup`, whose very point is to outlive that.
+    /// A closed terminal. `None` under `nohup`, whose point is to survive that.
     hangup: Option<Signal>,
     user_1: Signal,
     user_2: Signal,
-    /// Never looked at: a log line about it might be what grows a file beyond its limit.
+    /// Never read: a log line about it might be what exceeds the limit.
     _file_too_long: Signal,
 }
 
@@ -44,8 +44,8 @@ impl Signals {
         })
     }
 
-    /// The next word to stop. What means nothing to us is told, and else ignored. Cancel-safe, as
-    /// `Signal::recv` is.
+    /// The next signal to stop. Signals that mean nothing to a node are logged and ignored.
+    /// Cancel-safe, as `Signal::recv` is.
     pub async fn stop(&mut self) -> Stop {
         loop {
             let ignored = tokio::select! {
@@ -56,7 +56,7 @@ impl Signals {
                 _ = self.user_1.recv() => "SIGUSR1",
                 _ = self.user_2.recv() => "SIGUSR2",
             };
-            tracing::info!(signal = ignored, "ignored: it means nothing to a node");
+            tracing::info!(signal = ignored, "signal ignored");
         }
     }
 }
@@ -68,8 +68,7 @@ async fn received(signal: &mut Option<Signal>) {
     }
 }
 
-/// Whether whoever started the process has it ignore that signal. Where the system does not say,
-/// nobody has.
+/// Whether the parent process set this signal to be ignored. `false` where the system does not say.
 fn is_ignored(kind: SignalKind) -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));

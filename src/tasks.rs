@@ -1,7 +1,6 @@
-//! What a node has running: every task, the word to stop, and the first failure.
+//! The tasks of a node, its stop signal, and its first failure.
 //!
-//! It does not know what the tasks do. A node has one `Tasks`; nothing of it is global, so that
-//! several nodes run in one process.
+//! A node has one `Tasks`. None of it is global, so several nodes can run in one process.
 
 use std::any::Any;
 use std::future::Future;
@@ -15,23 +14,23 @@ use tokio_util::task::TaskTracker;
 
 use crate::metrics::Counter;
 
-/// Cheap to clone; clones are the same.
+/// Cheap to clone; clones share everything.
 #[derive(Clone)]
 pub struct Tasks {
     /// Tasks that a clean stop waits for.
     tracker: TaskTracker,
-    /// Sessions, and requests under way: HTTP goes on until the last of them has ended.
+    /// Sessions and requests in progress. HTTP continues until the last of them has ended.
     sessions: TaskTracker,
     /// Cancelled once, when the node begins to stop.
     stop: CancellationToken,
-    /// Connections that ended in a panic.
+    /// Counts connection tasks that panicked.
     panics: Counter,
-    /// The first failure of a task that the node cannot live without.
+    /// The first failure of a task that the node cannot run without.
     failure: Arc<watch::Sender<Option<String>>>,
 }
 
 impl Tasks {
-    /// `panics` counts the connections that end in a panic.
+    /// `panics` counts connection tasks that panic.
     pub fn new(panics: Counter) -> Self {
         let (failure, _) = watch::channel(None);
         let (tracker, sessions) = (TaskTracker::new(), TaskTracker::new());
@@ -39,9 +38,9 @@ impl Tasks {
         Self { tracker, sessions, stop, panics, failure: Arc::new(failure) }
     }
 
-    /// Runs a task that the node cannot live without: a panic in it fails the whole node, because
-    /// what it owned (a lane, a room's order) cannot be trusted any more. Everything durable is in
-    /// the log, so a node that ends loudly loses nothing.
+    /// Runs a task that the node cannot run without. A panic in it fails the whole node, because
+    /// what it owned (a lane, a room's order) can no longer be trusted. Everything durable is in
+    /// the log, so a node that ends with an error loses nothing.
     pub fn spawn<F>(&self, name: &'static str, task: F)
     where
         F: Future<Output = ()> + Send + 'static,
@@ -54,13 +53,13 @@ impl Tasks {
         });
     }
 
-    /// Runs the task of one connection: a panic in it ends that connection and no other.
+    /// Runs the task of one connection. A panic in it ends only that connection.
     pub fn spawn_connection<F>(&self, task: F)
     where
         F: Future<Output = ()> + Send + 'static,
     {
         let panics = self.panics.clone();
-        // Boxed, because the future around it would hold it twice.
+        // Boxed, because the future around it would store it twice.
         let task = AssertUnwindSafe(Box::pin(task));
         self.tracker.spawn(async move {
             if let Err(panic) = task.catch_unwind().await {
@@ -78,15 +77,15 @@ impl Tasks {
         self.spawn_connection(self.sessions.track_future(session));
     }
 
-    /// Works out the answer to a request; `sessions_ended` waits for it, too. So a node that stops
-    /// does not end HTTP while somebody waits for a commit.
+    /// Runs the answer to a request; `sessions_ended` waits for it as well, so a stopping node does
+    /// not end HTTP while somebody waits for a commit.
     pub async fn answer<F: Future>(&self, answer: F) -> F::Output {
         self.sessions.track_future(answer).await
     }
 
-    /// Says that the node cannot go on. The first reason is kept.
+    /// Fails the node. The first reason is kept.
     pub fn fail(&self, reason: String) {
-        // Known first, told second: whatever becomes of the line, the node ends.
+        // Stored first, logged second: whatever happens to the log line, the node ends.
         self.failure.send_if_modified(|failure| {
             let first = failure.is_none();
             if first {
@@ -94,10 +93,10 @@ impl Tasks {
             }
             first
         });
-        tracing::error!(reason, "the node cannot go on");
+        tracing::error!(reason, "the node cannot continue");
     }
 
-    /// Waits for the first failure and gives its reason.
+    /// Waits for the first failure and returns its reason.
     pub async fn failed(&self) -> String {
         let mut failure = self.failure.subscribe();
         match failure.wait_for(Option::is_some).await {
@@ -107,10 +106,10 @@ impl Tasks {
         }
     }
 
-    /// Tells every task to come to its end.
+    /// Tells every task to stop.
     pub fn stop(&self) {
-        // In this order: a request that did not see the stop is counted before `sessions_ended`
-        // can resolve.
+        // In this order: a request that did not see the stop is counted before `sessions_ended` can
+        // resolve.
         self.stop.cancel();
         self.sessions.close();
     }
@@ -124,7 +123,7 @@ impl Tasks {
         self.stop.cancelled().await;
     }
 
-    /// Resolves when the node stops, its last session has ended, and no request is under way.
+    /// Resolves when the node stops, the last session has ended, and no request is in progress.
     pub async fn sessions_ended(&self) {
         self.sessions.wait().await;
     }
@@ -177,8 +176,8 @@ mod tests {
         assert!(tasks.failed().now_or_never().is_none());
     }
 
-    /// A node whose task had died went on for ever without it, because the line that was to say so
-    /// came first and failed.
+    /// A node whose task had died continued without it, because the log line that should say so
+    /// came first and panicked.
     #[tokio::test]
     async fn a_panic_is_known_even_if_it_cannot_be_told() {
         let panics = Counter::default();

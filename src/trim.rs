@@ -1,7 +1,7 @@
-//! When memory is given back to the system: some time after much of it was let go.
+//! Returns freed memory to the system, some time after much of it was freed.
 //!
-//! It compares what the process takes with what clients make the node hold, and trims when the rest
-//! has grown.
+//! It compares the memory of the process with what the node holds for clients, and trims when the
+//! difference has grown.
 
 use std::time::Duration;
 
@@ -10,16 +10,16 @@ use tokio::time::Instant;
 use crate::budget::Budgets;
 use crate::metrics::Metrics;
 
-/// How often it is looked. Trimming often would take away what is about to be used again.
+/// Interval of checks. Trimming often would return memory that is about to be used again.
 const PAUSE: Duration = Duration::from_secs(5);
-/// Longest pause between two times in vain: what has grown is in use, and nothing falls.
+/// Longest pause after a trim that freed little: the memory is in use.
 const VAIN_PAUSE_MAX: Duration = Duration::from_secs(320);
-/// So much is worth it.
+/// Less is not worth a trim.
 const WORTH_BYTES: usize = 16 * 1024 * 1024;
-/// What a connection takes, whatever it does.
+/// Memory of a connection, whatever it does.
 const CONNECTION_BYTES: usize = 4 * 1024;
 
-/// Looks, without end; where the system does not tell what a process takes, nothing is done.
+/// Runs forever. Does nothing where the system does not report the memory of a process.
 pub async fn run(budgets: &Budgets, metrics: &Metrics) {
     let held = || {
         let connections = usize::try_from(metrics.connections_admitted.get()).unwrap_or(0);
@@ -31,24 +31,24 @@ pub async fn run(budgets: &Budgets, metrics: &Metrics) {
         tokio::time::sleep(PAUSE).await;
         let Some(resident) = resident_bytes() else { continue };
         if rule.is_due(resident, held(), Instant::now()) {
-            // It may take long for a runtime's thread. An error: the runtime ends.
+            // May take long for a runtime thread. An error means that the runtime ends.
             let _ = tokio::task::spawn_blocking(verbatim_heap::trim).await;
             rule.trimmed(resident, resident_bytes().unwrap_or(resident), Instant::now());
         }
     }
 }
 
-/// When it is time. Pure.
+/// Decides when to trim. Pure.
 ///
-/// Two races that it closes: looking only at what is held, it did not see what came and went
-/// between two looks; and taking what a time in vain left for what is in use, it kept for ever what
-/// was being freed just then.
+/// Two mistakes that it avoids. Looking only at what is held, it would miss memory that came and
+/// went between two looks. Taking the remainder of a trim that freed little for memory in use, it
+/// would never return what was being freed at that moment.
 struct Rule {
-    /// The least that there was beside what is held.
+    /// The least memory besides what was held.
     least: usize,
-    /// The most that was held since the last time.
+    /// The most that was held since the last trim.
     most_held: usize,
-    /// After a time in vain the next is not before this, unless what is held falls.
+    /// After a trim that freed little, the next is not before this, unless less is held.
     not_before: Instant,
     pause: Duration,
 }
@@ -78,7 +78,7 @@ impl Rule {
     }
 }
 
-/// What the process has in use (RSS).
+/// Resident memory of the process (RSS).
 fn resident_bytes() -> Option<usize> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
@@ -105,7 +105,7 @@ mod tests {
         let mut now = Instant::now();
         let mut rule = Rule::new(20 * MIB, 0, now);
         assert!(!rule.is_due(400 * MIB, 390 * MIB, now));
-        // It is not held any more, and is being freed: nothing is there to be given back yet.
+        // No longer held, but still being freed: nothing can be returned yet.
         assert!(rule.is_due(400 * MIB, 0, now));
         rule.trimmed(400 * MIB, 398 * MIB, now);
         let due = (0..4).filter(|_| {
@@ -128,7 +128,7 @@ mod tests {
             }
         }
         assert!((10..=20).contains(&times), "{times} times in an hour");
-        // What is held comes and falls: then at once.
+        // Memory is taken and freed: then it trims at once.
         assert!(!rule.is_due(500 * MIB, 200 * MIB, now));
         assert!(rule.is_due(500 * MIB, 0, now));
     }

@@ -1,7 +1,7 @@
-//! Which settings can work: bounds for each, and what some ask of others.
+//! Whether the settings can work: bounds for each, and conditions between them.
 //!
 //! It refuses what would fail later in a way that is harder to understand, and warns about what is
-//! legal and rarely meant. It touches neither network nor disk.
+//! legal but rarely intended. It touches neither network nor disk.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -10,23 +10,23 @@ use std::ops::RangeInclusive;
 use super::{Config, ConfigError, Secret};
 use crate::model::UserId;
 
-/// A command's frame without its message: keys, quotes and braces (62 bytes), two names of 128
-/// bytes and an id of 64, three times as long with all beyond ASCII escaped. Rounded up.
+/// A command's frame without its message: keys, quotes and braces (62 bytes), two names of
+/// 128 bytes and an id of 64, times three for non-ASCII written as escapes. Rounded up.
 const ENVELOPE_BYTES: u64 = 1024;
-/// A client's JSON may write é (2 bytes) as six: `\u00e9`. No encoder in use does worse to text;
-/// control characters do grow six times, but a message of those is not worth longer frames.
+/// A client's JSON may write é (2 bytes) as six: `\u00e9`. No common encoder does worse to text.
+/// Control characters grow six times, but a message full of them does not justify longer frames.
 const ESCAPED_IN: u64 = 3;
-/// Our own JSON escapes control characters only, at six bytes for one.
+/// Our own JSON escapes only control characters, one byte as six.
 const ESCAPED_OUT: u64 = 6;
-/// Heartbeats that a node may miss, with a wide margin, and still be remembered by the others.
+/// Heartbeats that a node may miss and still not be forgotten, with a wide margin.
 const HEARTBEATS_MISSED_MAX: u64 = 10;
-/// Where proxies commonly cut what is silent: nginx's proxy_read_timeout, AWS's load balancers.
+/// Where proxies commonly cut silent connections: nginx's proxy_read_timeout, AWS's load balancers.
 const PROXY_TIMEOUT_MS: u64 = 60_000;
 
-/// Valkey's are the same as Redis'.
+/// Valkey's schemes mean the same as Redis's.
 const MIRROR_SCHEMES: [&str; 6] = ["redis", "rediss", "valkey", "valkeys", "redis+unix", "unix"];
 
-/// Something legal that an operator should know about.
+/// Something legal that the operator should know about.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Warning {
     pub setting: &'static str,
@@ -40,7 +40,7 @@ impl fmt::Display for Warning {
 }
 
 impl Config {
-    /// Refuses what cannot work, in the order of `config.toml`; else says what is dangerous.
+    /// Refuses what cannot work, in the order of `config.toml`; otherwise returns the warnings.
     pub fn check(&self) -> Result<Vec<Warning>, ConfigError> {
         self.check_bounds()?;
         self.check_texts()?;
@@ -58,8 +58,8 @@ impl Config {
         Ok(())
     }
 
-    /// Every number with its bounds. The lower ones are what still works (tests go there), the
-    /// upper ones are where a number is more likely a slip of the keyboard than a wish.
+    /// Every number with its bounds. The lower bound still works (tests use it); above the upper
+    /// bound, a number is more likely a typo than intended.
     fn bounds(&self) -> Vec<(&'static str, u64, RangeInclusive<u64>)> {
         const DAY_MS: u64 = 24 * 60 * 60 * 1000;
         const MINUTE_MS: u64 = 60 * 1000;
@@ -76,7 +76,7 @@ impl Config {
             ("server.connects_burst", server.connects_burst.into(), 1..=10_000_000),
             ("server.http_connections_max", server.http_connections_max as u64, 1..=10_000_000),
             ("server.header_timeout_ms", server.header_timeout_ms, 10..=10 * MINUTE_MS),
-            // hyper's read buffer has no smaller size.
+            // hyper's read buffer cannot be smaller.
             ("server.header_bytes_max", server.header_bytes_max as u64, 8192..=MIB),
             ("server.headers_max", server.headers_max as u64, 16..=1000),
             ("server.keep_alive_ms", server.keep_alive_ms, 0..=60 * MINUTE_MS),
@@ -177,7 +177,7 @@ impl Config {
             return Err(wrong("server.listen", quoted(listen), allowed));
         }
         let internal = &self.server.internal_listen;
-        // Port 0 is any free one, and another each time.
+        // Port 0 picks a free port, a different one each time.
         let is_same = internal == listen && !listen.ends_with(":0");
         if !internal.is_empty() && (listen_host(internal).is_none() || is_same) {
             let allowed = "must be empty, or an address:port other than server.listen";
@@ -196,8 +196,8 @@ impl Config {
             return Err(wrong("mirror.prefix", quoted(prefix), allowed));
         }
         if let Some(bad) = self.trace.level.split(',').find(|part| !is_directive(part)) {
-            let allowed = "must be error, warn, info, debug, trace or off, or such with modules: \
-                           info,verbatim::lane=debug";
+            let allowed = "must be error, warn, info, debug, trace or off, or a filter by module \
+                           such as info,verbatim::lane=debug";
             return Err(wrong("trace.level", quoted(bad), allowed));
         }
         if !["auto", "human", "json"].contains(&self.trace.format.as_str()) {
@@ -226,7 +226,7 @@ impl Config {
         if answer < append {
             let allowed = format!(
                 "must be at least log.append_timeout_ms = {append}, or commands would be answered \
-                 unavailable while their commit is still under way"
+                 unavailable while their commit is still running"
             );
             return Err(wrong("lane.answer_timeout_ms", answer, allowed));
         }
@@ -234,22 +234,22 @@ impl Config {
         if forget_s * 1000 < HEARTBEATS_MISSED_MAX * beat {
             let allowed = format!(
                 "must be at least {HEARTBEATS_MISSED_MAX} times mirror.heartbeat_ms = {beat}, or \
-                 live nodes would be taken for gone"
+                 live nodes would be forgotten"
             );
             return Err(wrong("mirror.forget_after_s", forget_s, allowed));
         }
         if self.log.url.is_empty() && !self.mirror.url.is_empty() {
             return Err(ConfigError::Together(
-                "mirror.url (REDIS_URL) is set but log.url (DATABASE_URL) is not: the embedded \
-                 log is a file that only this node can read, so there is no other node to mirror \
-                 to; set log.url, or unset mirror.url"
+                "mirror.url (REDIS_URL) is set but log.url (DATABASE_URL) is not: the mirror \
+                 connects nodes that share PostgreSQL, and the embedded log cannot be shared; set \
+                 log.url, or unset mirror.url"
                     .to_owned(),
             ));
         }
         Ok(())
     }
 
-    /// A message of the longest allowed length must pass wherever whole frames are held.
+    /// The longest allowed message must fit wherever whole frames are held.
     fn check_room_for(&self, (name, bytes): (&str, usize), needed: u64) -> Result<(), ConfigError> {
         if bytes as u64 >= needed {
             return Ok(());
@@ -271,7 +271,7 @@ impl Config {
                 "server.listen",
                 format!(
                     "{listen} can be reached from other machines, and there is neither TLS nor \
-                     authentication: whoever reaches it can speak as anyone"
+                     authentication: anyone who reaches it can act as any user"
                 ),
             );
         }
@@ -281,7 +281,7 @@ impl Config {
             warn(
                 "server.connections_per_address_max",
                 format!(
-                    "{per_address} is above server.connections_max = {total} and limits nothing"
+                    "{per_address} is above server.connections_max = {total} and has no effect"
                 ),
             );
         }
@@ -289,7 +289,10 @@ impl Config {
         if heartbeat >= PROXY_TIMEOUT_MS {
             warn(
                 "socket.heartbeat_ms",
-                format!("{heartbeat} is not below {PROXY_TIMEOUT_MS}, where many proxies cut"),
+                format!(
+                    "{heartbeat} is not below {PROXY_TIMEOUT_MS}: many proxies cut silent \
+                     connections"
+                ),
             );
         }
         let (shutdown, answer) = (self.server.shutdown_timeout_ms, self.lane.answer_timeout_ms);
@@ -297,8 +300,8 @@ impl Config {
             warn(
                 "server.shutdown_timeout_ms",
                 format!(
-                    "{shutdown} is below lane.answer_timeout_ms = {answer}: commands under way at \
-                     shutdown may get no answer"
+                    "{shutdown} is below lane.answer_timeout_ms = {answer}: commands in progress \
+                     at shutdown may get no answer"
                 ),
             );
         }
@@ -316,7 +319,7 @@ pub(super) fn wrong(name: &str, value: impl ToString, allowed: impl Into<String>
     }
 }
 
-/// The host of `host:port`, if the text is that.
+/// The host of `host:port`; `None` if the text is not that.
 fn listen_host(listen: &str) -> Option<&str> {
     let (host, port) = listen.rsplit_once(':')?;
     let is_name = |host: &str| {
@@ -331,7 +334,7 @@ fn is_loopback(host: &str) -> bool {
     address.map_or(host == "localhost", |address| address.is_loopback())
 }
 
-/// `tracing` takes a misspelled level for the name of a module, and then says nothing at all.
+/// Checked here because `tracing` takes a misspelled level for a module's name and logs nothing.
 fn is_directive(text: &str) -> bool {
     let is_level = |level: &str| {
         ["off", "error", "warn", "info", "debug", "trace"].contains(&level.to_lowercase().as_str())
@@ -350,8 +353,8 @@ fn check_url(name: &str, url: &Secret, schemes: &[&str]) -> Result<(), ConfigErr
         return Ok(());
     }
     let allowed = match scheme.is_some_and(|scheme| scheme.contains("sentinel")) {
-        true => "Sentinels are not asked for the master; write redis:// and an address that \
-                 leads to it"
+        true => "Sentinel is not supported; use redis:// with the address of the master, or of a \
+                 proxy that leads to it"
             .to_owned(),
         false => format!("must be empty or begin with {}://", schemes.join(":// or ")),
     };

@@ -1,18 +1,18 @@
-//! Variables of the environment that look like settings and are none.
+//! Variables of the environment that look like settings but are not.
 //!
-//! A setting has `__` in its name. What begins with `VERBATIM_` and has none may be somebody
-//! else's: for a service called `verbatim`, Kubernetes puts a dozen such variables into every
-//! container of its namespace, in ours too. So they are never refused.
+//! A setting has `__` in its name. A variable that begins with `VERBATIM_` and has no `__` may
+//! belong to something else: for a service called `verbatim`, Kubernetes puts a dozen such
+//! variables into every container of its namespace. So they are ignored, never refused.
 
 use std::collections::BTreeMap;
 
 use super::check::Warning;
 use super::load::{PREFIX, nearest, variable_of};
 
-/// Between section and key.
+/// Separates section and key.
 pub(super) const SEPARATOR: &str = "__";
 
-/// Names all that are ignored in one warning, with what each was probably meant to be.
+/// One warning that names all ignored variables, with what each was probably meant to be.
 pub(super) fn ignored(environment: &BTreeMap<String, String>) -> Option<Warning> {
     let ignored: Vec<String> = environment
         .iter()
@@ -27,14 +27,13 @@ pub(super) fn ignored(environment: &BTreeMap<String, String>) -> Option<Warning>
     (!ignored.is_empty()).then(|| Warning {
         setting: "environment",
         text: format!(
-            "ignored, because the names of settings are VERBATIM_SECTION__KEY: {}",
+            "ignored, because settings are named VERBATIM_SECTION__KEY: {}",
             ignored.join(", ")
         ),
     })
 }
 
-/// Whether Kubernetes sets such a variable for a service whose name is `verbatim` or begins with
-/// `verbatim-`.
+/// Whether Kubernetes sets such a variable for a service named `verbatim` or `verbatim-…`.
 fn is_orchestrators(name: &str, value: &str) -> bool {
     let is_number = |text: &str| text.parse::<u16>().is_ok();
     let is_protocol = |text: &str| ["TCP", "UDP", "SCTP"].contains(&text);
@@ -47,7 +46,7 @@ fn is_orchestrators(name: &str, value: &str) -> bool {
             true
         }
         [.., "PORT"] => value.contains("://"),
-        // …_SERVICE_PORT_ and the name of one of its ports.
+        // …_SERVICE_PORT_ and the name of a port.
         _ => words.windows(2).any(|pair| pair == ["SERVICE", "PORT"]),
     }
 }

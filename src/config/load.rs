@@ -1,7 +1,7 @@
-//! From the sources of settings to a `Config`: which wins, and what in them is no setting at all.
+//! Merges the sources of settings into a `Config`, and refuses unknown names and wrong types.
 //!
-//! It judges each source alone, before they are merged, because only then it is known where a
-//! wrong name or value came from. Whether the values make sense together is `check`'s matter.
+//! Each source is checked before the merge, because only then it is known where a wrong name or
+//! value came from. Whether the values work together is for `check`.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -14,27 +14,27 @@ use super::check::Warning;
 use super::environment::{self, SEPARATOR};
 use super::{Config, ConfigError, Secret, host_name};
 
-/// The compiled-in defaults: the file that documents them.
+/// The defaults, compiled in: the same file that documents the settings.
 pub(super) const DEFAULTS: &str = include_str!("../../config.toml");
 
-/// What the name of a variable that sets a setting begins with.
+/// Prefix of variables that set settings.
 pub(super) const PREFIX: &str = "VERBATIM_";
 
-/// The plain variables that other tools share, with the settings they stand for.
+/// Variables without the prefix, shared with other tools, and the settings they stand for.
 const PLAIN: [(&str, &str); 2] = [("DATABASE_URL", "log.url"), ("REDIS_URL", "mirror.url")];
 
-/// Longest part of a wrong value that is repeated to the operator, in characters: enough to
-/// recognize it, short enough to stay one line.
+/// Longest part of a wrong value that an error repeats, in characters: enough to recognize it,
+/// short enough for one line.
 const SHOWN_CHARS_MAX: usize = 80;
 
-/// Where settings come from. Values, not the process itself, so that tests need not change it.
+/// Where settings come from. Plain values, so that tests need not change the process.
 #[derive(Clone, Debug, Default)]
 pub struct Sources {
-    /// A file that was named and so must exist (`--config`).
+    /// A file named with `--config`, which must exist.
     pub file: Option<PathBuf>,
-    /// Where `config.toml` is read, if it is there and no file was named.
+    /// The folder of `config.toml`, which is read if it exists and no file was named.
     pub folder: Option<PathBuf>,
-    /// The environment. Only `VERBATIM_…` and the plain variables matter.
+    /// The environment. Only `VERBATIM_…` and the variables of `PLAIN` matter.
     pub environment: BTreeMap<String, String>,
 }
 
@@ -54,19 +54,20 @@ impl Sources {
         Ok(Self { file, folder: Some(PathBuf::new()), environment })
     }
 
-    /// Warns about variables that look like settings and are ignored.
+    /// A warning about variables that look like settings and are ignored.
     pub fn ignored(&self) -> Option<Warning> {
         environment::ignored(&self.environment)
     }
 }
 
 impl Config {
-    /// The compiled-in defaults alone.
+    /// The compiled-in defaults.
     pub fn from_defaults() -> Self {
         Self::merge(Sources::default()).expect("a test loads the compiled-in defaults")
     }
 
-    /// Defaults, then the file, then `VERBATIM_SECTION__KEY`, then the plain variables; later wins.
+    /// Merges the defaults, the file, `VERBATIM_SECTION__KEY`, then the plain variables. Later
+    /// wins.
     pub fn load(sources: Sources) -> Result<Self, ConfigError> {
         let mut config = Self::merge(sources)?;
         if config.node.id.is_empty() {
@@ -84,7 +85,7 @@ impl Config {
             judge_file(&name, values)?;
             builder = builder.add_source(source);
         }
-        // A variable that is set to nothing is not set: compose files pass on what they lack so.
+        // An empty variable counts as not set: that is how compose files pass on a missing value.
         let mut environment: Map<String, String> =
             sources.environment.into_iter().filter(|(_, value)| !value.is_empty()).collect();
         let plain = PLAIN.map(|(variable, name)| (name, environment.remove(variable)));
@@ -104,7 +105,7 @@ impl Config {
     }
 }
 
-/// The settings of a text such as `config.toml`: section, key, and the default as it is written.
+/// The settings in a text such as `config.toml`: section, key, and the default as written.
 pub(super) fn setting_lines(text: &str) -> impl Iterator<Item = (&str, &str, &str)> {
     let mut section = "";
     text.lines().filter_map(move |line| {
@@ -116,7 +117,7 @@ pub(super) fn setting_lines(text: &str) -> impl Iterator<Item = (&str, &str, &st
     })
 }
 
-/// What a setting may be, told by its default.
+/// The type of a setting, taken from its default.
 #[derive(Clone, Copy)]
 enum Kind {
     Switch,
@@ -137,7 +138,7 @@ impl Kind {
         })
     }
 
-    /// Stricter than the merge, which would take `true` for 1 and 7 for "7". No setting needs
+    /// Stricter than the merge, which would accept `true` for 1 and 7 for "7". No setting needs
     /// more than 32 bits.
     fn accepts(self, value: &ValueKind) -> bool {
         match (self, value) {
@@ -151,7 +152,7 @@ impl Kind {
         }
     }
 
-    /// A variable is a text, so whether it may be one is asked of the text.
+    /// The same for a variable, which is always a text.
     fn accepts_text(self, text: &str) -> bool {
         match self {
             Self::Switch => text == "true" || text == "false",
@@ -164,8 +165,8 @@ impl Kind {
         match self {
             Self::Switch => "must be true or false".to_owned(),
             Self::Whole => format!("must be a whole number from 0 to {}", u32::MAX),
-            Self::Text => "must be a text in quotes".to_owned(),
-            Self::List => "must be a list of texts in quotes".to_owned(),
+            Self::Text => "must be a string in quotes".to_owned(),
+            Self::List => "must be a list of strings in quotes".to_owned(),
         }
     }
 }
@@ -204,8 +205,8 @@ fn printable(path: &Path) -> String {
     path.to_string_lossy().escape_debug().to_string()
 }
 
-/// The parser's message draws the line it failed at, and that line may hold a password: only the
-/// place and the reason are kept.
+/// Keeps only the position and the reason of the parser's message: the message also quotes the line
+/// that failed, which may hold a password.
 fn syntax_error(file: &str, message: &str) -> ConfigError {
     let mut lines = message.lines().map(str::trim).filter(|line| !line.is_empty());
     let place = lines.next().unwrap_or_default().trim_start_matches("TOML parse error ");
@@ -237,7 +238,7 @@ fn judge_file(file: &str, values: Map<String, Value>) -> Result<(), ConfigError>
 }
 
 fn judge_environment(environment: &Map<String, String>) -> Result<(), ConfigError> {
-    // The map has no order; the first wrong variable by name is the one that is told.
+    // The map is unordered. Sorting makes the error always name the same variable.
     let environment: BTreeMap<_, _> = environment.iter().collect();
     for (variable, value) in environment {
         let name = variable[PREFIX.len()..].to_lowercase().replace(SEPARATOR, ".");
@@ -279,8 +280,8 @@ fn flatten(prefix: &str, values: Map<String, Value>, out: &mut BTreeMap<String, 
     }
 }
 
-/// The known name that a wrong one was probably meant to be: few letters away, or the right key
-/// without its section.
+/// The known setting that a wrong name was probably meant to be: few letters differ, or the key is
+/// right and the section is missing.
 pub(super) fn nearest(name: &str) -> Option<String> {
     const SECTION_FORGOTTEN: usize = 1;
     let letters_max = (name.len() / 4).max(2);
@@ -297,7 +298,7 @@ pub(super) fn nearest(name: &str) -> Option<String> {
         .map(|(_, _, known)| known)
 }
 
-/// A value as it may be repeated to the operator: one line, no secret, not too long.
+/// A value as an error may repeat it: one line, no secret, not too long.
 fn shown(name: &str, value: &str) -> String {
     if PLAIN.iter().any(|(_, secret)| *secret == name) {
         return format!("{:?}", Secret(value.to_owned()).masked());
@@ -309,15 +310,15 @@ fn shown(name: &str, value: &str) -> String {
     format!("{start:?}…")
 }
 
-/// What the checks above let through and the merge did not: there is no such value known, and if
-/// there is, its text may not be shown.
+/// An error of the merge that the checks above did not catch. None is known; its text is not shown,
+/// because it may quote a secret.
 fn unexpected(err: ::config::ConfigError) -> ConfigError {
     let key = match err {
         ::config::ConfigError::Type { key: Some(key), .. }
         | ::config::ConfigError::At { key: Some(key), .. } => key,
         _ => "a setting".to_owned(),
     };
-    ConfigError::Together(format!("{key} cannot be read; see config.toml for what it may be"))
+    ConfigError::Together(format!("{key} has an unusable value; see config.toml for allowed ones"))
 }
 
 #[cfg(test)]

@@ -1,12 +1,12 @@
 //! The settings of a node: text in, a checked `Config` out.
 //!
-//! Every limit of the system is a field here, with its unit. What each one means, and what happens
-//! at it, is said once, in `config.toml` at the top of the repository, which is compiled in as the
-//! defaults: there is no second place for a default to drift to.
+//! Every limit of the system is a field here, with its unit. `config.toml` at the top of the
+//! repository explains each one. It is compiled in as the defaults, so explanation and default
+//! cannot drift apart.
 //!
-//! `load` merges the sources, `environment` knows what is no setting, `check` judges the result,
-//! `show` prints it, `secret` keeps passwords out of sight. Nothing here reads the process
-//! environment except `Sources::of_process`, and nothing keeps a setting in a global.
+//! `load` merges the sources, `environment` recognizes variables that are not settings, `check`
+//! judges the result, `show` prints it, and `secret` masks passwords. Only `Sources::of_process`
+//! reads the process environment, and no setting is kept in a global.
 
 mod check;
 mod door;
@@ -22,7 +22,7 @@ pub use check::Warning;
 pub use load::Sources;
 pub use secret::{Secret, may_be_named};
 
-/// Everything a node is told.
+/// All settings of a node.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
@@ -42,7 +42,7 @@ pub struct Config {
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct NodeConfig {
-    /// This node's name among its peers; empty: the host name.
+    /// This node's name; empty: the host name.
     pub id: String,
 }
 
@@ -50,22 +50,22 @@ pub struct NodeConfig {
 #[serde(deny_unknown_fields)]
 pub struct ServerConfig {
     pub listen: String,
-    /// Where `/readyz` and `/metrics` are asked; empty: at `listen`, as everything.
+    /// Where `/readyz` and `/metrics` are served; empty: at `listen`.
     pub internal_listen: String,
     pub connections_max: usize,
     pub connections_per_address_max: usize,
-    /// Of one address, as are bursts.
+    /// Per address, as are bursts.
     pub connects_per_second: u32,
     pub connects_burst: u32,
-    /// Networks whose word is taken for whose request or connection something is.
+    /// Networks of proxies that are trusted to name the client.
     #[serde(deserialize_with = "list")]
     pub trusted_proxies: Vec<String>,
-    /// How they say it: `x-forwarded-for`, `forwarded` or `proxy-protocol`.
+    /// How they name it: `x-forwarded-for`, `forwarded` or `proxy-protocol`.
     pub proxy_header: String,
-    /// Names that the server goes by, beside its addresses and `localhost` (`*`: any).
+    /// Host names of the server, besides its addresses and `localhost` (`*`: any).
     #[serde(deserialize_with = "list")]
     pub hosts: Vec<String>,
-    /// Origins beside the server's own host that browsers may come from (`*`: any). In the
+    /// Origins from which browsers may connect, besides the server's own host (`*`: any). In the
     /// environment: separated by commas.
     #[serde(deserialize_with = "list")]
     pub allowed_origins: Vec<String>,
@@ -79,7 +79,7 @@ pub struct ServerConfig {
     pub unsent_bytes_max: usize,
     pub inbound_bytes_max: usize,
     pub shutdown_timeout_ms: u64,
-    /// What `goodbye` tells clients to wait before they come back.
+    /// Reconnect delay sent in `goodbye`.
     pub reconnect_ms: u64,
 }
 
@@ -88,7 +88,7 @@ pub struct ServerConfig {
 pub struct ApiConfig {
     pub body_bytes_max: usize,
     pub body_timeout_ms: u64,
-    /// Of one address, as are bursts.
+    /// Per address, as are bursts.
     pub requests_per_second: u32,
     pub requests_burst: u32,
     pub streams_max: usize,
@@ -113,10 +113,10 @@ pub struct SessionConfig {
     pub history_bytes_max: usize,
     pub commands_per_second: u32,
     pub commands_burst: u32,
-    /// Of one user, by all sockets and requests.
+    /// Per user, over all sockets and requests.
     pub user_commands_per_second: u32,
     pub user_commands_burst: u32,
-    /// Of one address, by all sockets.
+    /// Per address, over all sockets.
     pub address_commands_per_second: u32,
     pub address_commands_burst: u32,
     pub refused_per_second_max: u32,
@@ -132,7 +132,7 @@ pub struct LaneConfig {
     pub count: usize,
     pub inbox_len_max: usize,
     pub batch_len_max: usize,
-    /// The latest a command is answered, `unavailable` if need be.
+    /// Latest time to answer a command, if need be with `unavailable`.
     pub answer_timeout_ms: u64,
 }
 
@@ -141,9 +141,9 @@ pub struct LaneConfig {
 pub struct HubConfig {
     pub ring_len_max: usize,
     pub ring_bytes_max: usize,
-    /// Of all rooms together.
+    /// For all rooms together.
     pub rings_bytes_max: usize,
-    /// Of all sockets together.
+    /// For all sockets together.
     pub follows_max: usize,
     pub room_linger_ms: u64,
     pub hold_ms: u64,
@@ -154,7 +154,7 @@ pub struct HubConfig {
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct LogConfig {
-    /// The embedded log's file; used when `url` is empty.
+    /// File of the embedded log; used if `url` is empty.
     pub path: String,
     /// Threads (SQLite) or pooled connections (PostgreSQL) that read.
     pub readers: usize,
@@ -170,7 +170,7 @@ pub struct LogConfig {
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct MirrorConfig {
-    /// `redis://…`; empty: no mirror, one node. Also `REDIS_URL`.
+    /// `redis://…`; empty: no mirror, a single node. Also `REDIS_URL`.
     pub url: Secret,
     /// Keys and channels are `<prefix>:events` and so on.
     pub prefix: String,
@@ -209,33 +209,33 @@ pub struct TraceConfig {
     pub format: String,
 }
 
-/// Why there is no usable `Config`. One line each, made to be printed to the operator as it is;
-/// no value of a secret is in any of them.
+/// Why there is no usable `Config`. Each is one line, ready to print for the operator, and never
+/// contains a secret.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
-    /// A settings file that is not there, not readable or not TOML.
+    /// A settings file that does not exist, cannot be read or is not TOML.
     #[error("{file}: {reason}")]
     File { file: String, reason: String },
-    /// A name that no setting has. `hint` is empty or asks for the nearest one.
+    /// An unknown setting. `hint` is empty or suggests the nearest known one.
     #[error("unknown setting {name}{hint} ({origin})")]
     Unknown { name: String, hint: String, origin: String },
-    /// A value that is of the wrong type or out of bounds. `origin` is empty or says, in
-    /// parentheses, where it came from.
+    /// A value of the wrong type or out of bounds. `origin` is empty or says in parentheses where
+    /// it came from.
     #[error("{name} = {value}{origin}: {allowed}")]
     Value { name: String, value: String, origin: String, allowed: String },
-    /// Settings that are each right and cannot work together.
+    /// Settings that are valid but cannot work together.
     #[error("{0}")]
     Together(String),
 }
 
-/// The machine's name, which a node goes by if it was not given one.
+/// The machine's host name: the default name of a node.
 fn host_name() -> String {
     let uname = rustix::system::uname();
     let host = uname.nodename().to_string_lossy();
     if host.is_empty() { "node".to_owned() } else { host.into_owned() }
 }
 
-/// A list of texts: an array in TOML, one text with commas in the environment.
+/// A list of strings: an array in TOML, one string with commas in the environment.
 fn list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
     struct ListVisitor;
 
@@ -243,7 +243,7 @@ fn list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Er
         type Value = Vec<String>;
 
         fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-            f.write_str("a list of texts")
+            f.write_str("a list of strings")
         }
 
         fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Vec<String>, E> {

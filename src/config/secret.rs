@@ -1,16 +1,17 @@
 //! A URL that may hold a password, and the form of it that may be shown.
 //!
-//! Masking does not parse: a URL that no library would accept is just as likely to be printed, by
-//! the very line that refuses it. So it keeps only what it is sure of, and when in doubt nothing.
+//! Masking does not parse the URL: a URL that no library accepts is just as likely to be printed,
+//! by the very error that refuses it. So only what is certainly not secret is kept; in doubt,
+//! everything is masked.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize, Serializer};
 
-/// What stands in place of what must not be seen.
+/// Stands in for what must not be shown.
 const MASK: &str = "***";
 
-/// A text that must not be shown: `Debug`, `Display` and `Serialize` all give its masked form.
+/// A text that must not be shown. `Debug`, `Display` and `Serialize` give its masked form.
 #[derive(Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(transparent)]
 pub struct Secret(pub String);
@@ -20,8 +21,8 @@ impl Secret {
         self.0.is_empty()
     }
 
-    /// Scheme, user, host and database stay; passwords become `***`. Without a scheme, or with
-    /// anything after the user that does not look like a host, all of it becomes `***`.
+    /// Keeps scheme, user, host and database; replaces passwords by `***`. Everything becomes `***`
+    /// if there is no scheme, or if what follows the user does not look like a host.
     pub fn masked(&self) -> String {
         if self.0.is_empty() { String::new() } else { mask_url(&self.0) }
     }
@@ -45,8 +46,8 @@ impl Serialize for Secret {
     }
 }
 
-/// Whether a word of a URL's query may be shown: not if it may be a part of a password, whose `?`
-/// was not encoded.
+/// Whether a word of a URL's query may be shown. It may not if it could be part of a password that
+/// contains an unencoded `?`.
 pub fn may_be_named(word: &str, query: &str) -> bool {
     let is_name = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
     word.len() <= 40 && word.chars().all(is_name) && !query.contains('@')
@@ -58,8 +59,8 @@ fn mask_url(url: &str) -> String {
     if !is_scheme || url.chars().any(|c| c.is_control() || c.is_whitespace()) {
         return MASK.to_owned();
     }
-    // A password that was not percent-encoded may hold any of `@ / ? #`, so the credentials end at
-    // the very last `@`. For a URL with an `@` in its query this hides too much, never too little.
+    // A password that was not percent-encoded may contain any of `@ / ? #`, so the credentials end
+    // at the last `@`. For a URL with an `@` in its query this masks too much, never too little.
     let (user, place) = match rest.rsplit_once('@') {
         Some((credentials, place)) => match credentials.split_once(':') {
             Some((user, _)) => (format!("{user}:{MASK}@"), place),
@@ -72,7 +73,7 @@ fn mask_url(url: &str) -> String {
         None => (place, String::new()),
     };
     let hosts = place.split(['/', '#']).next().unwrap_or_default();
-    // `postgres://user:password`, its host forgotten, reads as a host with an odd port.
+    // `postgres://user:password`, without a host, reads as a host with an odd port.
     let place = if hosts.split(',').all(is_host) { place } else { MASK };
     format!("{scheme}://{user}{place}{query}")
 }
@@ -101,8 +102,8 @@ fn mask_query(query: &str) -> String {
     query.split('&').map(mask).collect::<Vec<_>>().join("&")
 }
 
-/// The parameters a person wants to see when a connection fails. Not a list of the secret ones:
-/// the next driver's parameters are not known yet.
+/// The parameters that help when a connection fails. Not a list of the secret ones, because the
+/// parameters of future drivers are unknown.
 fn is_public(parameter: &str) -> bool {
     const PUBLIC: [&str; 13] = [
         "host",

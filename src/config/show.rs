@@ -1,4 +1,5 @@
-//! The effective settings as text, for `verbatim check`: TOML to be read back, secrets aside.
+//! The effective settings as text, for `verbatim check`: TOML that can be read back, except
+//! secrets.
 
 use serde_json::Value;
 
@@ -6,8 +7,8 @@ use super::Config;
 use super::load::{DEFAULTS, setting_lines};
 
 impl Config {
-    /// Every setting in the order of `config.toml`, its secrets masked; those that differ from the
-    /// default say what the default is.
+    /// Every setting in the order of `config.toml`, with secrets masked. Those that differ from the
+    /// default also show the default.
     pub fn effective(&self) -> String {
         let settings =
             serde_json::to_value(self).expect("settings are texts, numbers, booleans and lists");
@@ -19,7 +20,7 @@ impl Config {
                 shown.push_str(&format!("{gap}[{section}]\n"));
                 section_before = section;
             }
-            // A JSON text, number, boolean or list of texts is written the same in TOML.
+            // A JSON string, number, boolean or list of strings is also valid TOML.
             let value = settings.get(section).and_then(|s| s.get(key)).unwrap_or(&Value::Null);
             let value = value.to_string();
             shown.push_str(&format!("{key} = {value}"));

@@ -1,4 +1,4 @@
-//! What the answer to a command repeats of it, and the sentences of its refusals.
+//! What an answer repeats of its command, and the errors for refusals of the rules.
 
 use std::borrow::Cow;
 use std::time::Instant;
@@ -9,19 +9,19 @@ use crate::protocol::fields::{self, Key};
 use crate::protocol::table::CommandType;
 use crate::rules::Refusal;
 
-/// What the answer must repeat of the command.
+/// The parts of a command that its answer repeats.
 #[derive(Clone, Debug)]
 pub struct Asked {
     pub re: CommandType,
     pub room: RoomName,
     pub user: UserId,
     pub id: Option<ClientId>,
-    /// When the command came: it is to be answered in time from then on.
+    /// When the command arrived. The time to answer it runs from then.
     pub came: Instant,
 }
 
 impl Asked {
-    /// A problem with this command in it.
+    /// Adds this command to a problem.
     pub fn problem(&self, problem: Problem) -> Problem {
         let (re, room, id) = (Some(self.re), Some(self.room.clone()), self.id.clone());
         Problem { re, room, id, ..problem }
@@ -32,15 +32,15 @@ impl Asked {
         let (code, error): (_, Cow<'static, str>) = match refusal {
             Refusal::UserName(why) => return self.problem(fields::invalid(Key::UserId, why)),
             Refusal::RoomExists => {
-                (Code::RoomExists, format!("there is a room {room} already: join it").into())
+                (Code::RoomExists, format!("room {room} exists already; join it instead").into())
             }
             Refusal::RoomNotFound => {
-                (Code::RoomNotFound, format!("there is no room {room}: create it first").into())
+                (Code::RoomNotFound, format!("room {room} does not exist; create it first").into())
             }
             Refusal::IdReused { first } => {
                 let re = self.re.name();
                 let error = format!(
-                    "your {first} in {room} had this \"id\": give the {re} an \"id\" of its own"
+                    "this \"id\" is taken by your {first} in {room}; give the {re} another \"id\""
                 );
                 (Code::IdReused, error.into())
             }

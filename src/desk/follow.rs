@@ -1,4 +1,4 @@
-//! Bringing a room into use for one who is to follow it, by a socket or by a stream.
+//! Activates a room for a caller who is to follow it, by a socket or by an event stream.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::asked::Asked;
 use super::pending::Pending;
-use super::reader::Reader;
+use super::reader::CommandReader;
 use super::reading;
 use super::reply::{Joined, Reply};
 use crate::hub::Room;
@@ -16,20 +16,20 @@ use crate::protocol::command::Start;
 use crate::protocol::error::Problem;
 use crate::rules::{self, Outcome, Reading};
 
-/// A room that its caller is to follow from now on.
+/// A room that the caller follows from now on.
 pub struct Follow {
     pub joined: Joined,
     pub room: Arc<Room>,
-    /// The caller has everything up to here.
+    /// The caller has everything up to this seq.
     pub position: Seq,
-    /// The caller's position was above the log's end.
+    /// The caller's position was above the end of the log.
     pub reset: bool,
 }
 
-/// Waits for the lane's outcome of a `join`, `before` which this node had the room up to there. If
-/// there is a place to `start` from, the room is to be followed.
+/// Waits for the lane's outcome of a `join`, then follows the room if there is a `start`. `before`
+/// is the edge of the room on this node from before the write.
 pub async fn join(
-    mut reader: Reader,
+    mut reader: CommandReader,
     write: Pending,
     start: Option<Start>,
     before: Option<Seq>,
@@ -54,8 +54,8 @@ pub async fn join(
     }
 }
 
-/// What a member may follow by a stream: everything above `after`.
-pub async fn stream(reader: Reader, asked: Asked, after: Option<Seq>) -> Reply {
+/// Follows a room by an event stream, for a member: everything above `after`.
+pub async fn stream(reader: CommandReader, asked: Asked, after: Option<Seq>) -> Reply {
     let before = reader.desk.relay.edge(&asked.room);
     let standing = match reader.member(&asked).await {
         Ok(standing) => standing,
@@ -72,7 +72,7 @@ pub async fn stream(reader: Reader, asked: Asked, after: Option<Seq>) -> Reply {
 }
 
 async fn follow(
-    reader: &Reader,
+    reader: &CommandReader,
     joined: Joined,
     start: Start,
     before: Option<Seq>,
@@ -89,7 +89,7 @@ async fn follow(
     Ok(follow)
 }
 
-/// Where one who follows the room begins.
+/// Where a caller who follows the room starts.
 pub fn placed(joined: Joined, start: Start, room: Arc<Room>) -> Follow {
     let known = room.known(joined.last_seq, Instant::now());
     let own = joined.event.as_ref().map_or(joined.last_seq, |event| event.seq.prev());
@@ -97,7 +97,7 @@ pub fn placed(joined: Joined, start: Start, room: Arc<Room>) -> Follow {
     Follow { joined, room, position, reset }
 }
 
-/// Whether what comes next can be read.
-async fn check(reader: &Reader, follow: &Follow) -> Result<(), LogError> {
+/// Checks that the next event can be read.
+async fn check(reader: &CommandReader, follow: &Follow) -> Result<(), LogError> {
     reader.desk.relay.check(&follow.room, follow.position).await
 }

@@ -1,13 +1,13 @@
-//! `history`: a page of a room's past, in pieces.
+//! `history`: a page of a room's history, in pieces.
 //!
-//! Most pages are one piece, read and answered as a whole. A longer one is never in memory as a
-//! whole: its next piece is read when the client has taken the one before it. So what a client that
-//! does not read costs is one piece, however long its page.
+//! Most pages are a single piece, which is read and answered as a whole. A longer page is never in
+//! memory as a whole: its next piece is read when the client has taken the one before. So a client
+//! that does not read costs one piece, however long its page is.
 //!
-//! A page ends where its limit, its bytes or the room end it. Going forward that shows on the way.
-//! Going back, where it ends is where it begins on the wire, so it is found first: by walking back
-//! over it, piece by piece, and keeping only how long its events are. Events do not change, so the
-//! second time they are the same.
+//! A page ends at its limit, its bytes or the end of the room. Going forward, the end shows on the
+//! way. Going back, the oldest event is found last but comes first on the wire. So the beginning is
+//! found first, by walking back over the page piece by piece and keeping only the sizes of events.
+//! Events do not change, so reading them a second time gives the same.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use std::time::Duration;
 use super::Desk;
 use super::asked::Asked;
 use super::pace::weight_of;
-use super::reader::{Outage, Reader};
+use super::reader::{CommandReader, Outage};
 use super::reply::{Listed, Reply};
 use crate::budget::Held;
 use crate::hub::BATCH_BYTES_MAX;
@@ -26,33 +26,33 @@ use crate::protocol::frame::{self, Frame};
 use crate::protocol::page;
 use crate::replay::PAGE_HELD_BYTES;
 
-/// Events in a piece: as many as a page has.
+/// Most events in a piece: the most that a page may have.
 const PIECE_LEN: usize = HISTORY_LIMIT_MAX as usize;
-/// How often a piece is asked for in the middle of a page, which cannot be answered otherwise.
+/// Attempts to read a piece in the middle of a page. By then, no other answer is possible.
 const TRIES: u32 = 8;
-/// Pause between two of them.
+/// Pause between attempts.
 const RETRY: Duration = Duration::from_millis(250);
 
-/// A page on its way, of more than one piece.
+/// A page of more than one piece, being sent.
 pub struct Pages {
     desk: Arc<Desk>,
     asked: Asked,
     range: Range,
-    /// The first piece: it was read to know that there is an answer.
+    /// The first piece, which was read to know that there is an answer.
     first: Option<Part>,
-    /// What it weighed to find where the page begins, before anything of it is sent.
+    /// The weight of finding where the page begins, before any of it is sent.
     pub weight: u32,
 }
 
-/// The next part of such an answer.
+/// The next part of the answer.
 pub struct Part {
     pub json: Vec<u8>,
-    /// What it counts on.
+    /// Counts it in the budget.
     pub held: Held,
     pub is_last: bool,
 }
 
-/// The log did not give the rest of a page.
+/// The log could not provide the rest of a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the log did not give the rest of the answer")]
 pub struct Broken;
@@ -60,27 +60,32 @@ pub struct Broken;
 /// The events of a page that are still to come.
 struct Range {
     after: Seq,
-    /// The page goes no further, but it may end before.
+    /// The page goes no further than this, but may end before.
     until: Seq,
     len_left: usize,
     bytes_left: usize,
-    /// Whether there are events before it; going forward, whether there are some behind it shows
-    /// at its end.
+    /// Whether there are events before the page. Going forward it is `None`: whether there are
+    /// events after it shows at its end.
     more_before: Option<bool>,
     /// The first event of the page.
     first: Option<Seq>,
-    /// Bytes of events that were looked at to find where it begins.
+    /// Bytes of events that were read to find where the page begins.
     walked: usize,
 }
 
-/// Consecutive events, as many as fit into a piece.
+/// Consecutive events, as many as fit in a piece.
 struct Piece {
     frames: Vec<(Seq, Frame)>,
-    /// The page ends with it.
+    /// The page ends with this piece.
     is_last: bool,
 }
 
-pub async fn history(mut reader: Reader, asked: Asked, page: command::Page, limit: usize) -> Reply {
+pub async fn history(
+    mut reader: CommandReader,
+    asked: Asked,
+    page: command::HistoryPage,
+    limit: usize,
+) -> Reply {
     reader.begin();
     let answer = async {
         let last_seq = reader.member(&asked).await?.last_seq;
@@ -96,12 +101,12 @@ pub async fn history(mut reader: Reader, asked: Asked, page: command::Page, limi
             walked: 0,
         };
         let piece = match page {
-            command::Page::After(seq) => {
+            command::HistoryPage::After(seq) => {
                 range.after = seq;
                 range.read(&reader, &asked).await
             }
-            command::Page::Newest => range.find(&reader, &asked, None).await,
-            command::Page::Before(seq) => range.find(&reader, &asked, Some(seq)).await,
+            command::HistoryPage::Newest => range.find(&reader, &asked, None).await,
+            command::HistoryPage::Before(seq) => range.find(&reader, &asked, Some(seq)).await,
         };
         let piece = piece.map_err(|problem| asked.problem(problem))?;
         Ok::<_, Problem>((range, piece, held))
@@ -123,11 +128,11 @@ pub async fn history(mut reader: Reader, asked: Asked, page: command::Page, limi
 
 impl Range {
     /// The next piece, going forward.
-    async fn read(&mut self, reader: &Reader, asked: &Asked) -> Result<Piece, Problem> {
+    async fn read(&mut self, reader: &CommandReader, asked: &Asked) -> Result<Piece, Problem> {
         let (log, room) = (&reader.desk.log, &asked.room);
         let read = log.read_page(room, self.after, self.len_left.min(PIECE_LEN), BATCH_BYTES_MAX);
         let events = reader.read(read).await?;
-        // As of the moment of the first read: what came since may not all be in the second.
+        // As of the first read: events committed since then may not all be in the second.
         let known = events.iter().take_while(|event| event.seq <= self.until);
         let taken = take(known, self.bytes_left, self.first.is_none());
         self.len_left -= taken.frames.len().min(self.len_left);
@@ -141,10 +146,10 @@ impl Range {
         Ok(Piece { frames: taken.frames, is_last })
     }
 
-    /// Finds where a page begins that goes back from there, and gives its first piece.
+    /// Finds the beginning of a page that goes back from `before`, and returns its first piece.
     async fn find(
         &mut self,
-        reader: &Reader,
+        reader: &CommandReader,
         asked: &Asked,
         before: Option<Seq>,
     ) -> Result<Piece, Problem> {
@@ -173,30 +178,30 @@ impl Range {
             }
             first = false;
         }
-        // What is known of it now ends it; neither its length nor its bytes do so any more.
+        // The page is now known and bounded by its seqs, not by length or bytes.
         self.after = before.unwrap_or_default().prev();
         self.until = newest.unwrap_or_default();
         (self.len_left, self.bytes_left) = (usize::MAX, usize::MAX);
         self.read(reader, asked).await
     }
 
-    /// Whether there is more in the direction that was asked for. Seqs have no holes: by where a
-    /// page ends it is known, whatever cut it.
+    /// Whether there are more events in the requested direction. Seqs have no holes, so this
+    /// follows from where the page ends, whatever ended it.
     fn more(&self) -> bool {
         self.more_before.unwrap_or(self.first.is_some() && self.after < self.until)
     }
 }
 
-/// Events as frames, in the order that they come in.
+/// Events as frames, in the order of the input.
 struct Taken {
     frames: Vec<(Seq, Frame)>,
     bytes: usize,
-    /// The page has no room for the next one.
+    /// The next event does not fit on the page.
     is_full: bool,
 }
 
-/// The first of the events, as many as fit into a piece and into `bytes_max`, and at least one if
-/// `one_fits`. It is their frames that are counted: JSON may take six bytes for one.
+/// The first events that fit in a piece and in `bytes_max`; at least one if `one_fits`. Their
+/// frames are counted, because JSON may take six bytes for one.
 fn take<'e>(events: impl Iterator<Item = &'e Event>, bytes_max: usize, one_fits: bool) -> Taken {
     let mut taken = Taken { frames: Vec::new(), bytes: 0, is_full: false };
     for event in events {
@@ -217,15 +222,15 @@ fn take<'e>(events: impl Iterator<Item = &'e Event>, bytes_max: usize, one_fits:
 }
 
 impl Pages {
-    /// The next piece of the answer's JSON. Not to be called behind the last.
+    /// The next piece of the answer's JSON. Must not be called after the last.
     pub async fn next(&mut self) -> Result<Part, Broken> {
         if let Some(first) = self.first.take() {
             return Ok(first);
         }
         let held = self.desk.budgets.unsent.room(PAGE_HELD_BYTES).await;
         for tries in 1.. {
-            // What it has met does not matter to others: this answer has no other way to end well.
-            let reader = Reader::new(self.desk.clone(), Outage::default());
+            // Failures here do not affect other commands: this answer has no other way to end well.
+            let reader = CommandReader::new(self.desk.clone(), Outage::default());
             match self.range.read(&reader, &self.asked).await {
                 Ok(piece) => {
                     let json = self.write(&piece, false);

@@ -1,7 +1,7 @@
-//! Lists: the rooms there are, and the members of one.
+//! Lists: all rooms, and the members of a room.
 
 use super::asked::Asked;
-use super::reader::Reader;
+use super::reader::CommandReader;
 use super::reading;
 use super::reply::{Listed, Reply};
 use crate::model::{ClientId, RoomName, UserId};
@@ -9,11 +9,10 @@ use crate::protocol::command::MEMBERS_LIMIT;
 use crate::protocol::error::Problem;
 use crate::protocol::table::CommandType;
 
-/// What a row of a list may take, as it is read and as it is sent: a name twice, and what there is
-/// to say about it.
+/// Estimate of a list row's memory, as read and as sent: a name twice, and the other fields.
 const ROW_BYTES: usize = 512;
 
-pub async fn members(mut reader: Reader, asked: Asked, after: Option<UserId>) -> Reply {
+pub async fn members(mut reader: CommandReader, asked: Asked, after: Option<UserId>) -> Reply {
     reader.begin();
     if let Err(problem) = reader.member(&asked).await {
         return Reply::Problem(problem);
@@ -34,7 +33,7 @@ pub async fn members(mut reader: Reader, asked: Asked, after: Option<UserId>) ->
 }
 
 pub async fn rooms(
-    mut reader: Reader,
+    mut reader: CommandReader,
     user: Option<UserId>,
     after: Option<RoomName>,
     limit: usize,

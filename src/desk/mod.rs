@@ -1,12 +1,12 @@
-//! The one executor of commands, between the doors (sockets, HTTP, event streams) and the lanes,
-//! the log, the hub and the signals.
+//! The one executor of commands, between the entry points (sockets, HTTP, event streams) and the
+//! lanes, the log, the hub and the signals.
 //!
-//! A door turns its bytes into a `Caller` and a `Request`, and a `Reply` of values into its bytes,
-//! and does nothing else. Here a command gets its deadline, goes where it belongs, and is answered;
-//! what it weighs is known with its reply. Whether it may be done is said by `rules`.
+//! An entry point turns its bytes into a `Caller` and a `Request`, and turns the `Reply` into
+//! bytes; it does nothing else. Here a command gets its deadline, goes where it belongs, and is
+//! answered. Its weight is known with its reply. Whether it is allowed is for `rules`.
 //!
-//! A write is on its way in a lane from the moment it is begun. Everything else begins when the
-//! door says that its turn has come (`Pending`), so a client that pipelines reads its own writes.
+//! A write is in a lane from the moment it begins. Everything else begins when its turn has come
+//! (`Pending`), so a client that pipelines reads its own writes.
 
 mod asked;
 pub mod follow;
@@ -18,7 +18,7 @@ mod reader;
 mod reading;
 mod reply;
 pub mod resume;
-mod signs;
+mod signals;
 mod writes;
 
 use std::net::IpAddr;
@@ -30,7 +30,7 @@ use tokio::sync::watch;
 pub use self::asked::Asked;
 use self::pace::Pace;
 pub use self::pending::{Pending, Work};
-pub use self::reader::{Outage, Reader};
+pub use self::reader::{CommandReader, Outage};
 pub use self::reply::{Joined, Reply};
 use self::resume::Resuming;
 pub use self::writes::written;
@@ -49,7 +49,7 @@ use crate::rules::{Outcome, Write};
 use crate::signals::Signals;
 use crate::tasks::Tasks;
 
-/// One to a node, and all that commands work with.
+/// One per node: everything that commands work with.
 pub struct Desk {
     pub config: Config,
     pub budgets: Budgets,
@@ -60,45 +60,46 @@ pub struct Desk {
     pub relay: Arc<Relay>,
     pub replay: Replay,
     pub signals: Arc<Signals>,
-    /// Whether other nodes are heard by way of Redis; `None`: there is no mirror.
+    /// The state of the connection to Redis; `None`: there is no mirror.
     pub status: Option<watch::Receiver<Status>>,
     pub metrics: Arc<Metrics>,
     pub tasks: Tasks,
 }
 
-/// Who asks, and how.
+/// Who sends the command, and how.
 #[derive(Clone)]
 pub struct Caller {
-    /// What counts for them as an address.
+    /// The address for limits.
     pub address: IpAddr,
-    /// What their reads have met.
+    /// Failed reads of this caller.
     pub outage: Outage,
     pub way: Way,
 }
 
-/// What a caller may be told beyond one answer.
+/// What a caller can get beyond one answer.
 #[derive(Clone)]
 pub enum Way {
-    /// Nothing: a request.
+    /// Nothing: an HTTP request.
     Request,
-    /// The events of rooms: a socket, by whose follower it follows the room of the command, if it
+    /// Events of rooms: a socket, with the follower by which it follows the command's room, if it
     /// does.
     Socket(Option<Arc<Follower>>),
 }
 
-/// How much longer a request waits than a lane takes to answer in any case. The lane's word is
-/// better than ours: it knows whether anything was written.
+/// How much longer a request waits than a lane takes at most. The lane's answer is better than our
+/// own: it knows whether anything was written.
 const GRACE: Duration = Duration::from_millis(50);
 
 impl Desk {
-    /// Sets a command going. What is `Parked` must be sent before anything else of this caller.
+    /// Begins a command. If something is `Parked`, it must be sent before anything else of this
+    /// caller.
     pub fn begin(
         self: &Arc<Self>,
         caller: Caller,
         Request { id, command }: Request,
     ) -> (Pending, Option<Parked>) {
         let re = command.kind();
-        let reader = Reader::new(self.clone(), caller.outage);
+        let reader = CommandReader::new(self.clone(), caller.outage);
         let pending = match command {
             Command::InRoom { user, room, deed } => {
                 let asked = Asked { re, room, user, id, came: Instant::now() };
@@ -118,7 +119,7 @@ impl Desk {
 
     fn begin_in_room(
         &self,
-        reader: Reader,
+        reader: CommandReader,
         asked: Asked,
         deed: Deed,
         address: IpAddr,
@@ -137,13 +138,13 @@ impl Desk {
                 Pending::later(move || history::history(reader, asked, page, limit))
             }
             Deed::Members { after } => Pending::later(|| lists::members(reader, asked, after)),
-            Deed::Who => Pending::later(move || signs::who(reader, asked, way, address)),
+            Deed::Who => Pending::later(move || signals::who(reader, asked, way, address)),
             Deed::Typing => {
                 let since = self.hub.room(&asked.room).and_then(|room| room.edge());
-                Pending::later(move || signs::typing(reader, asked, way, since, address))
+                Pending::later(move || signals::typing(reader, asked, way, since, address))
             }
             Deed::Read(seq) => {
-                Pending::later(move || signs::read(reader, asked, seq, way, address))
+                Pending::later(move || signals::read(reader, asked, seq, way, address))
             }
             Deed::Stream { after } => Pending::later(move || follow::stream(reader, asked, after)),
         };
@@ -156,7 +157,7 @@ impl Desk {
         (Pending::Write(asked, answered), parked)
     }
 
-    /// Carries a command out for somebody who waits for this one answer, which comes in time.
+    /// Executes a command for a caller who waits for this one answer, within its deadline.
     pub async fn answer(self: &Arc<Self>, address: IpAddr, request: Request) -> Reply {
         let (re, room) = (request.command.kind(), request.command.room().cloned());
         let id = request.id.clone();
@@ -168,15 +169,15 @@ impl Desk {
                 parked.send().await;
             }
             match pending.end().await {
-                // The event that the key was given to the first time is the answer to every time.
+                // For a repeated key, the answer is the event of the first time.
                 Reply::Written(asked, Outcome::Duplicate(receipt)) => {
-                    let reader = Reader::new(self.clone(), Outage::default());
+                    let reader = CommandReader::new(self.clone(), Outage::default());
                     writes::stored(reader, asked, receipt.seq).await
                 }
                 reply => reply,
             }
         };
-        // Also where two reads, each in time, took too long together.
+        // Also reached if two reads, each in time, took too long together.
         tokio::time::timeout(budget, answer).await.unwrap_or_else(|_| {
             let why = if re.writes() { Problem::unavailable() } else { Problem::unanswered() };
             Reply::Problem(Problem { re: Some(re), room, id, ..why })

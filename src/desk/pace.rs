@@ -1,7 +1,7 @@
-//! How fast users and addresses may ask, by whatever sockets and requests they do.
+//! Rates of users and addresses, over all their sockets and requests.
 //!
-//! A command weighs 1 when it comes; what it turned out to be is charged when it is answered, in
-//! the same unit: what a small command costs, a tenth of a millisecond at most.
+//! A command weighs 1 when it arrives. What it turned out to weigh is charged when it is answered,
+//! in the same unit: the cost of a small command, at most a tenth of a millisecond.
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -10,18 +10,18 @@ use crate::config::Config;
 use crate::model::UserId;
 use crate::rate::{Rate, Rates};
 
-/// Bytes of an answer, or of the past that was read for a follower, that weigh as much as a small
+/// Bytes of an answer, or of past events read for a follower, that weigh as much as a small
 /// command.
 const BYTES_PER_WEIGHT: usize = 32 * 1024;
 
-/// What a page of the past weighs that is read for a follower.
+/// Weight of a page of past events read for a follower.
 pub const PAGE_WEIGHT: u32 = 3;
 
-/// One to a node.
+/// One per node.
 pub struct Pace {
     by_user: Rates<UserId>,
     by_address: Rates<IpAddr>,
-    /// Of those who ask over HTTP: they have no socket that would have a rate of its own.
+    /// For HTTP requests: they have no socket with a rate of its own.
     requests: Rates<IpAddr>,
 }
 
@@ -38,13 +38,13 @@ impl Pace {
         }
     }
 
-    /// Whether one more command may come now; if not, in how many milliseconds.
+    /// Takes one command, or returns in how many milliseconds to try again.
     pub fn take(&self, address: IpAddr, user: Option<&UserId>, now: Instant) -> Result<(), u64> {
         self.by_address.take(&address, 1, now)?;
         user.map_or(Ok(()), |user| self.by_user.take(user, 1, now))
     }
 
-    /// Something of that weight was done.
+    /// Charges for work of this weight.
     pub fn charge(&self, address: IpAddr, user: Option<&UserId>, weight: u32, now: Instant) {
         if weight > 0 {
             self.by_address.charge(&address, weight, now);
@@ -54,12 +54,12 @@ impl Pace {
         }
     }
 
-    /// Whether one more request may come now, whatever it asks; if not, in how many milliseconds.
+    /// Takes one request of any kind, or returns in how many milliseconds to try again.
     pub fn request(&self, address: IpAddr, now: Instant) -> Result<(), u64> {
         self.requests.take(&address, 1, now)
     }
 
-    /// As `charge`, for one who asks over HTTP.
+    /// As `charge`, for HTTP requests.
     pub fn charge_request(
         &self,
         address: IpAddr,
@@ -75,14 +75,14 @@ impl Pace {
         }
     }
 
-    /// How long a page of the past must wait that is read for one who follows over HTTP; if not at
-    /// all, it is charged.
+    /// How long to wait before a page of past events may be read for an event stream. `None`: it
+    /// may be read now, and is charged.
     pub fn page_wait(&self, address: IpAddr, now: Instant) -> Option<Duration> {
         self.requests.take(&address, PAGE_WEIGHT, now).err().map(Duration::from_millis)
     }
 }
 
-/// What so many bytes weigh.
+/// The weight of this many bytes.
 pub fn weight_of(bytes: usize) -> u32 {
     u32::try_from(bytes / BYTES_PER_WEIGHT).unwrap_or(u32::MAX)
 }

@@ -1,4 +1,4 @@
-//! An answer that is owed, from the moment its command was begun.
+//! An answer that is owed, from when its command began.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -12,19 +12,19 @@ use crate::lane::Answer;
 
 pub enum Pending {
     Ready(Reply),
-    /// A lane has it.
+    /// A lane has the command.
     Write(Asked, oneshot::Receiver<Answer>),
-    /// Begins when it is the next to be answered. Until then it is what was asked for, and not yet
-    /// the work: a client may ask for hundreds in one breath, and work takes kilobytes.
+    /// Begins when it is next to be answered. Until then only the request is kept: a client may
+    /// send hundreds at once, and the work for each takes kilobytes.
     Later(Box<dyn FnOnce() -> Work + Send>),
     Work(Work),
 }
 
-/// An answer that is being worked out.
+/// An answer in progress.
 pub type Work = Pin<Box<dyn Future<Output = Reply> + Send>>;
 
 impl Pending {
-    /// What `work` will do, when its turn has come.
+    /// Runs `work` when its turn has come.
     pub fn later<F>(work: impl FnOnce() -> F + Send + 'static) -> Self
     where
         F: Future<Output = Reply> + Send + 'static,
@@ -32,7 +32,7 @@ impl Pending {
         Self::Later(Box::new(|| Box::pin(work())))
     }
 
-    /// What `work` will make of the answer of a write, when its turn has come.
+    /// Runs `work` on the answer of a write when its turn has come.
     pub fn and_then<F>(self, work: impl FnOnce(Pending) -> F + Send + 'static) -> Self
     where
         F: Future<Output = Reply> + Send + 'static,
@@ -40,7 +40,7 @@ impl Pending {
         Self::later(move || work(self))
     }
 
-    /// Its turn has come.
+    /// Begins the work: its turn has come.
     pub fn begin(&mut self) {
         if let Self::Later(_) = self
             && let Self::Later(begin) = std::mem::replace(self, Self::Ready(Reply::Nothing))
@@ -49,14 +49,14 @@ impl Pending {
         }
     }
 
-    /// Works it out to its end.
+    /// Completes the answer.
     pub async fn end(mut self) -> Reply {
         self.begin();
         match self {
             Self::Ready(reply) => reply,
             Self::Write(asked, answered) => written(asked, answered.await),
             Self::Work(work) => work.await,
-            // It has begun.
+            // Not reached, because it has begun.
             Self::Later(begin) => begin().await,
         }
     }

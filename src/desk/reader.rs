@@ -1,4 +1,4 @@
-//! What one command reads with: its time, and what the caller's reads have met.
+//! Reads from the log for one command: its deadline, and the failed reads of its caller.
 
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,16 +11,16 @@ use crate::log::LogError;
 use crate::protocol::error::Problem;
 use crate::rules::{self, Standing};
 
-/// When a read of one session failed the last time. Clones share it.
+/// When a read of this session last failed. Clones share it.
 #[derive(Clone, Default)]
 pub struct Outage(Arc<Mutex<Option<Instant>>>);
 
-/// What one command reads with, from the moment it came.
-pub struct Reader {
+/// What a command reads with, from the moment it arrived.
+pub struct CommandReader {
     pub desk: Arc<Desk>,
     outage: Outage,
     asked: Instant,
-    /// When its time to read is over, however many reads it takes.
+    /// The deadline for all of its reads.
     due: tokio::time::Instant,
 }
 
@@ -30,7 +30,7 @@ impl Outage {
     }
 }
 
-impl Reader {
+impl CommandReader {
     pub fn new(desk: Arc<Desk>, outage: Outage) -> Self {
         let now = tokio::time::Instant::now();
         let mut reader = Self { desk, outage, asked: now.into_std(), due: now };
@@ -38,14 +38,14 @@ impl Reader {
         reader
     }
 
-    /// The command is the next to be answered: its time begins now, and what a client asked for
-    /// before it has not used it up.
+    /// The command is next to be answered, so its time starts now. Earlier commands of the client
+    /// must not use it up.
     pub fn begin(&mut self) {
         self.give(self.desk.config.log.read_timeout_ms);
     }
 
-    /// As `begin`, for a command that waits for its lane first. Both are one time: else one whose
-    /// commit took nearly as long as it may, and then its reads as well, would be answered late.
+    /// As `begin`, for a command that first waits for its lane. Both share one deadline: otherwise
+    /// a slow commit followed by slow reads would be answered late.
     pub fn begin_with_write(&mut self) {
         let config = &self.desk.config;
         self.give(config.lane.answer_timeout_ms.max(config.log.read_timeout_ms));
@@ -59,17 +59,18 @@ impl Reader {
         self.due
     }
 
-    /// Waits until so many bytes may be held for a client that may not read them.
+    /// Waits until this many bytes may be held for a client that may not read them.
     pub async fn room(&self, bytes: usize) -> Result<Held, Problem> {
         let room = self.desk.budgets.unsent.room(bytes);
         tokio::time::timeout_at(self.due, room).await.map_err(|_| Problem::no_room())
     }
 
-    /// Reads from the log, unless a read of this session has failed since the command came.
+    /// Reads from the log, unless a read of this session has failed since the command arrived.
     ///
-    /// While the log is away each read takes its whole time-out, and the reads of one socket go one
-    /// after the other: a client that comes back and resumes ten rooms would wait ten times as
-    /// long. But its command has waited through that failure already, so that is its answer, too.
+    /// While the log is away, each read takes its whole timeout, and the reads of one socket run
+    /// one after the other: a client that reconnects and resumes ten rooms would wait ten times as
+    /// long. But its command has already waited through that failure, so that is its answer as
+    /// well.
     pub async fn read<T>(
         &self,
         read: impl Future<Output = Result<T, LogError>>,
@@ -77,17 +78,17 @@ impl Reader {
         if self.outage.last().is_some_and(|failed| failed > self.asked) {
             return Err(Problem::unanswered());
         }
-        // Some reads share what one of them does, one after the other (`Relay::activate`): the
-        // time is each one's own.
+        // Some reads wait in turn for work that they share (`Relay::activate`). The time is each
+        // read's own.
         let time = self.due.saturating_duration_since(tokio::time::Instant::now());
         let read = tokio::time::timeout_at(self.due, read).await;
-        // That a read had no time left, because the commit before it was slow, says nothing about
-        // the reads of other commands.
+        // If the read had little time left because the commit before it was slow, its timeout says
+        // nothing about other reads.
         let usual = Duration::from_millis(self.desk.config.log.read_timeout_ms);
         let is_telling = read.is_ok() || time >= usual / 2;
         let read = read.unwrap_or_else(|_| Err(LogError::Unavailable("no answer in time".into())));
         read.map_err(|err| {
-            // Damage is in one place, and says nothing about the reads of other commands.
+            // Damage is local and says nothing about other reads.
             if is_telling && !matches!(err, LogError::Damaged(_)) {
                 *self.outage.last() = Some(Instant::now());
             }
@@ -95,7 +96,7 @@ impl Reader {
         })
     }
 
-    /// What a client is told whose read failed.
+    /// The error for a client whose read failed.
     pub fn failed(&self, error: &LogError) -> Problem {
         self.desk.metrics.log_error(error.kind());
         tracing::debug!(err = %error, "a read of the log failed");
@@ -106,8 +107,8 @@ impl Reader {
     }
 }
 
-impl Reader {
-    /// The user's standing, or why a member's command is refused.
+impl CommandReader {
+    /// The user's standing as a member, or the refusal.
     pub async fn member(&self, asked: &Asked) -> Result<Standing, Problem> {
         let standing = self.read(self.desk.log.standing(&asked.room, &asked.user)).await;
         let standing = standing.map_err(|problem| asked.problem(problem))?;

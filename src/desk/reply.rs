@@ -1,4 +1,4 @@
-//! An answer, worked out: values, which a door turns into its bytes.
+//! An answer as values, which an entry point turns into bytes.
 
 use super::asked::Asked;
 use super::follow::Follow;
@@ -13,57 +13,56 @@ use crate::protocol::table::{self, CommandType};
 use crate::protocol::{page, signal};
 use crate::rules::{Outcome, Reading};
 
-/// What a list of rooms weighs that says what is unread, which takes a look at each room, to one
-/// that does not.
+/// How much heavier a list of rooms is if it says what is unread, which takes a query for each.
 const READING_WEIGHT: usize = 5;
 
 pub enum Reply {
-    /// None: its work is about to begin.
+    /// Placeholder while the work begins.
     Nothing,
     Problem(Problem),
-    /// A command that writes was decided: it was committed, now or before.
+    /// A write was decided: committed now or before.
     Written(Asked, Outcome),
-    /// The event of such a command, for a request that came again.
+    /// The event of a write, for a repeated request.
     Stored(Box<Event>),
     /// The user is a member now.
     Joined(Box<Joined>),
     /// The same, and the socket is to follow the room.
     Follow(Box<Follow>),
-    /// A part of a `resume`, which is in its list from this place on.
+    /// A part of a `resume`: its list from this index on.
     Resumed(Box<Resuming>, usize),
-    /// A member may follow the room by a stream.
+    /// A member follows the room by an event stream.
     Stream(Box<Follow>),
     /// A whole page of history.
     Page(Asked, Listed<(Seq, Frame)>),
     /// A page of several pieces.
     Pages(Box<Pages>),
     Members(Asked, Listed<Member>),
-    /// `has_reading`: it says what of each room is unread.
+    /// `has_reading`: the rooms include what is unread.
     Rooms {
         id: Option<ClientId>,
         rooms: Listed<RoomSummary>,
         has_reading: bool,
     },
-    /// A `who` of a member; the node knows of the others what it can.
+    /// `who` of a member. The entry point asks `signals` for the users.
     Who(Asked),
-    /// A sign of life was taken.
+    /// A signal was accepted.
     Taken(Asked),
     /// `ping` and `help`.
     Local(CommandType, Option<ClientId>),
 }
 
-/// A list that may go on.
+/// A list, and whether there is more.
 pub struct Listed<T> {
     pub items: Vec<T>,
     pub more: bool,
-    /// What it counts on until it is encoded.
+    /// Counts it in the budget until it is encoded.
     pub held: Held,
 }
 
 /// A membership, and how far its user has read.
 pub struct Joined {
     pub asked: Asked,
-    /// What made it, unless it was there before.
+    /// The event that created it, unless it existed before.
     pub event: Option<Event>,
     pub last_seq: Seq,
     pub members: u64,
@@ -80,7 +79,7 @@ impl Joined {
 }
 
 impl Reply {
-    /// What was done for it beside its bytes.
+    /// The weight of the work, beside the answer's bytes.
     pub fn weight(&self) -> u32 {
         match self {
             Self::Page(_, page) => CommandType::History.weight(page.items.len()),
@@ -94,8 +93,8 @@ impl Reply {
         }
     }
 
-    /// The frame that is the whole answer by any door, and the command that it answers. `None`: the
-    /// door has more to do.
+    /// The frame that is the whole answer at every entry point, and its command. `None`: the entry
+    /// point has more to do.
     pub fn frame(&self) -> Option<(CommandType, Frame)> {
         Some(match self {
             Self::Page(Asked { room, id, .. }, Listed { items, more, .. }) => {

@@ -1,8 +1,8 @@
-//! `resume`: a client that is back follows its rooms again, however many, a part of them at a time.
+//! `resume`: a client that reconnects follows its rooms again, however many, a part at a time.
 //!
-//! Each part is one query for the user's standings and one for where the rooms stand that are not
-//! in use here yet. The next part begins when the client has taken what it was told of the one
-//! before; others have their turn in between. The rooms are followed when all parts have been told,
+//! Each part takes one query for the user's standings, and one for the last seqs of rooms that are
+//! not in use here yet. The next part begins when the client has taken the answers to the one
+//! before; in between, others have their turn. The rooms are followed after all parts are answered,
 //! so that no replay comes before the last `joined`.
 
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::asked::Asked;
 use super::follow::{Follow, placed};
-use super::reader::Reader;
+use super::reader::CommandReader;
 use super::reading;
 use super::reply::{Joined, Reply};
 use crate::hub::Room;
@@ -22,28 +22,28 @@ use crate::protocol::error::Problem;
 use crate::protocol::table::CommandType;
 use crate::rules::{self, Reading, Refusal, Standing};
 
-/// Rooms of one part.
+/// Rooms in one part.
 const PART_LEN: usize = 100;
 
-/// A `resume` that is being answered.
+/// A `resume` in progress.
 pub struct Resuming {
-    reader: Reader,
+    reader: CommandReader,
     user: UserId,
-    /// Those whose turn has not come.
+    /// Rooms not answered yet.
     rooms: std::vec::IntoIter<(RoomName, Seq)>,
     pub id: Option<ClientId>,
-    /// Those whose turn has come, in their order.
+    /// Answered rooms, in order.
     pub done: Vec<Result<Follow, Problem>>,
 }
 
 impl Resuming {
     pub fn new(
-        reader: Reader,
+        reader: CommandReader,
         user: UserId,
         rooms: Vec<(RoomName, Seq)>,
         id: Option<ClientId>,
     ) -> Box<Self> {
-        // Grown as it is answered: hundreds may wait, and few of them are begun.
+        // Not allocated in advance: hundreds may wait, and only a few have begun.
         Box::new(Self { reader, user, rooms: rooms.into_iter(), id, done: Vec::new() })
     }
 
@@ -53,10 +53,10 @@ impl Resuming {
     }
 }
 
-/// Answers the next part: `Reply::Resumed` tells from which place in `done` on.
+/// Answers the next part. `Reply::Resumed` has the index in `done` where it starts.
 pub async fn part(mut resuming: Box<Resuming>) -> Reply {
     let Resuming { reader, user, rooms, id, done } = &mut *resuming;
-    // Each part has its own time: there may be a thousand rooms.
+    // Each part has its own deadline: there may be a thousand rooms.
     reader.begin();
     let from = done.len();
     if from == 0 {
@@ -86,17 +86,17 @@ pub async fn part(mut resuming: Box<Resuming>) -> Reply {
     Reply::Resumed(resuming, from)
 }
 
-/// What a user is to a room that they want to follow.
+/// The result of looking up a room.
 enum Found {
     Refused(Refusal),
-    /// It cannot be read, though others can.
+    /// This room cannot be read, though others can.
     Unread(Problem),
     Member(Standing, Arc<Room>),
 }
 
-/// Looks each of the rooms up, and brings those into use that the user may follow.
+/// Looks up each room, and activates those that the user may follow.
 async fn follow(
-    reader: &Reader,
+    reader: &CommandReader,
     user: &UserId,
     part: &[(RoomName, Seq)],
 ) -> Result<Vec<Found>, Problem> {

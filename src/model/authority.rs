@@ -1,9 +1,9 @@
-//! Whom a request is for and where a web page is from: the authority of a URL (RFC 3986, section
-//! 3.2) and an origin (RFC 6454), as far as a server compares them.
+//! The host that a request is for, and the origin of a web page: the authority of a URL (RFC 3986,
+//! section 3.2) and an origin (RFC 6454), as far as a server compares them.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// The host of a URL. Names are in lower case and otherwise as they were written.
+/// The host of a URL. Names are in lower case and otherwise unchanged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Host {
     /// May be empty, and may end in a dot.
@@ -11,7 +11,7 @@ pub enum Host {
     Address(IpAddr),
 }
 
-/// `host[:port]`, as it stands in the header `Host`.
+/// `host[:port]`, as in the header `Host`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Authority {
     pub host: Host,
@@ -19,7 +19,7 @@ pub struct Authority {
 }
 
 /// `scheme://host[:port]` as browsers send it, with the default port filled in, so that equal
-/// origins are equal values. Only http and https have origins that a server can list.
+/// origins are equal values. Only http and https, because others cannot be listed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Origin {
     scheme: Scheme,
@@ -34,7 +34,7 @@ enum Scheme {
 }
 
 impl Host {
-    /// `None`: it is no host by RFC 3986. An IPv6 address stands in brackets.
+    /// `None`: not a host by RFC 3986. An IPv6 address is in brackets.
     fn parse(text: &str) -> Option<Self> {
         if let Some(address) = text.strip_prefix('[') {
             let address: Ipv6Addr = address.strip_suffix(']')?.parse().ok()?;
@@ -52,8 +52,8 @@ impl Host {
         })
     }
 
-    /// Whether it is that name, which is in lower case. A dot at the end says only that the name
-    /// is whole.
+    /// Whether it is this name, given in lower case. A dot at the end only says that the name is
+    /// fully qualified.
     pub fn is_named(&self, name: &str) -> bool {
         match self {
             Self::Name(own) => own.strip_suffix('.').unwrap_or(own) == name,
@@ -63,7 +63,7 @@ impl Host {
 }
 
 impl Authority {
-    /// `None`: it is no authority, or has a user in it, which no request may have.
+    /// `None`: not an authority, or it contains a user, which no request may have.
     pub fn parse(text: &str) -> Option<Self> {
         let end = if text.starts_with('[') { text.find(']')? + 1 } else { 0 };
         let colon = text[end..].find(':').map(|at| end + at);
@@ -80,8 +80,8 @@ impl Authority {
 }
 
 impl Origin {
-    /// `None`: it is none that can be compared. Among those is `null`, which browsers send for
-    /// pages whose origin is nobody's business.
+    /// `None`: not an origin that can be compared. One of these is `null`, which browsers send for
+    /// pages whose origin they hide.
     pub fn parse(text: &str) -> Option<Self> {
         let (scheme, authority) = text.split_once("://")?;
         let scheme = if scheme.eq_ignore_ascii_case("http") {
@@ -96,8 +96,8 @@ impl Origin {
         is_somebody.then(|| Self { scheme, host, port: port.unwrap_or(scheme.port()) })
     }
 
-    /// Whether a page of this origin came from whom the request is for. Either scheme will do: a
-    /// proxy may have ended TLS, and then the page's is https.
+    /// Whether a page of this origin came from this authority. Either scheme matches: if a proxy
+    /// ends TLS, the page's scheme is https.
     pub fn is_of(&self, authority: &Authority) -> bool {
         let port = authority.port.unwrap_or(self.scheme.port());
         self.host == authority.host && self.port == port
@@ -105,7 +105,7 @@ impl Origin {
 }
 
 impl Scheme {
-    /// The one that is left out.
+    /// The default port.
     fn port(self) -> u16 {
         match self {
             Self::Http => 80,
@@ -144,7 +144,7 @@ mod tests {
         check("[::ffff:10.0.0.1]:1", address("::ffff:10.0.0.1"), Some(1));
         check("", name(""), None);
         check(":80", name(""), Some(80));
-        // Other ways to write an address are left to those who resolve names.
+        // Other notations of an address are left to name resolution.
         check("127.1", name("127.1"), None);
         check("0x7f000001", name("0x7f000001"), None);
         check("010.0.0.1", name("010.0.0.1"), None);
@@ -282,7 +282,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever bytes come, parsing ends, and what it takes is written in one way only.
+        /// Any input ends, and a parsed origin has only one way to write it.
         #[test]
         fn an_origin_is_equal_to_one_that_is_written_anew(
             text in "\\PC{0,40}|https?://[\\w.:\\[\\]@/-]{0,30}",
@@ -299,7 +299,7 @@ mod tests {
             prop_assert!(!host.contains(['/', '@', '#', '?', ' ', '\\']));
         }
 
-        /// One foreign character anywhere makes a name another's, or none.
+        /// One foreign character anywhere makes it a different name, or none.
         #[test]
         fn a_changed_name_is_another(at in 0..9_usize, c in any::<char>()) {
             let mut text = "localhost".to_owned();

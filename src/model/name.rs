@@ -1,9 +1,9 @@
-//! Which texts name a room or a user: one rule for both.
+//! Valid names: one rule for rooms and users.
 //!
-//! Two names that look the same must be the same, or one user passes for another. Names that were
-//! made before that was a rule are in logs, and are taken by the rule of then (`check`). A name
-//! that is new passes a stricter one, too (`check_new`). Names that look alike letter by letter
-//! (Latin `a`, Cyrillic `а`) are not the matter of either.
+//! Two names that look the same must be the same, or one user could pass for another. Logs contain
+//! names from before that rule, which are accepted by the older rule (`check`). A new name must
+//! pass a stricter one as well (`check_new`). Names that look alike letter by letter (Latin `a`,
+//! Cyrillic `а`) are covered by neither.
 
 use std::fmt;
 
@@ -16,21 +16,21 @@ use super::Invalid;
 /// Longest room name or user id, in bytes of UTF-8.
 const NAME_BYTES_MAX: usize = 128;
 
-/// What a character is that a new name must not have.
+/// A property that a character of a new name must not have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unfit {
-    /// Drawn as a space, or as nothing at the end of a name.
+    /// Looks like a space, or like nothing at the end of a name.
     Space,
-    /// Default_Ignorable_Code_Point: drawn as nothing by whoever does not know it.
+    /// Default_Ignorable_Code_Point: invisible where it is not supported.
     Invisible,
     Private,
-    /// Of the code points that will never be characters.
+    /// A code point that will never be a character.
     Noncharacter,
-    /// Not in the version of Unicode that this program knows.
+    /// Not assigned in the Unicode version of this program.
     Unassigned,
 }
 
-/// The rule for every name.
+/// The rule for all names.
 pub(super) fn check(text: &str) -> Result<(), Invalid> {
     if text.is_empty() {
         return Err(Invalid::Empty);
@@ -38,7 +38,7 @@ pub(super) fn check(text: &str) -> Result<(), Invalid> {
     if text.len() > NAME_BYTES_MAX {
         return Err(Invalid::TooLong(NAME_BYTES_MAX));
     }
-    // Nearly every name is printable ASCII, for which the rest cannot fail except for white space.
+    // Nearly all names are printable ASCII. For those, only the check for white space can fail.
     if let Some(bad) = text.chars().find(|c| is_deceptive(*c)) {
         return Err(Invalid::Character(bad));
     }
@@ -51,7 +51,7 @@ pub(super) fn check(text: &str) -> Result<(), Invalid> {
     Ok(())
 }
 
-/// What a name must have besides that is new to a room, or to the list of rooms.
+/// The additional rule for new members and new rooms.
 pub(super) fn check_new(name: &str) -> Result<(), Invalid> {
     if name.starts_with(' ') || name.ends_with(' ') {
         return Err(Invalid::Edge);
@@ -61,7 +61,7 @@ pub(super) fn check_new(name: &str) -> Result<(), Invalid> {
 }
 
 fn unfit(c: char) -> Option<Unfit> {
-    // They are symbols and marks by their category, and have no ink.
+    // Symbols and marks by category, but without ink.
     const BLANK: [char; 5] = [
         '\u{2800}',  // Braille pattern without dots
         '\u{13441}', // Egyptian full blank
@@ -70,7 +70,7 @@ fn unfit(c: char) -> Option<Unfit> {
         '\u{1D159}', // musical null notehead
     ];
     if c.is_ascii() {
-        // Of these `check` leaves what can be seen, and the space.
+        // `check` leaves only visible ASCII characters and the space.
         return None;
     }
     if CodePointSetData::new::<DefaultIgnorableCodePoint>().contains(c) {
@@ -86,12 +86,12 @@ fn unfit(c: char) -> Option<Unfit> {
     }
 }
 
-/// The last two of each plane, and 32 more (Unicode, section 23.7).
+/// The last two code points of each plane, and 32 more (Unicode, section 23.7).
 fn is_noncharacter(c: char) -> bool {
     matches!(u32::from(c) & 0xFFFF, 0xFFFE..) || matches!(c, '\u{FDD0}'..='\u{FDEF}')
 }
 
-/// Completes a sentence: the name contains this character, which …
+/// Completes a sentence: the name contains U+0000, which …
 impl fmt::Display for Unfit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -104,7 +104,7 @@ impl fmt::Display for Unfit {
     }
 }
 
-/// Control characters, bidirectional controls and characters of no width.
+/// Control characters, bidirectional controls and zero-width characters.
 fn is_deceptive(c: char) -> bool {
     c.is_control()
         || matches!(c,
@@ -177,7 +177,7 @@ mod tests {
         }
     }
 
-    /// What could stand behind `admin`, and make another user of it who looks the same.
+    /// What could follow `admin` to make another user who looks the same.
     const LOOK_ALIKE: [(char, Unfit); 40] = [
         ('\u{A0}', Unfit::Space),
         ('\u{1680}', Unfit::Space),
@@ -249,7 +249,7 @@ mod tests {
         }
     }
 
-    /// Any character, those at the borders of what is refused among them.
+    /// Any character, including those at the borders of refused ranges.
     fn any_name() -> impl Strategy<Value = String> {
         let odd = prop::sample::select(LOOK_ALIKE.map(|(c, _)| c).to_vec());
         let near = (odd, -2..3_i32).prop_map(|(c, by)| {
@@ -259,7 +259,7 @@ mod tests {
         prop::collection::vec(c, 0..8).prop_map(|parts| parts.concat())
     }
 
-    /// As far as the standard library and the tables of Unicode's ranges know.
+    /// Checked against the standard library and Unicode's range tables.
     fn has_no_ink(c: char) -> bool {
         let ranges: [RangeInclusive<u32>; 8] = [
             0xE000..=0xF8FF,
@@ -281,7 +281,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(2000))]
 
-        /// Take from a name what cannot be seen: it is the same name, or it was none.
+        /// Removing what is invisible from a name gives the same name, or it was not a name.
         #[test]
         fn no_two_names_differ_only_in_what_cannot_be_seen(name in any_name()) {
             let is_name = UserId::parse(&name).is_ok_and(|id| id.check_new().is_ok());
@@ -292,7 +292,7 @@ mod tests {
             prop_assert!(!is_name || seen.trim_matches(' ') == name, "{:?}", name);
         }
 
-        /// And nothing that comes makes it panic.
+        /// No input makes it panic.
         #[test]
         fn any_text_is_a_name_or_is_refused_in_a_sentence(text: String) {
             let refused = RoomName::parse(&text).and_then(|name| name.check_new());

@@ -1,18 +1,18 @@
-//! A network of addresses, as settings list them: `10.0.0.0/8`, `2001:db8::/32`, or one address.
+//! A network of addresses, as in settings: `10.0.0.0/8`, `2001:db8::/32`, or one address.
 
 use std::net::IpAddr;
 
-/// Addresses that begin with the same bits. None of them is an IPv4 address in IPv6's clothes:
-/// whoever asks has taken those off (`IpAddr::to_canonical`).
+/// Addresses with a common prefix. None is an IPv4-mapped IPv6 address: callers convert those first
+/// (`IpAddr::to_canonical`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Network {
     first: IpAddr,
-    /// How many bits all have in common.
+    /// The number of common bits.
     prefix: u8,
 }
 
 impl Network {
-    /// `None`: it is none, or the address has bits behind the prefix, which is a slip.
+    /// `None`: not a network, or bits are set after the prefix, which is a typo.
     pub fn parse(text: &str) -> Option<Self> {
         let (first, prefix) = match text.split_once('/') {
             Some((first, prefix)) => (first, Some(prefix)),
@@ -35,12 +35,12 @@ impl Network {
         is_alike && self.cut(address) == number_of(self.first)
     }
 
-    /// Whether it is all addresses of its kind.
+    /// Whether it contains all addresses of its family.
     pub fn is_everything(self) -> bool {
         self.prefix == 0
     }
 
-    /// The bits that count, of an address of the same kind.
+    /// The common bits of an address of the same family.
     fn cut(self, address: IpAddr) -> u128 {
         let dropped = u32::from(bits_of(address).saturating_sub(self.prefix));
         let kept = u128::MAX.checked_shl(dropped).unwrap_or(0);

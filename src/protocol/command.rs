@@ -1,27 +1,27 @@
-//! What a client may say: one text frame in, one checked `Command` or a typed refusal out.
+//! What clients send: one text frame in, one checked `Command` or a typed refusal out.
 //!
-//! Below here nothing is checked again: a `Command` holds only values that are valid. It does not
-//! know whether the room exists or the user may do it; `rules` does.
+//! Nothing below checks the fields again, because a `Command` holds only valid values. Whether the
+//! room exists and the user may do it is for `rules`.
 
 use super::error::{Code, Problem};
 use super::fields::{Fields, Key, Positions, invalid, must};
 use super::table::{self, CommandType};
 use crate::model::{ClientId, Invalid, RoomName, Seq, Text, UserId};
 
-/// Most events one `history` frame holds.
+/// Most events in one `history` frame.
 pub const HISTORY_LIMIT_MAX: u64 = 200;
 /// Events in a `history` frame when `limit` is not given.
 pub const HISTORY_LIMIT_DEFAULT: u64 = 50;
-/// Furthest back `join` goes with `last`.
+/// How far back `join` can go with `last`.
 pub const JOIN_LAST_MAX: u64 = 1000;
-/// Most rooms one `rooms` frame holds.
+/// Most rooms in one `rooms` frame.
 pub const ROOMS_LIMIT_MAX: u64 = 1000;
 /// Rooms in a `rooms` frame when `limit` is not given.
 pub const ROOMS_LIMIT_DEFAULT: u64 = 100;
 /// Members in one `members` frame.
 pub const MEMBERS_LIMIT: usize = 1000;
 
-/// One command and the `id` that its answer repeats.
+/// A command, and the `id` that its answer repeats.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
     pub id: Option<ClientId>,
@@ -30,7 +30,7 @@ pub struct Request {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
-    /// What a user does in a room.
+    /// An action of a user in a room.
     InRoom {
         user: UserId,
         room: RoomName,
@@ -40,7 +40,7 @@ pub enum Command {
         user: UserId,
         rooms: Vec<(RoomName, Seq)>,
     },
-    /// With a user, the answer says what of each room they have not read.
+    /// With a user, the answer also says what they have not read.
     Rooms {
         user: Option<UserId>,
         after: Option<RoomName>,
@@ -50,15 +50,15 @@ pub enum Command {
     Help,
 }
 
-/// What may be done in a room.
+/// An action in a room.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Deed {
-    /// Any that writes, but `join`.
+    /// Any write except `join`.
     Write(Verb),
-    /// To become a member, and to follow from there.
+    /// Become a member, and follow the room from there.
     Join(Start),
     History {
-        page: Page,
+        page: HistoryPage,
         limit: usize,
     },
     Members {
@@ -67,13 +67,13 @@ pub enum Deed {
     Who,
     Typing,
     Read(Seq),
-    /// Everything above `after`; without it, what comes from now on. Over HTTP only.
+    /// Follow everything above `after`; without it, only new events. Over HTTP only.
     Stream {
         after: Option<Seq>,
     },
 }
 
-/// What a command changes in a room.
+/// A write: what a command changes in a room.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verb {
     Create,
@@ -82,10 +82,10 @@ pub enum Verb {
     Message(Text),
 }
 
-/// From where a follower wants the room.
+/// Where a follower starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Start {
-    /// From its own position on.
+    /// At its own position.
     Here,
     /// Everything above this seq.
     Since(Seq),
@@ -93,18 +93,18 @@ pub enum Start {
     Last(u64),
 }
 
-/// Which part of a room's past.
+/// Which page of a room's history.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Page {
+pub enum HistoryPage {
     Newest,
-    /// The newest below this seq.
+    /// The newest events below this seq.
     Before(Seq),
-    /// The oldest above this seq.
+    /// The oldest events above this seq.
     After(Seq),
 }
 
 impl Verb {
-    /// Its event has the same type.
+    /// Also the type of its event.
     pub fn kind(&self) -> CommandType {
         match self {
             Self::Create => CommandType::Create,
@@ -141,9 +141,9 @@ impl Command {
         }
     }
 
-    /// About how much it keeps, in bytes, beside what every command does.
+    /// Approximate memory that it keeps, in bytes, beyond what every command does.
     pub fn bytes(&self) -> usize {
-        /// A name, and the seq beside it.
+        /// A name and the seq next to it.
         const ROOM_BYTES: usize = 64;
         match self {
             Self::InRoom { deed: Deed::Write(Verb::Message(text)), .. } => text.as_str().len(),
@@ -154,7 +154,7 @@ impl Command {
         }
     }
 
-    /// Who asks, if it says so.
+    /// The user who sends it, if it names one.
     pub fn user(&self) -> Option<&UserId> {
         match self {
             Self::InRoom { user, .. } | Self::Resume { user, .. } => Some(user),
@@ -178,7 +178,7 @@ impl Request {
         Self::read(&fields, parse_type, message_bytes_max)
     }
 
-    /// Reads the fields of a command whose type is known by where they came from.
+    /// Reads the fields of a command whose type is known from its origin, such as an HTTP route.
     pub fn of(
         kind: CommandType,
         fields: &Fields<'_>,
@@ -196,7 +196,7 @@ impl Request {
             let error = format!("\"{}\" is given twice", key.name());
             return Err(Problem::field(key.name(), error));
         }
-        // The id first: whatever else is wrong, the answer repeats it.
+        // The id first, so that the answer can repeat it whatever else is wrong.
         let id = match fields.raw(Key::Id) {
             None => None,
             Some(_) => {
@@ -212,7 +212,7 @@ impl Request {
 }
 
 fn bad_json(err: &serde_json::Error) -> Problem {
-    // A message about the type of a value would quote the value, however long it is.
+    // A type error's text would quote the value, however long it is.
     let error = if err.is_data() {
         "a frame must be one JSON object, such as {\"type\":\"help\"}".to_owned()
     } else {
@@ -224,9 +224,9 @@ fn bad_json(err: &serde_json::Error) -> Problem {
 fn parse_type(fields: &Fields<'_>) -> Result<CommandType, Problem> {
     let text = fields.string(Key::Type)?;
     CommandType::named(&text).ok_or_else(|| {
-        let shown: String = text.chars().take(32).collect();
+        let shown = serde_json::Value::from(text.chars().take(32).collect::<String>());
         let known = table::of_socket().each_ref().map(|row| row.name).join(", ");
-        Problem::new(Code::UnknownType, format!("there is no type {shown:?}; there are {known}"))
+        Problem::new(Code::UnknownType, format!("there is no type {shown}; use one of {known}"))
     })
 }
 
@@ -292,7 +292,7 @@ fn deed(kind: CommandType, fields: &Fields<'_>, message_bytes_max: usize) -> Res
             Deed::Read(fields.seq(Key::Seq)?.ok_or_else(|| fields.missing(Key::Seq))?)
         }
         CommandType::Stream => Deed::Stream { after: fields.seq(Key::After)? },
-        // They are not done in a room.
+        // These have no room, or are parsed elsewhere.
         CommandType::Create
         | CommandType::Resume
         | CommandType::Rooms
@@ -312,12 +312,12 @@ fn start(fields: &Fields<'_>) -> Result<Start, Problem> {
     }
 }
 
-fn page(fields: &Fields<'_>) -> Result<Page, Problem> {
+fn page(fields: &Fields<'_>) -> Result<HistoryPage, Problem> {
     match (fields.seq(Key::Before)?, fields.seq(Key::After)?) {
         (Some(_), Some(_)) => Err(must(Key::After, "not be given together with \"before\"")),
-        (Some(seq), None) => Ok(Page::Before(seq)),
-        (None, Some(seq)) => Ok(Page::After(seq)),
-        (None, None) => Ok(Page::Newest),
+        (Some(seq), None) => Ok(HistoryPage::Before(seq)),
+        (None, Some(seq)) => Ok(HistoryPage::After(seq)),
+        (None, None) => Ok(HistoryPage::Newest),
     }
 }
 
@@ -325,16 +325,16 @@ fn message(fields: &Fields<'_>, bytes_max: usize) -> Result<Text, Problem> {
     Text::parse(&fields.string(Key::Message)?, bytes_max).map_err(|why| match why {
         Invalid::TooLong(limit) => Problem {
             limit: Some(limit as u64),
-            ..Problem::new(Code::TooLarge, format!("a message may have up to {limit} bytes"))
+            ..Problem::new(Code::TooLarge, format!("the message is longer than {limit} bytes"))
         },
-        // The one character that a message must not have.
+        // The only character that a message must not contain.
         Invalid::Character(_) => must(Key::Message, "not contain the character U+0000"),
         why => invalid(Key::Message, why),
     })
 }
 
 fn positions(fields: &Fields<'_>) -> Result<Vec<(RoomName, Seq)>, Problem> {
-    let wrong = || must(Key::Rooms, "be an object of room names and seqs, {\"general\":41}");
+    let wrong = || must(Key::Rooms, "be an object with a seq for each room, {\"general\":41}");
     let raw = fields.raw(Key::Rooms).ok_or_else(wrong)?;
     let Positions(pairs) = serde_json::from_str(raw).map_err(|_| wrong())?;
     let mut rooms: Vec<(RoomName, Seq)> = Vec::with_capacity(pairs.len());

@@ -1,6 +1,6 @@
-//! The closed set of refusals a client can get, and the `error` frame that tells it.
+//! The closed set of errors that a client can get, and the `error` frame.
 //!
-//! It does not decide who gets which: the parser, the rules and the log do.
+//! The parser, the rules and the log decide which one applies.
 
 use std::borrow::Cow;
 
@@ -10,7 +10,7 @@ use super::frame::Frame;
 use super::table::CommandType;
 use crate::model::{ClientId, RoomName};
 
-/// What went wrong, as a program reads it. The table of docs/protocol.md.
+/// What went wrong, for programs. docs/protocol.md has the same table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Code {
     /// Not one JSON object.
@@ -20,31 +20,31 @@ pub enum Code {
     UnknownType,
     RoomExists,
     RoomNotFound,
-    /// The `id` names another command.
+    /// The user's `id` names another command.
     IdReused,
     NotMember,
     /// A `message` over the limit.
     TooLarge,
     RateLimited,
-    /// The log cannot be reached, did not answer in time, or is damaged where the command needs it:
-    /// written or not, the same `id` may be sent again safely.
+    /// The log cannot be reached, did not answer in time, or is damaged where the command needs it.
+    /// Whether or not it was written, the same `id` can safely be sent again.
     Unavailable,
-    /// A bug of ours.
+    /// A bug in the server.
     Internal,
 }
 
-/// One refusal, with as much of the command in it as was understood.
+/// One refusal, with as much of the command as was understood.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
     pub code: Code,
-    /// A sentence for a person that says what to do.
+    /// A sentence for people that says what to do.
     pub error: Cow<'static, str>,
-    /// The field that is at fault.
+    /// The field at fault.
     pub field: Option<&'static str>,
     /// The limit that was exceeded, in the unit of the field.
     pub limit: Option<u64>,
     pub retry_after_ms: Option<u64>,
-    /// The type of the command that is refused.
+    /// The type of the refused command.
     pub re: Option<CommandType>,
     pub room: Option<RoomName>,
     pub id: Option<ClientId>,
@@ -65,7 +65,7 @@ impl Code {
         Self::Internal,
     ];
 
-    /// The word for it on the wire and in metrics.
+    /// Its name on the wire and in metrics.
     pub fn name(self) -> &'static str {
         match self {
             Self::BadJson => "bad_json",
@@ -82,7 +82,7 @@ impl Code {
         }
     }
 
-    /// The HTTP status of the same meaning.
+    /// The corresponding HTTP status.
     pub fn status(self) -> u16 {
         match self {
             Self::BadJson | Self::BadRequest | Self::UnknownType => 400,
@@ -96,8 +96,8 @@ impl Code {
         }
     }
 
-    /// Whether the frame itself was at fault: more than a few of these a second, for seconds, and
-    /// the client is not one that a person sits at.
+    /// Whether the frame itself was at fault. A client that sends more than a few of these a
+    /// second, for seconds, is not one that a person uses.
     pub fn is_refused_frame(self) -> bool {
         matches!(
             self,
@@ -122,53 +122,53 @@ impl Problem {
         Self { field: Some(field), ..Self::new(Code::BadRequest, error) }
     }
 
-    /// The log cannot be reached, or did not answer in time.
+    /// The log cannot be reached, or did not answer a write in time.
     pub fn unavailable() -> Self {
         Self::new(
             Code::Unavailable,
-            "the log did not answer: it may or may not have been written; \
+            "the log did not answer: this may or may not have been written; \
              send it again with the same \"id\"",
         )
     }
 
-    /// The log takes nothing just now.
+    /// The log accepts no writes at the moment; it is known that nothing was written.
     pub fn unwritten() -> Self {
-        let error = "the log cannot be written to just now: nothing was written; try again later";
+        let error = "the log does not accept writes, and nothing was written; try again later";
         Self::new(Code::Unavailable, error)
     }
 
     /// A read of the log failed, or took too long.
     pub fn unanswered() -> Self {
-        Self::new(Code::Unavailable, "the log does not answer: try again in a moment")
+        Self::new(Code::Unavailable, "the log does not answer; try again in a moment")
     }
 
-    /// What a read needs is damaged in the log.
+    /// A read needs a damaged part of the log.
     pub fn unreadable() -> Self {
         Self::new(
             Code::Unavailable,
-            "the log is damaged here and cannot be read: trying again does not help until the \
-             operator has repaired it",
+            "this part of the log is damaged and cannot be read; trying again does not help \
+             until the operator has restored it",
         )
     }
 
-    /// What a write needs is damaged in the log.
+    /// A write needs a damaged part of the log.
     pub fn unwritable() -> Self {
         Self::new(
             Code::Unavailable,
-            "the log is damaged here, and nothing was written: trying again does not help until \
-             the operator has repaired it",
+            "this part of the log is damaged, and nothing was written; trying again does not \
+             help until the operator has restored it",
         )
     }
 
-    /// What the node holds for clients that do not read is at its limit.
+    /// The memory for data that clients have not read is used up.
     pub fn no_room() -> Self {
-        let error = "this node holds too much for clients that do not read: try again in a moment";
+        let error = "this node already holds too much unsent data; try again in a moment";
         Self::new(Code::Unavailable, error)
     }
 
-    /// A bug of ours; the node's log says more.
+    /// A bug in the server; its log has the details.
     pub fn internal() -> Self {
-        Self::new(Code::Internal, "something went wrong in the server; its operator can read more")
+        Self::new(Code::Internal, "internal error; details are in the server log")
     }
 
     pub fn frame(&self) -> Frame {

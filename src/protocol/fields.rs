@@ -1,8 +1,8 @@
 //! The fields of one command, each still as the JSON text that was sent.
 //!
 //! A frame is read in one pass without building a generic JSON value: known keys keep a borrowed
-//! slice of the frame, unknown keys are skipped. An HTTP request says some of them elsewhere, in
-//! its path or a header, and `put` adds those. What a field means is `command`'s business.
+//! slice of the frame, unknown keys are skipped. An HTTP request also has fields in its path, query
+//! and headers; `put` adds those. `command` interprets the fields.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -14,16 +14,16 @@ use serde_json::value::RawValue;
 use super::error::Problem;
 use crate::model::{Invalid, RoomName, Seq, UserId};
 
-/// The slices of one command. A key that is absent or `null` is `None`.
+/// The fields of one command. A key that is absent or `null` is `None`.
 #[derive(Default)]
 pub struct Fields<'a> {
     slots: [Option<&'a str>; Key::COUNT],
-    /// A known key that stood twice in the frame. Which of the two a reader takes is anybody's
-    /// guess, so such a frame is refused instead.
+    /// A known key that is in the frame twice. JSON readers disagree about which one counts, so
+    /// such a frame is refused.
     pub twice: Option<Key>,
 }
 
-/// Every key that some command reads.
+/// Every key that any command reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(field_identifier, rename_all = "snake_case")]
 pub enum Key {
@@ -101,13 +101,13 @@ impl<'a> Fields<'a> {
         serde_json::from_str(frame)
     }
 
-    /// Adds what was said in another place. If it was said before it must be the same: which of two
-    /// was meant is anybody's guess.
+    /// Adds a field given outside the body. If the body has it as well, it must be the same,
+    /// because it is unclear which one was meant.
     pub fn put(&mut self, key: Key, raw: &'a str) -> Result<(), Problem> {
         let slot = &mut self.slots[key as usize];
         match slot {
             Some(known) if text(known) != text(raw) => {
-                Err(must(key, "not be given twice, unless it is the same"))
+                Err(must(key, "not be given twice with different values"))
             }
             _ => {
                 *slot = Some(raw);
@@ -143,14 +143,14 @@ impl<'a> Fields<'a> {
         UserId::parse(&text).map_err(|why| invalid(key, why))
     }
 
-    /// As `room`, for one that is to be made.
+    /// As `room`, for a room that is to be created.
     pub fn new_room(&self, key: Key) -> Result<RoomName, Problem> {
         let room = self.room(key)?;
         room.check_new().map_err(|why| invalid(key, why))?;
         Ok(room)
     }
 
-    /// As `user`, for one who is new to a room in any case.
+    /// As `user`, for a user who is certainly new to the room.
     pub fn new_user(&self, key: Key) -> Result<UserId, Problem> {
         let user = self.user(key)?;
         user.check_new().map_err(|why| invalid(key, why))?;
@@ -167,12 +167,12 @@ impl<'a> Fields<'a> {
     }
 
     pub fn seq(&self, key: Key) -> Result<Option<Seq>, Problem> {
-        // SQL's integers are signed; no room will see the difference.
+        // SQL integers are signed. No room gets that far.
         Ok(self.integer(key, 0, i64::MAX as u64)?.map(Seq))
     }
 }
 
-/// The sentence for a value that is not what it must be.
+/// The error for a field with a wrong value.
 pub fn must(key: Key, what: &str) -> Problem {
     Problem::field(key.name(), format!("\"{}\" must {what}", key.name()))
 }
@@ -201,7 +201,7 @@ fn is_integer(raw: &str) -> bool {
     !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit())
 }
 
-/// The value of `resume`'s `rooms`: room names and the seq to go on from, in the order sent.
+/// The value of `resume`'s `rooms`: room names with the seq to continue from, in the order sent.
 pub struct Positions(pub Vec<(String, u64)>);
 
 impl<'de> Deserialize<'de> for Positions {

@@ -1,8 +1,8 @@
-//! What the server sends: each answer and event as one JSON object in one WebSocket text frame.
+//! What the server sends: each answer and event is one JSON object in one WebSocket text frame.
 //!
-//! Keys stand in fixed order, `type` first, and nulls are left out. A frame is encoded once,
-//! header and all, and its bytes are shared by every recipient: nothing in an event frame depends
-//! on who receives it. It does not know sockets; it only knows what the bytes are.
+//! Keys are in fixed order, `type` first, and nulls are left out. A frame is encoded once, header
+//! included, and all recipients share its bytes: nothing in an event frame depends on the
+//! recipient.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Serialize, Serializer};
@@ -11,8 +11,8 @@ use super::table::CommandType;
 use crate::budget::Held;
 use crate::model::{ClientId, Event, Role, RoomName, Seq, Timestamp, UserId};
 
-/// One unmasked, unfragmented WebSocket text frame (RFC 6455, section 5.2), ready to be written.
-/// Cloning shares the bytes.
+/// One unmasked, unfragmented WebSocket text frame (RFC 6455, section 5.2), ready to be sent.
+/// Clones share the bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Frame {
     bytes: Bytes,
@@ -20,34 +20,34 @@ pub struct Frame {
 }
 
 impl Frame {
-    /// Frames a text that is already JSON.
+    /// A frame with a text that is already JSON.
     pub fn text(payload: &[u8]) -> Self {
         let (bytes, header_len) = frame(Opcode::Text, payload);
         Self { bytes, header_len }
     }
 
-    /// Frames a value.
+    /// A frame with a value as JSON.
     pub fn json<T: Serialize>(value: &T) -> Self {
         Self::text(&to_json(value))
     }
 
-    /// The same frame, counted for as long as anybody has any of it.
+    /// The same frame, counted in a budget as long as any part of it is alive.
     pub fn kept(self, held: Held) -> Self {
         Self { bytes: held.keep(self.bytes), ..self }
     }
 
-    /// Header and payload, as they go on the wire.
+    /// Header and payload, as sent.
     pub fn bytes(&self) -> &Bytes {
         &self.bytes
     }
 
-    /// The JSON text alone.
+    /// The JSON text.
     pub fn payload(&self) -> &[u8] {
         &self.bytes[self.header_len..]
     }
 }
 
-/// The payload of one whole frame of ours, which has no mask.
+/// The payload of one complete frame of ours (unmasked).
 pub fn payload_of(frame: &[u8]) -> &[u8] {
     let header_len = match frame.get(1) {
         None => 0,
@@ -58,14 +58,14 @@ pub fn payload_of(frame: &[u8]) -> &[u8] {
     frame.get(header_len..).unwrap_or_default()
 }
 
-/// The type of a frame, by its payload: `type` always stands first, and is a plain word.
+/// The type of a frame, from its payload: `type` is always first, and a plain word.
 pub fn type_of(payload: &[u8]) -> &str {
     let begun = payload.strip_prefix(b"{\"type\":\"").unwrap_or_default();
     let word = begun.split(|byte| *byte == b'"').next().unwrap_or_default();
     std::str::from_utf8(word).unwrap_or_default()
 }
 
-/// What a frame is (RFC 6455, section 11.8).
+/// The opcode of a frame (RFC 6455, section 11.8).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Opcode {
@@ -77,7 +77,7 @@ pub enum Opcode {
     Pong = 0xA,
 }
 
-/// A part of a text message of several frames (RFC 6455, section 5.4).
+/// One frame of a text message of several frames (RFC 6455, section 5.4).
 pub fn fragment(payload: &[u8], is_first: bool, is_last: bool) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(payload.len() + HEADER_BYTES_MAX);
     let opcode = if is_first { Opcode::Text } else { Opcode::Continuation };
@@ -86,8 +86,8 @@ pub fn fragment(payload: &[u8], is_first: bool, is_last: bool) -> Vec<u8> {
     bytes
 }
 
-/// One unmasked, unfragmented frame of any kind, as it goes on the wire. The payload of a control
-/// frame has at most 125 bytes.
+/// One unmasked, unfragmented frame of any kind, as sent. The payload of a control frame has at
+/// most 125 bytes.
 pub fn encode(opcode: Opcode, payload: &[u8]) -> Bytes {
     frame(opcode, payload).0
 }
@@ -101,10 +101,10 @@ fn frame(opcode: Opcode, payload: &[u8]) -> (Bytes, usize) {
     (bytes.freeze(), header_len)
 }
 
-/// The longest header without a mask: two bytes and a length of eight.
+/// Longest header without a mask: two bytes and an eight-byte length.
 const HEADER_BYTES_MAX: usize = 10;
 
-/// FIN and the opcode, no mask, and the shortest of the three length forms.
+/// Writes FIN and the opcode, no mask, and the shortest of the three length forms.
 fn put_header(out: &mut impl BufMut, opcode: Opcode, is_last: bool, payload_len: usize) {
     const FIN: u8 = 0x80;
     out.put_u8(if is_last { FIN } else { 0 } | opcode as u8);
@@ -121,7 +121,7 @@ fn put_header(out: &mut impl BufMut, opcode: Opcode, is_last: bool, payload_len:
     }
 }
 
-/// How every event begins. The members of its type follow, and then its tail.
+/// The beginning of every event. The fields of its type follow, then the tail.
 #[derive(Serialize)]
 struct EventHead<'a> {
     r#type: &'a str,
@@ -131,7 +131,7 @@ struct EventHead<'a> {
     message: Option<&'a str>,
 }
 
-/// How every event ends.
+/// The end of every event.
 #[derive(Serialize)]
 struct EventTail<'a> {
     seq: Seq,
@@ -140,7 +140,7 @@ struct EventTail<'a> {
     client_id: Option<&'a str>,
 }
 
-/// Encodes an event; the same event always gives the same bytes, on every node and at every time.
+/// Encodes an event. The same event always gives the same bytes, on every node.
 pub fn event(event: &Event) -> Frame {
     let mut json = to_json(&EventHead {
         r#type: event.kind.name(),
@@ -162,13 +162,13 @@ pub fn event(event: &Event) -> Frame {
             client_id: event.client_id.as_ref().map(|id| id.as_str()),
         },
     );
-    // Its opening brace: the object goes on.
+    // The tail's opening brace becomes a comma, because it continues the object.
     json[tail] = b',';
     Frame::text(&json)
 }
 
-/// The first bytes of the payload of each event of this type, room and user, and of no other event:
-/// they tell whose an event is without parsing it.
+/// The first bytes of the payload of every event with this type, room and user, and of no other
+/// event. They tell whose event it is without parsing.
 pub fn event_begin(kind: &str, room: &RoomName, user: &UserId) -> Vec<u8> {
     #[derive(Serialize)]
     struct Begin<'a> {
@@ -178,7 +178,7 @@ pub fn event_begin(kind: &str, room: &RoomName, user: &UserId) -> Vec<u8> {
     }
     let (room, user_id) = (room.as_str(), user.as_str());
     let mut begin = to_json(&Begin { r#type: kind, room, user_id });
-    // An event has more behind it.
+    // An event continues here.
     begin.pop();
     begin.push(b',');
     begin
@@ -193,8 +193,8 @@ pub struct Hello<'a> {
     pub message_bytes: usize,
 }
 
-/// What this server can do beyond the first version of the protocol, so that no client has to guess
-/// it from a version. Nothing yet.
+/// What this server can do beyond version 1 of the protocol, so that clients need not guess it from
+/// a version. Nothing yet.
 const FEATURES: [&str; 0] = [];
 
 pub fn hello(hello: &Hello<'_>) -> Frame {
@@ -222,7 +222,7 @@ pub fn hello(hello: &Hello<'_>) -> Frame {
     })
 }
 
-/// A command's event is durable.
+/// Confirms that a command's event is durable.
 #[derive(Clone, Copy, Debug)]
 pub struct Ack<'a> {
     pub re: CommandType,
@@ -230,7 +230,7 @@ pub struct Ack<'a> {
     pub seq: Seq,
     pub id: Option<&'a ClientId>,
     pub at: Timestamp,
-    /// This `id` was committed before; `seq` and `at` are those of then.
+    /// This `id` was committed before, with this `seq` and `at`.
     pub duplicate: bool,
 }
 
@@ -258,7 +258,7 @@ pub fn ack(ack: &Ack<'_>) -> Frame {
     })
 }
 
-/// This socket follows the room now; the replay, then live events, come behind this frame.
+/// This socket now follows the room. The replay, then live events, come after this frame.
 #[derive(Clone, Copy, Debug)]
 pub struct Joined<'a> {
     pub room: &'a RoomName,
@@ -267,7 +267,7 @@ pub struct Joined<'a> {
     pub members: u64,
     /// How far the user has read.
     pub read: Seq,
-    /// Messages above that, up to `last_seq`.
+    /// Messages above `read`, up to `last_seq`.
     pub unread: u64,
     pub id: Option<&'a ClientId>,
 }
@@ -297,7 +297,7 @@ pub fn joined(joined: &Joined<'_>) -> Frame {
     })
 }
 
-/// The log is behind the client: it must forget its position.
+/// The log is behind the client, which must forget its position.
 pub fn reset(room: &RoomName, last_seq: Seq) -> Frame {
     #[derive(Serialize)]
     struct ResetFrame<'a> {
@@ -308,13 +308,13 @@ pub fn reset(room: &RoomName, last_seq: Seq) -> Frame {
     Frame::json(&ResetFrame { r#type: "reset", room: room.as_str(), last_seq })
 }
 
-/// One room of the list of rooms.
+/// One room in the list of rooms.
 #[derive(Serialize)]
 pub struct ListedRoom<'a> {
     pub room: &'a str,
     pub last_seq: Seq,
     pub members: u64,
-    /// How far the user who asks has read; they are no member without it.
+    /// How far the asking user has read; only if they are a member.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub read: Option<Seq>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -373,7 +373,7 @@ pub fn pong(id: Option<&ClientId>) -> Frame {
     Frame::json(&PongFrame { r#type: "pong", id: id.map(ClientId::as_str) })
 }
 
-/// Every room of a `resume` is live; `rooms` says up to which seq each was replayed.
+/// All rooms of a `resume` are live; `rooms` has the seq up to which each was replayed.
 pub fn resumed(rooms: &[(RoomName, Seq)], id: Option<&ClientId>) -> Frame {
     struct Rooms<'a>(&'a [(RoomName, Seq)]);
     impl Serialize for Rooms<'_> {
@@ -392,7 +392,7 @@ pub fn resumed(rooms: &[(RoomName, Seq)], id: Option<&ClientId>) -> Frame {
     Frame::json(&ResumedFrame { r#type: "resumed", rooms: Rooms(rooms), id })
 }
 
-/// The node is about to close this socket.
+/// Announces that the node is about to close this socket.
 pub fn goodbye(reason: &str, reconnect_ms: u64) -> Frame {
     #[derive(Serialize)]
     struct GoodbyeFrame<'a> {
@@ -403,7 +403,7 @@ pub fn goodbye(reason: &str, reconnect_ms: u64) -> Frame {
     Frame::json(&GoodbyeFrame { r#type: "goodbye", reason, reconnect_ms })
 }
 
-/// Serializing our own types cannot fail: no map has a key that is not text.
+/// Cannot fail for our own types: all map keys are strings.
 pub(super) fn to_json<T: Serialize + ?Sized>(value: &T) -> Vec<u8> {
     serde_json::to_vec(value).expect("our frames have string keys only")
 }

@@ -1,8 +1,8 @@
-//! The wire protocol, version 1: what clients may say and what they are told.
+//! The wire protocol, version 1.
 //!
-//! It does no I/O and decides nothing. `table` lists the commands, `command` is the way in,
-//! `frame`, `page`, `signal` and `error` are the way out, `close` is the end; docs/protocol.md says
-//! the same for people.
+//! It does no I/O and decides nothing. `table` lists the commands; `command` parses what clients
+//! send; `frame`, `page`, `signal` and `error` encode what the server sends; `close` has the close
+//! codes. docs/protocol.md describes the same for client authors.
 
 pub mod close;
 pub mod command;

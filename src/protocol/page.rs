@@ -1,16 +1,16 @@
-//! A page of a room's past as a frame: whole, or piece by piece as it is read.
+//! A page of history as a frame: whole, or piece by piece as it is read.
 //!
-//! The events in it are the very bytes that followers get. It does not know where they come from.
+//! Its events are the same bytes that followers get.
 
 use serde::Serialize;
 
 use super::frame::{Frame, to_json};
 use crate::model::{ClientId, RoomName, Seq};
 
-/// What a `history` has beside its events, about: names, keys and seqs.
+/// Approximate size of a `history` beyond its events: names, keys and seqs.
 pub const ENVELOPE_BYTES: usize = 512;
 
-/// A page that is there already.
+/// A page whose events are all there.
 pub fn whole(room: &RoomName, events: &[(Seq, Frame)], more: bool, id: Option<&ClientId>) -> Frame {
     let len: usize = events.iter().map(|(_, frame)| frame.payload().len() + 1).sum();
     let mut json = Vec::with_capacity(len + ENVELOPE_BYTES);
@@ -28,7 +28,7 @@ pub fn begin(json: &mut Vec<u8>, room: &RoomName) {
     json.extend_from_slice(b",\"events\":[");
 }
 
-/// Events of a `history` with commas between them.
+/// Events of a `history`, with commas between them.
 pub fn put(json: &mut Vec<u8>, events: &[(Seq, Frame)]) {
     for (place, (_, frame)) in events.iter().enumerate() {
         if place > 0 {
@@ -38,7 +38,8 @@ pub fn put(json: &mut Vec<u8>, events: &[(Seq, Frame)]) {
     }
 }
 
-/// The end of a `history`, behind its last event. `ends`: the first and the last, if there are any.
+/// The end of a `history`, after its last event. `ends`: the seqs of its first and last event, if
+/// there are any.
 pub fn end(
     json: &mut Vec<u8>,
     (first, last): (Option<Seq>, Option<Seq>),
@@ -57,6 +58,6 @@ pub fn end(
     }
     let tail = Tail { first, last, more, id: id.map(ClientId::as_str) };
     json.extend_from_slice(b"],");
-    // The tail's own opening brace is dropped: its keys go on where the events ended.
+    // Without the tail's opening brace: its keys continue the object.
     json.extend_from_slice(&to_json(&tail)[1..]);
 }

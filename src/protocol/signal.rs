@@ -1,7 +1,7 @@
-//! Signs of life as frames: who is online, who is typing, how far somebody has read.
+//! Signals as frames: who is online, who is typing, how far others have read.
 //!
-//! None of them is in the log, and none has a `seq` of its own: they are told to those who can take
-//! them now, and a client that misses one asks. It does not decide who gets them.
+//! No signal is in the log or has a `seq` of its own. Signals are sent to those who can take them
+//! now; a client that misses one asks again. Who gets them is decided in `signals`.
 
 use serde::Serialize;
 
@@ -10,7 +10,7 @@ use super::table::CommandType;
 use crate::model::{ClientId, RoomName, Seq, UserId};
 
 /// Who is online in a room: the answer to `who`, and what a follower gets instead of differences
-/// when it has missed some. `online` is left out where there are too many to list.
+/// when it has missed some. `online` is absent if there are too many to list.
 pub fn who(room: &RoomName, online: Option<&[UserId]>, count: u64, id: Option<&ClientId>) -> Frame {
     #[derive(Serialize)]
     struct WhoFrame<'a> {
@@ -26,7 +26,7 @@ pub fn who(room: &RoomName, online: Option<&[UserId]>, count: u64, id: Option<&C
     Frame::json(&WhoFrame { r#type: "who", room, online, count, id: id.map(ClientId::as_str) })
 }
 
-/// Who came online and who went, since the last such frame.
+/// Who came online and who went offline since the last such frame.
 pub fn presence(room: &RoomName, online: &[UserId], offline: &[UserId], count: u64) -> Frame {
     #[derive(Serialize)]
     struct PresenceFrame<'a> {
@@ -41,7 +41,7 @@ pub fn presence(room: &RoomName, online: &[UserId], offline: &[UserId], count: u
     Frame::json(&PresenceFrame { r#type, room, online, offline, count })
 }
 
-/// How many are online, where there are too many to list.
+/// How many are online, if there are too many to list.
 pub fn presence_count(room: &RoomName, count: u64) -> Frame {
     #[derive(Serialize)]
     struct CountFrame<'a> {
@@ -52,7 +52,7 @@ pub fn presence_count(room: &RoomName, count: u64) -> Frame {
     Frame::json(&CountFrame { r#type: "presence", room: room.as_str(), count })
 }
 
-/// Somebody is writing. It holds for that long, unless it is said again.
+/// A user is typing. It holds for `expires_ms`, unless it is sent again.
 pub fn typing(room: &RoomName, user: &UserId, expires_ms: u64) -> Frame {
     #[derive(Serialize)]
     struct TypingFrame<'a> {
@@ -65,7 +65,7 @@ pub fn typing(room: &RoomName, user: &UserId, expires_ms: u64) -> Frame {
     Frame::json(&TypingFrame { r#type: "typing", room, user_id, expires_ms })
 }
 
-/// How far a user has read, which is stored.
+/// How far a user has read; already stored.
 pub fn read(room: &RoomName, user: &UserId, seq: Seq) -> Frame {
     #[derive(Serialize)]
     struct ReadFrame<'a> {
@@ -77,7 +77,7 @@ pub fn read(room: &RoomName, user: &UserId, seq: Seq) -> Frame {
     Frame::json(&ReadFrame { r#type: "read", room: room.as_str(), user_id: user.as_str(), seq })
 }
 
-/// A `typing` or `read` was taken. There is no `seq`: it made no event.
+/// A `typing` or `read` was accepted. Without `seq`: there is no event.
 pub fn taken(re: CommandType, room: &RoomName, id: Option<&ClientId>) -> Frame {
     #[derive(Serialize)]
     struct TakenFrame<'a> {

@@ -1,7 +1,7 @@
-//! Every command that there is, a row each: its fields, what it does, and how it is shown.
+//! The table of all commands: their fields, what they do, and how `help` shows them.
 //!
-//! The parser, `help`, HTTP's routes, the metrics and the tests of the documents read it. Which
-//! facts a write needs and who may do it is the business of `rules`.
+//! The parser, `help`, HTTP's routes, the metrics and the tests of the documents use it. Which
+//! facts a write needs and who may do it is for `rules`.
 
 use serde::{Serialize, Serializer};
 
@@ -25,45 +25,45 @@ pub enum CommandType {
     Read,
     Ping,
     Help,
-    /// Follows a room over HTTP; a socket joins.
+    /// Follows a room over HTTP. Over a socket, `join` does.
     Stream,
 }
 
 /// What a command does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {
-    /// It writes an event, once for each `id`.
+    /// Appends an event, once for each `id`.
     Write,
-    /// It writes an event unless what it asks for is so already. Its `id` names nothing.
+    /// Appends an event unless the state is already as asked. Its `id` is not an idempotency key.
     Idempotent,
-    /// It reads from the log.
+    /// Reads the log.
     Read,
-    /// It is a sign of life: it leaves no event.
-    Sign,
-    /// It is between the client and the node.
+    /// A signal: leaves no event.
+    Signal,
+    /// Concerns only the client and the node.
     Local,
 }
 
 /// One command.
 pub struct Row {
     pub command: CommandType,
-    /// The word for it on the wire and in metrics.
+    /// Its name on the wire and in metrics.
     pub name: &'static str,
     pub effect: Effect,
-    /// The fields that it must have, beside `type`.
+    /// Required fields, besides `type`.
     pub needs: &'static [Key],
-    /// The fields that it may have, beside `id`.
+    /// Optional fields, besides `id`.
     pub takes: &'static [Key],
     /// Items of its answer (events, members, rooms) that weigh as much as a small command. 0: only
-    /// the bytes of an answer weigh.
+    /// the bytes of the answer weigh.
     pub items_per_weight: usize,
-    /// What one must be a member for, as a part of a sentence.
+    /// What only a member may do, for the sentence "join … before …".
     pub doing: &'static str,
-    /// As `help` shows it.
+    /// The example in `help`.
     pub example: &'static str,
 }
 
-/// The commands in the order in which `help` shows them; those of HTTP alone come last.
+/// The commands in the order of `help`; those for HTTP only come last.
 pub const TABLE: [Row; 14] = [
     Row {
         command: CommandType::Create,
@@ -151,7 +151,7 @@ pub const TABLE: [Row; 14] = [
     Row {
         command: CommandType::Who,
         name: "who",
-        effect: Effect::Sign,
+        effect: Effect::Signal,
         needs: &[Key::UserId, Key::Room],
         takes: &[],
         items_per_weight: 0,
@@ -161,7 +161,7 @@ pub const TABLE: [Row; 14] = [
     Row {
         command: CommandType::Typing,
         name: "typing",
-        effect: Effect::Sign,
+        effect: Effect::Signal,
         needs: &[Key::UserId, Key::Room],
         takes: &[],
         items_per_weight: 0,
@@ -171,7 +171,7 @@ pub const TABLE: [Row; 14] = [
     Row {
         command: CommandType::Read,
         name: "read",
-        effect: Effect::Sign,
+        effect: Effect::Signal,
         needs: &[Key::UserId, Key::Room, Key::Seq],
         takes: &[],
         items_per_weight: 0,
@@ -213,13 +213,13 @@ pub const TABLE: [Row; 14] = [
 /// How many of them a socket may send: all but the last.
 pub const TYPES_LEN: usize = TABLE.len() - 1;
 
-/// Those that a socket may send.
+/// The commands that a socket may send.
 pub fn of_socket() -> &'static [Row; TYPES_LEN] {
     static ROWS: [Row; TABLE.len()] = TABLE;
     ROWS.first_chunk().expect("the table is longer")
 }
 
-/// What one can type: an example of every command.
+/// The `help` frame: all types, with an example of each.
 pub fn help(id: Option<&ClientId>) -> Frame {
     #[derive(Serialize)]
     struct HelpFrame<'a> {
@@ -246,18 +246,18 @@ impl CommandType {
         self.row().name
     }
 
-    /// What so many items of an answer weigh.
+    /// The weight of this many items of its answer.
     pub fn weight(self, items: usize) -> u32 {
         let weight = items.checked_div(self.row().items_per_weight).unwrap_or_default();
         u32::try_from(weight).unwrap_or(u32::MAX)
     }
 
-    /// Whether it changes a room.
+    /// Whether it appends events.
     pub fn writes(self) -> bool {
         matches!(self.row().effect, Effect::Write | Effect::Idempotent)
     }
 
-    /// The command that a socket's frame names.
+    /// The command with this name, if a socket may send it.
     pub fn named(name: &str) -> Option<Self> {
         of_socket().iter().find(|row| row.name == name).map(|row| row.command)
     }

@@ -1,6 +1,6 @@
 //! A rate for each of many parties: addresses, users.
 //!
-//! It refuses nobody itself. It keeps those that are not full, and forgets the others.
+//! It stores only buckets that are not full, and forgets the others.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash, RandomState};
@@ -9,35 +9,35 @@ use std::time::{Duration, Instant};
 
 use super::{Bucket, Rate};
 
-/// Locks that the parties are spread over, so that they rarely wait for each other.
+/// Locks, so that parties rarely wait for each other.
 const SHARDS: usize = 16;
-/// Parties of a shard that are counted one by one: some 5 MiB for all shards. Beyond it newcomers
-/// share one bucket, until others have been quiet for long enough to be forgotten.
+/// Parties counted individually per shard: some 5 MiB in all shards. Beyond it, new parties share
+/// one bucket until others have been quiet long enough to be forgotten.
 const PARTIES_LEN_MAX: usize = 4096;
-/// Below this many it is not worth looking for those that can be forgotten.
+/// With fewer parties, a sweep is not worth it.
 const SWEEP_LEN_MIN: usize = 64;
-/// A look takes a fraction of a millisecond when all places are taken, and then it is taken again
-/// and again.
+/// A sweep takes a fraction of a millisecond if all slots are taken, and then sweeps may follow one
+/// another.
 const SWEEP_PAUSE: Duration = Duration::from_millis(100);
 
-/// How long a party may have to pay for what was done. Behind an address there may be many people.
+/// Longest time that a party needs to pay for past work. Many people may share an address.
 const DEBT_MAX: Duration = Duration::from_secs(2);
 
-/// One to a node and kind of party.
+/// One per node and kind of party.
 pub struct Rates<K> {
     rate: Rate,
     shards: Box<[Mutex<Buckets<K>>]>,
-    /// Seeded at random, so that parties cannot choose whom they share a lock with.
+    /// Randomly seeded, so that parties cannot choose with whom they share a lock.
     hasher: RandomState,
 }
 
 struct Buckets<K> {
-    /// Those that are not full; some that are full again.
+    /// Buckets that are not full, and some that are full again.
     by_party: HashMap<K, Bucket>,
-    /// The length at which full ones are looked for, and when they were the last time.
+    /// The length at which full ones are swept, and when that was last done.
     sweep_at: usize,
     swept: Instant,
-    /// Of those for whom there is no place.
+    /// For parties without a bucket of their own.
     rest: Bucket,
 }
 
@@ -53,12 +53,12 @@ impl<K: Clone + Eq + Hash> Rates<K> {
         Self { rate, shards, hasher: RandomState::new() }
     }
 
-    /// Whether the party may do something of that weight now; if not, in how many milliseconds.
+    /// Takes this weight for the party, or returns in how many milliseconds to try again.
     pub fn take(&self, party: &K, weight: u32, now: Instant) -> Result<(), u64> {
         self.shard(party).of(party, now).take(self.rate, weight, now)
     }
 
-    /// The party did something of that weight.
+    /// Charges the party for something of this weight.
     pub fn charge(&self, party: &K, weight: u32, now: Instant) {
         self.shard(party).of(party, now).charge_up_to(self.rate, weight, DEBT_MAX, now);
     }
@@ -78,8 +78,8 @@ impl<K: Clone + Eq + Hash> Buckets<K> {
         self.by_party.entry(party.clone()).or_insert_with(|| Bucket::full(now))
     }
 
-    /// Forgets those that are full again, each time that the map has doubled: so what it costs is
-    /// no more than a few entries looked at, however many parties there are.
+    /// Forgets full buckets each time the map has doubled. So the cost per call is a few entries,
+    /// however many parties there are.
     fn sweep(&mut self, now: Instant) {
         let is_due = now.saturating_duration_since(self.swept) >= SWEEP_PAUSE;
         if is_due && self.by_party.len() >= self.sweep_at {
@@ -122,7 +122,7 @@ mod tests {
         let begin = Instant::now();
         let rates = rates(begin);
         for party in 0..100_000 {
-            // A new one each millisecond, each of which is full again after 100.
+            // A new one each millisecond; each is full again after 100.
             let now = begin + Duration::from_millis(party.into());
             assert_eq!(rates.take(&party, 1, now), Ok(()));
         }
@@ -136,7 +136,7 @@ mod tests {
         let limit = (SHARDS * PARTIES_LEN_MAX) as u32;
         let admitted = (0..4 * limit).filter(|party| rates.take(party, 1, now).is_ok()).count();
         assert_eq!(len(&rates), SHARDS * PARTIES_LEN_MAX);
-        // Those who are known have their own; the others share what one may, in each shard.
+        // Known parties have their own; the others share one bucket per shard.
         assert_eq!(admitted, SHARDS * (PARTIES_LEN_MAX + 2));
         let later = now + Duration::from_secs(1);
         for party in 4 * limit..4 * limit + 1000 {

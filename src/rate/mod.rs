@@ -1,11 +1,10 @@
-//! How often something may happen, on average and at once. Pure: time is an argument.
+//! Rate limits: how often something may happen, on average and at once. Pure: time is an argument.
 //!
-//! It is the generic cell rate algorithm (ITU-T I.371): a bucket is one point in time, takes no
-//! timer, and counts what happened exactly. What to do at the limit is its user's matter.
+//! This is the generic cell rate algorithm (ITU-T I.371): a bucket is one point in time, needs no
+//! timer, and counts exactly. The caller decides what to do at the limit.
 //!
-//! Things have weights. One that is heavier than all that may happen at once may happen when
-//! nothing else did for a while, and is paid for afterwards; so is what a thing turned out to weigh
-//! more.
+//! Things have weights. Something heavier than the burst may happen once nothing else has happened
+//! for a while, and is paid for afterwards. So is weight that becomes known only later.
 
 mod backoff;
 mod keyed;
@@ -15,7 +14,7 @@ use std::time::{Duration, Instant};
 pub use backoff::Backoff;
 pub use keyed::Rates;
 
-/// A limit: so many a second on average, and so many at once.
+/// So many per second on average, and so many at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rate {
     pub per_second: u32,
@@ -23,7 +22,7 @@ pub struct Rate {
 }
 
 impl Rate {
-    /// Between two of weight 1, on average.
+    /// Average time between two of weight 1.
     fn interval(self) -> Duration {
         Duration::from_secs(1) / self.per_second
     }
@@ -40,7 +39,7 @@ impl Bucket {
         Self { full_at: now }
     }
 
-    /// Whether something of that weight may happen now; if not, in how many milliseconds.
+    /// Takes this weight, or returns in how many milliseconds to try again.
     pub fn take(&mut self, rate: Rate, weight: u32, now: Instant) -> Result<(), u64> {
         let wait = self.wait(rate, weight, now);
         if wait.is_zero() {
@@ -50,25 +49,25 @@ impl Bucket {
         Err(wait.as_millis() as u64 + 1)
     }
 
-    /// Something of that weight happened.
+    /// Charges for something of this weight.
     pub fn charge(&mut self, rate: Rate, weight: u32, now: Instant) {
         self.full_at = self.full_at.max(now) + rate.interval() * weight;
     }
 
-    /// As `charge`, and forgets what would take longer to pay for than this: it is of many, and
-    /// they would all be kept out for what one of them did.
+    /// As `charge`, but forgets what would take longer than this to pay: the bucket is shared by
+    /// many, who would all be kept out for what one of them did.
     pub fn charge_up_to(&mut self, rate: Rate, weight: u32, longest: Duration, now: Instant) {
         self.charge(rate, weight, now);
         self.full_at = self.full_at.min(now + rate.interval() * rate.burst + longest);
     }
 
-    /// How long it is until something of that weight may happen.
+    /// How long until something of this weight may happen.
     pub fn wait(&self, rate: Rate, weight: u32, now: Instant) -> Duration {
         let full_at = self.full_at.max(now) + rate.interval() * weight.min(rate.burst);
         (full_at - now).saturating_sub(rate.interval() * rate.burst)
     }
 
-    /// As good as a new one: it need not be kept.
+    /// As good as new: it need not be stored.
     pub fn is_full(&self, now: Instant) -> bool {
         self.full_at <= now
     }
@@ -115,13 +114,13 @@ mod tests {
     fn what_is_heavy_is_paid_for() {
         let begin = Instant::now();
         let mut bucket = Bucket::full(begin);
-        // More than may happen at once, and then nothing for as long as it is worth.
+        // More than the burst, and then nothing for as long as it is worth.
         assert_eq!(bucket.take(RATE, 50, begin), Ok(()));
         assert_eq!(bucket.wait(RATE, 1, begin), Duration::from_millis(3100));
         assert_eq!(bucket.take(RATE, 1, begin), Err(3101));
         let later = begin + Duration::from_millis(3100);
         assert_eq!(bucket.take(RATE, 1, later), Ok(()));
-        // Not before all that may happen at once has come back.
+        // Not before the whole burst is available again.
         assert_eq!(bucket.take(RATE, 50, later), Err(2001));
         bucket.charge(RATE, 10, later);
         assert_eq!(bucket.take(RATE, 1, later), Err(1101));

@@ -1,9 +1,9 @@
-//! Every rule of the chat, pure, for writes and for reads: what is known and a command in, events
-//! and answers out, or a refusal.
+//! The rules of the chat, for writes and for reads. Pure: facts and a command in; events and
+//! answers, or a refusal, out.
 //!
-//! It does no I/O, reads no clock and holds no lock. For a write a log loads the facts that its
-//! verb needs, under the room's lock, asks `room`, and writes what came out. For a read the facts
-//! come with the rows, and `read` says whether they may be shown. There is no third place.
+//! It does no I/O, reads no clock and holds no lock. For a write, the log loads the facts that the
+//! command needs under the room's lock, asks `room`, and stores the result. For a read, the facts
+//! come with the rows, and `read` says whether they may be shown. There are no rules anywhere else.
 
 mod read;
 mod room;
@@ -23,54 +23,55 @@ use crate::protocol::table::Effect;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Write {
     pub room: RoomName,
-    /// Who does it.
+    /// The user who does it.
     pub caller: UserId,
-    /// The command's own id; whether it is an idempotency key, its type says.
+    /// The command's own id. Whether it is an idempotency key depends on the command's type.
     pub id: Option<ClientId>,
     pub verb: Verb,
 }
 
-/// What became of a `Write`.
+/// The result of a `Write`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// A new event, durable once the batch is committed, and those that it causes: they have the
-    /// next seqs, and are committed with it.
+    /// A new event, durable once the batch is committed, and the events that it causes. They have
+    /// the next seqs and are committed with it.
     Committed {
         event: Event,
         caused: Vec<Event>,
     },
-    /// The user is a member now. `event` is `None` if they were one already. `messages`: how many
-    /// of the events up to `last_seq` are messages.
+    /// The user is a member now. `event` is `None` if they already were. `messages` is the number
+    /// of messages among the events up to `last_seq`.
     Joined {
         event: Option<Event>,
         last_seq: Seq,
         members: u64,
         messages: u64,
     },
-    /// This command was committed before, under the same `id`; nothing was written.
+    /// This command was committed before under the same `id`. Nothing was written.
     Duplicate(Receipt),
     Refused(Refusal),
 }
 
-/// What an `id` was committed as, where and when.
+/// What an `id` was committed as.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Receipt {
-    /// The type of its command, as the log has it. A newer version may have written one that this
-    /// one does not know.
+    /// The command's type, as stored in the log. A newer version may have written one that this
+    /// version does not know.
     pub kind: Cow<'static, str>,
     pub seq: Seq,
     pub at: Timestamp,
 }
 
-/// Why a well-formed command changes nothing, or shows nothing.
+/// Why a well-formed command changes or shows nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// A user of that name does not come into a room, though some have before it was a rule. (The
-    /// edge holds the names of a `create` to it: a log makes a room's row before it decides.)
+    /// This name is not allowed to join a room, though old members may have such names from before
+    /// the rule. (For `create`, the parser checks it: a log makes the room's row before it
+    /// decides.)
     UserName(Invalid),
     RoomExists,
     RoomNotFound,
-    /// The command's `id` names another one, of this type.
+    /// The command's `id` names another command, of this type.
     IdReused {
         first: Cow<'static, str>,
     },
@@ -78,20 +79,20 @@ pub enum Refusal {
 }
 
 impl Write {
-    /// The `id`, if it is an idempotency key: was it committed before?
+    /// The `id`, if it is an idempotency key that must be looked up and stored.
     ///
-    /// A join is idempotent by nature: its id is not a key, so it is neither looked up nor kept.
+    /// A join is idempotent by nature, so its id is not a key.
     pub fn key(&self) -> Option<&ClientId> {
         let is_key = self.verb.kind().row().effect == Effect::Write;
         self.id.as_ref().filter(|_| is_key)
     }
 
-    /// The users whose standing in the room must be known.
+    /// The users whose membership of the room must be loaded.
     pub fn users(&self) -> impl Iterator<Item = &UserId> {
         std::iter::once(&self.caller)
     }
 
-    /// Whether it makes the room, if there is none.
+    /// Whether it creates the room if there is none.
     pub fn founds(&self) -> bool {
         self.verb == Verb::Create
     }
@@ -102,11 +103,11 @@ impl Receipt {
         Self { kind: verb.kind().name().into(), seq: event.seq, at: event.at }
     }
 
-    /// What becomes of a command that comes under the same `id`.
+    /// The outcome of a command that repeats this `id`.
     ///
-    /// An `id` names one command. A repetition is answered with the first outcome, whatever its
-    /// text. But an ack for a command of another type would say that it was done, and it was not:
-    /// create `1`, then message `1`, and the text would be lost under an ack.
+    /// An `id` names one command. A repetition gets the first outcome, whatever its text. For a
+    /// command of another type, an ack would be wrong: after create `1`, a message `1` would be
+    /// acked and its text lost.
     fn outcome(&self, verb: &Verb) -> Outcome {
         if self.kind == verb.kind().name() {
             Outcome::Duplicate(self.clone())
@@ -117,7 +118,7 @@ impl Receipt {
 }
 
 impl Outcome {
-    /// The events that the command added to the log, in their order.
+    /// The events that the command added to the log, in order.
     pub fn events(&self) -> impl Iterator<Item = &Event> {
         let (event, caused) = match self {
             Self::Committed { event, caused } => (Some(event), &caused[..]),

@@ -1,15 +1,15 @@
-//! Who may read of a room, and from where on.
+//! Who may read a room, and from which position.
 
 use super::Refusal;
 use crate::model::{Role, Seq};
 use crate::protocol::command::Start;
 
-/// What a user is to a room, as of one moment.
+/// A user's relation to a room at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Standing {
     pub last_seq: Seq,
     pub members: u64,
-    /// How many of the room's events are messages.
+    /// The number of messages among the room's events.
     pub messages: u64,
     /// `None`: not a member.
     pub role: Option<Role>,
@@ -17,24 +17,23 @@ pub struct Standing {
     pub reading: Option<Reading>,
 }
 
-/// How far a member has read. What was before they joined does not count as unread.
+/// How far a member has read. Messages from before they joined do not count as unread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reading {
     pub read: Seq,
-    /// Messages above it.
+    /// Messages above `read`.
     pub unread: u64,
 }
 
-/// The standing of a member: they may read, follow, and give signs of life. `None`: there is no
-/// such room.
+/// The standing of a member, who may read, follow and send signals. `None`: there is no such room.
 pub fn member(standing: Option<Standing>) -> Result<Standing, Refusal> {
     let standing = standing.ok_or(Refusal::RoomNotFound)?;
     standing.role.map(|_| standing).ok_or(Refusal::NotMember)
 }
 
-/// Up to where one who follows a room has everything, and whether they must forget what they
-/// thought they had. `own` is their own position: just before their own join, if that made an
-/// event. Up to `known` a client may be right, though the room is said to end at `last_seq`.
+/// The position from which a user follows a room, and whether the client must forget its own. `own`
+/// is the user's position: just before their join, if that made an event. A client's position up to
+/// `known` may be right even if the room is said to end at `last_seq`.
 pub fn position(start: Start, own: Seq, last_seq: Seq, known: Seq) -> (Seq, bool) {
     match start {
         Start::Here => (own, false),

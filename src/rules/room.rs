@@ -1,4 +1,4 @@
-//! One room as a batch of writes finds it, and what each write makes of it.
+//! One room as a batch of writes finds it, and the effect of each write on it.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -6,27 +6,28 @@ use super::{Outcome, Receipt, Refusal, Write};
 use crate::model::{ClientId, Event, EventKind, Role, Seq, Text, Timestamp, UserId};
 use crate::protocol::command::Verb;
 
-/// What a batch must know of one room before it decides, loaded under the room's lock; afterwards,
-/// what the room has become.
+/// What a batch must know of one room before it decides, loaded under the room's lock. After
+/// deciding, the new state.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Room {
-    /// Who made the room; `None`: there is no such room.
+    /// The user who created the room; `None`: there is no such room.
     pub created_by: Option<UserId>,
-    /// The highest seq given out; 0 exactly while the room does not exist.
+    /// The highest seq given out; 0 only if the room does not exist.
     pub last_seq: Seq,
-    /// The `at` of its last event.
+    /// The `at` of the last event.
     pub last_at: Timestamp,
     pub message_count: u64,
     pub member_count: u64,
-    /// Those users of the batch's commands who are members, and as what. Others need not be listed.
+    /// The users of the batch's commands who are members, with their roles. Other members need not
+    /// be listed.
     pub members: HashMap<UserId, Role>,
-    /// Those (user, id) of the batch's commands that were committed before.
+    /// The (user, id) pairs of the batch's commands that were committed before.
     pub receipts: HashMap<(UserId, ClientId), Receipt>,
-    /// What the batch did to memberships, net: `None` ends one. Empty when loaded.
+    /// The net changes of memberships by the batch: `None` ends one. Empty when loaded.
     pub changed_members: BTreeMap<UserId, Option<Membership>>,
 }
 
-/// A membership that the batch made.
+/// A membership that the batch created.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Membership {
     pub joined_seq: Seq,
@@ -34,11 +35,12 @@ pub struct Membership {
 }
 
 impl Room {
-    /// Decides one command and takes its effect into `self`, so that the next command of the
-    /// batch sees it.
+    /// Decides one command and applies it to `self`, so that the next command of the batch sees its
+    /// effect.
     pub fn decide(&mut self, write: &Write, now: Timestamp) -> Outcome {
         let key = write.key().map(|id| (write.caller.clone(), id.clone()));
-        // Before any other rule: the first outcome stands, even if the room has changed since.
+        // Checked before any other rule: the first outcome stands, even if the room has changed
+        // since.
         if let Some(receipt) = key.as_ref().and_then(|key| self.receipts.get(key)) {
             return receipt.outcome(&write.verb);
         }
@@ -75,7 +77,7 @@ impl Room {
         }
     }
 
-    /// What the command does.
+    /// Applies the command.
     fn apply(&mut self, write: &Write, now: Timestamp) -> Event {
         match &write.verb {
             Verb::Create => {
@@ -86,7 +88,7 @@ impl Room {
             }
             Verb::Join => {
                 let event = self.event(write, now, EventKind::Join, None);
-                // Who made the room is its owner, also one who left and joins again.
+                // The creator is the owner, also after leaving and joining again.
                 let is_maker = self.created_by.as_ref() == Some(&write.caller);
                 self.enter(&write.caller, if is_maker { Role::Owner } else { Role::Member });
                 event
@@ -104,8 +106,8 @@ impl Room {
         }
     }
 
-    /// An event of the caller's, with the next seq and its time. Within a room time never goes
-    /// back, whatever clocks do: those of two nodes differ, and one may be set back.
+    /// An event of the caller with the next seq and a time. Within a room, time never goes back,
+    /// even if clocks do: those of two nodes differ, and one may be set back.
     fn event(
         &mut self,
         write: &Write,
@@ -127,7 +129,7 @@ impl Room {
         }
     }
 
-    /// By the event that was made last.
+    /// Adds a member, by the event that was made last.
     fn enter(&mut self, user: &UserId, role: Role) {
         self.members.insert(user.clone(), role);
         self.member_count += 1;

@@ -1,4 +1,4 @@
-//! Batches held against the slowest possible chat.
+//! Checks batches against the slowest possible chat.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -7,14 +7,14 @@ use proptest::prelude::*;
 use super::*;
 use crate::model::{EventKind, Role, Text};
 
-/// The slowest possible chat: everything is worked out from the list of events, every time.
+/// The slowest possible chat: it recomputes everything from the list of events every time.
 #[derive(Default)]
 struct Model {
     events: Vec<Event>,
 }
 
 impl Model {
-    /// Before there was a rule for the names of those who come in.
+    /// From before there was a rule for the names of new members.
     fn of_an_older_log() -> Self {
         let event = |seq, user, kind| {
             let (room, user) = (RoomName::stored("r"), UserId::stored(user));
@@ -106,7 +106,7 @@ impl Model {
         }
     }
 
-    /// What a log would load for these writes.
+    /// The facts that a log would load for these writes.
     fn facts(&self, writes: &[(Write, Timestamp)]) -> Room {
         let users: HashSet<_> = writes.iter().map(|(write, _)| write.caller.clone()).collect();
         let members = self.members();
@@ -137,7 +137,7 @@ fn write() -> impl Strategy<Value = Write> {
         3 => Just(Verb::Leave),
         5 => "[a-c]".prop_map(|text| Verb::Message(Text::stored(&text))),
     ];
-    // The last of them would be refused by name, but may be in the room already.
+    // Rule checks would refuse the last name, but such a member may exist already.
     let user = prop::sample::select(&["1", "2", "3", "3 "][..]);
     (user, prop::option::of(1..6_u8), verb).prop_map(|(user, id, verb)| Write {
         room: RoomName::stored("r"),
@@ -148,8 +148,8 @@ fn write() -> impl Strategy<Value = Write> {
 }
 
 proptest! {
-    /// Batches of any size, with duplicates, joins and leaves in them, decide as one command
-    /// at a time would; and what they say they changed is what has changed.
+    /// Batches of any size, with duplicates, joins and leaves, give the same result as one command
+    /// at a time, and the changes they report are the changes made.
     #[test]
     fn batches_keep_the_rules_of_the_slowest_chat(
         older: bool,
@@ -160,7 +160,7 @@ proptest! {
     ) {
         let mut model = if older { Model::of_an_older_log() } else { Model::default() };
         for (time, (batch, ahead)) in (0..).zip(batches) {
-            // Each is of a node whose clock is ahead of the slowest one.
+            // Each is from a node whose clock is ahead of the slowest one.
             let now = Timestamp(time + ahead);
             let batch: Vec<_> = batch.into_iter().map(|write| (write, now)).collect();
             let mut members = model.members();

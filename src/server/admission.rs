@@ -1,14 +1,14 @@
-//! How many connections there may be: in all, from one address and how fast, and in HTTP.
+//! Limits on connections: in total, per address, how fast they arrive, and how many are in HTTP.
 //!
-//! Those within the limits are served. One beyond a limit is let in as far as one answer, so that
-//! it is told why, and so that health checks get through to a node that is full: of those there is
-//! a small number, and the newest has the place of the one that was silent longest.
+//! Connections within the limits are served. One beyond a limit is admitted for a single answer, so
+//! that it learns why, and so that health checks reach a full node. There are few slots for these.
+//! When all are taken, the newest connection displaces the one that has been silent longest.
 //!
-//! A connection that only waits for its client gives up its place when another needs one (see
-//! `lobby`). So neither silence nor slowness keeps anybody out. It is never closed while a whole
-//! request of its is being answered. Until it is closed it is counted beside the limits, and of
-//! those there is a small number, too: a flood that displaces faster than tasks run would else have
-//! all files of the node.
+//! A connection that only waits for its client gives up its slot when another needs one (see
+//! `lobby`), so silent or slow clients keep nobody out. It is never closed while a complete request
+//! is being answered. From the call until it is closed, a connection counts as leaving, outside the
+//! limits. Leaving connections are limited as well: otherwise, a flood that displaces connections
+//! faster than their tasks run could take all of the node's files.
 
 mod permit;
 
@@ -20,36 +20,36 @@ use std::time::Instant;
 pub use self::permit::{Permit, Seat, Streaming, Wait};
 use super::lobby::{List, Lobby};
 use crate::config::Config;
-use crate::metrics::{Metrics, Reason};
+use crate::metrics::{Metrics, ReasonLabel};
 use crate::rate::{Rate, Rates};
 use crate::share::Shares;
 
-/// Of so many connections within the limits, a part may be beyond `server.connections_max`, and let
-/// in for one answer, at the same time: few enough for the files that are kept for them.
+/// One in this many connections may be beyond `server.connections_max` and admitted for one answer,
+/// up to the maximum below. That is few enough for the files kept for them.
 const BEYOND_TOTAL_PART: usize = 8;
 const BEYOND_TOTAL_MAX: usize = 256;
-/// The same for those that are beyond what their address may have. They have places of their own,
-/// so that one address cannot keep the others' health checks out.
+/// The same for connections beyond a limit of their address. They have slots of their own, so that
+/// one address cannot keep the health checks of others out.
 const BEYOND_ADDRESS_MAX: usize = 64;
-/// A node of few connections has these.
+/// Minimum of both, for nodes with few connections.
 const BEYOND_MIN: usize = 16;
 
-/// Who gives up a place: whoever has asked before and is idle comes back without harm, then those
-/// who have said nothing, or not all.
+/// Who gives up a slot, in order: first idle clients, which can reconnect without harm, then those
+/// that have sent nothing or not a whole request, then those that do not take their answers.
 const FOR_A_CONNECTION: [List; 5] =
     [List::Idle, List::Silent, List::Head, List::Body, List::Taking];
-/// Who is silent is not in HTTP.
+/// Silent connections are not in HTTP.
 const FOR_HTTP: [List; 4] = [List::Idle, List::Head, List::Body, List::Taking];
 
-/// One to each listener of a node.
+/// One per listener.
 pub struct Admission {
     connections_max: usize,
     per_address_max: usize,
-    /// As `State::beyond`.
+    /// The limits of `State::beyond`.
     beyond_max: [usize; 2],
     leaving_max: usize,
     http_max: usize,
-    /// New connections of each address; of a client behind a proxy, new WebSockets and streams.
+    /// New connections per address. For clients behind a proxy: new WebSockets and event streams.
     connects: Rates<IpAddr>,
     state: Mutex<State>,
     metrics: Arc<Metrics>,
@@ -58,22 +58,22 @@ pub struct Admission {
 struct State {
     /// Connections within the limits.
     open: usize,
-    /// Of those, the ones in HTTP: their client has said something, and they are neither WebSocket
-    /// nor event stream. A buffer or two is kept for each that is not idle.
+    /// Those of them that are in HTTP: their client has sent something, and they are neither
+    /// WebSocket nor event stream. Each has a buffer or two, unless it is idle.
     http: usize,
-    /// Beyond a limit of all, and of an address.
+    /// Beyond a limit in total, and beyond a limit of an address.
     beyond: [usize; 2],
-    /// Those that were called and are not closed yet. They count nowhere else.
+    /// Called and not closed yet. They count nowhere else.
     leaving: usize,
-    /// What counts for an address: its connections, or if it comes by way of a proxy, its
-    /// WebSockets and streams.
+    /// What counts for an address: its connections; behind a proxy, its WebSockets and event
+    /// streams.
     by_address: HashMap<IpAddr, usize>,
-    /// Event streams, of which there are few: no address has all of them.
+    /// Slots for event streams, shared so that no address has all of them.
     streams: Shares<IpAddr>,
     lobby: Lobby,
 }
 
-/// A limit that somebody is beyond of.
+/// A limit that a connection is beyond.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Limit {
     /// `server.connections_max`
@@ -89,7 +89,7 @@ pub enum Limit {
 }
 
 impl Limit {
-    /// The word for it in the metrics: the setting's.
+    /// Its name in the metrics: the setting's.
     pub fn reason(self) -> &'static str {
         match self {
             Self::Total => "connections_max",
@@ -107,26 +107,26 @@ impl Limit {
         }
     }
 
-    /// Its place in `State::beyond`.
+    /// Its index in `State::beyond`.
     fn class(self) -> usize {
         usize::from(matches!(self, Self::Address | Self::Connects))
     }
 }
 
-/// How many connections beyond the limits there may be, of all and of addresses.
+/// Most connections beyond the limits, in total and per address.
 fn beyond_max(connections_max: usize) -> [usize; 2] {
     let part = connections_max / BEYOND_TOTAL_PART;
     [BEYOND_TOTAL_MAX, BEYOND_ADDRESS_MAX].map(|most| part.clamp(BEYOND_MIN, most))
 }
 
-/// How many connections there may be that were called and are not closed yet: few, for they are
-/// closed as soon as their tasks run.
+/// Most connections that were called and are not closed yet. Few, because they are closed as soon
+/// as their tasks run.
 fn leaving_max(connections_max: usize) -> usize {
     let [_, few] = beyond_max(connections_max);
     few
 }
 
-/// How many files are for connections that are not within the limits.
+/// Files needed for connections that are not within the limits.
 pub fn files_beyond(connections_max: usize) -> usize {
     beyond_max(connections_max).iter().sum::<usize>() + leaving_max(connections_max)
 }
@@ -156,8 +156,8 @@ impl Admission {
         })
     }
 
-    /// An error: close it at once, there is no place even for a refusal. Without an address the
-    /// connection is a proxy's, and counts for none.
+    /// Admits a connection. `Err`: close it at once, because there is no slot even for a refusal.
+    /// `None` as address: it comes from a proxy and counts for no address.
     pub fn enter(self: &Arc<Self>, address: Option<IpAddr>) -> Result<Permit, Limit> {
         let address = address.map(site);
         let is_fast = address.is_some_and(|address| self.is_fast(address));
@@ -192,7 +192,8 @@ impl Admission {
         self.connects.take(&address, 1, Instant::now()).is_err()
     }
 
-    /// The limit that one more connection is beyond. At that of all, somebody may give way.
+    /// The limit that one more connection would exceed. If all slots are taken, another may give
+    /// way.
     fn beyond(&self, state: &mut State, address: Option<IpAddr>) -> Option<Limit> {
         let count = address.and_then(|address| state.by_address.get(&address));
         if count.is_some_and(|count| *count >= self.per_address_max) {
@@ -213,7 +214,7 @@ impl Admission {
         true
     }
 
-    /// Takes back a place. `false`: nobody can give one up.
+    /// Takes back a slot. `false`: nobody can give one up.
     fn call_first(&self, state: &mut State, lists: &[List]) -> bool {
         if state.leaving >= self.leaving_max {
             return false;
@@ -233,7 +234,7 @@ impl Admission {
         true
     }
 
-    /// Counts something for an address behind a proxy.
+    /// Takes a slot for an address behind a proxy.
     fn seat(self: &Arc<Self>, address: IpAddr) -> Result<Seat, Limit> {
         let address = site(address);
         if self.is_fast(address) {
@@ -250,19 +251,19 @@ impl Admission {
         Ok(Seat::new(self.clone(), address))
     }
 
-    /// Whether those that were called should have time to go before others come: soon nobody could
-    /// be called any more.
+    /// Whether connections that were called need time to leave before others are accepted: at
+    /// their limit, no more can be called.
     pub fn is_crowded(&self) -> bool {
         self.state().leaving >= self.leaving_max / 2
     }
 
-    /// Notes how many connections are in HTTP.
+    /// Updates the metric of connections in HTTP.
     pub fn tell(&self) {
         self.metrics.http_connections.set(self.state().http as i64);
     }
 
     fn count_refused(&self, limit: Limit) {
-        let reason = Reason { reason: limit.reason() };
+        let reason = ReasonLabel { reason: limit.reason() };
         self.metrics.connections_refused.get_or_create(&reason).inc();
     }
 
@@ -280,7 +281,7 @@ fn give_back(counts: &mut HashMap<IpAddr, usize>, address: IpAddr) {
     }
 }
 
-/// Whom an address belongs to: with IPv6 one host has a whole /64.
+/// The owner of an address: with IPv6, one host has a whole /64.
 pub fn site(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(_) => address,

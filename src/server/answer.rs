@@ -1,7 +1,7 @@
-//! The shape of an HTTP answer: a status, a JSON body, nothing kept by caches; and how its body
-//! goes to hyper, counted.
+//! The shape of an HTTP answer (a status, a JSON body, no caching), and how its body goes to hyper
+//! and is counted meanwhile.
 //!
-//! It does not decide which answer is due.
+//! Which answer a request gets is decided elsewhere.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -18,13 +18,13 @@ use hyper::header::{
 use hyper::{Method, Response, StatusCode};
 use serde::Serialize;
 
-use super::line::{Answering, Peer};
+use super::transport::{Answering, Peer};
 use crate::budget::Budget;
 use crate::desk::history::Broken;
 
-/// An answer on its way to the client.
+/// The answer to a request.
 pub type Answer = Response<Content>;
-/// What hyper writes. It lets go of it when it is written, or given up.
+/// The body that hyper writes. hyper drops it when it is written or given up.
 pub struct Body {
     text: Text,
     _answering: Answering,
@@ -34,17 +34,17 @@ enum Text {
     Whole(Full<Bytes>),
     Pieces(Pin<Box<dyn Stream<Item = Chunk> + Send>>),
 }
-/// Pieces as they come, which count already; an error breaks the connection off, for there is no
-/// other way to say that an answer is not whole.
+/// Pieces in order, already counted. An error breaks the connection off, because there is no other
+/// way to say that an answer is incomplete.
 pub type Pieces = Pin<Box<dyn Stream<Item = Result<Bytes, Broken>> + Send>>;
 type Chunk = Result<Frame<Bytes>, Broken>;
 
-/// Answers below this are not counted: hyper copies them into a buffer that it has anyway.
+/// Smaller answers are not counted: hyper copies them into a buffer that it has anyway.
 const COUNTED_BYTES_MIN: usize = 1024;
 
 /// The body of an answer.
 pub enum Content {
-    /// A part of the program, which takes no memory of its own.
+    /// Part of the program, so it takes no memory of its own.
     Static(&'static [u8]),
     Whole(Bytes),
     Pieces(Pieces),
@@ -57,11 +57,11 @@ impl Default for Content {
 }
 
 impl Content {
-    /// For hyper; `unsent` is what it counts on until the client has it.
+    /// The body for hyper; `unsent` counts it until the client has it.
     ///
-    /// To `HEAD` hyper says how long the body is and writes none of it, so nothing is owed: the
-    /// kernel would never take it. A connection that asked so a thousand times seemed to keep the
-    /// most of all, and was ended for memory that nobody had.
+    /// For `HEAD`, hyper sends the length of the body but not the body, so nothing is owed: the
+    /// kernel would never take it. Once, a connection with a thousand such requests seemed to hold
+    /// the most memory of all, and was closed for memory that nobody held.
     pub fn body(
         self,
         method: &Method,
@@ -125,7 +125,7 @@ impl hyper::body::Body for Body {
     }
 }
 
-/// Beside a refusal: the word for why, for a line in the log. hyper does not write it.
+/// Attached to a refusal: the reason, for the log. hyper does not send it.
 #[derive(Clone, Copy)]
 pub struct Why(pub &'static str);
 
@@ -141,10 +141,10 @@ pub fn refuse(status: StatusCode, code: &'static str, error: &str) -> Answer {
     json(status, &Body { r#type: "error", code, status: status.as_u16(), error })
 }
 
-/// For `Allow`: of what can be read.
+/// `Allow` for what can only be read.
 pub const READS: &str = "GET, HEAD, OPTIONS";
 
-/// What is answered to whoever does not read what can only be read.
+/// The answer to a method other than GET and HEAD, for what can only be read.
 pub fn for_reading(method: &Method) -> Option<Answer> {
     match *method {
         Method::GET | Method::HEAD => None,
@@ -153,15 +153,16 @@ pub fn for_reading(method: &Method) -> Option<Answer> {
     }
 }
 
-/// To a method that is not among those that a path knows.
+/// The answer to a method that a path does not have.
 pub fn refuse_method(allow: &'static str) -> Answer {
-    let error = format!("method not allowed; use one of {allow}");
+    let methods: Vec<_> = allow.split(", ").filter(|method| *method != "OPTIONS").collect();
+    let error = format!("method not allowed; use {}", methods.join(" or "));
     let mut answer = refuse(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", &error);
     set(&mut answer, ALLOW, allow);
     answer
 }
 
-/// To `OPTIONS`: the methods that a path knows.
+/// The answer to `OPTIONS`: the methods that a path has.
 pub fn options(allow: &'static str) -> Answer {
     let mut answer = Response::new(Content::default());
     *answer.status_mut() = StatusCode::NO_CONTENT;
@@ -174,7 +175,7 @@ pub fn json<T: Serialize>(status: StatusCode, body: &T) -> Answer {
     json_text(status, body.into())
 }
 
-/// A body that is JSON already.
+/// An answer whose body is already JSON.
 pub fn json_text(status: StatusCode, body: Bytes) -> Answer {
     json_content(status, Content::Whole(body))
 }
@@ -187,11 +188,12 @@ pub fn json_content(status: StatusCode, content: Content) -> Answer {
     answer
 }
 
-/// Whether pages of other origins may load what is answered, beside the rules for reading it.
+/// Whether pages of other origins may load the answer (besides CORS, which says whether they may
+/// read it).
 pub const CROSS_ORIGIN_RESOURCE_POLICY: HeaderName =
     HeaderName::from_static("cross-origin-resource-policy");
 
-/// What every answer has: it is of no other kind than it says, and for no other page to load.
+/// The headers of every answer: no content sniffing, and no loading by other origins.
 pub fn finish(answer: &mut Answer) {
     set(answer, X_CONTENT_TYPE_OPTIONS, "nosniff");
     let policy = answer.headers_mut().entry(CROSS_ORIGIN_RESOURCE_POLICY);

@@ -1,33 +1,34 @@
-//! One connection, from when it was accepted to its end or its upgrade.
+//! One connection, from its acceptance to its end or upgrade.
 //!
-//! Most of the time nothing is said on it. So HTTP (`exchange`), which takes much memory, is there
-//! only while something is; before and between, a connection is a small task that waits:
+//! Most connections are idle most of the time, and HTTP (`exchange`) takes much memory. So HTTP
+//! exists only while something is being said; before and between requests, a connection is a small
+//! task that waits:
 //!
 //! ```text
 //! accepted ──▶ waits for the first byte ──▶ HTTP ──▶ a WebSocket, or the end
 //!                                            │ ▲
-//!                  all that was asked is     ▼ │
+//!                  all requests are          ▼ │
 //!                  answered         waits for the next request
 //! ```
 //!
-//! A connection that waits is closed when its time is over, or when another needs its place, and in
-//! neither case if something has arrived: what was read is answered, if only with a refusal because
-//! its place is another's by now.
+//! A waiting connection is closed when its time is over or when another needs its slot, but not if
+//! something has arrived: what was read is answered, even if only with a refusal because its slot
+//! is taken.
 
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::admission::{Limit, Wait};
-use super::line::Line;
 use super::preamble::BYTES_MAX;
 use super::routes::Visit;
+use super::transport::Transport;
 use super::{exchange, preamble};
 
-/// How long somebody beyond a limit may take to ask: others want to be told, too.
+/// Time to ask for a connection beyond a limit. Short, because others want an answer as well.
 const BEYOND_TIME: Duration = Duration::from_secs(2);
 
-pub async fn run(visit: Arc<Visit>, mut line: Line) {
+pub async fn run(visit: Arc<Visit>, mut transport: Transport) {
     let (permit, config) = (visit.permit(), visit.config());
     let mut head_time = Duration::from_millis(config.header_timeout_ms);
     if permit.beyond().is_some() {
@@ -35,14 +36,14 @@ pub async fn run(visit: Arc<Visit>, mut line: Line) {
     }
     let keep_alive = Duration::from_millis(config.keep_alive_ms);
     let accepted = Instant::now();
-    let mut came = comes(&visit, &line, head_time).await;
-    // Silence is part of the time that the first head may take.
+    let mut came = comes(&visit, &transport, head_time).await;
+    // The wait for the first byte counts towards the time for the first head.
     let mut left = head_time.saturating_sub(accepted.elapsed());
     if came && visit.is_introduced() {
-        // Boxed, as what follows.
-        came = Box::pin(introduced(&visit, &mut line, left)).await;
+        // Boxed for the same reason as below.
+        came = Box::pin(introduced(&visit, &mut transport, left)).await;
         left = head_time.saturating_sub(accepted.elapsed());
-        came = came && comes(&visit, &line, left).await;
+        came = came && comes(&visit, &transport, left).await;
         left = head_time.saturating_sub(accepted.elapsed());
     }
     while came {
@@ -50,34 +51,33 @@ pub async fn run(visit: Arc<Visit>, mut line: Line) {
             visit.note_refused(Limit::Http.reason());
             return;
         }
-        // Also if it is beyond a limit only since it spoke.
+        // It may have gone beyond a limit only when it spoke.
         if permit.beyond().is_some() {
             left = left.min(BEYOND_TIME);
         }
-        // Boxed, so that a connection that waits does not have room for it.
-        let Some(idle) = Box::pin(exchange::serve(&visit, line, left)).await else { return };
+        // Boxed, so that a waiting connection does not reserve space for it.
+        let Some(idle) = Box::pin(exchange::serve(&visit, transport, left)).await else { return };
         if permit.is_last() {
             return;
         }
-        line = idle;
+        transport = idle;
         permit.waits(Wait::NextRequest);
-        came = comes(&visit, &line, keep_alive).await;
+        came = comes(&visit, &transport, keep_alive).await;
         left = head_time;
     }
 }
 
-/// Reads what a proxy says in front of its client's own words. `false`: it does not, or not in
-/// time.
-async fn introduced(visit: &Visit, line: &mut Line, patience: Duration) -> bool {
+/// Reads the PROXY protocol preamble. `false`: there is none, or not in time.
+async fn introduced(visit: &Visit, transport: &mut Transport, patience: Duration) -> bool {
     let introduced = async {
         loop {
-            match preamble::parse(line.ahead()) {
+            match preamble::parse(transport.ahead()) {
                 Ok(Some(said)) => {
-                    line.skip(said.len);
+                    transport.skip(said.len);
                     visit.introduce(said.client);
                     return true;
                 }
-                Ok(None) if line.read_ahead(BYTES_MAX).await.is_ok() => {}
+                Ok(None) if transport.read_ahead(BYTES_MAX).await.is_ok() => {}
                 Ok(None) => return false,
                 Err(err) => {
                     visit.is_not_introduced(&err);
@@ -87,7 +87,8 @@ async fn introduced(visit: &Visit, line: &mut Line, patience: Duration) -> bool 
         }
     };
     tokio::select! {
-        // It may be called already, and have said all that it has to say.
+        // The first poll may find that the slot was called for; a preamble that has arrived still
+        // counts.
         biased;
         introduced = introduced => introduced,
         () = visit.permit().called() => false,
@@ -96,16 +97,16 @@ async fn introduced(visit: &Visit, line: &mut Line, patience: Duration) -> bool 
     }
 }
 
-/// Waits for something to come. `false`: nothing does.
-async fn comes(visit: &Visit, line: &Line, patience: Duration) -> bool {
-    let mut arrives = pin!(line.arrives());
+/// Waits for data. `false`: none comes.
+async fn comes(visit: &Visit, transport: &Transport, patience: Duration) -> bool {
+    let mut arrives = pin!(transport.arrives());
     let patience = tokio::time::sleep(patience);
     tokio::select! {
-        // What has arrived is answered, whatever else happens.
+        // Data that has arrived is answered, whatever else happens.
         biased;
         arrived = &mut arrives => arrived,
-        () = visit.permit().called() => line.has_arrived(),
-        () = patience => line.has_arrived(),
-        () = visit.tasks().sessions_ended() => line.has_arrived(),
+        () = visit.permit().called() => transport.has_arrived(),
+        () = patience => transport.has_arrived(),
+        () = visit.tasks().sessions_ended() => transport.has_arrived(),
     }
 }

@@ -1,4 +1,4 @@
-//! Who may ask, by what the head of a request says: the rules for `Host` and `Origin` together.
+//! Whether a request may be answered at all, by its `Host` and `Origin`.
 
 use hyper::Request;
 
@@ -7,17 +7,17 @@ use super::host::{self, HostRefused, Hosts};
 use super::origin::{self, Origins, Source};
 use crate::config::ServerConfig;
 
-/// One to a node.
+/// One per node.
 pub struct Door {
     hosts: Hosts,
     origins: Origins,
 }
 
-/// Why a request is not answered, whatever it asks.
+/// Why a request is refused, whatever its path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DoorRefused {
     Host(HostRefused),
-    /// It has several `Origin`s.
+    /// Several `Origin` headers.
     Origins,
 }
 
@@ -27,8 +27,8 @@ impl Door {
         Self { hosts, origins }
     }
 
-    /// Where a request comes from that is for this server. A foreign page's may be answered all the
-    /// same: that is for the routes to say.
+    /// The source of a request that is for this server. A request from a foreign page passes here;
+    /// the routes decide whether to answer it.
     pub fn check<B>(&self, request: &Request<B>) -> Result<Source, DoorRefused> {
         let own = self.hosts.check(request).map_err(DoorRefused::Host)?;
         match self.origins.source(request.headers(), own.as_ref()) {
@@ -39,7 +39,7 @@ impl Door {
 }
 
 impl DoorRefused {
-    /// The word for it in the metrics.
+    /// Its name in the metrics.
     pub fn reason(self) -> &'static str {
         match self {
             Self::Host(_) => "host",

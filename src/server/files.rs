@@ -1,25 +1,25 @@
-//! How many connections fit into the files that the process may have open. Each is a file, and
-//! what a node needs for itself must not go to them: a node that is full has to answer those who
-//! are in, and health checks.
+//! How many connections fit into the open-file limit of the process. Each connection is a file.
+//! Some files are kept for the node itself, because a full node must still serve the connections it
+//! has, and health checks.
 
 use super::WATCHERS_MAX;
 use super::admission::files_beyond;
 use crate::config::Config;
 
-/// Standard streams, the runtime, listeners, signals, name look-ups, generously.
+/// Standard streams, runtime, listeners, signals, name look-ups, generously.
 const FILES_OF_PROCESS: usize = 32;
 /// A connection to the log is one file, or with the embedded log up to three.
 const FILES_OF_LOG_CONNECTION: usize = 3;
-/// Connections to the log beside those of lanes and readers, and to Redis.
+/// Connections to the log besides those of lanes and readers, and connections to Redis.
 const CONNECTIONS_BESIDE: usize = 8;
 
-/// How many files the process should be allowed.
+/// The open-file limit that all settings together need.
 pub fn wanted(config: &Config) -> usize {
     let connections_max = config.server.connections_max;
     connections_max.saturating_add(files_beyond(connections_max)).saturating_add(of_node(config))
 }
 
-/// How many connections there may be at once, if so many files may be open.
+/// How many connections fit into `files_max` open files.
 pub fn connections_max(config: &Config, files_max: usize) -> usize {
     if files_max >= wanted(config) {
         return config.server.connections_max;
@@ -28,7 +28,7 @@ pub fn connections_max(config: &Config, files_max: usize) -> usize {
     room.saturating_sub(files_beyond(room)).clamp(1, config.server.connections_max)
 }
 
-/// What is kept for the node itself.
+/// Files kept for the node itself.
 fn of_node(config: &Config) -> usize {
     let log = config.lane.count + config.log.readers + CONNECTIONS_BESIDE;
     let watchers = if config.server.internal_listen.is_empty() { 0 } else { WATCHERS_MAX };
@@ -51,7 +51,7 @@ mod tests {
             assert!(fit == 1 || fit + beyond + of_node(&config) <= files, "{fit} of {files}");
             assert!(fit < all);
         }
-        // Of the usual limit most is for connections.
+        // Most of the usual limit is for connections.
         assert!(connections_max(&config, 1024) > 650);
         assert!(connections_max(&config, 200) > 50);
     }

@@ -1,8 +1,8 @@
-//! By which names this server goes: the one rule for `Host`, on every path.
+//! The host names of this server: the one rule for `Host`, on every path.
 //!
-//! A browser lets any web page ask any address that the page's own name resolves to, and whoever
-//! owns the name may let it resolve to 127.0.0.1 (DNS rebinding). Then page and server have one
-//! origin, and no rule for origins helps. The name gives it away: it is none of ours.
+//! A web page can send requests to any address that its own name resolves to, and the owner of the
+//! name can make it resolve to 127.0.0.1 (DNS rebinding). Page and server then have the same
+//! origin, so no rule for origins helps. But the name in `Host` is not one of ours.
 
 use hyper::header::{HOST, HeaderValue};
 use hyper::{Request, StatusCode, Version};
@@ -10,25 +10,25 @@ use hyper::{Request, StatusCode, Version};
 use super::answer::{Answer, Why, refuse};
 use crate::model::{Authority, Host};
 
-/// The one name that needs no listing: nobody can let it resolve to anything else.
+/// Needs no listing: nobody can make it resolve to another address.
 const LOCALHOST: &str = "localhost";
 
-/// The setting `server.hosts`.
+/// The setting `server.hosts`, ready to compare.
 pub struct Hosts {
     any: bool,
     names: Vec<String>,
 }
 
-/// Why a request is not answered. The `Display` form is for the person who sent it.
+/// Why a request is refused. The `Display` form is the error that the client gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HostRefused {
-    #[error("send one Host header: this request has none")]
+    #[error("this request has no Host header; send exactly one")]
     Missing,
-    #[error("send one Host header: this request has several")]
+    #[error("this request has several Host headers; send exactly one")]
     Several,
-    #[error("the host of a request is a name or an address, and perhaps a port")]
+    #[error("malformed host; send a name or an IP address, with an optional port")]
     Malformed,
-    #[error("this server does not go by that name: list it in server.hosts")]
+    #[error("unknown host name; to accept it, list it in server.hosts")]
     Foreign,
 }
 
@@ -38,8 +38,8 @@ impl Hosts {
         Self { any, names: names.iter().map(|name| name.to_ascii_lowercase()).collect() }
     }
 
-    /// Whom the request is for, if that is this server. `None`: it does not say, which HTTP/1.0
-    /// need not.
+    /// The host that the request names, if it is this server. `None`: it names none, which is legal
+    /// in HTTP/1.0.
     pub fn check<B>(&self, request: &Request<B>) -> Result<Option<Authority>, HostRefused> {
         let mut hosts = request.headers().get_all(HOST).iter();
         let host = hosts.next();
@@ -49,7 +49,7 @@ impl Hosts {
         if host.is_none() && request.version() >= Version::HTTP_11 {
             return Err(HostRefused::Missing);
         }
-        // What stands in the target goes before the header (RFC 9112, section 3.2.2).
+        // The host in the target takes precedence over the header (RFC 9112, section 3.2.2).
         let target = request.uri().authority().map(|authority| authority.as_str());
         let text = match (target, host.map(HeaderValue::to_str)) {
             (Some(target), _) => target,
@@ -63,14 +63,14 @@ impl Hosts {
 
     fn is_own(&self, host: &Host) -> bool {
         self.any
-            // An address resolves to nothing else, so none can be rebound.
+            // An address resolves only to itself, so it cannot be rebound.
             || matches!(host, Host::Address(_))
             || host.is_named(LOCALHOST)
             || self.names.iter().any(|name| host.is_named(name))
     }
 }
 
-/// The answer to such a request.
+/// The answer to a refused request.
 pub fn refusal(refused: HostRefused) -> Answer {
     let status = match refused {
         HostRefused::Foreign => StatusCode::MISDIRECTED_REQUEST,
@@ -86,7 +86,7 @@ mod tests {
     use super::HostRefused::{Foreign, Malformed, Missing, Several};
     use super::*;
 
-    /// What is said of a request for `target` with these hosts, to a server that is `ours`.
+    /// The result for a request for `target` with these hosts, to a server with the names `ours`.
     fn check(target: &str, version: Version, hosts: &[&str]) -> Result<bool, HostRefused> {
         let mut request = Request::get(target).version(version).body(()).unwrap();
         for host in hosts {

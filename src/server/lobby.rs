@@ -1,9 +1,9 @@
-//! Who waits, for what, and since when: the order in which connections give up their places when
-//! others need them.
+//! Connections that wait for their clients, by what they wait for and since when: the order in
+//! which they give up their slots when others need them.
 //!
-//! It counts nothing and closes nothing. A connection stands in one list at most, for as long as it
-//! is up to its client that something happens. Whoever needs a place calls the first of a list;
-//! who was called is in none any more, and learns of it when it looks.
+//! It counts and closes nothing. A connection is in at most one list, and only while it is the
+//! client's turn. Whoever needs a slot calls the first connection of a list. The call removes it
+//! from the list; the connection notices when it looks.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,14 +11,14 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
-/// A client that has taken some of its answer within that time is not stuck.
+/// A client that took some of its answer within this time is not stuck.
 const TAKING_PATIENCE: Duration = Duration::from_secs(1);
 
-/// What a connection waits for; those within the limits first, then, by what they are beyond of,
-/// those that are let in for one answer.
+/// What a connection waits for. Connections within the limits come first, then those beyond a
+/// limit, which are admitted for one answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum List {
-    /// The next request, of a client that has asked before.
+    /// The next request of a client that has asked before.
     Idle,
     /// The first byte.
     Silent,
@@ -26,7 +26,7 @@ pub enum List {
     Head,
     /// The rest of a body.
     Body,
-    /// That the client takes what it asked for.
+    /// The client to take its answer.
     Taking,
     BeyondTotal,
     BeyondAddress,
@@ -34,7 +34,7 @@ pub enum List {
 
 const LISTS: usize = 7;
 
-/// A place in a list.
+/// An entry in a list.
 #[derive(Debug)]
 pub struct Ticket {
     list: List,
@@ -43,7 +43,7 @@ pub struct Ticket {
 
 #[derive(Default)]
 pub struct Lobby {
-    /// By number, and so by when they came.
+    /// By number, so in order of arrival.
     lists: [BTreeMap<u64, Guest>; LISTS],
     next: u64,
 }
@@ -66,13 +66,13 @@ impl Lobby {
         self.lists[ticket.list as usize].remove(&ticket.number).is_some()
     }
 
-    /// Whether it was not called.
+    /// Whether the connection is still in its list, that is, not called.
     pub fn holds(&self, ticket: &Ticket) -> bool {
         self.lists[ticket.list as usize].contains_key(&ticket.number)
     }
 
-    /// Calls whoever has waited longest in the first of these lists that is not empty; which it
-    /// was.
+    /// Calls the connection that has waited longest in the first of these lists with one that may
+    /// go. Returns which list.
     pub fn call_first(&mut self, lists: &[List], now: Instant) -> Option<List> {
         let may_go = |list: List, guest: &Guest| {
             list != List::Taking || now.saturating_duration_since(guest.since) >= TAKING_PATIENCE

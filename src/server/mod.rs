@@ -1,8 +1,8 @@
-//! The HTTP side of a node: accepts connections, admits them, answers the few routes and the API,
-//! and turns an upgrade into a session.
+//! The HTTP side of a node: accepts and admits connections, answers the status paths, the web page
+//! and the API, and turns upgrades into sessions.
 //!
-//! It does not know commands or events, except in `api`. A connection is one task until it
-//! upgrades; then that task ends with all of HTTP's buffers, and the session's task begins.
+//! Only `api` knows commands and events. A connection is one task until it upgrades. Then that task
+//! ends, with all of HTTP's buffers, and the session's task begins.
 
 mod admission;
 mod answer;
@@ -12,7 +12,6 @@ mod door;
 mod exchange;
 pub mod files;
 mod host;
-mod line;
 mod lobby;
 mod origin;
 mod page;
@@ -21,6 +20,7 @@ mod proxies;
 mod refusals;
 mod routes;
 mod status;
+mod transport;
 pub mod upgrade;
 
 use std::io;
@@ -34,12 +34,12 @@ use tokio::net::{TcpListener, TcpStream};
 use self::admission::{Admission, Wait};
 use self::api::Api;
 use self::door::Door;
-use self::line::Line;
-use self::page::Page;
+use self::page::WebPage;
 use self::proxies::Proxies;
 use self::refusals::Refusals;
 use self::routes::Visit;
 use self::status::Status;
+use self::transport::Transport;
 use crate::desk::Desk;
 use crate::model::UserId;
 use crate::protocol::close::CloseCode;
@@ -48,29 +48,29 @@ use crate::socket;
 
 /// First pause after a failed accept.
 const ACCEPT_PAUSE_MIN: Duration = Duration::from_millis(5);
-/// Longest pause after a failed accept: files come free at any time.
+/// Longest pause after a failed accept: files may become free at any time.
 const ACCEPT_PAUSE_MAX: Duration = Duration::from_secs(1);
-/// How long a stopping node waits for what is left of requests, when its last client has gone.
+/// How long a stopping node waits for unfinished requests after its last session has ended.
 const LAST_REQUEST: Duration = Duration::from_secs(1);
 
-/// Connections at once of those who watch the node, where they have a listener of their own.
+/// Most connections at the internal listener.
 const WATCHERS_MAX: usize = 64;
 
-/// What every connection of this node needs.
+/// The state that all connections of this node share.
 pub struct Server {
     desk: Arc<Desk>,
     api: Api,
     admission: Arc<Admission>,
-    /// Of those who come in by the internal entrance.
+    /// For the internal listener.
     watchers: Arc<Admission>,
     proxies: Proxies,
-    page: Page,
+    page: WebPage,
     door: Door,
     status: Arc<Status>,
     refusals: Refusals,
 }
 
-/// By which listener somebody comes.
+/// The listener that a connection came in by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Entrance {
     /// `server.listen`
@@ -83,12 +83,12 @@ impl Server {
     pub fn new(desk: Arc<Desk>) -> Arc<Self> {
         let admission = Admission::new(&desk.config, desk.metrics.clone());
         let api = Api::new(desk.clone());
-        let page = Page::new(desk.config.server.page);
+        let page = WebPage::new(desk.config.server.page);
         let door = Door::new(&desk.config.server);
         let status = Status::new(desk.clone());
         let mut few = desk.config.clone();
         few.server.connections_max = WATCHERS_MAX;
-        // With numbers of their own, which nobody reads: they are no clients.
+        // With separate metrics that nobody reads: monitoring connections are not clients.
         let watchers = Admission::new(&few, Arc::default());
         let proxies = Proxies::new(&desk.config.server);
         let refusals = Refusals::new(Instant::now());
@@ -116,12 +116,12 @@ impl Server {
                         tokio::task::yield_now().await;
                     }
                 }
-                // The client was gone before we came: nothing of ours is short.
+                // The client left before it was accepted. No resource is short.
                 Err(err) if err.kind() == io::ErrorKind::ConnectionAborted => {}
-                // No file is free (EMFILE), or no memory. Never a reason to end the server.
+                // No free file (EMFILE) or no memory. The server must survive it.
                 Err(err) => {
                     if backoff.is_fresh() {
-                        tracing::error!(%err, "cannot accept connections; trying again");
+                        tracing::error!(%err, "cannot accept connections; retrying");
                     }
                     tokio::time::sleep(backoff.pause()).await;
                 }
@@ -129,7 +129,7 @@ impl Server {
         }
     }
 
-    /// A session has ended: a line, if it is for what its client did or did not do.
+    /// Logs the end of a session if its client is to blame.
     fn note_closed(&self, client: IpAddr, code: CloseCode, reason: &str, user: Option<&UserId>) {
         let is_to_tell = [CloseCode::POLICY, CloseCode::STALLED].contains(&code);
         if is_to_tell && !self.proxies.trusts(client) {
@@ -138,7 +138,7 @@ impl Server {
     }
 
     fn greet(self: Arc<Self>, stream: TcpStream, peer: SocketAddr, entrance: Entrance) {
-        // A client that comes by IPv6 to an IPv4 address is the same address.
+        // An IPv4 address that arrives as an IPv4-mapped IPv6 address is the same address.
         let address: IpAddr = peer.ip().to_canonical();
         let (admission, counted) = match entrance {
             Entrance::Public => {
@@ -148,7 +148,7 @@ impl Server {
         };
         let permit = match admission.enter(counted) {
             Ok(permit) => permit,
-            // Too many wait to be refused: not even a refusal is to be had.
+            // The queue of connections to refuse is full; drop this one.
             Err(limit) => {
                 if let Some(address) = counted {
                     self.refusals.refused(address, limit.reason());
@@ -157,14 +157,15 @@ impl Server {
             }
         };
         if let Err(err) = socket::tune(&stream, &self.desk.config.socket) {
-            tracing::debug!(%err, "the connection was gone before it was served");
+            tracing::debug!(%err, "the connection ended before it was served");
             return;
         }
         let tasks = self.desk.tasks.clone();
-        // At once, not when its task is first run: those who come meanwhile need the place.
+        // Done here, not in the task: connections accepted before the task first runs may need the
+        // slot.
         permit.waits(Wait::FirstByte);
-        let line = Line::new(stream, &self.desk.budgets.unsent);
-        let visit = Visit::new(self, entrance, permit, address, line.peer());
-        tasks.spawn_connection(connection::run(visit, line));
+        let transport = Transport::new(stream, &self.desk.budgets.unsent);
+        let visit = Visit::new(self, entrance, permit, address, transport.peer());
+        tasks.spawn_connection(connection::run(visit, transport));
     }
 }

@@ -1,8 +1,8 @@
-//! Which web pages may ask this server: the one rule for `Origin`, on the WebSocket and under
-//! `/api`; and what browsers are told so that a page may read the answer.
+//! Which web pages may send requests to this server: the one rule for `Origin`, for the WebSocket
+//! and `/api`, and the headers that let a page read the answer.
 //!
-//! Browsers send `Origin` and let any page ask anywhere, so the server must choose. Other clients
-//! send none and are always let in: this is no authentication.
+//! Browsers let any page send requests anywhere and add `Origin`, so the server must decide. Other
+//! clients send none and are always allowed: this is not authentication.
 
 use hyper::StatusCode;
 use hyper::header::{
@@ -13,24 +13,24 @@ use hyper::header::{
 use super::answer::{Answer, Why, refuse, set};
 use crate::model::{Authority, Origin};
 
-/// The setting `server.allowed_origins`; the server's own host is allowed anyway.
+/// The setting `server.allowed_origins`. The server's own host is always allowed.
 pub struct Origins {
     any: bool,
     listed: Vec<Origin>,
 }
 
-/// Where a request comes from.
+/// The source of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
-    /// No web page, or one that need not say.
+    /// No web page, or one that need not send an `Origin`.
     Unsaid,
-    /// A page that may ask. `by_name`: its origin is listed.
+    /// A page that is allowed. `by_name`: its origin is listed.
     Page {
         origin: HeaderValue,
         by_name: bool,
     },
     Foreign,
-    /// There are several `Origin`s: one too many to believe any.
+    /// Several `Origin` headers, none of which can be trusted.
     Several,
 }
 
@@ -40,7 +40,7 @@ impl Origins {
         Self { any, listed: allowed.iter().filter_map(|origin| Origin::parse(origin)).collect() }
     }
 
-    /// `own` is whom the request is for.
+    /// `own` is the host that the request is for.
     pub fn source(&self, headers: &HeaderMap, own: Option<&Authority>) -> Source {
         let mut values = headers.get_all(ORIGIN).iter();
         let Some(value) = values.next() else { return Source::Unsaid };
@@ -59,37 +59,38 @@ impl Origins {
 }
 
 impl Source {
-    /// Lets the page read the answer, also one that is a refusal.
+    /// Lets the page read the answer, even if it is a refusal.
     pub fn admit(self, answer: &mut Answer) {
         set(answer, VARY, "Origin");
         let Self::Page { origin, by_name } = self else { return };
         answer.headers_mut().insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
         set(answer, ACCESS_CONTROL_EXPOSE_HEADERS, "Retry-After");
-        // Who lets everybody in has not thought of each who comes with a user's cookies.
+        // With `*`, the operator has not considered each page that could use a user's cookies.
         if by_name {
             set(answer, ACCESS_CONTROL_ALLOW_CREDENTIALS, "true");
         }
     }
 }
 
-/// The answer to a page that may not ask.
+/// The answer to a page that is not allowed.
 pub fn refusal() -> Answer {
-    let error = "this origin may not connect: list it in server.allowed_origins";
+    let error = "this origin is not allowed; to allow it, list it in server.allowed_origins";
     let mut answer = refuse(StatusCode::FORBIDDEN, "origin", error);
     answer.extensions_mut().insert(Why("origin"));
     answer
 }
 
-/// The answer to a request with several `Origin`s.
+/// The answer to a request with several `Origin` headers.
 pub fn refusal_of_several() -> Answer {
-    refuse(StatusCode::BAD_REQUEST, "origin", "a request has one Origin header at most")
+    let error = "this request has several Origin headers; send at most one";
+    refuse(StatusCode::BAD_REQUEST, "origin", error)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// Where a request with these origins comes from, which is for `host`.
+    /// The source of a request with these origins for `host`.
     fn source(allowed: &[&str], host: &str, origins: &[&[u8]]) -> Source {
         let allowed: Vec<_> = allowed.iter().map(|&origin| origin.to_owned()).collect();
         let values = origins.iter().map(|&origin| HeaderValue::from_bytes(origin).unwrap());

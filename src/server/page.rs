@@ -1,7 +1,6 @@
-//! The web page at `/`: the files of `web/`, which are part of the program, and what a browser may
-//! do with them.
+//! The web page at `/`: the files of `web/`, compiled in, and what browsers may do with them.
 //!
-//! It knows no rooms and no messages: the page talks over `/ws`, as every client does.
+//! It knows no rooms or messages: the page talks over `/ws` like every client.
 
 use hyper::header::{
     ACCESS_CONTROL_ALLOW_ORIGIN, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG,
@@ -11,17 +10,17 @@ use hyper::{Response, StatusCode};
 
 use super::answer::{Answer, CROSS_ORIGIN_RESOURCE_POLICY, Content, set};
 
-/// A path, what stands there, and of what kind it is.
+/// Path, content and content type.
 type File = (&'static str, &'static [u8], &'static str);
 
 const HTML: &str = "text/html; charset=utf-8";
 const CSS: &str = "text/css; charset=utf-8";
 const SCRIPT: &str = "text/javascript; charset=utf-8";
 const SVG: &str = "image/svg+xml";
-/// Types are for people and editors; no browser runs them, and TypeScript has no type of its own.
+/// Types are for people and editors. No browser runs them, and TypeScript has no media type.
 const TEXT: &str = "text/plain; charset=utf-8";
 
-/// No list of a folder: what is not named here is not served.
+/// Only files named here are served; there are no directory listings.
 const FILES: [File; 35] = [
     ("/", include_bytes!("../../web/index.html"), HTML),
     ("/style.css", include_bytes!("../../web/style.css"), CSS),
@@ -60,28 +59,28 @@ const FILES: [File; 35] = [
     ("/verbatim.d.ts", include_bytes!("../../web/verbatim.d.ts"), TEXT),
 ];
 
-/// What the page may load and do: its own files, its own server, and nothing that was written into
-/// it as text. `'self'` of `connect-src` covers `ws:` and `wss:` of the same host. With trusted
-/// types no string becomes markup or code at all, so a message cannot either.
+/// What the page may load and do: only its own files and its own server, and nothing inserted as
+/// text. `'self'` in `connect-src` covers `ws:` and `wss:` of the same host. With trusted types, no
+/// string can become markup or code, so a message cannot either.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
                       connect-src 'self'; base-uri 'none'; form-action 'none'; \
                       frame-ancestors 'none'; require-trusted-types-for 'script'; \
                       trusted-types 'none'";
 
-/// The files do not have their version in their names, so each use asks whether they changed. It
-/// is a 304 of a few bytes, and the page is new the moment that the node is.
+/// File names carry no version, so browsers ask each time whether a file has changed. The answer is
+/// a 304 of a few bytes, and an upgraded node serves the new page at once.
 const CACHING: &str = "no-cache";
 
 const CROSS_ORIGIN_OPENER_POLICY: HeaderName =
     HeaderName::from_static("cross-origin-opener-policy");
 
-/// One to a node.
-pub struct Page {
-    /// Each file with its tag; none if the page is switched off (`server.page`).
+/// One per node.
+pub struct WebPage {
+    /// Each file with its tag; empty if the page is switched off (`server.page`).
     files: Vec<(File, HeaderValue)>,
 }
 
-impl Page {
+impl WebPage {
     pub fn new(is_on: bool) -> Self {
         let files = FILES.iter().filter(|_| is_on);
         Self { files: files.map(|file| (*file, tag(file.1))).collect() }
@@ -116,13 +115,13 @@ impl Page {
     }
 }
 
-/// Whether a file is of the library, which is for everybody's pages: `/verbatim.js`, its types, and
-/// the modules that it is made of.
+/// Whether a file belongs to the client library, which any page may load: `/verbatim.js`, its
+/// types, and its modules.
 fn is_library(path: &str) -> bool {
     path.strip_prefix("/verbatim").is_some_and(|rest| rest.starts_with(['.', '/']))
 }
 
-/// Whether the browser has the file of that tag. A proxy that compresses makes tags weak (`W/`).
+/// Whether the browser has the file with this tag. Proxies that compress make tags weak (`W/`).
 fn has(headers: &HeaderMap, tag: &HeaderValue) -> bool {
     let lists = headers.get_all(IF_NONE_MATCH).iter().filter_map(|list| list.to_str().ok());
     let mut tags = lists.flat_map(|list| list.split(','));
@@ -132,8 +131,8 @@ fn has(headers: &HeaderMap, tag: &HeaderValue) -> bool {
     })
 }
 
-/// FNV-1a of the file: it tells versions of our own files apart, on every node of a build alike.
-/// Nobody gains by forging one.
+/// FNV-1a of the file. It distinguishes versions of our own files and is the same on all nodes of a
+/// build. Nothing is gained by forging one.
 fn tag(bytes: &[u8]) -> HeaderValue {
     const BASIS: u64 = 0xcbf2_9ce4_8422_2325;
     const PRIME: u64 = 0x0100_0000_01b3;
@@ -170,12 +169,12 @@ mod tests {
         assert!(!has(&HeaderMap::new(), &tag));
     }
 
-    /// A file that is added to the folder and forgotten here would be missed by browsers only.
+    /// Only browsers would notice a file that is added to the folder and forgotten here.
     #[test]
     fn every_file_of_the_folder_is_served() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("web");
         let mut there = Vec::new();
-        // What Node is told about the client is nothing to a browser.
+        // What Node reads about the client is of no use to a browser.
         let is_for_node = |path: &Path| path.ends_with("package.json");
         let mut folders = vec![folder.clone()];
         while let Some(inner) = folders.pop() {

@@ -1,32 +1,32 @@
-//! What a load balancer sends in front of a client's own bytes: the PROXY protocol, versions 1 and
-//! 2 (haproxy.org, proxy-protocol.txt). Pure: bytes in, an address out.
+//! The PROXY protocol, versions 1 and 2 (haproxy.org, proxy-protocol.txt): what a load balancer
+//! sends before the client's own bytes. Pure: bytes in, an address out.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Longest preamble: version 1 has at most 107 bytes, version 2 may have whatever a balancer tells
-/// beside the addresses, which is some hundreds.
+/// Longest preamble. Version 1 has at most 107 bytes. Version 2 may carry extra fields besides the
+/// addresses, usually some hundred bytes.
 pub const BYTES_MAX: usize = 4096;
-/// Longest of version 1, its line end included.
+/// Longest preamble of version 1, including its line end.
 const LINE_BYTES_MAX: usize = 107;
 const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 /// Signature, version and command, family, length.
 const HEAD_BYTES: usize = 16;
 
-/// A preamble that is whole.
+/// A complete preamble.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Preamble {
-    /// Whose connection it is; `None`: the balancer's own, or it does not know.
+    /// The client's address; `None`: the balancer's own connection, or unknown.
     pub client: Option<IpAddr>,
-    /// How many bytes it has. What follows is the client's.
+    /// Its length. The client's bytes follow.
     pub len: usize,
 }
 
-/// It is no preamble, and cannot become one.
+/// This is not a preamble, and cannot become one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the connection does not begin with the PROXY protocol")]
 pub struct Malformed;
 
-/// Reads the beginning of a connection. `None`: more is needed.
+/// Parses the beginning of a connection. `None`: more bytes are needed.
 pub fn parse(bytes: &[u8]) -> Result<Option<Preamble>, Malformed> {
     if begins(bytes, SIGNATURE) {
         return parse_binary(bytes);
@@ -37,7 +37,7 @@ pub fn parse(bytes: &[u8]) -> Result<Option<Preamble>, Malformed> {
     Err(Malformed)
 }
 
-/// Whether the bytes are the beginning of that text, or have it at theirs.
+/// Whether one is the beginning of the other.
 fn begins(bytes: &[u8], text: &[u8]) -> bool {
     let len = bytes.len().min(text.len());
     bytes[..len] == text[..len]
@@ -83,9 +83,9 @@ fn parse_binary(bytes: &[u8]) -> Result<Option<Preamble>, Malformed> {
     }
     let Some(addresses) = bytes.get(HEAD_BYTES..len) else { return Ok(None) };
     let client = match (command & 0xf, family) {
-        // LOCAL: a health check of the balancer's own.
+        // LOCAL: the balancer's own connection, such as a health check.
         (0, _) => None,
-        // PROXY, of TCP over IPv4 and IPv6. Each has two addresses and two ports, and perhaps more.
+        // PROXY, TCP over IPv4 or IPv6: two addresses and two ports, and perhaps more.
         (1, 0x11) if addresses.len() >= 12 => {
             addresses.first_chunk().map(|source: &[u8; 4]| Ipv4Addr::from(*source).into())
         }
@@ -94,7 +94,7 @@ fn parse_binary(bytes: &[u8]) -> Result<Option<Preamble>, Malformed> {
             source.map(|source| IpAddr::from(source).to_canonical())
         }
         (1, 0x11 | 0x21) => return Err(Malformed),
-        // Of something that has no address here.
+        // A protocol without an IP address.
         (1, _) => None,
         _ => return Err(Malformed),
     };
@@ -105,7 +105,7 @@ fn parse_binary(bytes: &[u8]) -> Result<Option<Preamble>, Malformed> {
 mod tests {
     use super::*;
 
-    /// Version 2, with that command, family and what follows.
+    /// Version 2, with this command, family and rest.
     fn binary(command: u8, family: u8, rest: &[u8]) -> Vec<u8> {
         let len = u16::try_from(rest.len()).unwrap().to_be_bytes();
         [&SIGNATURE[..], &[command, family], &len, rest].concat()
@@ -121,7 +121,7 @@ mod tests {
             (b"PROXY UNKNOWN\r\n".to_vec(), None),
             (b"PROXY UNKNOWN whatever may stand here\r\n".to_vec(), None),
             (binary(0x21, 0x11, &[192, 0, 2, 7, 10, 0, 0, 1, 0, 80, 1, 187]), Some("192.0.2.7")),
-            // With a part of what a balancer may tell beside.
+            // With an extra field, as a balancer may send.
             (
                 binary(0x21, 0x11, &[192, 0, 2, 7, 0, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0]),
                 Some("192.0.2.7"),

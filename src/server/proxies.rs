@@ -1,8 +1,9 @@
-//! Who asks, if a proxy stands between: the one rule for `server.trusted_proxies`.
+//! The client's address behind proxies: the one rule for `server.trusted_proxies`.
 //!
-//! A proxy says whose request it passes on. Anybody can say that, so only those in the settings are
-//! believed, and of a list of addresses only what they have put there: the list is read from its
-//! end, where the nearest proxy wrote, up to the first address that is none of theirs.
+//! A proxy names the client of a request, but anybody can send such a header. So only proxies in
+//! the settings are trusted, and in a list of addresses only those that they added: the list is
+//! read from the end, where the nearest proxy wrote, up to the first address that is not a trusted
+//! proxy.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Mutex, PoisonError};
@@ -16,24 +17,24 @@ use crate::model::Network;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
-/// Pause between two lines about proxies that do not say whom they come for.
+/// Pause between log lines about proxies that do not name their client.
 const COMPLAINT_PAUSE: Duration = Duration::from_secs(60);
 
-/// One to a node.
+/// One per node.
 pub struct Proxies {
     trusted: Vec<Network>,
     says: Says,
-    /// When it was last said that one of them does not say whom a connection is for.
+    /// The last log line about a proxy that did not name the client of a connection.
     complained: Mutex<Option<Instant>>,
 }
 
-/// The setting `server.proxy_header`: how a proxy says it. Only that is read, because a proxy
-/// passes on what else a client has sent.
+/// The setting `server.proxy_header`: how a proxy names the client. Nothing else is read, because a
+/// proxy passes on other headers as the client sent them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Says {
     XForwardedFor,
     Forwarded,
-    /// In front of everything that it sends on a connection: see `preamble`.
+    /// Before everything else on a connection: see `preamble`.
     Preamble,
 }
 
@@ -52,17 +53,17 @@ impl Proxies {
         self.trusted.iter().any(|network| network.contains(address))
     }
 
-    /// Whether connections from there begin with who they are for.
+    /// Whether connections from this address begin with the PROXY protocol.
     pub fn introduces(&self, address: IpAddr) -> bool {
         self.says == Says::Preamble && self.trusts(address)
     }
 
-    /// A line about a connection of a proxy that does not begin as it should. It is for whoever set
-    /// up the proxy, and no refusal: its health checks may come so, and programs that read refusals
-    /// would shut out the proxy, and everybody behind it.
+    /// Logs that a proxy's connection does not begin with the PROXY protocol. This is for the
+    /// person who configured the proxy, and not a refusal: its health checks may look like this,
+    /// and tools that read refusals would block the proxy and everybody behind it.
     pub fn is_not_introduced(&self, from: IpAddr, err: &Malformed) {
         if self.may_complain(Instant::now()) {
-            tracing::warn!(proxy = %from, %err, "closed the connection of a trusted proxy");
+            tracing::warn!(proxy = %from, %err, "closed a connection from a trusted proxy");
         }
     }
 
@@ -75,7 +76,7 @@ impl Proxies {
         is_due
     }
 
-    /// Whose request it is that came from that address.
+    /// The client of a request that came from this address.
     pub fn client(&self, from: IpAddr, headers: &HeaderMap) -> IpAddr {
         match self.says {
             Says::XForwardedFor => self.last_stranger(from, hops(headers, &X_FORWARDED_FOR), node),
@@ -84,7 +85,7 @@ impl Proxies {
         }
     }
 
-    /// Goes back as long as those who say where from are trusted, and know.
+    /// Goes back through the hops while they are trusted proxies with a readable predecessor.
     fn last_stranger<'a>(
         &self,
         mut from: IpAddr,
@@ -101,15 +102,15 @@ impl Proxies {
     }
 }
 
-/// The parts of a list that may stand in several headers, from its end.
+/// The parts of a list that may span several headers, from the end.
 fn hops<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
-    // One that is no text is a part that nobody can read, and not passed over.
+    // An unreadable part is kept as such, not skipped.
     let text = |value: &'a HeaderValue| value.to_str().unwrap_or("?");
     let values = headers.get_all(name).iter().rev().map(text);
     values.flat_map(|value| value.rsplit(',')).map(str::trim)
 }
 
-/// An address, perhaps with a port, and with IPv6 then in brackets.
+/// An address, perhaps with a port (IPv6 then in brackets).
 fn node(text: &str) -> Option<IpAddr> {
     let address = text.parse::<IpAddr>().ok();
     let address = address.or_else(|| Some(text.parse::<SocketAddr>().ok()?.ip()));
@@ -117,8 +118,8 @@ fn node(text: &str) -> Option<IpAddr> {
     Some(address.or_else(bare)?.to_canonical())
 }
 
-/// The `for` of one part of `Forwarded` (RFC 7239). A comma or semicolon in quotes is not
-/// understood: what is cut there has no `for` that is an address.
+/// The `for` of one part of `Forwarded` (RFC 7239). Commas and semicolons in quotes are not
+/// supported: the cut pieces have no `for` with an address.
 fn forwarded_for(part: &str) -> Option<IpAddr> {
     let mut said = part.split(';').filter_map(|pair| {
         let (name, value) = pair.split_once('=')?;
@@ -141,7 +142,7 @@ mod tests {
         Proxies::new(&config)
     }
 
-    /// Whose request with these headers is, that came from there.
+    /// The client of a request with these headers from this address.
     fn client(proxies: &Proxies, from: &str, headers: &[(&'static str, &str)]) -> String {
         let mut map = HeaderMap::new();
         for (name, value) in headers {
@@ -158,17 +159,17 @@ mod tests {
             assert_eq!(client(&proxies, from, &headers), wanted, "{from} {list:?}");
         };
         check("10.0.0.1", &["192.0.2.7"], "192.0.2.7");
-        // What a client says of itself stands to the left of what we know.
+        // What the client claims is to the left of what the proxies added.
         check("10.0.0.1", &["127.0.0.1, 198.51.100.1, 192.0.2.7"], "192.0.2.7");
         check("10.0.0.1", &["198.51.100.1, 192.0.2.7, 10.0.0.2 ,10.0.0.3"], "192.0.2.7");
         check("10.0.0.1", &["198.51.100.1", "192.0.2.7", "10.0.0.2"], "192.0.2.7");
         check("::1", &["192.0.2.7"], "192.0.2.7");
-        // All are ours: whoever is farthest.
+        // All are proxies: the farthest one.
         check("10.0.0.1", &["10.0.0.9, 10.0.0.2"], "10.0.0.9");
-        // Nobody else is believed.
+        // Nobody else is trusted.
         check("192.0.2.1", &["198.51.100.1"], "192.0.2.1");
         check("192.0.2.1", &["10.0.0.1"], "192.0.2.1");
-        // Behind what cannot be read nothing is known.
+        // Nothing before an unreadable part is known.
         check("10.0.0.1", &[], "10.0.0.1");
         for unreadable in ["", "unknown", "192.0.2", "\u{e9}", "192.0.2.7,", "192.0.2.7, x"] {
             check("10.0.0.1", &[unreadable], "10.0.0.1");
@@ -190,7 +191,7 @@ mod tests {
     fn forwarded_is_read_where_it_is_what_the_proxy_writes() {
         let proxies = proxies("forwarded");
         let check = |value: &str, wanted: &str| {
-            // The client sent the other one.
+            // The client sent the other header.
             let headers = [("x-forwarded-for", "198.51.100.66"), ("forwarded", value)];
             assert_eq!(client(&proxies, "10.0.0.1", &headers), wanted, "{value}");
         };

@@ -1,9 +1,9 @@
-//! A log line for each who is refused or thrown out, with the address: what whoever runs a node
-//! needs to find out who floods it, and what programs such as fail2ban read. docs/operations.md has
-//! the patterns, so the form of these lines is a promise.
+//! One log line per refused or closed client, with its address, for operators who look for the
+//! source of a flood and for tools such as fail2ban. docs/operations.md has the patterns, so the
+//! format of these lines must stay stable.
 //!
-//! Refusing is the others' matter; here is only what is said about it, and how often: a flood must
-//! not become a flood of lines.
+//! Who is refused is decided elsewhere. This limits how often it is logged: a flood of clients must
+//! not become a flood of log lines.
 
 use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
@@ -13,12 +13,12 @@ use crate::model::UserId;
 use crate::protocol::close::CloseCode;
 use crate::rate::{Bucket, Rate, Rates};
 
-/// About one address.
+/// Log lines about one address.
 const OF_ADDRESS: Rate = Rate { per_second: 1, burst: 10 };
-/// About all together.
+/// Log lines about all addresses.
 const OF_ALL: Rate = Rate { per_second: 50, burst: 500 };
 
-/// One to a node.
+/// One per node.
 pub struct Refusals {
     by_address: Rates<IpAddr>,
     all: Mutex<All>,
@@ -26,7 +26,7 @@ pub struct Refusals {
 
 struct All {
     left: Bucket,
-    /// Refusals without a line since the last one that had one.
+    /// Refusals since the last line that were not logged.
     unsaid: u64,
 }
 
@@ -36,15 +36,15 @@ impl Refusals {
         Self { by_address: Rates::new(OF_ADDRESS, now), all }
     }
 
-    /// A request, or a connection, was not served.
+    /// A request or connection was refused.
     pub fn refused(&self, address: IpAddr, reason: &str) {
         if let Some(unsaid) = self.may_say(address, Instant::now()) {
             tracing::info!(%address, %reason, unsaid, "refused");
         }
     }
 
-    /// A connection that was served was ended, for what its client does or does not do.
-    /// The user is in quotes, and behind everything that is ours: a name may have any letters.
+    /// A connection was ended because of its client. The user is quoted and comes last, because a
+    /// name may contain anything.
     pub fn closed(
         &self,
         address: IpAddr,
@@ -59,7 +59,7 @@ impl Refusals {
         }
     }
 
-    /// Whether there may be a line; and then, how many there were not since the last.
+    /// Whether to log now; if so, how many were not logged since the last line.
     fn may_say(&self, address: IpAddr, now: Instant) -> Option<u64> {
         let is_one_too_many = self.by_address.take(&address, 1, now).is_err();
         let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);

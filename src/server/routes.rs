@@ -1,8 +1,7 @@
-//! What is asked over HTTP, and its answers: `/ws`, `/api`, the page, and what the node says of
-//! itself.
+//! The routes: `/ws`, `/api`, the web page, and the status paths.
 //!
-//! It does not accept connections and does not speak WebSocket. Every refusal is a JSON body of
-//! the same shape as an `error` frame.
+//! Connections are accepted and WebSocket is spoken elsewhere. Every refusal is a JSON body in the
+//! shape of an `error` frame.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -21,39 +20,39 @@ use super::admission::{Limit, Permit, site};
 use super::answer::{self, Answer, Body, Content, Why, finish, refuse, set};
 use super::api::{Api, Visitor, body};
 use super::door::DoorRefused;
-use super::line::{Answering, Peer};
 use super::origin::Source;
 use super::preamble::Malformed;
 use super::refusals::Refusals;
+use super::transport::{Answering, Peer};
 use super::{Entrance, LAST_REQUEST, Server, origin, upgrade};
 use crate::budget::Budgets;
 use crate::config::ServerConfig;
-use crate::metrics::{Gauge, Metrics, Reason};
+use crate::metrics::{Gauge, Metrics, ReasonLabel};
 use crate::session::Session;
 use crate::socket::{Queues, Socket};
 use crate::tasks::Tasks;
 
-/// For `Allow`: of the node as a whole, and of the WebSocket.
+/// For `Allow`: methods of the node as a whole, and of the WebSocket.
 const ALL_METHODS: &str = "GET, HEAD, POST, PUT, DELETE, OPTIONS";
 const UPGRADES: &str = "GET, OPTIONS";
 
-/// Seconds after which a client that found the server full may come again.
+/// Seconds after which a client that found the server full may try again.
 const RETRY_AFTER_S: HeaderValue = HeaderValue::from_static("5");
 
-/// A connection that is a WebSocket's from now on, and what was read of it already.
+/// The stream of a connection that becomes a WebSocket, and what was already read from it.
 type Bare = (TcpStream, Bytes);
 
-/// One connection as the routes see it.
+/// One connection, as the routes see it.
 pub struct Visit {
     server: Arc<Server>,
     entrance: Entrance,
     permit: Arc<Permit>,
-    /// The other end of the connection, which may be a proxy.
+    /// The address of the other end, which may be a proxy.
     from: IpAddr,
-    /// Whose connection it is, as the proxy said in front of everything else.
+    /// The client's address, as the proxy named it before everything else.
     introduced: OnceLock<IpAddr>,
     peer: Peer,
-    /// Who waits for the connection: the session that was promised it.
+    /// The session that waits for the connection.
     promised: Mutex<Option<oneshot::Sender<Bare>>>,
 }
 
@@ -69,34 +68,34 @@ impl Visit {
         Arc::new(Self { server, entrance, permit, from, introduced, peer, promised })
     }
 
-    /// Whether the connection begins with a proxy's word for whom it is.
+    /// Whether the connection begins with the PROXY protocol.
     pub fn is_introduced(&self) -> bool {
         self.entrance == Entrance::Public && self.server.proxies.introduces(self.from)
     }
 
-    /// The proxy has said whose connection it is; `None`: it does not know, or it is its own.
+    /// The client that the proxy named; `None`: it does not know, or the connection is its own.
     pub fn introduce(&self, client: Option<IpAddr>) {
         let _ = self.introduced.set(client.unwrap_or(self.from));
     }
 
-    /// A line about it, which is for whoever set up the proxy.
+    /// Logs, for the person who configured the proxy, that the preamble is missing.
     pub fn is_not_introduced(&self, err: &Malformed) {
         self.server.proxies.is_not_introduced(self.from, err);
     }
 
-    /// A line about a refusal, if it is known whom it is about.
+    /// Logs a refusal, if the client is known.
     pub fn note_refused(&self, reason: &str) {
         self.note(self.introduced(), |refusals, client| refusals.refused(client, reason));
     }
 
-    /// As `note_refused`, of a connection that was ended while it was served.
+    /// As `note_refused`, for a connection that was ended while it was served.
     pub fn note_closed(&self, reason: &str) {
         self.note(self.introduced(), |refusals, client| {
             refusals.closed(client, reason, None, None)
         });
     }
 
-    /// A proxy's address is not to blame for what came by way of it.
+    /// A proxy's own address is not logged: it is not to blame for its clients.
     fn note(&self, client: IpAddr, write: impl FnOnce(&Refusals, IpAddr)) {
         if !self.server.proxies.trusts(client) && !self.tasks().is_stopping() {
             write(&self.server.refusals, client);
@@ -119,8 +118,8 @@ impl Visit {
         &self.server.desk.tasks
     }
 
-    /// A request has been read. From this moment on, not only from when the answer is first worked
-    /// on, the connection is not given up for another.
+    /// A request has been read. From this moment on, not only when the answer is first polled, the
+    /// connection is not given up for another.
     pub fn serve(
         self: Arc<Self>,
         request: Request<Incoming>,
@@ -134,7 +133,7 @@ impl Visit {
         })
     }
 
-    /// What hyper writes in answer to a request with that method.
+    /// The body that hyper writes in answer to a request with this method.
     pub fn body(&self, method: &Method, content: Content, answering: Answering) -> Body {
         content.body(method, &self.peer, &self.server.desk.budgets.unsent, answering)
     }
@@ -159,7 +158,7 @@ impl Visit {
         answer
     }
 
-    /// Whose request it is that has these headers.
+    /// The client of a request with these headers.
     fn client(&self, headers: &HeaderMap) -> IpAddr {
         match self.introduced.get() {
             Some(introduced) => *introduced,
@@ -179,12 +178,12 @@ impl Visit {
         refused.answer()
     }
 
-    /// To whoever watches the node at a listener of their own.
+    /// The answer at the internal listener.
     async fn answer_watcher(&self, request: &Request<Incoming>) -> Answer {
         let Server { status, admission, .. } = &*self.server;
         let answer = status.answer(request.method(), request.uri().path(), admission).await;
         answer.unwrap_or_else(|| {
-            let error = "there is /healthz, /readyz and /metrics; all else is at server.listen";
+            let error = "not found; this listener has only /healthz, /readyz and /metrics";
             refuse(StatusCode::NOT_FOUND, "not_found", error)
         })
     }
@@ -205,18 +204,18 @@ impl Visit {
         }
         match path {
             "*" if *method == Method::OPTIONS => answer::options(ALL_METHODS),
-            // Balancers ask this unless they are told better, whether or not there is a page.
+            // Load balancers ask this by default, whether or not there is a page.
             "/" if *method == Method::OPTIONS => answer::options(answer::READS),
             "/ws" if *method == Method::OPTIONS => answer::options(UPGRADES),
             "/ws" => self.upgrade(&request, &source, client),
-            _ if !page.has(path) => refuse_unknown(),
+            _ if !page.has(path) => self.refuse_unknown(),
             _ => answer::for_reading(method)
                 .or_else(|| page.answer(path, request.headers()))
-                .unwrap_or_else(refuse_unknown),
+                .unwrap_or_else(|| self.refuse_unknown()),
         }
     }
 
-    /// Checks cheap things first, then who may come, then whether there is room.
+    /// Checks cheap things first, then who may connect, then whether there is a slot.
     fn upgrade(&self, request: &Request<Incoming>, source: &Source, client: IpAddr) -> Answer {
         let accept = match upgrade::check(request) {
             Ok(accept) => accept,
@@ -242,13 +241,13 @@ impl Visit {
         self.tasks().spawn_session(async move {
             let bare = tokio::select! {
                 bare = promised => bare,
-                // It comes when the answer is with the kernel, which a client that reads nothing
-                // may keep from happening; and HTTP waits for this session before it gives up.
+                // The connection arrives when the answer is with the kernel, which a client that
+                // reads nothing can prevent; and HTTP waits for this session before it gives up.
                 () = abandoned(&server.desk.tasks) => return drop(place),
             };
             match bare {
                 Ok((stream, rest)) => {
-                    // Not before: what waits here is kept for as long as the socket lives.
+                    // Not created before: what waits here lives as long as the socket.
                     let desk = server.desk.clone();
                     let bytes = desk.metrics.queue_bytes.clone();
                     let Budgets { unsent, inbound, .. } = desk.budgets.clone();
@@ -259,7 +258,7 @@ impl Visit {
                     let ((code, reason), user) = session.run().await;
                     server.note_closed(client, code, reason, user.as_ref());
                 }
-                Err(_) => tracing::debug!("no upgrade after all"),
+                Err(_) => tracing::debug!("the upgrade did not complete"),
             }
             drop(place);
         });
@@ -274,24 +273,32 @@ impl Visit {
     pub fn hand_over(&self, stream: TcpStream, rest: Bytes) {
         let promised = self.promised.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(promised) = promised {
-            // The session may have given it up meanwhile.
+            // The session may have given up meanwhile.
             let _ = promised.send((stream, rest));
         }
     }
 
     fn count_refused(&self, reason: &'static str) {
         let refused = &self.server.desk.metrics.connections_refused;
-        refused.get_or_create(&Reason { reason }).inc();
+        refused.get_or_create(&ReasonLabel { reason }).inc();
+    }
+
+    fn refuse_unknown(&self) -> Answer {
+        let page = if self.server.page.has("/") { "/ (web page), " } else { "" };
+        let is_public = self.config().internal_listen.is_empty();
+        let status = if is_public { "/healthz, /readyz, /metrics" } else { "/healthz" };
+        let error = format!("not found; this server has {page}/ws, /api, {status}");
+        refuse(StatusCode::NOT_FOUND, "not_found", &error)
     }
 }
 
-/// Resolves a moment after the node began to stop.
+/// Resolves a moment after the node has begun to stop.
 async fn abandoned(tasks: &Tasks) {
     tasks.stopping().await;
     tokio::time::sleep(LAST_REQUEST).await;
 }
 
-/// Counts an open WebSocket for as long as it lives.
+/// Counts an open WebSocket while it lives.
 struct Open(Gauge);
 
 impl Open {
@@ -307,28 +314,23 @@ impl Drop for Open {
     }
 }
 
-fn refuse_unknown() -> Answer {
-    let error = "there is the page at /, and /ws, /api, /healthz, /readyz, /metrics";
-    refuse(StatusCode::NOT_FOUND, "not_found", error)
-}
-
-/// To whoever is beyond a limit, or comes while the node stops.
+/// The answer to a connection beyond a limit, or while the node stops.
 pub fn refuse_full(limit: Limit) -> Answer {
     let mut answer = match limit {
         Limit::Streams => {
-            let error = "this node has too many event streams: try another, or again later";
+            let error = "this node has no free event stream; try another node, or try again later";
             refuse(StatusCode::SERVICE_UNAVAILABLE, "full", error)
         }
         Limit::Total | Limit::Http => {
-            let error = "this node is full or stopping: try another, or again later";
+            let error = "this node is full or stopping; try another node, or try again later";
             refuse(StatusCode::SERVICE_UNAVAILABLE, "full", error)
         }
         Limit::Connects => {
-            let error = "too many new connections from your address: wait a moment";
+            let error = "too many new connections from your address; wait a moment";
             refuse(StatusCode::TOO_MANY_REQUESTS, "too_many_connections", error)
         }
         Limit::Address => {
-            let error = "too many connections from your address: close some";
+            let error = "too many connections from your address; close some";
             refuse(StatusCode::TOO_MANY_REQUESTS, "too_many_connections", error)
         }
     };

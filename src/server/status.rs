@@ -1,8 +1,8 @@
-//! What a node says of itself, to whoever asks: `/healthz`, `/readyz` and `/metrics`.
+//! The state of a node, for monitoring: `/healthz`, `/readyz` and `/metrics`.
 //!
-//! They are asked often, by balancers, and by strangers. So the log is asked for all of them
-//! together and not too often, and numbers are written a few times a second; who asks more gets
-//! what was said last.
+//! Load balancers ask often, and anybody may ask. So all requests share their questions to the log,
+//! which are rate-limited, and metrics are rendered a few times a second. Requests beyond that get
+//! the last answer.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -21,32 +21,32 @@ use crate::desk::Desk;
 use crate::mirror;
 use crate::rate::{Bucket, Rate};
 
-/// How often the log is asked whether it is there.
+/// How often the log is asked.
 const PINGS: Rate = Rate { per_second: 2, burst: 5 };
-/// After that long without an answer it is away. Balancers wait a few seconds.
+/// Without an answer for this long, the log counts as away. Balancers wait a few seconds.
 const PING_TIME: Duration = Duration::from_secs(1);
-/// After that long without a commit it takes none.
+/// Without a commit for this long, it counts as taking no writes.
 const COMMIT_TIME: Duration = Duration::from_millis(800);
-/// How often the numbers are written: a fraction of a millisecond each time.
+/// How often metrics are rendered, which takes a fraction of a millisecond.
 const RENDERINGS: Rate = Rate { per_second: 10, burst: 20 };
 
-/// One to a node.
+/// One per node.
 pub struct Status {
     desk: Arc<Desk>,
     log: Mutex<Asking>,
     rendered: Mutex<Rendered>,
 }
 
-/// What is known of the log.
+/// What is known about the log.
 struct Asking {
     left: Bucket,
-    /// The last answer; at first nothing is known.
+    /// The last answer; `None` at first.
     before: Option<Known>,
-    /// Somebody asks just now.
+    /// A question that is being answered now.
     answer: Option<watch::Receiver<Known>>,
 }
 
-/// What the log can do.
+/// Whether the log answers and commits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Known {
     answers: bool,
@@ -69,11 +69,11 @@ struct Ready<'a> {
     node: &'a str,
     /// `ok` or `away`.
     log: &'static str,
-    /// `unavailable` if it answers and takes no commits.
+    /// `unavailable` if the log answers but takes no commits.
     #[serde(skip_serializing_if = "Option::is_none")]
     writes: Option<&'static str>,
     /// `ok`, `away`, `foreign` (it belongs to another log), `missing` (no Redis, though other nodes
-    /// may use the same log), or `none`: this node has no Redis and needs none.
+    /// may use the same log), or `none` (this node has no Redis and needs none).
     mirror: &'static str,
 }
 
@@ -84,7 +84,7 @@ impl Status {
         Arc::new(Self { desk, log, rendered: Mutex::new(Rendered { left, text: Bytes::new() }) })
     }
 
-    /// `None`: it is not a path of these.
+    /// `None`: this is not one of these paths.
     pub async fn answer(
         self: &Arc<Self>,
         method: &Method,
@@ -121,15 +121,15 @@ impl Status {
             None if self.desk.log.is_shared() => "missing",
             None => "none",
             Some(mirror::Status::Live) => "ok",
-            // Commands commit, acks go out, and other nodes hear by way of the log.
+            // Commands commit, acks go out, and other nodes get events through the log.
             Some(mirror::Status::Away) => "away",
-            // The same holds, but it is no passing fault: somebody has to set it right.
+            // The same holds, but it does not pass by itself: the operator must fix it.
             Some(mirror::Status::Foreign) => "foreign",
         };
         json(status, &Ready { status: word, node, log, writes, mirror })
     }
 
-    /// What the log can do, asked now if it was not asked too often.
+    /// The state of the log, asked now unless it was asked too often.
     async fn ask(self: &Arc<Self>) -> Known {
         let (mut answer, before, is_first) = {
             let mut asking = lock(&self.log);
@@ -141,7 +141,8 @@ impl Status {
             (asking.answer.clone(), asking.before, is_first)
         };
         match &mut answer {
-            // One at a time waits for a log that was away: those who ask would pile up.
+            // Only one request at a time waits for a log that was away. Otherwise requests would
+            // pile up.
             Some(answer) if is_first || before.is_none_or(|known| known.answers) => {
                 match timeout(PING_TIME, answer.changed()).await {
                     Ok(Ok(())) => *answer.borrow(),
@@ -152,8 +153,8 @@ impl Status {
         }
     }
 
-    /// In a task of its own, and to its end: whoever wants to know may go away, and a connection to
-    /// the log must not be left with an answer that nobody takes.
+    /// Runs in its own task, to the end: the request may be dropped, and a connection to the log
+    /// must not be left with an unread answer.
     fn ask_log(self: &Arc<Self>, tell: watch::Sender<Known>) {
         let this = self.clone();
         self.desk.tasks.spawn_connection(async move {
@@ -183,10 +184,10 @@ impl Status {
 }
 
 impl Asking {
-    /// Whom to tell what the log answers, if it is to be asked now: nobody asks already, and it was
+    /// The sender for the answer, if the log is to be asked now: no question is open, and it was
     /// not asked too often.
     fn begin(&mut self, now: Instant) -> Option<watch::Sender<Known>> {
-        // Nobody asks any more if the one who did has ended without an answer.
+        // If the task that asked has ended without an answer, no question is open.
         let is_asked = self.answer.as_ref().is_some_and(|answer| answer.has_changed().is_ok());
         if is_asked || self.left.take(PINGS, 1, now).is_err() {
             return None;
@@ -220,11 +221,11 @@ mod tests {
         let mut asking = Asking { left: Bucket::full(begin), before: None, answer: None };
         let tell = asking.begin(begin);
         assert!(tell.is_some());
-        // As long as it has not answered, nobody asks again, however long that is.
+        // While the answer is open, nobody asks again, however long it takes.
         for s in 0..100 {
             assert!(asking.begin(begin + Duration::from_secs(s)).is_none());
         }
-        // But whoever asks may end without an answer, and then nobody would ever ask again.
+        // But if the task ends without an answer, the next request asks again.
         drop(tell);
         let later = begin + Duration::from_secs(50);
         assert!(asking.begin(later).is_some());

@@ -1,7 +1,7 @@
-//! From an HTTP request to a connection that speaks WebSocket (RFC 6455, section 4.2).
+//! The WebSocket handshake (RFC 6455, section 4.2): whether a request is a valid upgrade, and the
+//! answer.
 //!
-//! It does not route, and it does not check origins or limits: it says whether a request is a
-//! proper upgrade, and what to answer.
+//! Routes, origins and limits are checked elsewhere.
 
 use hyper::header::{
     ALLOW, CONNECTION, HeaderMap, HeaderName, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY,
@@ -12,28 +12,28 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::answer::{Answer, Content, refuse};
 
-/// The only version of the protocol there is.
+/// The only version of the protocol that exists.
 const VERSION: HeaderValue = HeaderValue::from_static("13");
 const WEBSOCKET: HeaderValue = HeaderValue::from_static("websocket");
-/// What is spoken on `/ws`, for clients that offer it.
+/// Subprotocol of `/ws`, for clients that offer it.
 const PROTOCOL: &str = "verbatim.v1";
 
-/// A proper upgrade request's due.
+/// What the answer to a valid upgrade contains.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Accept {
-    /// The proof that we read its key.
+    /// Proves that the server read the request's key.
     proof: String,
-    /// The client offered our protocol by its name. One that offers only others is let in all the
-    /// same, and told nothing about them: it is for the client to say whether it minds.
+    /// The client offered our subprotocol by name. A client that offers only others is let in as
+    /// well, without any: it can decide whether it minds.
     named: bool,
 }
 
-/// Why a request is not a proper upgrade. The `Display` form is for the person who wrote it.
+/// Why a request is not a valid upgrade. The `Display` form is the error that the client gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UpgradeRefused {
-    #[error("a WebSocket is opened with GET")]
+    #[error("method not allowed; use GET to open a WebSocket")]
     Method,
-    #[error("this is a WebSocket: connect with a WebSocket client, over HTTP/1.1")]
+    #[error("this is a WebSocket endpoint; connect with a WebSocket client over HTTP/1.1")]
     NotAnUpgrade,
     #[error("Sec-WebSocket-Version must be 13")]
     Version,
@@ -41,7 +41,7 @@ pub enum UpgradeRefused {
     Key,
 }
 
-/// Whether the request is a proper upgrade.
+/// Checks that the request is a valid upgrade.
 pub fn check<B>(request: &Request<B>) -> Result<Accept, UpgradeRefused> {
     let headers = request.headers();
     if request.method() != Method::GET {
@@ -64,7 +64,7 @@ pub fn check<B>(request: &Request<B>) -> Result<Accept, UpgradeRefused> {
     }
 }
 
-/// The answer to a proper upgrade: 101.
+/// The answer to a valid upgrade: 101.
 pub fn response(accept: &Accept) -> Answer {
     let mut response = Response::new(Content::default());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
@@ -79,7 +79,7 @@ pub fn response(accept: &Accept) -> Answer {
     response
 }
 
-/// The answer to an improper one, with the header that tells the client what would do.
+/// The answer to an invalid one, with a header that says what is needed.
 pub fn refusal(refused: UpgradeRefused) -> Answer {
     let (status, hint) = match refused {
         UpgradeRefused::Method => {
@@ -98,12 +98,12 @@ pub fn refusal(refused: UpgradeRefused) -> Answer {
     answer
 }
 
-/// Whether a comma-separated header, perhaps given several times, names the token.
+/// Whether a comma-separated header, perhaps in several lines, contains the token.
 fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
     parts(headers, name).any(|part| part.eq_ignore_ascii_case(token))
 }
 
-/// As `has_token`, where case matters.
+/// As `has_token`, but case-sensitive.
 fn has_name(headers: &HeaderMap, header: &HeaderName, name: &str) -> bool {
     parts(headers, header).any(|part| part == name)
 }
@@ -113,7 +113,7 @@ fn parts<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = 
     values.flat_map(|value| value.split(',')).map(str::trim)
 }
 
-/// 16 bytes in base64 are 22 characters of its alphabet and two of padding.
+/// 16 bytes in base64: 22 characters of its alphabet and two of padding.
 fn is_key(key: &[u8]) -> bool {
     let Some((text, b"==")) = key.split_last_chunk::<2>() else { return false };
     text.len() == 22 && text.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/'))

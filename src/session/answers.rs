@@ -1,8 +1,8 @@
 //! The answers that a session owes, in the order of its commands.
 //!
-//! It does not write to the socket: the session takes the answers from here one by one. A write is
-//! on its way in a lane from the moment it is read; everything else starts when all commands
-//! before it have been answered, so a client that pipelines always reads its own writes.
+//! The session takes the answers from here one by one and writes them. A write is in a lane from
+//! the moment it is read. Everything else starts when all earlier commands have been answered, so a
+//! client that pipelines always reads its own writes.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -16,33 +16,33 @@ use crate::model::{RoomName, Seq, Timestamp, UserId};
 use crate::protocol::error::Problem;
 use crate::socket::Link;
 
-/// Commands that keep more than this are looked at when others need their memory.
+/// Below this, a socket's commands are not considered when others need memory.
 const OWING_BYTES_MIN: usize = 8 * 1024;
 
-/// Bounded by `in_flight_max`: at that length the session stops reading its socket.
+/// Bounded by `in_flight_max`; at that length the session stops reading its socket.
 #[derive(Default)]
 pub struct Answers {
-    /// Each with what it may make the socket follow.
+    /// Each with what the socket may follow because of it.
     owed: VecDeque<(Pending, Asks)>,
-    /// Those rooms, summed. A client that does not wait for its answers gets no more rooms than
+    /// The number of those rooms. A client that does not wait for answers gets no more rooms than
     /// one that does.
     rooms: usize,
-    /// The front one is being worked out.
+    /// The first one is in progress.
     has_begun: bool,
-    /// Bytes that those commands keep.
+    /// Memory kept by those commands, in bytes.
     bytes: usize,
     owing: Option<Box<Owing>>,
 }
 
-/// Whose command an answer is to, and what the socket may come to follow by it.
+/// Whose command it is, and what the socket may follow because of it.
 #[derive(Default)]
 pub struct Asks {
     pub user: Option<UserId>,
-    /// Each room with the user to follow it as: one for a `join`, in their order for a `resume`.
+    /// Each room with the user to follow it as: one for `join`, all in order for `resume`.
     pub follows: Vec<(RoomName, UserId)>,
-    /// How many of those rooms it does not follow yet.
+    /// How many of those rooms the socket does not follow yet.
     pub rooms: usize,
-    /// What the command keeps until it is answered.
+    /// The memory that the command keeps until it is answered.
     pub held: Option<Held>,
 }
 
@@ -51,9 +51,9 @@ pub struct Awaited {
     pub asked: Asked,
     pub seq: Seq,
     pub at: Timestamp,
-    /// Who brings it.
+    /// The follower that delivers the event.
     pub follower: Arc<Follower>,
-    /// When the client has waited long enough: then it gets an ack instead.
+    /// When the client has waited long enough; then it gets an ack instead.
     pub due: Instant,
 }
 
@@ -66,19 +66,19 @@ impl Answers {
         self.owed.is_empty()
     }
 
-    /// Rooms that the answers owed may add to those that the socket follows.
+    /// Rooms that owed answers may add to those that the socket follows.
     pub fn rooms(&self) -> usize {
         self.rooms
     }
 
-    /// Whether the next answer is being worked out. From then on it must be, up to its end, also if
-    /// the client does not listen any more: it may hold what others wait for (a connection to the
-    /// log, the activation of a room), and its time-outs are its own.
+    /// Whether the next answer is in progress. Once begun, it must be completed even if the client
+    /// no longer reads: it may hold what others wait for (a connection to the log, the activation
+    /// of a room), and it has its own timeouts.
     pub fn has_begun(&self) -> bool {
         self.has_begun
     }
 
-    /// Whether the next answer is of a write: it is decided elsewhere, whatever is owed here.
+    /// Whether the next answer is that of a write, which is decided elsewhere in any case.
     pub fn is_decided(&self) -> bool {
         matches!(self.owed.front(), Some((Pending::Write(..), _)))
     }
@@ -96,14 +96,14 @@ impl Answers {
         self.owed.push_back((pending, asks));
     }
 
-    /// An answer of several parts goes on: it is the next one again.
+    /// An answer of several parts continues: it is the next one again.
     pub fn go_on(&mut self, pending: Pending, asks: Asks) {
         self.rooms += asks.rooms;
         self.bytes += asks.held.as_ref().map_or(0, Held::bytes);
         self.owed.push_front((pending, asks));
     }
 
-    /// The next answer, when it is there. Cancel-safe: what is not finished stays in front.
+    /// The next answer, once it is there. Cancel-safe: an unfinished one stays in front.
     pub async fn next(&mut self) -> (Reply, Asks) {
         if let Some((front, _)) = self.owed.front_mut() {
             front.begin();

@@ -1,8 +1,8 @@
-//! The rooms that one socket follows, and the catching up of those that are behind.
+//! The rooms that one socket follows, and the catch-up of those that are behind.
 //!
-//! It does not decide what an event is or who may follow. A follower that is behind costs its
-//! place and nothing else: pages come from the room's ring, else from the log, one at a time for
-//! the whole socket, and only as fast as the socket takes them.
+//! It does not decide what an event is or who may follow. A follower that is behind costs only its
+//! slot: pages come from the room's ring, or else from the log, one at a time for the whole socket,
+//! and only as fast as the socket takes them.
 
 use std::collections::{HashMap, VecDeque};
 use std::future::Future;
@@ -28,50 +28,50 @@ use crate::protocol::frame::{self, Frame};
 use crate::share::Share;
 use crate::socket::Link;
 
-type Page = Result<Option<Arc<Batch>>, LogError>;
+type PageRead = Result<Option<Arc<Batch>>, LogError>;
 
 /// Owned by the session's task. Dropping it, at the end or in a panic, unfollows every room.
 pub struct Follows {
     desk: Arc<Desk>,
     link: Arc<Link>,
-    /// Places for rooms and users that it follows, or may come to.
+    /// Slots for the rooms and users that it follows, or may come to follow.
     share: Share<IpAddr>,
     /// Where fan-outs leave followers that fell behind or stopped.
     pub inbox: Arc<Inbox>,
     rooms: HashMap<RoomName, Followed>,
-    /// Those that are behind, in the order they will be served. At most one entry a room.
+    /// Rooms that are behind, in the order they will be served. At most one entry per room.
     behind: VecDeque<(Arc<Room>, Arc<Follower>)>,
-    /// Users whose `join` or `resume` is on its way, by room.
+    /// Users whose `join` or `resume` is in progress, by room.
     asked_for: HashMap<RoomName, Vec<UserId>>,
     /// The one page being read from the log, for the first of `behind`.
-    reading: Option<Pin<Box<dyn Future<Output = Page> + Send>>>,
-    /// It has been read, and waits for its turn.
-    read: Option<Page>,
-    /// Until when no page is read from the log, because this socket has had so many.
+    reading: Option<Pin<Box<dyn Future<Output = PageRead> + Send>>>,
+    /// A page that has been read and is not handed on yet.
+    read: Option<PageRead>,
+    /// Until when no page is read from the log, because this socket has read many.
     rest: Option<Pin<Box<Sleep>>>,
     /// Empty pages in a row for the first of `behind`.
     empty_pages: u8,
-    /// Stopped, and not forgotten while answers are owed: see `got`.
+    /// Stopped followers, kept while answers are owed: see `by_whom`.
     stopped: Vec<Arc<Follower>>,
-    /// `resume`s whose replays are not done. Bounded by the commands of one socket in flight.
+    /// `resume`s whose replays are not done. Bounded by the in-flight commands of one socket.
     resumes: Vec<Resume>,
 }
 
-/// A room that the socket follows, or has left a moment ago.
+/// A room that the socket follows, or has just left.
 struct Followed {
     room: Arc<Room>,
     follower: Arc<Follower>,
-    /// What it has of the share. It may be more than it needs: users leave, which is not told.
+    /// Its slots of the share. May be more than needed: users leave without notice.
     places: usize,
 }
 
 /// A `resume` that waits for its rooms.
 struct Resume {
     id: Option<ClientId>,
-    /// Those that catch up, each with the `last_seq` that its `joined` told.
+    /// Followers that catch up, each with the `last_seq` of its `joined`.
     waiting: Vec<(Arc<Follower>, Seq)>,
-    /// Those that are live and do not have that event yet: it was committed a moment ago, and its
-    /// fan-out is on the way. What was there when the client came back comes before `resumed`.
+    /// Followers that are live but do not have that event yet: it was just committed, and its
+    /// fan-out is on the way. What existed when the client reconnected comes before `resumed`.
     late: Vec<(Arc<Follower>, Seq)>,
     live: Vec<(RoomName, Seq)>,
 }
@@ -95,7 +95,7 @@ impl Follows {
         }
     }
 
-    /// What the socket may come to follow by the command; refused if that is too much. `asked`:
+    /// What the socket may come to follow by this command; refused if that is too much. `asked`:
     /// rooms that were asked for before and are not followed yet.
     pub fn admit(&mut self, request: &Request, asked: usize) -> Result<Asks, Problem> {
         let command = &request.command;
@@ -122,23 +122,23 @@ impl Follows {
             followed.is_some_and(|followed| followed.follower.users_with(user) > users_max)
         };
         if follows.iter().any(too_many) {
-            let error = format!("one socket may follow a room as up to {users_max} users");
+            let error = format!("one socket can follow a room as at most {users_max} users");
             return Err(refusal("user_id", users_max, error));
         }
         let more = follows.iter().filter(|(room, _)| !self.contains(room)).count();
         let asks = Asks { user: command.user().cloned(), follows, rooms: more, held: None };
         let max = self.desk.config.session.follows_max;
-        // Rooms that were left and are not forgotten yet do not count. Looking for them takes a
-        // while, so it is done only where it matters; a client that has it done again and again
-        // is closed for its refused frames.
+        // Rooms that were left and not forgotten yet do not count. Looking for them takes a while,
+        // so it is done only if it matters. A client that causes it again and again is closed for
+        // its refused frames.
         let followed = || self.rooms.keys().filter(|room| self.contains(room)).count();
         let fits = |followed| followed + asked + more <= max;
         if more > 0 && !fits(self.rooms.len()) && !fits(followed()) {
-            return Err(refusal(field, max, format!("one socket may follow up to {max} rooms")));
+            return Err(refusal(field, max, format!("one socket can follow at most {max} rooms")));
         }
         if !self.grow(asks.follows.len()) {
-            let error = "this node has no place for more rooms to follow (hub.follows_max): \
-                         follow fewer, or try again later";
+            let error = "this node has no free slot for more rooms (hub.follows_max): follow \
+                         fewer, or try again later";
             let problem = Problem::new(Code::Unavailable, error);
             let (re, room) = (Some(command.kind()), command.room().cloned());
             return Err(Problem { re, room, id: request.id.clone(), ..problem });
@@ -146,8 +146,7 @@ impl Follows {
         Ok(asks)
     }
 
-    /// Takes places for so many more. Those of users who have left are not looked for but where it
-    /// matters.
+    /// Takes this many more slots. Slots of users who have left are collected only if needed.
     fn grow(&mut self, count: usize) -> bool {
         self.share.grow(count) || {
             self.rooms.values_mut().for_each(|followed| followed.settle(&mut self.share));
@@ -155,7 +154,7 @@ impl Follows {
         }
     }
 
-    /// The command was sent: from here on the rooms' followers note the leaves of these users.
+    /// The command was sent: from here on, the rooms' followers note the leaves of these users.
     pub fn ask(&mut self, follows: &[(RoomName, UserId)]) {
         for (room, user) in follows {
             self.asked_for.entry(room.clone()).or_default().push(user.clone());
@@ -175,7 +174,7 @@ impl Follows {
         }
     }
 
-    /// Tells the room's follower what became of an ask. `None`: there is none that knows of it.
+    /// Tells the room's follower how an ask was answered. `None`: no follower knows of it.
     fn answer(
         &mut self,
         room: &RoomName,
@@ -200,7 +199,7 @@ impl Follows {
         }
     }
 
-    /// Takes one ask off the list of those on their way.
+    /// Removes one ask from those in progress.
     fn answered(&mut self, room: &RoomName, user: &UserId) {
         let Some(users) = self.asked_for.get_mut(room) else { return };
         if let Some(index) = users.iter().position(|known| known == user) {
@@ -214,7 +213,7 @@ impl Follows {
         }
     }
 
-    /// What follows from an answer for a follower that was paused.
+    /// Puts a follower that was paused where it belongs after an answer.
     fn sort(&mut self, answered: &Answered, follower: &Arc<Follower>) {
         let Some(Followed { room, .. }) = self.rooms.get(follower.room()) else { return };
         match answered {
@@ -228,27 +227,27 @@ impl Follows {
         }
     }
 
-    /// Whether this socket follows the room already.
+    /// Whether this socket already follows the room.
     pub fn contains(&self, room: &RoomName) -> bool {
         self.follower(room).is_some()
     }
 
-    /// By which follower this socket follows the room, if it does.
+    /// The follower by which this socket follows the room, if it does.
     pub fn follower(&self, room: &RoomName) -> Option<&Arc<Follower>> {
         let Followed { follower, .. } = self.rooms.get(room)?;
         Some(follower).filter(|follower| follower.state() != State::Stopped)
     }
 
-    /// By which follower this socket gets, or got, the room's event at `seq`, if it does.
+    /// The follower by which this socket gets, or got, the room's event at `seq`, if any.
     ///
-    /// A `leave` stops the follower behind its event, perhaps before the command's answer is
-    /// handled here. So a follower that stopped stays known until no answer is owed.
+    /// A `leave` stops the follower after its event, perhaps before the command's answer is handled
+    /// here. So a stopped follower stays known until no answer is owed.
     pub fn by_whom(&self, room: &RoomName, seq: Seq) -> Option<Arc<Follower>> {
         let Followed { follower, .. } = self.rooms.get(room)?;
         follower.gets(seq).then(|| follower.clone())
     }
 
-    /// Follows a room, or follows it as one more user. The `joined` frame is in the queue already.
+    /// Follows a room, or follows it as one more user. The `joined` frame is already queued.
     pub fn follow(&mut self, follow: &Follow) -> Result<Arc<Follower>, LostSync> {
         let (asked, as_of) = (&follow.joined.asked, follow.joined.last_seq);
         let (name, user) = (&asked.room, &asked.user);
@@ -265,12 +264,12 @@ impl Follows {
         let follower =
             Follower::new(follow.room.door.clone(), link, inbox, position, user, asked_for);
         let follower = Arc::new(follower);
-        // Refused only if the room was let go between its activation and now: with the shortest
-        // linger of a second, this task was not run for that long.
+        // Fails only if the room was let go between its activation and now: with the shortest
+        // linger of a second, this task did not run for that long.
         if !self.desk.hub.follow(&follow.room, follower.clone()) {
             return Err(LostSync::Differs);
         }
-        // Its asks have their places already, from before there was a follower.
+        // Its asks took their slots before the follower existed.
         let (room, places) = (follow.room.clone(), follower.users_len());
         self.rooms.insert(name.clone(), Followed { room, follower: follower.clone(), places });
         if follower.state() == State::CatchingUp {
@@ -279,12 +278,12 @@ impl Follows {
         Ok(follower)
     }
 
-    /// `resume`s that are not done.
+    /// `resume`s in progress.
     pub fn resumes_len(&self) -> usize {
         self.resumes.len()
     }
 
-    /// Waits for these followers to become live and to have these seqs, then tells that they have.
+    /// Waits for these followers to be live and to have these seqs, then sends `resumed`.
     pub fn resume(&mut self, followers: Vec<(Arc<Follower>, Seq)>, id: Option<ClientId>) {
         let (waiting, late) =
             followers.into_iter().partition(|(known, _)| known.state() == State::CatchingUp);
@@ -302,14 +301,14 @@ impl Follows {
         done.map(|resume| frame::resumed(&resume.live, resume.id.as_ref())).collect()
     }
 
-    /// Sorts what the fan-outs left: who stopped, and who fell behind.
+    /// Handles what fan-outs left in the inbox: followers that stopped or fell behind.
     pub fn sort_inbox(&mut self) {
         for follower in self.inbox.take() {
             let Some(Followed { room, .. }) = self.rooms.get(follower.room()) else { continue };
             match follower.state() {
                 State::Stopped => self.stopped.push(follower),
                 State::CatchingUp => self.behind.push_back((room.clone(), follower)),
-                // Paused: an answer is owed, and it will say how to go on.
+                // Paused: an answer is owed, which will say how to continue.
                 State::Live | State::Paused => {}
             }
         }
@@ -320,7 +319,7 @@ impl Follows {
         self.stopped.len()
     }
 
-    /// Forgets the rooms that were left. Call when no answer is owed.
+    /// Forgets the rooms that were left. Call only when no answer is owed.
     pub fn forget_stopped(&mut self) {
         for follower in std::mem::take(&mut self.stopped) {
             let current = self.rooms.get(follower.room());
@@ -345,9 +344,9 @@ impl Follows {
         self.reading.is_some() || self.rest.is_some()
     }
 
-    /// Waits for the page that is being read, for `catch_up` to hand on, or until one may be: it is
-    /// read to its end also while the socket can take nothing, for what it is read with others wait
-    /// for. Cancel-safe: the read goes on.
+    /// Waits for the page being read (for `catch_up` to hand on), or until one may be read. The
+    /// read is completed even if the socket takes nothing, because it uses what others wait for.
+    /// Cancel-safe: the read continues.
     pub async fn wait(&mut self) {
         if let Some(reading) = &mut self.reading {
             self.read = Some(reading.await);
@@ -358,17 +357,17 @@ impl Follows {
         }
     }
 
-    /// Hands the first of those behind a page that was read for it.
-    fn on_page(&mut self, page: Page) -> Result<(), LostSync> {
+    /// Hands a page to the first of those behind.
+    fn on_page(&mut self, page: PageRead) -> Result<(), LostSync> {
         let Some((room, follower)) = self.behind.front().cloned() else { return Ok(()) };
         match page {
             Ok(Some(batch)) => {
                 self.empty_pages = 0;
                 self.push(&follower, &batch)?;
             }
-            // A page may be a moment older than the question (see `Replay::page`), a second one
-            // may not: then the log lacks what was there before. It was restored to an older
-            // state, or changed by hand.
+            // A page may be a moment older than the question (see `Replay::page`). A second empty
+            // one means that the log lacks what it had: it was restored to an older state, or
+            // changed by hand.
             Ok(None) => {
                 self.empty_pages += 1;
                 if self.empty_pages > 1 && room.edge() > Some(follower.last()) {
@@ -379,17 +378,17 @@ impl Follows {
                 self.desk.relay.sick.note(room.name(), follower.last());
                 return Err(self.closed(&follower));
             }
-            // `Replay` has waited between its attempts; the socket lives, so go on trying, first
-            // with those whose events may still be in memory.
+            // `Replay` has paused between its attempts. The socket lives, so go on trying, first
+            // with rooms whose events may still be in memory.
             Err(err) => {
-                tracing::debug!(room = %room.name(), err = %err, "catch-up must wait");
+                tracing::debug!(room = %room.name(), err = %err, "catch-up waits for the log");
                 self.next_behind();
             }
         }
         Ok(())
     }
 
-    /// The follower cannot go on.
+    /// Why this follower cannot continue.
     fn closed(&self, follower: &Follower) -> LostSync {
         let relay = &self.desk.relay;
         if relay.sick.ahead_of(follower.room(), follower.last()).is_none() {
@@ -400,7 +399,7 @@ impl Follows {
     }
 
     /// Serves those behind until the socket is full, a page must be read, or nobody is behind. A
-    /// page is not read before the socket's `wait` for it is over; whether one is now.
+    /// page is not read before `wait` is over. Returns whether a read has begun.
     pub fn catch_up(&mut self, wait: impl Fn() -> Duration) -> Result<bool, LostSync> {
         if let Some(page) = self.read.take() {
             self.on_page(page)?;
@@ -438,8 +437,8 @@ impl Follows {
         Ok(false)
     }
 
-    /// Bytes that a page may take: none unless the queue is down to half of its limit, so that
-    /// pages are not cut into crumbs.
+    /// Bytes that a page may take: none unless the queue is at most half full, so that pages are
+    /// not cut into small pieces.
     fn room_in_queue(&self) -> usize {
         let (max, queued) = (self.desk.config.socket.queue_bytes_max, self.link.queued_bytes());
         if queued > max / 2 { 0 } else { max - queued }
@@ -449,7 +448,7 @@ impl Follows {
         match follower.push(batch, self.room_in_queue()) {
             Pushed::Taken => self.next_behind(),
             Pushed::Full => {}
-            // The log has a hole, which no log of ours has: it was changed by hand.
+            // The log has a hole. Our logs have none, so it was changed by hand.
             Pushed::Gap => return Err(LostSync::Differs),
             Pushed::Stopped => {
                 if follower.state() == State::Stopped {
@@ -461,7 +460,7 @@ impl Follows {
         Ok(())
     }
 
-    /// The next turn is another room's, if there is one.
+    /// Gives the next turn to another room, if there is one.
     fn next_behind(&mut self) {
         if self.behind.len() > 1 {
             self.behind.rotate_left(1);
@@ -483,7 +482,7 @@ impl Follows {
 }
 
 impl Followed {
-    /// Gives back the places of users who have left.
+    /// Gives back the slots of users who have left.
     fn settle(&mut self, share: &mut Share<IpAddr>) {
         let needed = self.follower.users_len();
         share.shrink(self.places.saturating_sub(needed));

@@ -1,10 +1,10 @@
-//! How fast one socket may speak, and how long it may speak nonsense. Pure: time is an argument.
+//! The rate limits of one socket. Pure: time is an argument.
 //!
-//! It does not close or answer anything; the session does. Commands beyond the rate are answered,
-//! so that a client may learn. What has no answer (control frames, parts of messages) is charged,
-//! and not read on before it is paid for. Either way, who goes on for too many seconds is closed.
-//! What was done for a client has the same rate, and only makes it wait: it asked for no more than
-//! it may, and could not know how much that would be.
+//! The session closes and answers. Commands beyond the rate are answered, so that a client can
+//! learn. Frames without an answer (control frames, fragments) are charged, and reading pauses
+//! until they are paid for. In either case, a client that continues for too many seconds is closed.
+//! Work done for a client has the same rate, and only makes it wait: it asked for no more than it
+//! may, and could not know the cost.
 
 use std::time::{Duration, Instant};
 
@@ -13,34 +13,34 @@ use crate::protocol::command::Request;
 use crate::protocol::error::{Code, Problem};
 use crate::rate::{Bucket, Rate};
 
-/// So many bytes that nobody can understand count as one more refused frame.
+/// This many unparsable bytes count as one more refused frame.
 const WASTE_BYTES: usize = 16 * 1024;
-/// Refused frames in one second beyond which nothing more is read in it: answering them is work,
-/// too, and a client that waits for its answers never has so many.
+/// Most refused frames answered in one second; beyond it, reading pauses. Answering is work too,
+/// and a client that waits for its answers never has so many.
 const REFUSED_ANSWERED_MAX: u32 = 1000;
 const SECOND: Duration = Duration::from_secs(1);
 
-/// One socket's rates. All rules together take 72 bytes and no timer.
+/// The rates of one socket. All together take 72 bytes and no timer.
 #[derive(Clone, Debug)]
 pub struct Limits {
     commands: Bucket,
-    /// What has no answer.
+    /// Frames without an answer.
     frames: Bucket,
-    /// What was done.
+    /// Work done for the client.
     work: Bucket,
-    /// The second that refused frames are being counted in.
+    /// The second in which refused frames are being counted.
     second: Instant,
     /// Refused frames in that second.
     refused: u32,
-    /// Seconds in a row, this one included, that had too many.
+    /// Seconds in a row with too many, including this one.
     bad_seconds: u32,
 }
 
-/// What follows from a frame that is too much.
+/// What to do about a frame that is too much.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     Go,
-    /// Read nothing for so long.
+    /// Read nothing for this long.
     Rest(Duration),
     /// Too much for too long: close the socket.
     Close,
@@ -53,30 +53,30 @@ impl Limits {
         Self { commands, frames, work, second: now, refused: 0, bad_seconds: 0 }
     }
 
-    /// Whether one more command may come now; if not, in how many milliseconds.
+    /// Takes one command, or returns in how many milliseconds to try again.
     pub fn admit(&mut self, config: &SessionConfig, now: Instant) -> Result<(), u64> {
         self.commands.take(rate(config), 1, now)
     }
 
-    /// Something was done for the socket that is worth so much.
+    /// Charges for work of this weight.
     pub fn charge(&mut self, config: &SessionConfig, weight: u32, now: Instant) {
         if weight > 0 {
             self.work.charge(rate(config), weight, now);
         }
     }
 
-    /// How long it is until something of weight 1 may be done.
+    /// How long until work of weight 1 may be done.
     pub fn wait(&self, config: &SessionConfig, now: Instant) -> Duration {
         self.work.wait(rate(config), 1, now)
     }
 
-    /// How long it is until what was done is paid for; `None`: it is.
+    /// How long until the work done so far is paid for; `None`: it is.
     pub fn debt(&self, config: &SessionConfig, now: Instant) -> Option<Duration> {
         let wait = self.work.wait(rate(config), 0, now);
         (!wait.is_zero()).then_some(wait)
     }
 
-    /// Frames came that have no answer.
+    /// Frames without an answer arrived.
     pub fn frames(&mut self, config: &SessionConfig, count: u32, now: Instant) -> Verdict {
         self.frames.charge(rate(config), count, now);
         let wait = self.frames.wait(rate(config), 1, now);
@@ -92,8 +92,8 @@ impl Limits {
         Verdict::Rest(wait)
     }
 
-    /// A frame of that length says nothing that can be understood. A long one counts for several:
-    /// a client that sends nothing but those would else be heard for ever.
+    /// An unparsable frame of this length. A long one counts for several: otherwise a client that
+    /// sends nothing else would never be closed.
     pub fn waste(&mut self, config: &SessionConfig, bytes: usize, now: Instant) {
         let more = u32::try_from(bytes / WASTE_BYTES).unwrap_or(u32::MAX);
         self.count(config, more, now);
@@ -114,7 +114,7 @@ impl Limits {
     fn count(&mut self, config: &SessionConfig, more: u32, now: Instant) {
         let since = now.saturating_duration_since(self.second);
         if since >= SECOND {
-            // A quiet second, or one without a refused frame at all, ends the row.
+            // A second with few refused frames, or none, ends the row.
             if since >= 2 * SECOND || self.refused <= config.refused_per_second_max {
                 self.bad_seconds = 0;
             }
@@ -134,13 +134,13 @@ fn rate(config: &SessionConfig) -> Rate {
     Rate { per_second: config.commands_per_second, burst: config.commands_burst }
 }
 
-/// What a client is told whose command comes too early.
+/// The error for a command that comes too early.
 pub fn rate_limited(request: Result<Request, Problem>, retry_after_ms: u64) -> Problem {
     let (re, room, id) = match request {
         Ok(Request { id, command }) => (Some(command.kind()), command.room().cloned(), id),
         Err(problem) => (problem.re, problem.room, problem.id),
     };
-    let error = format!("too many commands: wait {retry_after_ms} ms");
+    let error = format!("too many commands; wait {retry_after_ms} ms");
     let retry_after_ms = Some(retry_after_ms);
     Problem { retry_after_ms, re, room, id, ..Problem::new(Code::RateLimited, error) }
 }
@@ -156,7 +156,7 @@ mod tests {
         config
     }
 
-    /// Whether sending this many refused frames in each second ends the socket.
+    /// Whether this many refused frames in each second end the socket.
     fn closes(per_second: &[u32]) -> bool {
         let (config, begin) = (config(), Instant::now());
         let mut limits = Limits::new(begin);
@@ -205,8 +205,8 @@ mod tests {
         assert_eq!(limits.refuse(&config, begin + SECOND), Verdict::Go);
     }
 
-    /// Pongs without end, as fast as they are read: what is read stays within the rate, and the
-    /// socket is closed after so many seconds.
+    /// Endless pongs, as fast as they are read: reading stays within the rate, and the socket is
+    /// closed after some seconds.
     #[test]
     fn frames_without_an_answer_are_read_at_the_rate_and_not_for_long() {
         let (mut config, begin) = (config(), Instant::now());
@@ -225,7 +225,7 @@ mod tests {
         let seconds = (now - begin).as_secs_f64();
         assert!((4.0..6.0).contains(&seconds), "after {seconds} s");
         assert!((5_000..9_000).contains(&read), "{read} frames");
-        // Nobody who answers pings comes near.
+        // A client that answers pings comes nowhere near the limit.
         let mut limits = Limits::new(begin);
         for second in 0..100 {
             let verdict = limits.frames(&config, 10, begin + SECOND * second);

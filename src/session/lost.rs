@@ -1,12 +1,12 @@
-//! Why a socket is closed that cannot be given what comes next.
+//! Why a socket is closed when it cannot be given the next event.
 
 use super::End;
 use crate::protocol::close::CloseCode;
 
-/// This socket must start anew.
+/// The socket must start over.
 #[derive(Debug, PartialEq, Eq)]
 pub enum LostSync {
-    /// The log does not hold what a room is known to have.
+    /// The log lacks events that the room is known to have.
     Differs,
     /// The next event of a room cannot be read.
     Damaged,

@@ -1,11 +1,12 @@
-//! One connected client: what it says goes to the desk, what it is owed comes back.
+//! One connected client: its commands go to the desk, and its answers and events come back.
 //!
-//! It holds no rules of the chat and no bytes of the socket. A session is one task, and the task
-//! owns everything in it; the only things others touch are the socket's queue (a fan-out writes
-//! into it) and the inbox (a fan-out leaves followers there that fell behind).
+//! A session knows neither the rules of the chat nor the bytes of the socket. It is one task, which
+//! owns everything in it. Others touch only the socket's queue, into which a fan-out writes, and
+//! the inbox, where a fan-out leaves followers that fell behind.
 //!
-//! What bounds it: answers owed (`in_flight_max`) and bytes queued (`queue_bytes_max`); at either
-//! the session stops reading its socket, so that a client that does not listen is not heard.
+//! It is bounded by the answers owed (`in_flight_max`) and the bytes queued (`queue_bytes_max`). At
+//! either limit the session stops reading its socket, so a client that does not read its answers is
+//! not read either.
 
 pub(crate) mod answers;
 pub(crate) mod follows;
@@ -14,7 +15,7 @@ pub(crate) mod lost;
 mod owing;
 mod paging;
 mod reply;
-mod signs;
+mod signals;
 mod written;
 
 use std::future::Future;
@@ -42,49 +43,49 @@ use crate::protocol::frame::{self, Hello};
 use crate::protocol::table::{CommandType, Effect};
 use crate::socket::{Incoming, Link, Socket};
 
-/// One client. Built and run by the server, one task each.
+/// One client. Created and run by the server, one task each.
 pub struct Session {
     desk: Arc<Desk>,
     socket: Socket,
     link: Arc<Link>,
     follows: Follows,
     answers: Answers,
-    /// What its reads have met; their answers are worked out on their own.
+    /// Its failed reads; the answers are worked out independently.
     outage: Outage,
-    /// A write whose lane had no room. While it waits, nothing more is read.
+    /// A write that its lane had no room for. While it waits, nothing more is read.
     parked: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
-    /// An event that is an answer and is not with the socket yet. While it is awaited no other
-    /// answer is given, so that answers keep their order.
+    /// A write whose event has not reached the socket yet. Until it has, no other answer is given,
+    /// so that answers keep their order.
     awaited: Option<Box<Awaited>>,
-    /// An answer of several pieces that is on its way. Meanwhile nothing else is given.
+    /// An answer of several pieces in progress. Meanwhile nothing else is sent.
     paging: Option<Box<Paging>>,
     limits: Limits,
-    /// Whose socket it is.
+    /// The client's address.
     address: IpAddr,
-    /// Whose command was answered last: what that was worth is theirs to pay, too.
+    /// The user of the command that was answered last, who is charged for it as well.
     payer: Option<UserId>,
-    /// Until when nothing is read, because too much was said; or if the node stops, when an answer
-    /// on its way is given up.
+    /// Until when nothing is read, because the client sent too much. While the node stops: until
+    /// when an answer in progress may take.
     rest: Option<Pin<Box<Sleep>>>,
-    /// Until when no answer is begun, because those before were much work.
+    /// Until when no answer is begun, because the ones before were much work.
     debt: Option<Pin<Box<Sleep>>>,
     /// Answers that leave together in one write.
     out: Vec<u8>,
     stopping: bool,
 }
 
-/// Why a session ends.
+/// How a session ends.
 pub type End = (CloseCode, &'static str);
 
 const RESTARTS: End = (CloseCode::RESTART, "the node restarts");
-/// What a command that waits for its answer takes, beside its text.
+/// Estimate of a waiting command's memory, beside its text.
 const OWED_BYTES: usize = 512;
 /// How long a stopping node waits for a client to take an answer of several pieces.
 const LAST_CALL: Duration = Duration::from_secs(1);
 
 impl Session {
-    /// Boxed: a future keeps what it is given twice, once as given and once as it uses it, and so
-    /// does every future around it.
+    /// Boxed: a future stores its arguments twice, as given and as used, and so does every future
+    /// around it.
     pub fn new(desk: Arc<Desk>, socket: Socket, address: IpAddr) -> Box<Self> {
         let link = socket.link().clone();
         Box::new(Self {
@@ -107,17 +108,19 @@ impl Session {
         })
     }
 
-    /// Serves the client until one side ends it: how it was ended, and who spoke last.
+    /// Serves the client until either side ends the connection. Returns how it ended, and the user
+    /// of the last command.
     pub async fn run(mut self: Box<Self>) -> (End, Option<UserId>) {
         self.greet();
         let (code, text) = self.serve().await;
-        // In the middle of a message nothing else can be said.
+        // In the middle of a message, nothing else can be sent.
         if self.paging.is_none() {
             self.flush();
         }
-        self.desk.metrics.sockets_closed.get_or_create(&metrics::Code { code: code.0 }).inc();
-        // Before the close, which may take seconds: nothing more is for this socket, and what its
-        // answers hold (a connection to the log, the activation of a room) others wait for.
+        self.desk.metrics.sockets_closed.get_or_create(&metrics::CodeLabel { code: code.0 }).inc();
+        // Dropped before the close, which may take seconds. Nothing more is for this socket, and
+        // its answers may hold what others wait for (a connection to the log, the activation of a
+        // room).
         let Self { socket, follows, answers, parked, awaited, paging, payer, .. } = *self;
         drop((follows, answers, parked, awaited, paging));
         socket.close(code, text).await;
@@ -125,20 +128,20 @@ impl Session {
     }
 
     async fn serve(&mut self) -> End {
-        // One future for the whole session: registering for the stop anew in each turn would take
-        // a lock that all sessions share.
+        // One future for the whole session: to register for the stop anew in each turn would take a
+        // lock that all sessions share.
         let (desk, inbox) = (self.desk.clone(), self.follows.inbox.clone());
         let mut stopping = std::pin::pin!(desk.tasks.stopping());
         loop {
             let listens = self.listens();
-            // Who does not take answers cannot be given the last ones, and resumes later.
+            // A client that takes no answers cannot get the last ones. It resumes later.
             if self.stopping && !(listens && self.owes()) {
                 return RESTARTS;
             }
             let reading = listens && self.wants_to_read();
-            // The race this closes: the client stops taking what it is sent while an answer is in
-            // the middle of a read. Left alone, it would keep its connection to the log, and four
-            // such clients would keep all that a node has.
+            // A race: the client stops reading while an answer is in the middle of a read. If the
+            // answer were left alone, it would keep its connection to the log, and a few such
+            // clients would keep all connections of the node.
             let is_busy = self.awaited.is_some() || self.paging.is_some();
             let may_begin = listens && self.has_paid();
             let answering = (may_begin || self.answers.has_begun()) && !is_busy;
@@ -168,8 +171,8 @@ impl Session {
         is_busy || !self.answers.is_empty() || self.parked.is_some()
     }
 
-    /// Whether the client takes what it is sent. While it does not, no further answer is begun for
-    /// it: 200 pages of history that were asked for in one breath would be gigabytes.
+    /// Whether the client reads what it is sent. While it does not, no further answer is begun: 200
+    /// pages of history requested at once would take gigabytes.
     fn listens(&self) -> bool {
         let listens = self.link.queued_bytes() <= self.desk.config.socket.queue_bytes_max;
         if !listens {
@@ -178,9 +181,9 @@ impl Session {
         listens
     }
 
-    /// Whether the work that was done for the client is paid for. Else the next answer is begun
-    /// when it is: what is asked for in one breath is not worked out in one. What is decided
-    /// already is told, and a node that stops does not wait for anybody.
+    /// Whether the work done for the client is paid for. If not, the next answer begins later, so
+    /// that what is requested at once is not worked out at once. Answers that are already decided
+    /// are sent, and a stopping node does not wait.
     fn has_paid(&mut self) -> bool {
         if self.stopping || self.answers.is_decided() {
             return true;
@@ -195,18 +198,19 @@ impl Session {
     fn wants_to_read(&self) -> bool {
         let owed = self.answers.len() + self.follows.resumes_len();
         let session = &self.desk.config.session;
-        // A client that is never without an owed answer could leave more rooms than it may follow.
+        // A client that is always owed an answer could otherwise keep more left rooms than it may
+        // follow.
         let may_leave_more = self.follows.stopped_len() <= session.follows_max;
         let may_ask = !self.stopping
             && self.parked.is_none()
             && owed < session.in_flight_max
             && may_leave_more;
-        // Of each client one command is carried out, however much the others hold.
+        // One command of each client is always carried out, however much memory others hold.
         let has_room = owed == 0 || !self.desk.budgets.inbound.is_full();
         may_ask && has_room && self.rest.is_none() && self.takes_answers()
     }
 
-    /// While the node holds all that it may, only those are listened to who take what they get.
+    /// While the memory for unsent data is full, only clients that read what they get are read.
     fn takes_answers(&self) -> bool {
         let takes = !self.desk.budgets.unsent.is_full() || self.link.queued_bytes() == 0;
         if !takes {
@@ -215,7 +219,7 @@ impl Session {
         takes
     }
 
-    /// What follows from whatever just happened.
+    /// What to do after any event of the loop.
     fn settle(&mut self) -> Result<(), End> {
         if let Some(paging) = &mut self.paging {
             paging.proceed();
@@ -236,13 +240,13 @@ impl Session {
         Ok(())
     }
 
-    /// What is read of the past for those that are behind is paid for as commands are.
+    /// Catching up is paid for like commands.
     fn catch_up(&mut self) -> Result<(), End> {
         let config = &self.desk.config.session;
         let wait = || self.limits.wait(config, Instant::now());
         let begins_page = self.follows.catch_up(wait).map_err(lost_sync)?;
         if begins_page {
-            // Whoever said what has to be read, it is this socket that has not got it.
+            // Whichever user joined the room, this socket has to catch up.
             self.payer = None;
             self.charge(PAGE_WEIGHT);
         }
@@ -262,13 +266,13 @@ impl Session {
     }
 
     fn on_paged(&mut self, len: Result<usize, Broken>) -> Result<(), End> {
-        let len = len.map_err(|Broken| (CloseCode::RESYNC, "an answer broke off: reconnect"))?;
+        let len = len.map_err(|Broken| (CloseCode::RESYNC, "an answer was cut off: reconnect"))?;
         self.charge(weight_of(len));
         Ok(())
     }
 
-    /// A node that stops answers what it has read; but who asked for much, or takes a long answer
-    /// slowly, gets no more than can be done until now.
+    /// A stopping node answers what it has read. But a client that owes for much work, or takes a
+    /// long answer slowly, gets only what could be done by now.
     fn on_rested(&mut self) -> Result<(), End> {
         if !self.stopping {
             return Ok(());
@@ -295,7 +299,7 @@ impl Session {
                 self.on_frame(&text);
                 Ok(())
             }
-            Incoming::Binary(_) => Err((CloseCode::UNSUPPORTED, "send text frames")),
+            Incoming::Binary(_) => Err((CloseCode::UNSUPPORTED, "send text frames, not binary")),
             Incoming::Frames(count) => self.on_frames(count),
             Incoming::Drained => Ok(()),
             Incoming::Closed(reason) => Err((reason.code(), reason.text())),
@@ -321,7 +325,7 @@ impl Session {
         });
         match admitted {
             Ok((request, asks)) => {
-                // Before the command is sent: its events may be back before its answer.
+                // Before the command is sent: its events may arrive before its answer.
                 self.follows.ask(&asks.follows);
                 let bytes = request.command.bytes() + OWED_BYTES;
                 let asks = Asks { held: Some(self.desk.budgets.inbound.hold(bytes)), ..asks };
@@ -337,17 +341,17 @@ impl Session {
         }
     }
 
-    /// Whether a command may come now; if not, in how many milliseconds.
+    /// Takes one command, or returns in how many milliseconds to try again.
     fn admit(&mut self, command: Option<&Command>, now: Instant) -> Result<(), u64> {
         self.limits.admit(&self.desk.config.session, now)?;
         self.desk.pace.take(self.address, command.and_then(Command::user), now)
     }
 
-    /// Sets a command going.
+    /// Begins a command.
     fn command(&mut self, request: Request) -> Pending {
-        // Others are admitted by what the log says.
-        let is_sign = request.command.kind().row().effect == Effect::Sign;
-        let room = request.command.room().filter(|_| is_sign);
+        // Other commands are checked against the log.
+        let is_signal = request.command.kind().row().effect == Effect::Signal;
+        let room = request.command.room().filter(|_| is_signal);
         let follower = room.and_then(|room| self.follows.follower(room)).cloned();
         let (address, outage) = (self.address, self.outage.clone());
         let caller = Caller { address, outage, way: Way::Socket(follower) };
@@ -359,7 +363,7 @@ impl Session {
     }
 }
 
-/// Cancel-safe: the moment stays until it has passed.
+/// Cancel-safe: the moment is kept until it has passed.
 async fn passed(moment: &mut Option<Pin<Box<Sleep>>>) {
     match moment {
         None => std::future::pending().await,
@@ -395,8 +399,8 @@ mod tests {
         size_of::<F>()
     }
 
-    /// Nearly all sockets of a chat server are idle, so this is what a node's memory is made of.
-    /// An `async fn` keeps its arguments twice, which is why so much here is boxed.
+    /// Nearly all sockets of a chat server are idle, so this dominates a node's memory. An `async
+    /// fn` stores its arguments twice, which is why so much here is boxed.
     #[test]
     fn an_idle_session_is_small() {
         let (session, run) = (size_of::<Session>(), size_of_future(Session::run));

@@ -1,8 +1,8 @@
-//! What the commands of a socket keep until they are answered, as those see it who look for who
-//! keeps most while others need it.
+//! The memory that a socket's commands keep until they are answered, for the search for the
+//! connections that hold most while others need memory.
 //!
-//! A client that asks for much and takes no answers keeps it all for a minute. It is ended before
-//! those who merely have not finished their sentence.
+//! A client that asks for much and takes no answers would keep all of it for a minute. It is ended
+//! before clients with merely incomplete messages.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use crate::budget::{Held, Holder, Place};
 use crate::socket::Link;
 
-/// One to a socket that keeps so much that it is worth looking at.
+/// One per socket whose commands keep enough to matter.
 pub struct Owing {
     mark: Arc<Mark>,
     _place: Place,
@@ -19,12 +19,12 @@ pub struct Owing {
 
 struct Mark {
     link: Arc<Link>,
-    /// Bytes, and when an answer was last given, or this began.
+    /// Bytes, and the time of the last answer (or of the start).
     state: Mutex<(usize, Instant)>,
 }
 
 impl Owing {
-    /// `held`: of the budget that all of it is counted in.
+    /// `held`: from the budget that counts the commands.
     pub fn new(held: &Held, link: &Arc<Link>, bytes: usize) -> Self {
         let state = Mutex::new((bytes, Instant::now()));
         let mark = Arc::new(Mark { link: link.clone(), state });
@@ -32,12 +32,12 @@ impl Owing {
         Self { mark, _place: held.budget().enter(this) }
     }
 
-    /// So much is kept now.
+    /// The commands now keep this many bytes.
     pub fn tell(&self, bytes: usize) {
         self.mark.state().0 = bytes;
     }
 
-    /// An answer was given, and so much is still kept.
+    /// An answer was given, and the commands still keep this many bytes.
     pub fn moved(&self, bytes: usize) {
         *self.mark.state() = (bytes, Instant::now());
     }

@@ -1,8 +1,7 @@
 //! An answer of several pieces on its way into one socket, as one message of several frames.
 //!
-//! While it lasts the socket gets nothing else but control frames (RFC 6455, section 5.4): other
-//! answers wait for their turn as always, and the followers that live events are offered to fall
-//! behind, and catch up when it is over.
+//! Meanwhile, the socket gets nothing else but control frames (RFC 6455, section 5.4). Other
+//! answers wait for their turn as always. Live followers fall behind, and catch up afterwards.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -21,9 +20,9 @@ pub struct Paging {
     is_begun: bool,
 }
 
-/// Where the next piece is.
+/// The state of the next piece.
 enum Next {
-    /// It is read when nothing is left of the one before.
+    /// It is read when the piece before has been taken.
     Waits(Box<Pages>),
     Reads(Read),
     /// There is none.
@@ -36,8 +35,8 @@ impl Paging {
         Self { link, next: Next::Waits(pages), is_begun: false }
     }
 
-    /// Begins to read the next piece if the socket has taken the one before; else the socket says
-    /// when it has.
+    /// Begins to read the next piece if the socket has taken the one before; otherwise asks the
+    /// socket to report that.
     pub fn proceed(&mut self) {
         let Next::Waits(_) = &self.next else { return };
         if self.link.queued_bytes() > 0 {
@@ -52,8 +51,8 @@ impl Paging {
         }
     }
 
-    /// Hands over the next piece when it has been read; of how many bytes. Cancel-safe: the read
-    /// goes on.
+    /// Hands over the next piece once it is read, and returns its length. Cancel-safe: the read
+    /// continues.
     pub async fn advance(&mut self) -> Result<usize, Broken> {
         let Next::Reads(read) = &mut self.next else { return std::future::pending().await };
         let (pages, part) = read.await;
@@ -62,7 +61,7 @@ impl Paging {
         let fragment = frame::fragment(&json, !self.is_begun, is_last);
         drop(json);
         let len = fragment.len();
-        // Closed: the session hears of it from the socket.
+        // If it is closed, the session learns that from the socket.
         let _ = self.link.push_shared(&held.keep(fragment));
         self.is_begun = true;
         if is_last {
@@ -73,7 +72,7 @@ impl Paging {
         Ok(len)
     }
 
-    /// Whether the last piece is with the socket.
+    /// Whether the socket has the last piece.
     pub fn is_over(&self) -> bool {
         matches!(self.next, Next::Over)
     }

@@ -1,7 +1,7 @@
-//! What a worked-out answer makes of a session: words for its client, rooms to follow, and what it
-//! weighs.
+//! What a session does with a reply: frames for its client, rooms to follow, and the weight to
+//! charge.
 //!
-//! It works nothing out; the desk does.
+//! The desk has done the work.
 
 use std::time::Instant;
 
@@ -20,7 +20,7 @@ use crate::protocol::error::{Code, Problem};
 use crate::protocol::frame::{self, Frame};
 use crate::protocol::table::CommandType;
 
-/// Answers of this length on are handed over as they are; shorter ones are gathered.
+/// Answers of at least this length are queued as they are; shorter ones are gathered.
 const LARGE_BYTES_MIN: usize = 4096;
 
 impl Session {
@@ -57,12 +57,12 @@ impl Session {
                 self.on_who(&asked);
                 Ok(())
             }
-            // Said above, or made for no socket.
+            // Handled above, or not made for sockets.
             _ => Ok(()),
         }
     }
 
-    /// Says `joined`, then follows: in this order, so that no event comes before it.
+    /// Sends `joined`, then follows. In this order, so that no event comes before it.
     fn follow(&mut self, follow: &Follow) -> Result<(), End> {
         self.say_joined(follow);
         self.flush();
@@ -72,7 +72,7 @@ impl Session {
     fn say_joined(&mut self, follow: &Follow) {
         let Follow { joined, reset, .. } = follow;
         let (asked, room) = (&joined.asked, &joined.asked.room);
-        // The id of a `resume` comes back in `resumed`.
+        // The id of a `resume` is repeated in `resumed`.
         let id = asked.id.as_ref().filter(|_| asked.re == CommandType::Join);
         self.out.extend_from_slice(joined.frame(id).bytes());
         // Joining again moves nothing, so there is nothing to reset.
@@ -81,14 +81,15 @@ impl Session {
         }
     }
 
-    /// First a `joined` (or an error) for each room, then the replays, then `resumed`. Here are the
-    /// rooms from one place on; the rest is answered when the client has taken these.
+    /// First a `joined` (or an error) for each room, then the replays, then `resumed`. This handles
+    /// the rooms from `from` on. The next part follows when the client has taken these.
     fn on_resumed(&mut self, resuming: Box<Resuming>, from: usize, asks: Asks) -> Result<(), End> {
         for follow in &resuming.done[from..] {
             match follow {
                 Ok(follow) => self.say_joined(follow),
-                // One that is not there, or not the user's, was worth a look: who asks for nothing
-                // but those is as bad as one who sends nothing but nonsense.
+                // Looking up a room that does not exist, or that the user may not follow, is work
+                // as well. A client that asks only for those is treated like one that sends only
+                // garbage.
                 Err(problem) => {
                     self.say_refused(problem);
                     self.count_refused(problem.code != Code::Unavailable)?;
@@ -104,7 +105,7 @@ impl Session {
         }
         let Resuming { done, id, .. } = *resuming;
         let mut followers = Vec::with_capacity(done.len());
-        // One ask for each room, in the order of the answers.
+        // One ask per room, in the order of the answers.
         for (follow, (room, user)) in done.iter().zip(&asks.follows) {
             match follow {
                 Ok(follow) => {
@@ -126,9 +127,9 @@ impl Session {
             self.out.extend_from_slice(bytes);
             return;
         }
-        // Not copied. What was to be said before it goes first.
+        // Not copied. What comes before it is sent first.
         self.flush();
-        // Closed: the next turn of the loop hears of it from the socket.
+        // If it is closed, the next turn of the loop learns that from the socket.
         let _ = self.link.push(bytes);
     }
 
@@ -150,7 +151,7 @@ impl Session {
         self.obey(verdict, "too many refused frames")
     }
 
-    /// Frames came that have no answer: control frames, and parts of messages.
+    /// Frames without an answer arrived: control frames and fragments.
     pub(super) fn on_frames(&mut self, count: u32) -> Result<(), End> {
         let verdict = self.limits.frames(&self.desk.config.session, count, Instant::now());
         self.desk.pace.charge(self.address, None, count, Instant::now());
@@ -171,7 +172,7 @@ impl Session {
         }
     }
 
-    /// Something of that weight was done for the client.
+    /// Charges for work done for the client.
     pub(super) fn charge(&mut self, weight: u32) {
         if weight > 0 {
             let now = Instant::now();
@@ -183,15 +184,15 @@ impl Session {
     /// `None`: the frame named no command.
     pub(super) fn count(&self, re: Option<CommandType>, result: &'static str) {
         let r#type = re.map_or("unknown", CommandType::name);
-        self.desk.metrics.commands.get_or_create(&metrics::Command { r#type, result }).inc();
+        self.desk.metrics.commands.get_or_create(&metrics::CommandLabel { r#type, result }).inc();
     }
 
-    /// Hands over the answers that are ready, in one piece. The queue takes them whatever its
-    /// length: what bounds them is that the session stops reading.
+    /// Queues the answers that are ready, as one piece. The queue takes them whatever their length:
+    /// they are bounded because the session stops reading.
     pub(super) fn flush(&mut self) {
         if !self.out.is_empty() {
             let out = std::mem::take(&mut self.out);
-            // Closed: the next turn of the loop hears of it from the socket.
+            // If it is closed, the next turn of the loop learns that from the socket.
             let _ = self.link.push(&out.into_boxed_slice().into());
         }
     }

@@ -1,7 +1,7 @@
-//! What a write is answered: its event if this socket follows the room, an `ack` if it does not,
-//! and both if the command has an id.
+//! The answer to a write: its event if this socket follows the room, an `ack` if it does not, and
+//! both if the command has an id.
 //!
-//! It writes nothing itself and decides no rule; the lane has done both.
+//! The lane has decided and stored the write.
 
 use std::time::{Duration, Instant};
 
@@ -15,8 +15,8 @@ use crate::protocol::table::CommandType;
 use crate::rules::Outcome;
 
 impl Session {
-    /// `create`, `leave` and `message`: the event itself is the answer if this socket follows the
-    /// room; an `ack` comes if the command had an id, or the socket does not follow.
+    /// For `create`, `leave` and `message`. If this socket follows the room, the event itself is
+    /// the answer; there is an `ack` if the command has an id or the socket does not follow.
     pub(super) fn on_written(&mut self, asked: Asked, outcome: &Outcome) {
         let (seq, at, duplicate) = match outcome {
             Outcome::Committed { event, .. } => (event.seq, event.at, false),
@@ -29,8 +29,8 @@ impl Session {
         }
         match self.follows.by_whom(&asked.room, seq) {
             Some(follower) if asked.id.is_none() => {
-                // From when it came: a client that sent a hundred in one breath, in the midst of a
-                // long replay, waits for all their events together, not for one after the other.
+                // From when the command arrived: a client that sent a hundred at once during a long
+                // replay waits for all their events together, not for one after the other.
                 let budget = self.desk.config.lane.answer_timeout_ms;
                 let due = asked.came + Duration::from_millis(budget);
                 self.awaited = Some(Box::new(Awaited { asked, seq, at, follower, due }));
@@ -45,11 +45,11 @@ impl Session {
         self.out.extend_from_slice(ack.bytes());
     }
 
-    /// Sees whether the awaited event is with the socket. A follower may have stopped before it:
-    /// somebody else's socket sent the leave of the only user that this one follows as. Then the
-    /// socket does not follow, and gets an ack as any that does not. It gets one, too, if the event
-    /// takes too long (there is a long replay before it, or the log is away); if the node stops, at
-    /// once.
+    /// Checks whether the awaited event has reached the socket. If its follower stopped before the
+    /// event, the socket gets an ack instead, like any that does not follow. (Another socket may
+    /// have sent the `leave` of the only user that this one follows as.) It also gets an ack if the
+    /// event takes too long (after a long replay, or because the log is away), and at once if the
+    /// node stops.
     pub(super) fn settle_awaited(&mut self) {
         let Some(awaited) = self.awaited.take() else { return };
         let is_live = || awaited.follower.state() == State::Live;

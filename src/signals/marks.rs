@@ -1,8 +1,7 @@
-//! How far users say they have read, on its way to the log: of each user and room the last mark
-//! only, many at a time.
+//! Read marks on their way to the log: only the last one per user and room, many in one statement.
 //!
-//! A mark is told to others when it is stored, and not before. If the node dies within that second
-//! the mark is lost, and the user has a few messages unread that they have seen.
+//! A mark is sent to others when it is stored, not before. If the node dies within that second, the
+//! mark is lost, and the user has a few messages unread that they have seen.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -18,19 +17,19 @@ use crate::model::{RoomName, Seq, UserId};
 use crate::share::Shares;
 use crate::tasks::Tasks;
 
-/// Marks in one statement.
+/// Marks per statement.
 const BATCH_LEN: usize = 500;
-/// The least time between two writes, also when somebody waits for the second. Each waits for a
-/// disk, and who says what they have read and asks for it in turns would have one with each turn.
+/// Least time between two writes, even if somebody waits for the second. Each write waits for a
+/// disk, and a client that alternates between marking and asking would cause one each time.
 const HURRY_PAUSE: Duration = Duration::from_millis(50);
 
-/// One to a node.
+/// One per node.
 pub struct Marks {
     /// Bounded by `signals.read_len_max`.
     state: Mutex<State>,
-    /// Something waits.
+    /// Notified when marks wait.
     waiting: Notify,
-    /// Somebody waits for what waits.
+    /// Notified when somebody waits for them to be stored.
     hurry: Notify,
     /// Counts writes.
     written: watch::Sender<u64>,
@@ -38,19 +37,19 @@ pub struct Marks {
 
 struct State {
     waiting: Waiting,
-    /// Taken, and not known to be stored; and who said them.
+    /// Taken and not known to be stored, with the address that sent them.
     writing: HashMap<UserId, HashMap<RoomName, IpAddr>>,
 }
 
-/// The last mark of each user and room, and who said the first that waits.
+/// The last mark per user and room, with the address that sent the first one waiting.
 #[derive(Debug)]
 struct Waiting {
     users: HashMap<UserId, HashMap<RoomName, (Seq, IpAddr)>>,
-    /// Who has how many of the places.
+    /// How many slots each party has.
     shares: Shares<Party>,
 }
 
-/// Whose place a mark takes.
+/// The parties whose slot a mark takes.
 fn parties(user: &UserId, from: IpAddr) -> [Party; 2] {
     [Party::Address(from), Party::User(user.clone())]
 }
@@ -64,7 +63,7 @@ impl Waiting {
         self.shares.taken()
     }
 
-    /// Keeps the higher of two. `false`: there is no place for it.
+    /// Keeps the higher of two marks. `false`: there is no free slot.
     fn put(&mut self, mark: &Mark, from: IpAddr) -> bool {
         let known = self.users.get_mut(&mark.user).and_then(|rooms| rooms.get_mut(&mark.room));
         if let Some((known, _)) = known {
@@ -111,28 +110,28 @@ impl Marks {
         Self { state: Mutex::new(state), waiting, hurry, written }
     }
 
-    /// Nothing that runs under this lock can panic.
+    /// Nothing under this lock can panic.
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// `false`: too many wait.
+    /// `false`: too many marks wait.
     pub fn put(&self, mark: &Mark, from: IpAddr) -> bool {
         let put = self.state().waiting.put(mark, from);
         self.waiting.notify_one();
         put
     }
 
-    /// Waits until nothing waits that the user said, but not beyond `until`: then the log is away,
-    /// and whoever asks will find that out.
+    /// Waits until no mark of the user waits, but not beyond `until`: if it takes that long the log
+    /// is away, and the caller will notice.
     pub async fn stored(&self, user: &UserId, until: Instant) {
         let mut written = self.written.subscribe();
         let waits = || {
             let state = self.state();
             state.waiting.users.contains_key(user) || state.writing.contains_key(user)
         };
-        // It is not known after how many writes. The one that is under way may have begun before,
-        // more may wait than go into the next, and a mark whose row is locked waits for another.
+        // It is not known how many writes that takes: the current one may have begun before, more
+        // may wait than fit into the next, and a mark whose row is locked waits for another.
         while waits() {
             self.hurry.notify_one();
             if timeout_at(until, written.changed()).await.is_err() {
@@ -141,8 +140,8 @@ impl Marks {
         }
     }
 
-    /// Stores what waits, every now and then, until the last session has ended. `told` gets what
-    /// has moved.
+    /// Stores waiting marks at intervals until the last session has ended. `told` gets those that
+    /// moved.
     pub async fn run(
         &self,
         mut marker: Marker,
@@ -163,8 +162,8 @@ impl Marks {
         self.write_all(&mut marker, &told).await;
     }
 
-    /// Waits until something waits, and then until `pause` is over; if somebody waits for it until
-    /// `rested`.
+    /// Waits until something waits, and then for `pause`; if somebody waits for it to be stored,
+    /// only until `rested`.
     async fn due(&self, pause: Duration, rested: Instant) {
         self.waiting.notified().await;
         let due = Instant::now() + pause;
@@ -174,7 +173,7 @@ impl Marks {
         }
     }
 
-    /// Writes what waits by now, once: what could not be written waits again.
+    /// Writes once what waits now. What could not be written waits again.
     async fn write_all(&self, marker: &mut Marker, told: &impl Fn(Vec<Mark>)) {
         let mut left = self.state().waiting.len();
         while left > 0 {
@@ -184,7 +183,7 @@ impl Marks {
             let (moved, again, failed) = match result {
                 Ok(Marked { moved, busy }) => (moved, busy, false),
                 Err(err) => {
-                    tracing::debug!(%err, "read marks must wait for the log");
+                    tracing::debug!(%err, "read marks wait for the log");
                     (Vec::new(), batch, true)
                 }
             };
@@ -208,8 +207,8 @@ impl Marks {
         taken.into_iter().map(|(mark, _)| mark).collect()
     }
 
-    /// Ends a write. What is to be written again may find its place taken by a later mark, which
-    /// is as good, or no place at all: then it is lost.
+    /// Ends a write. A mark to be written again may have been replaced by a later one, which is as
+    /// good, or may find no slot, and is lost.
     fn put_back(&self, again: &[Mark]) {
         let mut state = self.state();
         let writing = std::mem::take(&mut state.writing);
@@ -267,7 +266,7 @@ mod tests {
         }
         let (user, until) = (UserId::stored("1"), Instant::now() + Duration::from_secs(3600));
         let mut stored = std::pin::pin!(marks.stored(&user, until));
-        // One of the first is locked, and takes another write.
+        // One of the first is locked and takes another write.
         for busy in [1, 0, 0, 0] {
             assert!(futures_util::poll!(stored.as_mut()).is_pending());
             let taken = marks.take(BATCH_LEN);

@@ -1,16 +1,16 @@
-//! Signs of life: who is online, who is typing, how far each has read.
+//! Signals: who is online, who is typing, how far others have read.
 //!
-//! None of this is in the log's events, and none of it may cost a message anything: a follower is
-//! told only while it is live and its socket has nothing to send (`Follower::signal`), and what it
-//! missed is not kept for it. It decides nothing about rooms and members; the session does.
+//! Signals are not events of the log, and must not cost a message anything. A follower gets them
+//! only while it is live and its socket has nothing to send (`Follower::signal`); what it missed is
+//! not kept. Whether a user may send or see them was checked before.
 //!
-//! - Presence (`presence`) is worked out from the followers that a node has anyway, for rooms that
-//!   somebody asked about, and when somebody came or went (`hub::Door`). A room that nobody asks
-//!   about costs nothing.
-//! - Who types (`typing`) is told a few times a second, room by room.
-//! - Read marks (`marks`) are stored in batches, and told then.
+//! - Presence (`presence`) is derived from the followers that a node has anyway, for rooms that
+//!   somebody asked about, when somebody came or went (`hub::Door`). A room that nobody asks about
+//!   costs nothing.
+//! - Typing (`typing`) is sent a few times a second, room by room.
+//! - Read marks (`marks`) are stored in batches, and then sent.
 //!
-//! Nodes tell each other on the channel `chat:signals` (`wire`), which loses what it loses.
+//! Nodes exchange signals on the channel `chat:signals` (`wire`), where messages may be lost.
 
 mod marks;
 mod presence;
@@ -41,42 +41,42 @@ use crate::mirror::Signal;
 use crate::model::{RoomName, Seq, UserId};
 use crate::tasks::Tasks;
 
-/// Whose places count together, of those that there are so many of (`Shares`).
+/// Whose slots are counted together (`Shares`).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Party {
     Address(IpAddr),
     User(UserId),
-    /// Another node, which has limits of its own.
+    /// Another node. It has limits of its own.
     Node(Arc<str>),
 }
 
-/// How often it is looked who came, went or types: what people see at once, and not so often that
-/// looking costs anything.
+/// How often presence and typing are checked: fast enough to seem immediate, rarely enough to cost
+/// little.
 const TICK: Duration = Duration::from_millis(200);
-/// How often in a lease a node says everything again: two of the messages may be lost.
+/// How often per lease a node repeats everything: two of the messages may be lost.
 const ROUNDS_PER_LEASE: u32 = 3;
 
-/// One to a node.
+/// One per node.
 pub struct Signals {
     node: String,
     config: SignalsConfig,
     hub: Arc<Hub>,
     metrics: Arc<Metrics>,
-    /// Taken before any room's or follower's lock.
+    /// Locked before any lock of a room or follower.
     presence: Mutex<Presence>,
     typing: Mutex<Typing>,
     marks: Marks,
-    /// To the other nodes, if there may be any. Bounded by `signals.queue_len_max`; when it is
-    /// full, what is said is lost.
+    /// To the other nodes, if there can be any. Bounded by `signals.queue_len_max`; when it is
+    /// full, signals are lost.
     out: Option<mpsc::Sender<Vec<u8>>>,
-    /// Whether the other nodes can be reached now.
+    /// Whether the other nodes can be reached.
     connected: AtomicBool,
-    /// Counts what was heard about presence.
+    /// Counts messages about presence that were received.
     heard: watch::Sender<u64>,
 }
 
 impl Signals {
-    /// `mirrored`: the way to the other nodes and back, if there may be any.
+    /// `mirrored`: the channels to and from other nodes, if there can be any.
     pub fn start(
         config: &Config,
         hub: &Arc<Hub>,
@@ -113,7 +113,7 @@ impl Signals {
         signals
     }
 
-    /// Nothing that runs under this lock can panic; if it did, leases would put it right.
+    /// Nothing under this lock can panic; if it did, leases would correct the state.
     fn presence(&self) -> MutexGuard<'_, Presence> {
         self.presence.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -122,8 +122,9 @@ impl Signals {
         self.typing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sees to it that this node knows who is online in the room, on all nodes; waits a moment for
-    /// them the first time. To be followed by `who`. `asks`: for whom it takes a place.
+    /// Makes sure that this node knows who is online in the room on all nodes; the first time,
+    /// waits a moment for their answers. Call before `who`. `asks`: the parties whose slot the room
+    /// takes.
     pub async fn gather(&self, room: &RoomName, asks: &[Party]) {
         let now = Instant::now();
         let mut heard = self.heard.subscribe();
@@ -139,23 +140,26 @@ impl Signals {
         }
         while !self.presence().is_whole(room, now) {
             if !matches!(timeout_at(until.into(), heard.changed()).await, Ok(Ok(()))) {
-                // Somebody did not answer. If they live, watchers hear of it with their next round.
+                // A peer did not answer. If it lives, watchers get its users with its next round.
                 return self.presence().give_up(room);
             }
         }
     }
 
-    /// Hands `answer` who is online in the room now, on all nodes as far as this one knows. `asks`:
-    /// the user who asks, if they are online there.
+    /// Calls `answer` with who is online in the room, on all nodes as far as this one knows.
+    /// `asks`: the user who asks, if they are online there.
     ///
-    /// The race this closes: the answer is worked out, and does not have 2, who comes. Before it is
-    /// with the socket a tick finds that 2 is there, and tells it. Then comes the answer, and the
-    /// client forgets 2. So the answer goes to the socket under the lock that a tick must take.
+    /// A race that this prevents:
+    /// 1. An answer is made, without user 2.
+    /// 2. User 2 comes, and a tick sends that, before the answer is with the socket.
+    /// 3. The answer arrives, and the client forgets user 2.
+    ///
+    /// So the answer goes to the socket under the lock that a tick must take.
     pub fn who(&self, name: &RoomName, asks: Option<&UserId>, answer: impl FnOnce(&Crowd)) {
         let (mut presence, now) = (self.presence(), Instant::now());
         if !presence.is_kept(name) {
-            // There is no place for the room: its people here are all that is known, and no tick
-            // tells of them.
+            // There was no slot for the room: only its users on this node are known, and no tick
+            // sends changes.
             drop(presence);
             return answer(&glance(&self.hub, name, self.config.listed_max));
         }
@@ -166,8 +170,8 @@ impl Signals {
         answer(&presence.snapshot(name, asks).unwrap_or_else(Crowd::nobody));
     }
 
-    /// A member types. Others hear of it within a moment, unless they did so a moment ago, or the
-    /// member's message comes first. `since`: the room's edge here when they said so.
+    /// A member is typing. Others hear of it within a moment, unless they just did, or the member's
+    /// message comes first. `since`: the room's edge here when the command was read.
     pub fn types(&self, room: &RoomName, user: UserId, address: IpAddr, since: Option<Seq>) {
         self.note(room, Typist { user, from: Party::Address(address), since });
     }
@@ -182,12 +186,12 @@ impl Signals {
         self.typing().types(name, typist, Instant::now(), silent);
     }
 
-    /// A member has read up to there. `false`: too many marks wait.
+    /// A member has read up to a seq. `false`: too many marks wait.
     pub fn read(&self, mark: &Mark, address: IpAddr) -> bool {
         self.marks.put(mark, address)
     }
 
-    /// Waits until what the user said they have read is stored, but no longer than until `due`.
+    /// Waits until the user's marks are stored, but no longer than until `due`.
     pub async fn stored(&self, user: &UserId, due: tokio::time::Instant) {
         self.marks.stored(user, due).await;
     }
@@ -210,7 +214,7 @@ impl Signals {
                 () = tasks.stopping() => break,
             }
         }
-        // The others keep its users for a moment: they are on their way to them.
+        // The others keep its users for a moment: they are about to reconnect there.
         let said = Said { gone: true, ..Said::default() };
         self.say(Words { said, ..Words::default() });
     }
@@ -242,12 +246,12 @@ impl Signals {
         let message = match signal {
             Signal::Connected => {
                 self.connected.store(true, Ordering::Relaxed);
-                // Others have forgotten this node, or never heard of it, and it them.
+                // Other nodes may have forgotten this node or never known it, and the reverse.
                 self.presence().forgive();
                 return self.say_everything(true);
             }
-            // Who was online on other nodes is so until their leases are over: most absences of
-            // Redis are shorter, and nobody need notice.
+            // Users on other nodes stay online until their leases end: most outages of Redis are
+            // shorter and go unnoticed.
             Signal::Away => return self.connected.store(false, Ordering::Relaxed),
             Signal::Message(json) => Message::parse(&json),
         };
@@ -271,7 +275,7 @@ impl Signals {
         self.tell_read(message.read().collect()).await;
     }
 
-    /// Tells a peer that waits for it who is online here.
+    /// Tells a waiting peer who is online here.
     fn answer(&self, rooms: &[RoomName]) {
         let mut presence = self.presence();
         let now = Instant::now();
@@ -291,7 +295,7 @@ impl Signals {
         self.speak(Words { hello, said, ..Words::default() });
     }
 
-    /// Says it to the other nodes, if there is anything to say.
+    /// Sends it to the other nodes, if it is not empty.
     fn say(&self, words: Words) {
         let Words { said, typing, read, hello } = &words;
         if *hello || *said != Said::default() || !typing.is_empty() || !read.is_empty() {
@@ -310,7 +314,7 @@ impl Signals {
 
     async fn store(self: Arc<Self>, log: Log, tasks: Tasks) {
         let pause = Duration::from_millis(self.config.read_flush_ms);
-        // Telling takes a moment for each follower; storing does not wait for it.
+        // Sending takes a moment per follower. Storing does not wait for it.
         let (moved, mut told) = mpsc::channel::<Vec<Mark>>(TOLD_LEN);
         let tell = async {
             while let Some(marks) = told.recv().await {
@@ -324,7 +328,7 @@ impl Signals {
             let hand_on = move |marks: Vec<Mark>| {
                 signals.metrics.read_marks.inc_by(marks.len() as u64);
                 let told = by_room(marks, signals.config.read_told_max);
-                // Full: they are stored all the same, and told to nobody.
+                // If it is full, the marks are stored but not sent.
                 let _ = moved.try_send(told);
             };
             self.marks.run(log.marker(), pause, &tasks, hand_on).await;
@@ -333,10 +337,10 @@ impl Signals {
     }
 }
 
-/// Lists of stored marks that wait to be told.
+/// Lists of stored marks that may wait to be sent.
 const TOLD_LEN: usize = 16;
 
-/// The marks without those of rooms that have too many.
+/// Leaves out marks of rooms that have too many.
 fn by_room(marks: Vec<Mark>, told_max: usize) -> Vec<Mark> {
     let mut lens: HashMap<RoomName, usize> = HashMap::new();
     let mut fits = |mark: &Mark| {

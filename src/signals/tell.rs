@@ -1,6 +1,6 @@
-//! To and from the followers of a room: what it looks like, and what they are told.
+//! Looks at the followers of a room, and sends them signals.
 //!
-//! It decides nothing. A room may have very many followers, so other tasks get their turn.
+//! A room may have very many followers, so other tasks get their turn in between.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::OnceLock;
@@ -16,13 +16,13 @@ use crate::model::{RoomName, Seq, UserId};
 use crate::protocol::frame::{self, Frame};
 use crate::protocol::signal;
 
-/// Followers told, or looked at, between two chances for other tasks: about half a millisecond.
+/// Followers served between two turns of other tasks: about half a millisecond.
 const TOLD_BURST: usize = 64;
-/// Counted in faces ([`Seen::faces`]).
+/// The same for looks, counted in faces ([`Seen::faces`]).
 const LOOKED_BURST: usize = 1024;
 
 /// Who follows the room on this node. `None`: nobody came or went since the last look, and there
-/// was one: the room is not new to whoever asks.
+/// was one (otherwise the room `is_new`).
 pub async fn look(hub: &Hub, name: &RoomName, is_new: bool, listed_max: usize) -> Option<Seen> {
     let Some(room) = hub.room(name) else { return Some(Sight::default().end(listed_max)) };
     if !room.door.was_passed() && !is_new {
@@ -40,11 +40,12 @@ pub async fn look(hub: &Hub, name: &RoomName, is_new: bool, listed_max: usize) -
     Some(sight.end(listed_max))
 }
 
-/// As `look`, at once, whether anybody passed or not, and leaving that to be noticed by `look`.
+/// As `look`, but at once, whether or not anybody came or went. It leaves the door's note for
+/// `look`.
 ///
-/// The race this closes: `look` is under way, and slow. Somebody joins and asks; `quick_look` sees
-/// them. Then `look`'s result comes, which has them not. If this had taken the note that somebody
-/// passed, nobody would look again.
+/// A race that this prevents: `look` is in progress, and slow. Somebody joins and asks;
+/// `quick_look` sees them. Then `look` ends with a result without them. If `quick_look` had taken
+/// the note that somebody came, nobody would look again.
 pub fn quick_look(hub: &Hub, name: &RoomName, listed_max: usize) -> Seen {
     let mut sight = Sight::default();
     if let Some(room) = hub.room(name) {
@@ -53,8 +54,8 @@ pub fn quick_look(hub: &Hub, name: &RoomName, listed_max: usize) -> Seen {
     sight.end(listed_max)
 }
 
-/// As `quick_look`, for a room that is not kept, and so may be looked at whenever somebody asks: of
-/// many only the sockets are counted.
+/// As `quick_look`, for a room without a slot, which is looked at whenever somebody asks. If there
+/// are many sockets, only they are counted.
 pub fn glance(hub: &Hub, name: &RoomName, listed_max: usize) -> Crowd {
     let sockets = hub.room(name).map_or(0, |room| room.followers().len());
     match sockets > listed_max {
@@ -95,7 +96,7 @@ impl Sight {
     }
 }
 
-/// The frame that says who is there.
+/// The `who` frame with everyone who is online.
 fn whole(room: &RoomName, crowd: &Crowd) -> Frame {
     let users: Option<Vec<UserId>> = match crowd {
         Crowd::Listed(users) => Some(users.iter().cloned().collect()),
@@ -105,7 +106,7 @@ fn whole(room: &RoomName, crowd: &Crowd) -> Frame {
 }
 
 impl Signals {
-    /// Tells the watchers of a room who came and went.
+    /// Sends presence to the watchers of a room.
     pub(super) async fn tell_presence(&self, tell: &Tell) {
         let Tell { room: name, what, whole: crowd } = tell;
         let Some(room) = self.hub.room(name) else { return };
@@ -138,14 +139,14 @@ impl Signals {
         self.metrics.signal("presence", told, skipped);
     }
 
-    /// Tells everyone but themselves who types, unless their message has come. Returns those whose
-    /// message has not.
+    /// Sends who is typing to everyone except themselves, unless their message has come. Returns
+    /// those whose message has not.
     pub(super) async fn tell_typing(&self, name: &RoomName, typists: Vec<Typist>) -> Vec<Typist> {
         let Some(room) = self.hub.room(name) else { return typists };
         let mut typists = Typists::new(&room, typists, 2 * self.config.typing_interval_ms);
         let followers = room.followers();
-        // In a crowd it does not matter who types, and telling everyone would cost more than what
-        // they write.
+        // In a crowd it does not matter who is typing, and sending it to everyone would cost more
+        // than their messages.
         if followers.len() > self.config.listed_max {
             return typists.into_typists();
         }
@@ -164,7 +165,7 @@ impl Signals {
         typists.into_typists()
     }
 
-    /// Tells everyone who follows how far others have read.
+    /// Sends read marks to everyone who follows the rooms.
     pub(super) async fn tell_read(&self, marks: Vec<Mark>) {
         let mut rooms: HashMap<RoomName, Vec<Mark>> = HashMap::new();
         for mark in marks {
@@ -195,19 +196,20 @@ impl Signals {
     }
 }
 
-/// Who is about to be told of as typing in a room.
+/// The users in a room who are about to be shown as typing.
 ///
-/// The race this closes: 1 types, and sends the message before the next tick. Told at the tick, the
-/// typing would come behind its message, and for seconds 1 would seem to write another one. Other
-/// nodes get the two by different ways, in any order. So each typing knows at which seq of the room
-/// it was said, and is told to nobody who has been sent a message of that user above it.
+/// A race that this prevents: user 1 types, and sends the message before the next tick. If the tick
+/// sent `typing` then, it would come after its message, and for seconds user 1 would seem to write
+/// another. Other nodes get the two on different ways, in any order. So each typing has the room's
+/// seq at which it was noted, and is not sent to anyone who was sent a message of that user above
+/// it.
 struct Typists<'r> {
     room: &'r Room,
-    /// Each with the frame that says so.
+    /// Each with its frame.
     typists: Vec<(Typist, Frame)>,
-    /// All of the frames.
+    /// All frames together.
     everyone: Bytes,
-    /// Up to here the room has no message that ends the typing of any of them.
+    /// Up to this seq, no message in the room ends the typing of any of them.
     edge: Seq,
 }
 
@@ -225,7 +227,7 @@ impl<'r> Typists<'r> {
 
     /// Drops those whose message has come.
     fn look(&mut self) {
-        // First: what comes meanwhile is above it.
+        // Read first: what comes meanwhile is above it.
         self.edge = self.room.edge().unwrap_or_default();
         let types = |Typist { user, since, .. }: &Typist| {
             since.is_none_or(|since| silent_up_to(self.room, user, since).is_some())
@@ -234,10 +236,10 @@ impl<'r> Typists<'r> {
         self.everyone = join(self.typists.iter().map(|(_, frame)| frame));
     }
 
-    /// Tells one follower of all but itself. `None`: that is nobody.
+    /// Sends one follower all but its own users. `None`: there is nobody else.
     fn tell(&mut self, follower: &Follower) -> Option<bool> {
-        // If it was sent more since the last look, look again. If it is ahead of the room even then
-        // (it reads the log), it goes without.
+        // If the follower was sent more since the last look, look again. If it is ahead of the room
+        // even then (it reads the log), it gets none.
         for _ in 0..2 {
             let typists = self.typists.iter();
             let others = typists.filter(|(typist, _)| !follower.follows_as(&typist.user));
@@ -260,21 +262,21 @@ impl<'r> Typists<'r> {
     }
 }
 
-/// Up to which seq the user has sent nothing above `since` that ends their typing: no message and
-/// no leave. `None`: they have, or nobody here can tell.
+/// The seq up to which the user has sent nothing above `since` that ends their typing (no message,
+/// no leave). `None`: they have, or nobody here can tell.
 pub fn silent_up_to(room: &Room, user: &UserId, since: Seq) -> Option<Seq> {
     let ends = ["message", "leave"].map(|kind| frame::event_begin(kind, room.name(), user));
     room.lacks(since, |event| ends.iter().any(|begin| event.payload().starts_with(begin)))
 }
 
-/// Lets others have their turn, if there is much to do.
+/// Lets other tasks run, if there are many followers.
 async fn pause(len: usize) {
     if len > TOLD_BURST {
         tokio::task::yield_now().await;
     }
 }
 
-/// Frames as one piece, for one write.
+/// Concatenates frames for one write.
 fn join<'f>(frames: impl ExactSizeIterator<Item = &'f Frame> + Clone) -> Bytes {
     if let (1, Some(frame)) = (frames.len(), frames.clone().next()) {
         return frame.bytes().clone();

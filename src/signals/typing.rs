@@ -1,11 +1,11 @@
-//! Who is typing where, and who was told so a moment ago. Pure: time is an argument.
+//! Who is typing where, and when that was last sent. Pure: time is an argument.
 //!
-//! It tells nobody: what is to be told is taken from here a few times a second, room by room, so
-//! that a follower gets what many type as one write.
+//! What is to be sent is taken from here a few times a second, room by room, so that a follower
+//! gets all of a room's typing in one write.
 //!
-//! A user's message ends their typing. Messages do not come by here, so they cost nothing, whoever
-//! types. Instead each typing knows at which seq of the room it was said, and whoever needs to know
-//! whether it holds looks for a message above that.
+//! A user's message ends their typing. But messages do not pass here, so they cost nothing.
+//! Instead, each typing has the room's seq at which it was noted; to know whether it still holds,
+//! look for a message above that.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -15,37 +15,37 @@ use super::Party;
 use crate::model::{RoomName, Seq, UserId};
 use crate::share::Shares;
 
-/// Users of one room who are told of at once. More of them at the same time are a crowd, and who
-/// is in it does not matter: they are taken, and told to nobody.
+/// Most users of one room that are sent at once. More at the same time are a crowd, where it does
+/// not matter who is typing: the rest is accepted and dropped.
 const USERS_AT_ONCE_MAX: usize = 8;
 
 pub struct Typing {
-    /// About the time between two of one user in one room; what was told holds for two.
+    /// Approximate time between two `typing` of one user in one room. Each holds for twice as long.
     interval: Duration,
-    /// Who has how many of the places for users and rooms that are remembered.
+    /// How many slots for remembered users and rooms each party has.
     shares: Shares<Party>,
-    /// When each was last told of. Empty while nobody types.
+    /// When each user's typing was last sent. Empty while nobody types.
     last: HashMap<RoomName, HashMap<UserId, Told>>,
-    /// Who is to be told of next.
+    /// Typing to be sent next.
     waiting: HashMap<RoomName, Vec<Typist>>,
 }
 
-/// Who is to be told of.
+/// A user whose typing is to be sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Typist {
     pub user: UserId,
-    /// Where they type. If it is on this node, the others have to hear of it.
+    /// Where the user is. If it is this node, other nodes must hear of it.
     pub from: Party,
     /// The room's edge on their node when they typed. `None`: nobody follows the room there.
     pub since: Option<Seq>,
 }
 
-/// A user who was told of, or is about to be.
+/// A user whose typing was sent or is about to be.
 struct Told {
     at: Instant,
-    /// Whose place it is, and the user's.
+    /// Whose slot it takes, besides the user's.
     from: Party,
-    /// As `Typist::since`, moved up as far as it is known that they have sent nothing since.
+    /// As `Typist::since`, moved up to where the user is known to have sent nothing.
     since: Option<Seq>,
 }
 
@@ -54,7 +54,7 @@ impl Typist {
         matches!(self.from, Party::Address(_))
     }
 
-    /// Whose place they take.
+    /// The parties whose slot it takes.
     fn parties(&self) -> [Party; 2] {
         [self.from.clone(), Party::User(self.user.clone())]
     }
@@ -66,10 +66,11 @@ impl Typing {
         Self { interval, shares: Shares::new(len_max), last, waiting }
     }
 
-    /// Somebody types. Whether it is told: not if it was a moment ago, or if too many type.
+    /// A user types. Returns whether it will be sent: not if it just was, or if too many type.
     ///
-    /// `silent_up_to`: up to which seq they have sent nothing since another; `None` if they have.
-    /// Then what was told has ended, and this is about the next message, and told at once.
+    /// `silent_up_to`: the seq up to which the user has sent nothing since the given one; `None` if
+    /// they have. Then the earlier typing has ended, and this one is about the next message and
+    /// sent at once.
     pub fn types(
         &mut self,
         room: &RoomName,
@@ -83,7 +84,7 @@ impl Typing {
         if let Some(told) = told.filter(|told| told.at + pause > now) {
             let Some(since) = told.since else { return false };
             if let Some(up_to) = silent_up_to(since) {
-                // The next one begins to look here.
+                // The next search starts here.
                 told.since = Some(up_to);
                 return false;
             }
@@ -99,7 +100,7 @@ impl Typing {
         let Typist { user, from, since } = typist.clone();
         match self.last.entry(room.clone()).or_default().entry(user) {
             Entry::Vacant(place) => drop(place.insert(Told { at: now, from, since })),
-            // It is the place of whoever took it.
+            // The slot stays with the party that took it.
             Entry::Occupied(mut known) => {
                 (known.get_mut().at, known.get_mut().since) = (now, since)
             }
@@ -108,21 +109,20 @@ impl Typing {
         true
     }
 
-    /// The least time between two of one user in one room.
+    /// The least time between two `typing` of one user in one room.
     ///
-    /// Here it is a sixth less than the interval. A client that says it once in an interval comes a
-    /// little early every other time, and whoever waits for its next one waits for two intervals:
-    /// by then what was told holds no more, and the user seems to have stopped.
+    /// On this node it is a sixth less than the interval. A client that sends once per interval is
+    /// a little early every other time. If that one were dropped, others would wait two intervals
+    /// for the next, and by then the user would seem to have stopped.
     ///
-    /// What a peer tells was limited there. But it tells it in its ticks, and the channel has its
-    /// delays, so two of them may come closer to each other than they were; so half of the interval
-    /// is enough. It is a limit all the same: a user may type by way of many nodes, and anybody can
-    /// publish on the channel.
+    /// A peer's typing was already limited there. But the peer sends in ticks and the channel has
+    /// delays, so two of them may arrive closer together; half of the interval is enough. It is
+    /// still a limit: a user may type through many nodes, and anybody can publish on the channel.
     fn pause(&self, is_here: bool) -> Duration {
         if is_here { self.interval * 5 / 6 } else { self.interval / 2 }
     }
 
-    /// Takes who is to be told of, and forgets those of whom it may be told again.
+    /// Takes what is to be sent, and forgets users whose typing may be sent again.
     pub fn take(&mut self, now: Instant) -> HashMap<RoomName, Vec<Typist>> {
         let interval = self.interval;
         self.last.retain(|_, users| {
@@ -137,7 +137,7 @@ impl Typing {
             !users.is_empty()
         });
         if self.last.is_empty() {
-            // What a crowd needed is not kept.
+            // After a crowd, its memory is freed.
             self.last = HashMap::new();
         }
         std::mem::take(&mut self.waiting)
@@ -168,13 +168,13 @@ mod tests {
         }
     }
 
-    /// The user types, and has not sent anything.
+    /// The user types and has not sent anything.
     fn types(typing: &mut Typing, name: &str, id: usize, is_here: bool, now: Instant) -> bool {
         let typist = Typist { user: user(id), from: from(id, is_here), since: Some(Seq(5)) };
         typing.types(&room(name), typist, now, Some)
     }
 
-    /// The tenths of a second, of ten, in which one was told of who types in each.
+    /// In how many of ten tenths of a second one was sent who types in each.
     fn told(is_here: impl Fn(u32) -> bool) -> Vec<u32> {
         let (begin, mut typing) = (Instant::now(), Typing::new(INTERVAL, 100));
         let mut in_each = |tenth: &u32| {
@@ -198,12 +198,12 @@ mod tests {
         assert!(types(&mut typing, "r", 2, true, now));
     }
 
-    /// One who writes message after message types anew for each.
+    /// A user who writes message after message types anew for each.
     #[test]
     fn who_has_sent_the_message_is_told_of_at_once_when_they_type_again() {
         let (now, mut typing) = (Instant::now(), Typing::new(INTERVAL, 100));
         let typist = |since| Typist { user: user(1), from: from(1, true), since: Some(Seq(since)) };
-        // Messages of theirs at 6 and 8; the room stands at 9.
+        // They sent messages at 6 and 8; the room's last seq is 9.
         let looked = std::cell::Cell::new(0);
         let silent = |since: Seq| {
             looked.set(looked.get() + 1);
@@ -213,26 +213,26 @@ mod tests {
             assert_eq!(typing.types(&room("r"), typist(since), now, silent), is_told, "{since}");
         }
         assert_eq!(looked.get(), 4);
-        // Of the three only the last is to be told: the others have been answered by messages.
+        // Of the three, only the last is to be sent: the others were ended by messages.
         assert_eq!(typing.take(now)[&room("r")], [typist(8)]);
-        // What was looked at is not looked at again.
+        // What was searched is not searched again.
         let silent = |since: Seq| Some(since).filter(|since| *since == Seq(9));
         assert!(!typing.types(&room("r"), typist(9), now, silent));
-        // Where nobody knows where the room stands, the pause holds.
+        // Where nobody knows the room's last seq, the pause holds.
         let unplaced = |id| Typist { user: user(id), from: from(id, false), since: None };
         assert!(typing.types(&room("r"), unplaced(2), now, |_| None));
         assert!(!typing.types(&room("r"), unplaced(2), now, |_| None));
     }
 
-    /// Milliseconds for which somebody may seem to have stopped who goes on typing, here and on
-    /// another node, by a client that says so once in that time, more or less.
+    /// Milliseconds for which a user may seem to have stopped who keeps typing, on this node and on
+    /// another, with a client that sends about once per that time.
     fn longest_silence(pause_ms: u64) -> [u64; 2] {
         const TICK_MS: u64 = 200;
         let begin = Instant::now();
         let mut nodes = [Typing::new(INTERVAL, 100), Typing::new(INTERVAL, 100)];
         let (mut told, mut longest) = ([0; 2], [0; 2]);
         let (mut says_at, mut on_its_way) = (0, Vec::new());
-        // A disorder that is the same in each run.
+        // Pseudo-random, the same in each run.
         let mut disorder = (0..).map(|n: u64| n.wrapping_mul(7919) % 199);
         let mut up_to = |ms: u64| disorder.next().map_or(0, |disorder| disorder % (ms + 1));
         for ms in (0..600_000).step_by(10) {
@@ -282,7 +282,7 @@ mod tests {
     #[test]
     fn one_who_types_in_every_room_leaves_places_for_the_others() {
         let (now, mut typing) = (Instant::now(), Typing::new(INTERVAL, 100));
-        // By one name, by many of one address, by a peer.
+        // Under one name, under many of one address, through a peer.
         let one = |n| (user(0), from(n, true));
         let many = |n| (user(n), from(0, true));
         let peer = |n| (user(n), from(0, false));

@@ -1,7 +1,7 @@
-//! What nodes say to each other on `chat:signals`: one JSON object, which a person can read.
+//! Messages between nodes on `chat:signals`: one JSON object each, readable by people.
 //!
-//! It does no I/O. Anybody can publish on a channel, so what does not make sense is left out, and
-//! nothing that comes from there is believed for longer than a lease.
+//! Anybody can publish on a channel, so what makes no sense is ignored, and nothing from there is
+//! believed for longer than a lease.
 
 use std::collections::BTreeSet;
 
@@ -11,25 +11,25 @@ use super::presence::{Crowd, Said};
 use crate::log::Mark;
 use crate::model::{RoomName, Seq, UserId};
 
-/// Longest message that nodes send. A longer list of rooms goes in several.
+/// Longest message. A longer list of rooms is split into several.
 const MESSAGE_BYTES_MAX: usize = 128 * 1024;
 
-/// One message. Whatever is empty is left out.
+/// One message. Empty fields are omitted.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Message {
-    /// Who says it.
+    /// The sender.
     pub node: String,
-    /// It has just come to listen, and wants to hear everything.
+    /// The sender has just subscribed and wants to hear everything.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub hello: bool,
-    /// It stops.
+    /// The sender is stopping.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     gone: bool,
-    /// Rooms of which it wants to hear who is online.
+    /// Rooms whose users the sender wants to hear about.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     watch: Vec<String>,
-    /// Rooms of which it wants to hear it now.
+    /// Rooms whose users the sender wants to hear about now.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     ask: Vec<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -40,7 +40,7 @@ pub struct Message {
     read: Vec<Read>,
 }
 
-/// Everyone who is online in a room by way of the node: by name, or if they are many, by number.
+/// All users who are online in a room through the sender: by name or, if they are many, by number.
 #[derive(Debug, Serialize, Deserialize)]
 struct Online {
     room: String,
@@ -54,7 +54,8 @@ struct Online {
 struct Typing {
     room: String,
     user_id: String,
-    /// Where the room stood there when they typed. A message of theirs above it takes this back.
+    /// The room's edge on the sender's node when the user typed. A later message of the user ends
+    /// it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     seq: Option<u64>,
 }
@@ -66,7 +67,7 @@ struct Read {
     seq: u64,
 }
 
-/// What a node has to say.
+/// What a node sends.
 #[derive(Debug, Default)]
 pub struct Words {
     pub hello: bool,
@@ -76,7 +77,7 @@ pub struct Words {
 }
 
 impl Words {
-    /// The messages that say it: one, unless there is very much to say.
+    /// The messages that contain it: one, unless there is very much.
     pub fn messages(self, node: &str) -> Vec<Vec<u8>> {
         let Self { hello, said, typing, read } = self;
         let mut pages = Pages { node, page: Message::default(), bytes: 0, messages: Vec::new() };
@@ -111,7 +112,7 @@ impl Words {
     }
 }
 
-/// Messages, the last of which is being written.
+/// Messages, of which the last one is being filled.
 struct Pages<'a> {
     node: &'a str,
     page: Message,
@@ -147,13 +148,13 @@ impl Pages<'_> {
 }
 
 impl Message {
-    /// `None`: somebody else wrote it.
+    /// `None`: not written by a node.
     pub fn parse(json: &[u8]) -> Option<Self> {
         let message: Self = serde_json::from_slice(json).ok()?;
         (!message.node.is_empty()).then_some(message)
     }
 
-    /// What it says about who is online.
+    /// What the message says about presence.
     pub fn said(&self) -> Said {
         let rooms = |names: &[String]| names.iter().filter_map(|name| room(name)).collect();
         let online = |Online { room: name, users, count }: &Online| {

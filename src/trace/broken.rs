@@ -1,4 +1,4 @@
-//! For tests: where every log line is a panic, as it was when nobody took them.
+//! For tests: every log line panics, as it did when nobody read them.
 
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata, Subscriber};

@@ -1,9 +1,9 @@
 //! Log lines on their way to stderr: a bounded queue, and one thread that writes.
 //!
-//! stderr is a pipe, a file or a terminal, and somebody else's. Its reader may be gone, its disk
-//! may be full, or its reader is alive and does not read: then a write does not return. Nothing of
-//! this may fail or hold up whoever has something to say. So nobody but the thread here ever writes
-//! to stderr, and what it cannot get rid of is dropped and counted.
+//! stderr is a pipe, a file or a terminal that belongs to somebody else. Its reader may be gone,
+//! its disk may be full, or its reader may be alive and not reading, so that a write does not
+//! return. None of this may fail or delay the code that logs. So only the thread here writes to
+//! stderr, and lines that it cannot write are dropped and counted.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Write};
@@ -13,12 +13,12 @@ use std::time::Duration;
 
 use crate::metrics::Counter;
 
-/// Bytes of lines that wait for stderr: some 8,000 lines. Further lines are dropped.
+/// Bytes of lines that wait for stderr: some 8,000 lines. Beyond it, lines are dropped.
 const QUEUE_BYTES_MAX: usize = 1 << 20;
-/// Between two tries at a stderr that says it would block. Whoever shares it has made it so.
+/// Pause between attempts at a non-blocking stderr. (Another process that shares it made it so.)
 const WOULD_BLOCK_PAUSE: Duration = Duration::from_millis(10);
 
-/// The way to stderr. Cheap to clone; clones are the same.
+/// The way to stderr. Cheap to clone; clones share it.
 #[derive(Clone)]
 pub struct Lines {
     shared: Arc<Shared>,
@@ -26,18 +26,18 @@ pub struct Lines {
 
 struct Shared {
     queue: Mutex<Queue>,
-    /// Woken when a line has come, and when one has been written or given up.
+    /// Notified when a line has arrived, and when one has been written or given up.
     changed: Condvar,
-    /// Lines that stderr did not take, in part or at all.
+    /// Lines that stderr did not accept, in part or at all.
     dropped: Counter,
 }
 
 #[derive(Default)]
 struct Queue {
     lines: VecDeque<Box<[u8]>>,
-    /// Of all `lines` together: at most `QUEUE_BYTES_MAX`.
+    /// The size of all `lines`: at most `QUEUE_BYTES_MAX`.
     bytes: usize,
-    /// A line has left the queue and is not yet written.
+    /// A line has left the queue and is not written yet.
     is_writing: bool,
 }
 
@@ -55,21 +55,21 @@ impl Lines {
         Ok(lines)
     }
 
-    /// Takes a line as it is, whatever `trace.level` says.
+    /// Writes a line as it is, whatever `trace.level` is.
     pub fn say(&self, line: &str) {
         self.shared.push(format!("{line}\n").as_bytes());
     }
 
-    /// Waits until everything is written, but no longer than that.
+    /// Waits until everything is written, but no longer than `within`.
     pub fn flush(&self, within: Duration) {
         let waiting = |queue: &mut Queue| queue.is_writing || !queue.lines.is_empty();
         let queue = self.shared.lock();
-        // Whether there was time enough does not matter: this was all of it.
+        // Whether the time was enough does not matter: there is no more.
         let _ = self.shared.changed.wait_timeout_while(queue, within, waiting);
     }
 }
 
-/// The subscriber writes each line as one piece.
+/// The subscriber writes each line in one call.
 impl Write for Lines {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         self.shared.push(line);
@@ -94,10 +94,10 @@ impl Shared {
         self.changed.notify_all();
     }
 
-    /// Writes line by line, so that others who write to the same place come between lines only.
+    /// Writes line by line, so that others who write to the same stderr come only between lines.
     fn write_to(&self, mut out: impl Write) {
         let mut told = 0;
-        // The line before ended in the middle.
+        // The previous line was written only in part.
         let mut is_torn = false;
         loop {
             let mut line = self.take().into_vec();
@@ -116,7 +116,7 @@ impl Shared {
             if written.is_ok() && dropped > told {
                 let lines = dropped - told;
                 told = dropped;
-                tracing::warn!(lines, "log lines are missing here: stderr did not take them");
+                tracing::warn!(lines, "log lines are missing here: stderr did not accept them");
             }
             self.lock().is_writing = false;
             self.changed.notify_all();
@@ -136,13 +136,13 @@ impl Shared {
         }
     }
 
-    /// Nothing that is done under the lock can leave it half done.
+    /// Nothing under the lock can leave it in an inconsistent state.
     fn lock(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The error is how many bytes were written in spite of it.
+/// The error is the number of bytes that were written anyway.
 fn write_whole(out: &mut impl Write, line: &[u8]) -> Result<(), usize> {
     let mut written = 0;
     while written < line.len() {
@@ -163,10 +163,10 @@ mod tests {
 
     use super::*;
 
-    /// Time enough for a thread that is not held up.
+    /// Time enough for a thread that is not blocked.
     const PATIENCE: Duration = Duration::from_secs(10);
 
-    /// Asks a test what becomes of each write, and tells it what was written.
+    /// Asks the test about each write, and tells it what was written.
     struct Stderr {
         answers: Receiver<io::Result<usize>>,
         written: SyncSender<String>,
@@ -174,7 +174,7 @@ mod tests {
 
     impl Write for Stderr {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            // A test that has ended wants nothing more.
+            // A test that has ended needs nothing more.
             let answer = self.answers.recv().unwrap_or(Ok(bytes.len()))?.min(bytes.len());
             let _ = self.written.send(String::from_utf8(bytes[..answer].to_vec()).unwrap());
             Ok(answer)

@@ -1,11 +1,11 @@
-//! How the process speaks to its operator: log lines on stderr, for people or for machines.
+//! Logging: log lines on stderr, for people or for machines.
 //!
-//! What is worth a line is decided where it happens; this only chooses the form, and `lines` sees
-//! to it that a line never fails or holds up who writes it. It is called once, by `main`: tests
-//! install nothing, and the library never assumes that anyone listens.
+//! What to log is decided where it happens. This only chooses the format, and `lines` makes sure
+//! that a line never fails or delays the code that writes it. `main` calls it once: tests install
+//! nothing, and the library never assumes that anyone listens.
 //!
-//! Only what our own code says gets here. Libraries that speak by way of the crate `log` are not
-//! heard: at `debug` those of PostgreSQL and of WebSockets tell every message that passes through.
+//! Only our own code is logged. Libraries that use the crate `log` are ignored: at `debug`, those
+//! for PostgreSQL and WebSockets log every message that passes through.
 
 #[cfg(test)]
 pub(crate) mod broken;
@@ -24,21 +24,21 @@ pub use self::lines::Lines;
 use crate::config::TraceConfig;
 use crate::metrics::Counter;
 
-/// Why there are no log lines.
+/// Why logging could not be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum InitError {
-    #[error("the thread that writes log lines cannot be started")]
+    #[error("cannot start the thread that writes log lines")]
     Thread(#[from] io::Error),
-    #[error("trace.level cannot be read")]
+    #[error("trace.level is not a valid filter")]
     Level(#[from] ParseError),
-    #[error("log lines go elsewhere already")]
+    #[error("logging is already set up")]
     Twice(#[from] TryInitError),
 }
 
-/// Makes the settings the process's one subscriber. From then on only what it gives back may write
-/// to stderr. `dropped` counts the lines that stderr does not take.
+/// Installs the process's one subscriber. From then on, only the returned `Lines` may write to
+/// stderr. `dropped` counts lines that stderr does not accept.
 pub fn init(config: &TraceConfig, dropped: Counter) -> Result<Lines, InitError> {
-    // The lossy way to read the level would print what it does not understand.
+    // The lossy parser would print errors to stderr.
     let filter = EnvFilter::builder().parse(&config.level)?;
     let lines = Lines::start(stderr(), dropped)?;
     let writer = lines.clone();
@@ -50,11 +50,11 @@ pub fn init(config: &TraceConfig, dropped: Counter) -> Result<Lines, InitError> 
     if config.format == "json" {
         subscriber.json().flatten_event(true).with_current_span(false).finish().try_init()?;
     } else {
-        // https://no-color.org: any value that is not empty means no.
+        // https://no-color.org: any non-empty value disables color.
         let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         subscriber.with_ansi(stderr().is_terminal() && !no_color).finish().try_init()?;
     }
-    // The usual hook writes to stderr in the thread that panics, however long that takes.
+    // The default hook writes to stderr in the thread that panics, however long that blocks.
     panic::set_hook(Box::new(report));
     Ok(lines)
 }

@@ -200,7 +200,7 @@ fn variables_without_two_underscores_are_no_settings_and_are_named_in_one_warnin
     assert_eq!(
         ignored(&[&kubernetes[..], &wrong].concat()).as_deref(),
         Some(
-            "environment: ignored, because the names of settings are VERBATIM_SECTION__KEY: \
+            "environment: ignored, because settings are named VERBATIM_SECTION__KEY: \
              VERBATIM_, VERBATIM_LOG_URL (did you mean VERBATIM_LOG__URL?), \
              VERBATIM_SERVER_LISTEN (did you mean VERBATIM_SERVER__LISTEN?), VERBATIM_TLS_KEY"
         )
@@ -220,14 +220,14 @@ fn values_of_the_wrong_type_are_refused_in_one_line() {
         &format!("lane.count = \"1979-05-27\" (config.toml): {whole}"),
     );
     file("[server]\npage = 1\n", "server.page = \"1\" (config.toml): must be true or false");
-    file("[node]\nid = 7\n", "node.id = \"7\" (config.toml): must be a text in quotes");
+    file("[node]\nid = 7\n", "node.id = \"7\" (config.toml): must be a string in quotes");
     file(
         "[server]\nallowed_origins = \"*\"\n",
-        "server.allowed_origins = \"*\" (config.toml): must be a list of texts in quotes",
+        "server.allowed_origins = \"*\" (config.toml): must be a list of strings in quotes",
     );
     file(
         "[log]\nurl = [\"postgres://ann:s3cret@db\"]\n",
-        "log.url = \"***\" (config.toml): must be a text in quotes",
+        "log.url = \"***\" (config.toml): must be a string in quotes",
     );
     file(
         "[log]\nurl = postgres://ann:s3cret@db\n",
@@ -373,8 +373,8 @@ fn settings_that_cannot_work_together_are_refused() {
     );
     unfit(
         |c| c.mirror.url = Secret(REDIS.to_owned()),
-        "mirror.url (REDIS_URL) is set but log.url (DATABASE_URL) is not: the embedded log is a \
-         file that only this node can read",
+        "mirror.url (REDIS_URL) is set but log.url (DATABASE_URL) is not: the mirror connects \
+         nodes that share PostgreSQL",
     );
 }
 
@@ -391,10 +391,10 @@ fn what_is_legal_and_dangerous_is_warned_about() {
         |c| c.server.allowed_origins = vec!["*".to_owned()],
         "server.allowed_origins: any web page",
     );
-    warned(|c| c.server.hosts = vec!["*".to_owned()], "server.hosts: any name is answered");
+    warned(|c| c.server.hosts = vec!["*".to_owned()], "server.hosts: any host name is accepted");
     warned(
         |c| c.server.trusted_proxies = vec!["::1".to_owned(), "0.0.0.0/0".to_owned()],
-        "server.trusted_proxies: whoever connects is believed",
+        "server.trusted_proxies: every client is trusted",
     );
     warned(|c| c.socket.heartbeat_ms = 60_000, "socket.heartbeat_ms: 60000 is not below 60000");
     warned(

@@ -6,7 +6,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use verbatim::config::{Config, Sources};
-use verbatim::metrics::{Code, Command, Metrics, Reason, Request, Signal, Source};
+use verbatim::metrics::{
+    CodeLabel, CommandLabel, Metrics, ReasonLabel, RequestLabel, SignalLabel, SourceLabel,
+};
 
 use crate::harness::process::{Exit, Process, run};
 
@@ -266,13 +268,13 @@ fn an_image_is_built_from_all_that_the_sources_include() {
 /// One use of each that has labels, because those appear with their first event.
 fn metrics_in_use() -> Metrics {
     let metrics = Metrics::new();
-    metrics.connections_refused.get_or_create(&Reason { reason: "origin" }).inc();
-    metrics.sockets_closed.get_or_create(&Code { code: 1000 }).inc();
+    metrics.connections_refused.get_or_create(&ReasonLabel { reason: "origin" }).inc();
+    metrics.sockets_closed.get_or_create(&CodeLabel { code: 1000 }).inc();
     let (route, method) = ("/api/rooms", "GET");
-    metrics.requests.get_or_create(&Request { route, method, status: 200 }).inc();
-    metrics.commands.get_or_create(&Command { r#type: "message", result: "ok" }).inc();
-    metrics.catch_ups.get_or_create(&Source { source: "log" }).inc();
-    metrics.signals.get_or_create(&Signal { r#type: "typing" }).inc();
+    metrics.requests.get_or_create(&RequestLabel { route, method, status: 200 }).inc();
+    metrics.commands.get_or_create(&CommandLabel { r#type: "message", result: "ok" }).inc();
+    metrics.catch_ups.get_or_create(&SourceLabel { source: "log" }).inc();
+    metrics.signals.get_or_create(&SignalLabel { r#type: "typing" }).inc();
     metrics.log_error("refused");
     metrics.budget("unsent", 0, 1);
     metrics.evicted("unsent").inc();
@@ -304,7 +306,7 @@ async fn health_is_0_of_a_node_that_serves_and_1_of_one_that_does_not() {
     let listen = node.addr.to_string();
     let environment = [("VERBATIM_SERVER__LISTEN", &*listen)];
     let asked = run(&["health"], &environment, &[]).await;
-    assert_eq!((asked.exit, &*asked.stdout, &*asked.stderr), (Exit::Code(0), "well\n", ""));
+    assert_eq!((asked.exit, &*asked.stdout, &*asked.stderr), (Exit::Code(0), "healthy\n", ""));
     node.kill9();
     node.wait_exit().await;
     let asked = run(&["health"], &environment, &[]).await;

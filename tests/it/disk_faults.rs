@@ -86,7 +86,7 @@ async fn a_node_that_waits_for_its_disk_to_start_can_be_stopped() {
     disk.hang("verbatim.db");
     let run = run_until(environment(&world, &disk), disk.hung()).await;
     assert_eq!(run.exit, Exit::Code(0), "{run:?}");
-    assert!(run.stderr.contains("stopped before it was ready"), "{run:?}");
+    assert!(run.stderr.contains("stopped before the node was ready"), "{run:?}");
     assert_eq!(run.stdout, "");
 }
 

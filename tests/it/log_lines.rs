@@ -117,11 +117,8 @@ async fn a_node_tells_how_many_log_lines_are_missing() {
     until("lines again", async || written(), |text| text.contains("lines=3")).await;
     let (after, before) = (written(), before.lines().count());
     let lines: Vec<_> = after.lines().skip(before).collect();
-    assert!(
-        lines[0].ends_with(r#"ignored: it means nothing to a node signal="SIGUSR2""#),
-        "{after}"
-    );
-    let told = "log lines are missing here: stderr did not take them lines=3";
+    assert!(lines[0].ends_with(r#"signal ignored signal="SIGUSR2""#), "{after}");
+    let told = "log lines are missing here: stderr did not accept them lines=3";
     assert!(lines[1].ends_with(told), "{after}");
     assert_eq!(lines.len(), 2, "{after}");
 }

@@ -72,7 +72,7 @@ async fn a_service_named_verbatim_keeps_no_program_from_starting() {
     assert_eq!(check.exit, Exit::Code(0), "{check:?}");
     let warnings: Vec<_> =
         check.stdout.lines().filter(|line| line.starts_with("warning")).collect();
-    let told = "warning: environment: ignored, because the names of settings are \
+    let told = "warning: environment: ignored, because settings are named \
                 VERBATIM_SECTION__KEY: VERBATIM_NOTE, VERBATIM_SERVER_LISTEN (did you mean \
                 VERBATIM_SERVER__LISTEN?)";
     assert_eq!(warnings, [told]);
@@ -80,7 +80,7 @@ async fn a_service_named_verbatim_keeps_no_program_from_starting() {
     let mut asking = environment.clone();
     asking.push(own("VERBATIM_SERVER__LISTEN", process.addr.to_string().as_bytes()));
     let health = run_with(&["health"], asking).await;
-    assert_eq!((health.exit, &*health.stdout), (Exit::Code(0), "well\n"), "{health:?}");
+    assert_eq!((health.exit, &*health.stdout), (Exit::Code(0), "healthy\n"), "{health:?}");
     process.sigterm();
     assert_eq!(process.wait_exit().await, Exit::Code(0));
     let warned = process.output().lines().filter(|line| line.contains("ignored, because")).count();

@@ -176,7 +176,7 @@ async fn a_signal_that_means_nothing_ends_nothing() {
     }
     let told = || async { process.output() };
     for name in ["SIGUSR1", "SIGUSR2"] {
-        let line = format!("ignored: it means nothing to a node signal=\"{name}\"");
+        let line = format!("signal ignored signal=\"{name}\"");
         until(name, told, |output| output.contains(&line)).await;
     }
     process.sigterm();

@@ -1,4 +1,4 @@
-//! What the parser takes and refuses, as tables and as properties.
+//! What the parser accepts and refuses, as tables and as properties.
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -224,7 +224,7 @@ fn an_unknown_type_is_shown_only_as_far_as_a_person_reads() {
 }
 
 proptest! {
-    /// Whatever comes: a command or a refusal that is itself one JSON object, never a panic.
+    /// Any input gives a command, or a refusal that is one JSON object; never a panic.
     #[test]
     fn any_text_gets_a_command_or_a_typed_refusal(frame in ".{0,200}") {
         if let Err(problem) = parse(&frame) {
@@ -233,7 +233,7 @@ proptest! {
         }
     }
 
-    /// The same, for frames that look like commands.
+    /// The same for frames that look like commands.
     #[test]
     fn any_fields_get_a_command_or_a_typed_refusal(
         fields in prop::collection::vec((

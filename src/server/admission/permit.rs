@@ -1,7 +1,7 @@
-//! A connection's place, from when it is let in until it is over: what it waits for, when it must
-//! go, and what becomes of the place as a WebSocket or an event stream.
+//! A connection's slot, from its admission to its end: what it waits for, when it must go, and what
+//! happens to the slot when it becomes a WebSocket or an event stream.
 //!
-//! The limits are not its matter. Whoever holds a place gives it back by dropping it.
+//! The limits are in `admission`. A slot is given back by dropping its permit.
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 use super::{Admission, FOR_HTTP, Limit, State, give_back, site};
 use crate::server::lobby::{List, Ticket};
 
-/// What a connection waits for, as far as it is up to its client.
+/// What a connection waits for from its client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wait {
     FirstByte,
@@ -21,46 +21,46 @@ pub enum Wait {
     Taking,
 }
 
-/// A connection's place; given back when dropped.
+/// A connection's slot; given back when dropped.
 pub struct Permit {
     admission: Arc<Admission>,
-    /// Told when the place is needed.
+    /// Notified when the slot is needed.
     call: Arc<Notify>,
     standing: Mutex<Standing>,
 }
 
 pub(super) struct Standing {
-    /// The limit that this connection is beyond; `None`: it is welcome.
+    /// The limit that this connection is beyond; `None`: it is within all limits.
     beyond: Option<Limit>,
-    /// What counts for its address; `None`: it is a proxy's, or beyond a limit.
+    /// Its slot among those of its address; `None`: it is a proxy's, or beyond a limit.
     seat: Option<Seat>,
     pub(super) in_http: bool,
     ticket: Option<Ticket>,
-    /// What it waits for is that the client takes what it asked for.
+    /// It waits for the client to take its answer.
     pub(super) is_taking: bool,
-    /// It was called, so its place counts for somebody else, and it is one of those that leave. It
-    /// is closed, at once or when it has the answer to a request that came in the same moment.
+    /// It was called: its slot now belongs to another connection, and it counts as leaving. It is
+    /// closed at once, or after the answer to a request that arrived at the same moment.
     is_called: bool,
-    /// It was called, waits for its client, and there is no place for it to do so.
+    /// It was called, waits for its client, and there is no slot for it to wait in.
     is_out: bool,
-    /// Its place is a WebSocket's now.
+    /// Its slot now belongs to a WebSocket.
     is_settled: bool,
 }
 
-/// The place of a connection that is a WebSocket; given back when dropped.
-pub struct Place {
+/// The slot of a WebSocket; given back when dropped.
+pub struct SocketSlot {
     admission: Arc<Admission>,
     _seat: Seat,
 }
 
-/// The place of a connection for as long as it is an event stream.
+/// The slot of an event stream; given back when dropped.
 pub struct Streaming {
     permit: Arc<Permit>,
     address: IpAddr,
     _seat: Option<Seat>,
 }
 
-/// What counts for an address; given back when dropped. The state must not be locked then.
+/// A slot of an address; given back when dropped. The state must not be locked then.
 pub struct Seat {
     admission: Arc<Admission>,
     address: IpAddr,
@@ -96,30 +96,30 @@ impl Permit {
         Self { admission, call: Arc::default(), standing: Mutex::new(standing) }
     }
 
-    /// The limit that this connection is beyond.
+    /// The limit that this connection is beyond, if any.
     pub fn beyond(&self) -> Option<Limit> {
         self.standing().beyond
     }
 
-    /// Whether the connection is closed behind the next answer.
+    /// Whether the connection closes after the next answer.
     pub fn is_last(&self) -> bool {
         let standing = self.standing();
         standing.beyond.is_some() || standing.is_called
     }
 
-    /// From here on it is up to the client that something happens, and the place may be called for.
+    /// It is the client's turn: the slot may be called for.
     pub fn waits(&self, wait: Wait) {
         let mut standing = self.standing();
         let mut state = self.admission.state();
         standing.leave(&mut state);
-        // A stream is not in HTTP: what it does not take keeps no place there.
+        // A stream is not in HTTP: one that does not take its events blocks no slot there.
         let is_elsewhere = wait == Wait::Taking && !standing.in_http && standing.beyond.is_none();
         if is_elsewhere {
             return;
         }
         standing.is_taking = wait == Wait::Taking;
-        // Whoever was called and waits all the same would do so for as long as they like, and be
-        // called by nobody: there are places for that, or it is over.
+        // A connection that was called and still waits could wait as long as it likes, since nobody
+        // can call it again. So it needs one of the slots for that, or must end.
         if standing.stand_beyond(&self.admission, &mut state) {
             standing.enter(&mut state, wait.list(), &self.call);
         } else {
@@ -128,9 +128,9 @@ impl Permit {
         }
     }
 
-    /// The client takes nothing of its answer; `is_news`: it did until now. Whoever waits for
-    /// something else goes on to do so: a slow body behind an answer that nobody takes was in no
-    /// list, and kept its place to the end of its time.
+    /// The client takes nothing of its answer; `is_news`: until now it did. A connection that waits
+    /// for something else keeps waiting for that. (Once, a slow body behind an answer that nobody
+    /// took was in no list, and kept its slot until its timeout.)
     pub fn takes_nothing(&self, is_news: bool) {
         let is_to_wait = {
             let standing = self.standing();
@@ -142,7 +142,8 @@ impl Permit {
         }
     }
 
-    /// The client takes its answer again, which changes nothing for whoever waits for more of it.
+    /// The client takes its answer again. This changes nothing for a connection that waits for
+    /// something else.
     pub fn takes(&self) {
         let mut standing = self.standing();
         if standing.is_taking {
@@ -150,20 +151,20 @@ impl Permit {
         }
     }
 
-    /// The client has done its part: the place is safe until the next `waits`.
+    /// The client has done its part: the slot is safe until the next `waits`.
     pub fn heard(&self) {
         let mut standing = self.standing();
         standing.leave(&mut self.admission.state());
     }
 
-    /// The first byte of a request has come. `false`: there is no place to answer it.
+    /// The first byte of a request has arrived. `false`: there is no slot to answer it.
     pub fn speaks(&self) -> bool {
         let mut standing = self.standing();
         let mut state = self.admission.state();
         standing.leave(&mut state);
-        // The race that this closes: somebody is called in the moment in which their first byte
-        // comes. Their place is another's by now, and to go on without one would be to be counted
-        // by nobody and called by nobody: a flood of half heads was thousands of them.
+        // A race: a connection is called at the moment its first byte arrives. Its slot already
+        // belongs to another. If it went on without one, nobody could count or call it: a flood of
+        // half-sent heads had thousands of such connections.
         if !standing.stand_beyond(&self.admission, &mut state) {
             return false;
         }
@@ -189,14 +190,14 @@ impl Permit {
         true
     }
 
-    /// Resolves when the place was called for while it is up to the client. It may be asked again.
+    /// Resolves when the slot was called for during the client's turn. May be called again.
     pub async fn called(&self) {
         while !self.must_go() {
             self.call.notified().await;
         }
     }
 
-    /// Whether the place was called for while it was up to the client.
+    /// Whether the slot was called for during the client's turn.
     pub fn must_go(&self) -> bool {
         let standing = self.standing();
         standing.is_out
@@ -206,8 +207,9 @@ impl Permit {
                 .is_some_and(|ticket| !self.admission.state().lobby.holds(ticket))
     }
 
-    /// Makes the place a WebSocket's, of a client at that address. This one is empty then.
-    pub fn settle(&self, client: IpAddr) -> Result<Place, Limit> {
+    /// Turns the slot into that of a WebSocket, for a client at this address. The permit is empty
+    /// afterwards.
+    pub fn settle(&self, client: IpAddr) -> Result<SocketSlot, Limit> {
         let mut standing = self.standing();
         standing.must_stay(&self.admission)?;
         let seat = match standing.seat.take() {
@@ -216,10 +218,11 @@ impl Permit {
         };
         standing.leave_http(&self.admission);
         standing.is_settled = true;
-        Ok(Place { admission: self.admission.clone(), _seat: seat })
+        Ok(SocketSlot { admission: self.admission.clone(), _seat: seat })
     }
 
-    /// Makes the place an event stream's, of a client at that address, until that is dropped.
+    /// Turns the slot into that of an event stream, for a client at this address, until the stream
+    /// is dropped.
     pub fn stream(self: &Arc<Self>, client: IpAddr) -> Result<Streaming, Limit> {
         let address = site(client);
         let mut standing = self.standing();
@@ -245,7 +248,7 @@ impl Permit {
 }
 
 impl Seat {
-    /// It is counted already.
+    /// Wraps a slot that is already counted.
     pub(super) fn new(admission: Arc<Admission>, address: IpAddr) -> Self {
         Self { admission, address }
     }
@@ -270,7 +273,7 @@ impl Standing {
         }
     }
 
-    /// Takes a place beyond the limits if its own was called for. `false`: there is none.
+    /// If its own slot was called for, takes one beyond the limits. `false`: there is none.
     fn stand_beyond(&mut self, admission: &Admission, state: &mut State) -> bool {
         if !self.is_called {
             return true;
@@ -280,14 +283,14 @@ impl Standing {
             admission.count_refused(limit);
         }
         (self.beyond, self.in_http) = (Some(limit), false);
-        // Others may be called for it: this one is no longer of those that leave.
+        // It no longer counts as leaving, so others can be called.
         state.leaving -= 1;
         self.is_called = !admission.enter_beyond(state, limit);
         state.leaving += usize::from(self.is_called);
         !self.is_called
     }
 
-    /// An error: it was called, so there is no place that could be anything's that lasts.
+    /// Fails if it was called: then it has no slot that could last.
     fn must_stay(&self, admission: &Admission) -> Result<(), Limit> {
         if !self.is_called {
             return Ok(());
@@ -304,7 +307,7 @@ impl Drop for Permit {
         standing.leave(&mut state);
         match standing.beyond {
             _ if standing.is_settled => {}
-            // Whoever called for it has given it back.
+            // Its slot was already given to the connection that called it.
             _ if standing.is_called => state.leaving -= 1,
             Some(limit) => state.beyond[limit.class()] -= 1,
             None => {
@@ -316,7 +319,7 @@ impl Drop for Permit {
     }
 }
 
-impl Drop for Place {
+impl Drop for SocketSlot {
     fn drop(&mut self) {
         self.admission.state().open -= 1;
         self.admission.metrics.connections_admitted.dec();
@@ -328,7 +331,7 @@ impl Drop for Streaming {
         let mut standing = self.permit.standing();
         let mut state = self.permit.admission.state();
         state.streams.give_back(&[self.address], 1);
-        // HTTP goes on. For a moment there may be one connection too many in it.
+        // HTTP continues. For a moment it may have one connection too many.
         if standing.beyond.is_none() && !standing.is_called {
             standing.in_http = true;
             state.http += 1;

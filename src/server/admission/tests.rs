@@ -1,10 +1,10 @@
-//! Who is let in, who gives way to whom, and that every place comes back.
+//! Who is admitted, who gives way to whom, and that every slot is given back.
 
-use super::permit::Place;
+use super::permit::SocketSlot;
 use super::*;
 use crate::config::Config;
 
-/// An admission with these limits: in all, of an address, in HTTP, of streams.
+/// An admission with these limits: total, per address, in HTTP, event streams.
 fn admission([connections, per_address, http, streams]: [usize; 4]) -> Arc<Admission> {
     let mut config = Config::from_defaults();
     config.server.connections_max = connections;
@@ -22,7 +22,7 @@ fn enter(admission: &Arc<Admission>, from: &str) -> Arc<Permit> {
     Arc::new(admission.enter(Some(address(from))).expect("closed without a word"))
 }
 
-/// One that has asked and is idle.
+/// A connection that has asked and is idle.
 fn idle(admission: &Arc<Admission>, from: &str) -> Arc<Permit> {
     let permit = enter(admission, from);
     permit.waits(Wait::FirstByte);
@@ -32,7 +32,7 @@ fn idle(admission: &Arc<Admission>, from: &str) -> Arc<Permit> {
     permit
 }
 
-/// One whose request is being answered.
+/// A connection whose request is being answered.
 fn busy(admission: &Arc<Admission>, from: &str) -> Arc<Permit> {
     let permit = enter(admission, from);
     assert!(permit.speaks());
@@ -40,7 +40,7 @@ fn busy(admission: &Arc<Admission>, from: &str) -> Arc<Permit> {
     permit
 }
 
-/// Everything that is counted.
+/// All counts.
 fn counts(admission: &Admission) -> [usize; 6] {
     let state = admission.state();
     let by_address = state.by_address.values().sum();
@@ -65,8 +65,8 @@ fn a_place_that_is_given_back_can_be_taken_again() {
     assert!(admission.state().by_address.is_empty());
 }
 
-/// Coming and going costs the node, too, and the limit of how many there are at once sees none of
-/// it.
+/// Connecting and disconnecting costs the node as well, and the limit on simultaneous connections
+/// does not see it.
 #[test]
 fn an_address_that_connects_too_fast_is_beyond_and_others_are_not() {
     let mut config = Config::from_defaults();
@@ -77,7 +77,7 @@ fn an_address_that_connects_too_fast_is_beyond_and_others_are_not() {
     }
     assert_eq!(enter(&admission, "10.0.0.1").beyond(), Some(Limit::Connects));
     assert_eq!(enter(&admission, "10.0.0.2").beyond(), None);
-    // Whoever comes by way of a proxy is asked when their connection is to last.
+    // Clients behind a proxy are checked when their connection is to last.
     let proxied = |client: &str| {
         let permit = admission.enter(None).unwrap();
         assert_eq!(permit.beyond(), None);
@@ -96,7 +96,7 @@ fn one_ipv6_site_is_one_address() {
     assert_eq!(enter(&admission, "2001:db8:0:1::1").beyond(), None);
 }
 
-/// Nobody's place is safe who only waits, and nobody's is lost whose request is being answered.
+/// A connection that only waits can lose its slot; one whose request is being answered cannot.
 #[test]
 fn a_full_node_takes_back_the_place_that_was_idle_longest() {
     let admission = admission([3, 9, 9, 9]);
@@ -105,7 +105,7 @@ fn a_full_node_takes_back_the_place_that_was_idle_longest() {
     let newcomer = enter(&admission, "10.0.0.1");
     assert_eq!(newcomer.beyond(), None);
     assert!(idle[0].must_go() && !idle[1].must_go() && !busy.must_go());
-    // It goes only after it was asked to, and its place is counted once all the while.
+    // It goes only after it was asked to, and its slot is counted only once all the while.
     assert_eq!(counts(&admission), [3, 2, 0, 0, 0, 4]);
     drop(idle);
     assert_eq!(counts(&admission), [2, 1, 0, 0, 0, 2]);
@@ -124,9 +124,8 @@ fn silence_gives_way_to_whoever_comes() {
     assert!(!silent[1].must_go());
 }
 
-/// The race that this closes: somebody is called in the moment in which a request of theirs comes.
-/// They are told that the node is full, from a place for that, and then the place is free, but not
-/// twice.
+/// A race: a connection is called at the moment its request arrives. It is told that the node is
+/// full, from a slot for refusals, and then that slot is free once, not twice.
 #[test]
 fn who_is_called_when_they_speak_is_beyond() {
     let admission = admission([1, 9, 9, 9]);
@@ -146,7 +145,8 @@ fn who_is_called_when_they_speak_is_beyond() {
     assert_eq!(counts(&admission), [0; 6]);
 }
 
-/// The same, when all of the head has come: that request is answered, and nothing lasts.
+/// The same when the whole head has arrived: that request is answered, but nothing that lasts is
+/// opened.
 #[test]
 fn who_is_called_while_asking_is_answered_and_then_goes() {
     let admission = admission([1, 9, 9, 9]);
@@ -158,22 +158,22 @@ fn who_is_called_while_asking_is_answered_and_then_goes() {
     assert!(!early.must_go() && early.is_last());
     assert_eq!(early.settle(address("10.0.0.1")).err(), Some(Limit::Total));
     assert_eq!(early.stream(address("10.0.0.1")).err(), Some(Limit::Total));
-    // It may take its time only where others do who have no place within the limits.
+    // It may take its time only where other connections beyond the limits do.
     early.waits(Wait::Taking);
     assert_eq!((early.beyond(), early.must_go()), (Some(Limit::Total), false));
     drop((early, newcomer));
     assert_eq!(counts(&admission), [0; 6]);
 }
 
-/// Clients that send a part of a head and are displaced before their tasks run were counted by
-/// nobody, and nobody could displace them again: they had all files.
+/// Clients that sent part of a head and were displaced before their tasks ran were not counted, and
+/// could not be displaced again: they took all files.
 #[test]
 fn who_speaks_when_called_is_counted_all_the_same() {
     let admission = admission([20, 999, 99, 9]);
     let [beyond_max, _] = admission.beyond_max;
     let mut served = Vec::new();
     for _ in 0..50 {
-        // All that the accept loop lets in before any of them runs.
+        // Everything that the accept loop admits before any of them runs.
         let arrived: Vec<_> = (0..100)
             .filter_map(|_| admission.enter(Some(address("10.0.0.1"))).ok().map(Arc::new))
             .collect();
@@ -194,7 +194,7 @@ fn who_speaks_when_called_is_counted_all_the_same() {
     assert_eq!((counts(&admission), admission.state().leaving), ([0; 6], 0));
 }
 
-/// Somebody who was called and finds no place to wait at goes when they are told to.
+/// A connection that was called and has no slot to wait in goes when told to.
 #[test]
 fn who_is_called_and_has_nowhere_to_wait_is_out() {
     let admission = admission([1, 99, 9, 9]);
@@ -220,7 +220,7 @@ fn who_is_slow_in_http_gives_way_in_order() {
     let body = busy(&admission, "10.0.0.1");
     body.waits(Wait::Body);
     let idle = idle(&admission, "10.0.0.1");
-    // A silent one is not in HTTP, and gains nobody a place there.
+    // A silent connection is not in HTTP, so displacing it frees no slot there.
     let silent = enter(&admission, "10.0.0.1");
     silent.waits(Wait::FirstByte);
     let mut busy_ones = Vec::new();
@@ -230,7 +230,7 @@ fn who_is_slow_in_http_gives_way_in_order() {
         assert!(slow.must_go());
     }
     assert!(!silent.must_go());
-    // Whoever comes now is told so, and has no other's place.
+    // The next one is refused, and takes nobody's slot.
     let told = enter(&admission, "10.0.0.2");
     assert!(told.beyond().is_none() && told.speaks());
     assert_eq!(told.beyond(), Some(Limit::Http));
@@ -238,7 +238,7 @@ fn who_is_slow_in_http_gives_way_in_order() {
     assert_eq!(counts(&admission), [0; 6]);
 }
 
-/// It was in no list when the answer before it was taken, however slowly the body came.
+/// It was in no list when the answer before it was taken, however slowly the body arrived.
 #[test]
 fn a_slow_body_behind_an_answer_that_is_not_taken_gives_way() {
     let admission = admission([9, 9, 1, 9]);
@@ -257,7 +257,7 @@ fn a_slow_body_behind_an_answer_that_is_not_taken_gives_way() {
         drop((slow, newcomer));
         assert_eq!(counts(&admission), [0; 6]);
     }
-    // Who took some just now may go on, and who waits for nothing else stands there.
+    // A client that took some just now may go on; one that waits for nothing else is in this list.
     let taking = busy(&admission, "10.0.0.1");
     taking.takes_nothing(false);
     assert_eq!(busy(&admission, "10.0.0.2").beyond(), Some(Limit::Http));
@@ -277,7 +277,7 @@ fn the_newest_is_told_and_the_longest_silent_is_dropped() {
         let newest = enter(&admission, from);
         assert_eq!(newest.beyond(), Some(limit));
         assert!(silent[0].must_go() && !silent[1].must_go());
-        // Those that are being answered keep their places; then there is none.
+        // Those being answered keep their slots; then there is none left.
         drop(silent);
         newest.heard();
         let answered: Vec<_> = (1..max).map(|_| enter(&admission, from)).collect();
@@ -299,7 +299,7 @@ fn a_websocket_keeps_its_place_and_leaves_http() {
     assert_eq!(counts(&admission), [0; 6]);
 }
 
-/// The connections of a proxy are nobody's; what lasts on them is their clients'.
+/// A proxy's connections count for nobody; what lasts on them counts for their clients.
 #[test]
 fn what_comes_by_way_of_a_proxy_counts_for_its_client() {
     let admission = admission([9, 1, 9, 9]);
@@ -331,7 +331,7 @@ fn nobody_has_more_streams_than_are_still_free() {
     assert_eq!((first.len(), second.len()), (5, 2));
     assert_eq!(counts(&admission)[1], 0, "streams are not in HTTP");
     first.truncate(1);
-    // HTTP goes on behind a stream, and may be one too many for a moment.
+    // HTTP continues after a stream, and may have one too many for a moment.
     let (permit, stream) = first.pop().unwrap();
     drop(stream);
     assert_eq!(counts(&admission)[1], 1);
@@ -349,7 +349,7 @@ mod any_course_of_events {
     const HTTP_MAX: usize = 3;
     const STREAMS_MAX: usize = 4;
 
-    /// What may happen to a connection.
+    /// What can happen to a connection.
     #[derive(Clone, Debug)]
     enum Step {
         Enter(u8),
@@ -359,12 +359,12 @@ mod any_course_of_events {
         Stream,
         StreamEnds,
         Settle,
-        /// It ends, if it was called, or whether it was or not.
+        /// It ends, if it was called, or in any case.
         GoIfCalled,
         Go,
     }
 
-    /// A step, and at which of several places it happens.
+    /// A step, and which of several connections it concerns.
     fn step() -> impl Strategy<Value = (usize, Step)> {
         use Wait::{Body, FirstByte, NextRequest, Taking};
         let wait = prop::sample::select(vec![FirstByte, NextRequest, Body, Taking]);
@@ -386,7 +386,7 @@ mod any_course_of_events {
     struct Guest {
         permit: Option<Arc<Permit>>,
         streaming: Option<Streaming>,
-        place: Option<Place>,
+        place: Option<SocketSlot>,
     }
 
     impl Guest {
@@ -394,7 +394,7 @@ mod any_course_of_events {
             let Some(permit) = self.permit.clone() else {
                 match step {
                     Step::Enter(from) if self.place.is_none() => {
-                        // No address: by way of a proxy.
+                        // Without an address: through a proxy.
                         let from = (from > 0).then(|| IpAddr::from([10, 0, 0, from]));
                         self.permit = admission.enter(from).ok().map(Arc::new);
                     }
@@ -431,8 +431,8 @@ mod any_course_of_events {
     }
 
     proptest! {
-        /// However connections come, wait, are called, turn into sockets and streams, and go: no
-        /// limit is passed, and all places come back.
+        /// Whatever connections do (come, wait, are called, become sockets and streams, go), no
+        /// limit is exceeded and all slots are given back.
         #[test]
         fn keeps_the_limits_and_gives_all_places_back(
             steps in prop::collection::vec(step(), 1..200),
@@ -446,7 +446,7 @@ mod any_course_of_events {
                 prop_assert!(open <= CONNECTIONS_MAX && streams <= STREAMS_MAX);
                 let beyond_max = admission.beyond_max;
                 prop_assert!(all <= beyond_max[0] && address <= beyond_max[1]);
-                // Nobody is counted by nobody: so the files of a node suffice.
+                // Every connection is counted, so the node's files suffice.
                 let here = guests.iter().filter(|it| it.permit.is_some() || it.place.is_some());
                 let state = admission.state();
                 prop_assert_eq!(here.count(), open + all + address + state.leaving);

@@ -1,38 +1,37 @@
-//! What a request says, in the words of the protocol: its path, query, headers and body become the
-//! fields of one command.
+//! Turns a request (its path, query, headers and body) into the fields of one command.
 //!
-//! It checks nothing that the protocol's parser checks, so the rules and the refusals are the same
-//! as over a WebSocket.
+//! Everything else is checked by the protocol's parser, so rules and refusals are the same as over
+//! a WebSocket.
 
 use bytes::Bytes;
 use hyper::Method;
 use hyper::http::request::Parts;
 
 use super::reply::Refusal;
-use super::route::{Place, Route};
+use super::route::{Route, Target};
 use crate::model::RoomName;
 use crate::protocol::error::{Code, Problem};
 use crate::protocol::fields::{Fields, Key, must};
 use crate::protocol::table::{self, CommandType};
 
-/// The idempotency key of a write, which a frame has as its `id`.
+/// The idempotency key of a write: a frame's `id`.
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
-/// Up to where a stream that comes back has everything.
+/// The position of a stream that reconnects.
 const LAST_EVENT_ID: &str = "last-event-id";
 
-/// What is read of a query; the rest is ignored, as unknown fields of a frame are.
+/// The query parameters that are read. Others are ignored, like unknown fields of a frame.
 const QUERY_KEYS: [Key; 4] = [Key::UserId, Key::After, Key::Before, Key::Limit];
 
-/// What was said outside of the body, each as a JSON text.
+/// The fields given outside the body, as JSON texts.
 pub struct Said {
     texts: Vec<(Key, String)>,
 }
 
 impl Said {
     /// `command` is what the route makes of the method.
-    pub fn of(command: CommandType, place: &Place<'_>, parts: &Parts) -> Result<Self, Problem> {
+    pub fn of(command: CommandType, target: &Target<'_>, parts: &Parts) -> Result<Self, Problem> {
         let mut said = Self { texts: vec![(Key::Type, quoted(command.name()))] };
-        for (key, piece) in [(Key::Room, place.room), (Key::UserId, place.user)] {
+        for (key, piece) in [(Key::Room, target.room), (Key::UserId, target.user)] {
             if let Some(piece) = piece {
                 said.texts.push((key, quoted(&decoded(key, piece, false)?)));
             }
@@ -43,15 +42,15 @@ impl Said {
             let id = unquoted(id).ok_or_else(|| must(Key::Id, "be a well-formed string"))?;
             said.texts.push((Key::Id, quoted(&id)));
         }
-        // What a body says, a query does not.
+        // The fields of a POST are in its body, not in the query.
         if parts.method != Method::POST {
-            said.add_query(place.route, parts)?;
+            said.add_query(target.route, parts)?;
         }
         Ok(said)
     }
 
     fn add_query(&mut self, route: Route, parts: &Parts) -> Result<(), Problem> {
-        // A browser that reconnects asks for the same URL and adds this, so it is the newer one.
+        // A browser that reconnects requests the same URL and adds this header, so it is newer.
         let last_event_id = match route {
             Route::Stream => header(parts, LAST_EVENT_ID, Key::After)?.filter(|id| !id.is_empty()),
             _ => None,
@@ -73,7 +72,7 @@ impl Said {
         Ok(())
     }
 
-    /// All that was said, with what the body says.
+    /// All fields, with those of the body.
     pub fn fields<'a>(&'a self, mut fields: Fields<'a>) -> Result<Fields<'a>, Problem> {
         for (key, text) in &self.texts {
             fields.put(*key, text)?;
@@ -82,8 +81,8 @@ impl Said {
     }
 }
 
-/// The command that the body of an event names by its `type`; `None`: it names none. Which others
-/// there are, the parser says.
+/// The command that the body of an event names by its `type`; `None`: no `type`. Types that do not
+/// exist are left to the parser.
 pub fn named(fields: &Fields<'_>) -> Result<Option<CommandType>, Problem> {
     if fields.raw(Key::Type).is_none() {
         return Ok(None);
@@ -97,12 +96,12 @@ pub fn named(fields: &Fields<'_>) -> Result<Option<CommandType>, Problem> {
     })
 }
 
-/// The room that a path names, if it can be the name of one.
-pub fn room(place: &Place<'_>) -> Option<RoomName> {
-    RoomName::parse(&decoded(Key::Room, place.room?, false).ok()?).ok()
+/// The room in a path, if it is a valid name.
+pub fn room(target: &Target<'_>) -> Option<RoomName> {
+    RoomName::parse(&decoded(Key::Room, target.room?, false).ok()?).ok()
 }
 
-/// What a body says; `None`: there is none.
+/// The fields of a body; `None`: there is no body.
 pub fn body_of(body: Option<&Bytes>) -> Result<Fields<'_>, Problem> {
     let Some(body) = body else { return Ok(Fields::default()) };
     let wrong = |why: String| {
@@ -111,15 +110,15 @@ pub fn body_of(body: Option<&Bytes>) -> Result<Fields<'_>, Problem> {
     };
     let text = std::str::from_utf8(body).map_err(|_| wrong(", in UTF-8".to_owned()))?;
     Fields::parse(text).map_err(|err| {
-        // A message about the type of a value would quote the value, however long it is.
+        // A type error's text would quote the value, however long it is.
         wrong(if err.is_data() { String::new() } else { format!(": {err}") })
     })
 }
 
-/// Whether the body is said to be JSON. That it must be is also what keeps foreign web pages out:
-/// a browser asks first (`OPTIONS`) before it sends such a body elsewhere.
+/// Checks that the body is declared as JSON. Requiring this also keeps foreign web pages out: a
+/// browser sends a preflight (`OPTIONS`) before it sends such a body to another origin.
 pub fn check_content(parts: &Parts) -> Result<(), Refusal> {
-    // Several lines of a header are the same as one line with commas.
+    // Several lines of a header equal one line with commas.
     let values = |name| {
         let lines = parts.headers.get_all(name).iter();
         lines.flat_map(|line| line.to_str().unwrap_or("?").split(',')).map(str::trim)
@@ -134,7 +133,7 @@ pub fn check_content(parts: &Parts) -> Result<(), Refusal> {
     }
 }
 
-/// A header that may be there once.
+/// A header that may occur once.
 fn header<'p>(parts: &'p Parts, name: &str, key: Key) -> Result<Option<&'p str>, Problem> {
     let mut values = parts.headers.get_all(name).iter();
     let Some(value) = values.next() else { return Ok(None) };
@@ -145,8 +144,8 @@ fn header<'p>(parts: &'p Parts, name: &str, key: Key) -> Result<Option<&'p str>,
     Ok(Some(text.trim()))
 }
 
-/// `"c1"` is `c1`: the standard for `Idempotency-Key` in the making has a string of structured
-/// fields (RFC 8941, section 3.3.3), and people write it bare. `None`: a quote without its end.
+/// Strips quotes: `"c1"` is `c1`. The draft standard for `Idempotency-Key` uses a structured-field
+/// string (RFC 8941, section 3.3.3), and people write it bare. `None`: malformed quoting.
 fn unquoted(text: &str) -> Option<String> {
     let Some(rest) = text.strip_prefix('"') else { return Some(text.to_owned()) };
     let mut value = String::with_capacity(rest.len());
@@ -160,7 +159,7 @@ fn unquoted(text: &str) -> Option<String> {
     }
 }
 
-/// A name as it was meant: `%2F` is `/`, and in a query `+` is a space.
+/// Percent-decodes: `%2F` is `/`, and in a query `+` is a space.
 fn decoded(key: Key, text: &str, is_query: bool) -> Result<String, Problem> {
     let wrong = || must(key, "be percent-encoded UTF-8");
     let mut bytes = Vec::with_capacity(text.len());
@@ -183,7 +182,7 @@ fn quoted(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }
 
-/// Digits are a number; whatever else was sent for one is a text, which the parser refuses.
+/// Digits become a number. Anything else becomes a string, which the parser refuses.
 fn number(text: &str) -> String {
     let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     if is_number { text.to_owned() } else { quoted(text) }
@@ -193,10 +192,10 @@ fn number(text: &str) -> String {
 mod tests {
     use super::*;
     use crate::model::Seq;
-    use crate::protocol::command::{Command, Deed, Page, Request};
+    use crate::protocol::command::{Command, Deed, HistoryPage, Request};
     use crate::server::api::route;
 
-    /// Reads a request of a method, a path and headers as the API does.
+    /// Reads a request with this method, path and headers as the API does.
     fn read(line: &str, headers: &[(&str, &str)], body: &str) -> Result<Request, Problem> {
         let (method, uri) = line.split_once(' ').unwrap();
         let mut request = hyper::Request::builder().method(method).uri(uri);
@@ -204,18 +203,18 @@ mod tests {
             request = request.header(*name, *value);
         }
         let (parts, ()) = request.body(()).unwrap().into_parts();
-        let place = route::find(parts.uri.path()).unwrap();
-        let mut command = place.route.command(&parts.method).unwrap();
+        let target = route::find(parts.uri.path()).unwrap();
+        let mut command = target.route.command(&parts.method).unwrap();
         let text = Bytes::copy_from_slice(body.as_bytes());
         let body = Some(&text).filter(|text| parts.method == "POST" || !text.is_empty());
         let said = body_of(body)?;
         if command == CommandType::Message {
             command = named(&said)?.unwrap_or(command);
         }
-        Request::of(command, &Said::of(command, &place, &parts)?.fields(said)?, 100)
+        Request::of(command, &Said::of(command, &target, &parts)?.fields(said)?, 100)
     }
 
-    /// The same as the frame is.
+    /// It is the same as the frame.
     fn same(line: &str, headers: &[(&str, &str)], body: &str, frame: &str) {
         assert_eq!(read(line, headers, body), Request::parse(frame, 100), "{line} {headers:?}");
     }
@@ -241,13 +240,13 @@ mod tests {
             r#"{"user_id":"1","message":"hi"}"#,
             r#"{"type":"message","room":"café","user_id":"1","message":"hi","id":"c \"1\\"}"#,
         );
-        // Every command that writes may be given by its type.
+        // Every write can be given by its type.
         for name in ["create", "join", "leave"] {
             let body = format!(r#"{{"user_id":"1","type":"{name}"}}"#);
             let frame = format!(r#"{{"user_id":"1","type":"{name}","room":"r","id":"c1"}}"#);
             same("POST /api/rooms/r/events", &[("idempotency-key", "c1")], &body, &frame);
         }
-        // A frame as it is sent over the WebSocket does as well.
+        // A frame as sent over the WebSocket works as well.
         let frame = r#"{"user_id":"1","type":"message","room":"r","message":"hi","id":"c1"}"#;
         same("POST /api/rooms/r/events", &[("idempotency-key", "c1")], frame, frame);
         same(
@@ -269,7 +268,7 @@ mod tests {
             r#"{"type":"members","room":"r","user_id":"1","after":"9"}"#,
         );
         let history = read("GET /api/rooms/r/events?user_id=1&before=007", &[], "").unwrap();
-        let deed = Deed::History { page: Page::Before(Seq(7)), limit: 50 };
+        let deed = Deed::History { page: HistoryPage::Before(Seq(7)), limit: 50 };
         let Command::InRoom { deed: read, .. } = history.command else { panic!("{history:?}") };
         assert_eq!(read, deed);
     }
@@ -329,8 +328,8 @@ mod tests {
                 request = request.header(*name, *value);
             }
             let (parts, ()) = request.body(()).unwrap().into_parts();
-            let place = route::find(parts.uri.path()).unwrap();
-            let said = Said::of(CommandType::Stream, &place, &parts).unwrap();
+            let target = route::find(parts.uri.path()).unwrap();
+            let said = Said::of(CommandType::Stream, &target, &parts).unwrap();
             said.fields(Fields::default()).unwrap().raw(Key::After).unwrap().to_owned()
         };
         assert_eq!(after(&[]), "3");

@@ -1,6 +1,5 @@
-//! The body of a request: read whole, up to a limit and a time, and not while the node stops.
-//!
-//! It does not know what a body says.
+//! The body of a request: read completely, within limits of size and time, and not while the node
+//! stops.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -18,16 +17,16 @@ use crate::config::ApiConfig;
 use crate::protocol::error::{Code, Problem};
 use crate::server::admission::{Permit, Wait};
 
-/// How much of a body that is too long is read all the same, and dropped. A connection that is
-/// closed while the client still sends is reset, and then many clients never see the answer.
+/// How much of a body that is too long is still read and dropped. A connection that is closed while
+/// the client still sends is reset, and many clients then never see the answer.
 const DROPPED_BYTES_MAX: usize = 1024 * 1024;
-/// Room is waited for in steps of this, as the body comes: not for what it is said to be.
+/// Memory is reserved in steps of this size, as the body arrives, not for its declared length.
 const STEP_BYTES: usize = 8 * 1024;
-/// How long an answer waits for a body that nobody wants to have come.
+/// How long an answer waits for a body that is being dropped.
 const DROPPED_TIME: Duration = Duration::from_secs(1);
 
-/// The whole body, or why not. A node that stops waits for requests under way, and must not wait
-/// for one that may never come whole.
+/// Reads the whole body, or says why not. A stopping node waits for requests in progress, and must
+/// not wait for one that may never be complete.
 pub async fn read(
     body: &mut Incoming,
     config: &ApiConfig,
@@ -37,7 +36,7 @@ pub async fn read(
     let max = config.body_bytes_max;
     let too_large = || Problem {
         limit: Some(max as u64),
-        ..Problem::new(Code::TooLarge, format!("a body may have up to {max} bytes"))
+        ..Problem::new(Code::TooLarge, format!("the body is longer than {max} bytes"))
     };
     let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
     if announced > max + DROPPED_BYTES_MAX {
@@ -45,7 +44,7 @@ pub async fn read(
     }
     let budget = Duration::from_millis(config.body_timeout_ms);
     let read = tokio::select! {
-        // What is there is taken.
+        // Data that is there is taken.
         biased;
         read = tokio::time::timeout(budget, gather(body, max, inbound)) => read,
         () = stopping => return Err(Refusal::Stopping),
@@ -53,24 +52,24 @@ pub async fn read(
     match read {
         Ok(Ok(Some(text))) => Ok(text),
         Ok(Ok(None)) => Err(too_large().into()),
-        Ok(Err(_)) => Err(Problem::new(Code::BadJson, "the body did not come whole").into()),
+        Ok(Err(_)) => Err(Problem::new(Code::BadJson, "the body ended early").into()),
         Err(_) => Err(Refusal::Slow),
     }
 }
 
-/// Lets a body go by that is not wanted, for the request is refused already. Whoever waits to be
-/// told to send it (`Expect: 100-continue`) is not told.
+/// Drops the body of a request that is already refused. A client that waits for permission to send
+/// it (`Expect: 100-continue`) gets none.
 pub async fn pass(body: &mut Incoming, parts: &Parts, permit: &Permit) {
     if !body.is_end_stream() && !parts.headers.contains_key(EXPECT) {
         permit.waits(Wait::Body);
-        // It may be too long, break off or not come: the answer is the same.
+        // It may be too long, break off or never come: the answer is the same.
         let _ = tokio::time::timeout(DROPPED_TIME, drop_all(body)).await;
         permit.heard();
     }
 }
 
-/// `None`: it is longer than `max`. What has come counts until it is let go of, and while the node
-/// holds all that it may, more is not read.
+/// `None`: longer than `max`. What has arrived counts until it is dropped. While the node's memory
+/// for input is full, no more is read.
 async fn gather(
     body: &mut Incoming,
     max: usize,
@@ -79,7 +78,7 @@ async fn gather(
     let mut text = Vec::new();
     let mut held = inbound.hold(0);
     while let Some(frame) = body.frame().await {
-        // Trailers say nothing to us.
+        // Trailers are ignored.
         let Ok(data) = frame?.into_data() else { continue };
         let len = text.len() + data.len();
         if len > max {
@@ -100,7 +99,7 @@ async fn drop_all(body: &mut Incoming) -> Result<(), hyper::Error> {
     drop_rest(body, 0).await
 }
 
-/// Reads on, from `len` bytes on, and keeps nothing.
+/// Reads on from `len` bytes, and keeps nothing.
 async fn drop_rest(body: &mut Incoming, mut len: usize) -> Result<(), hyper::Error> {
     while let Some(frame) = body.frame().await {
         len += frame?.into_data().map_or(0, |data| data.len());

@@ -1,8 +1,8 @@
 //! HTTP for curl and for programs without WebSockets: everything under `/api`.
 //!
-//! It has no rules of its own. A request is the command that its route says (`route`, `ask`), goes
-//! to the desk as a session's commands do, and is answered with the same frames, as bodies
-//! (`reply`). What HTTP adds is here: methods, origins, rates, bodies, event streams (`stream`).
+//! It has no rules of its own. A request becomes the command of its route (`route`, `ask`), goes to
+//! the desk as a session's commands do, and is answered with the same frames as bodies (`reply`).
+//! What HTTP adds is here: methods, origins, rates, bodies, event streams (`stream`).
 
 mod ask;
 pub(super) mod body;
@@ -25,40 +25,40 @@ use hyper::{Method, Request, Response};
 
 use self::ask::Said;
 use self::reply::Refusal;
-use self::route::Place;
 pub use self::route::Route;
+use self::route::Target;
 use super::admission::{Limit, Permit, Wait};
 use super::answer::{self, Answer, Content, Pieces, set};
-use super::line::Peer;
 use super::origin::{self, Source};
 use super::routes;
+use super::transport::Peer;
 use crate::desk::pace::weight_of;
 use crate::desk::{Desk, Reply};
-use crate::metrics::{self, Reason};
+use crate::metrics::{self, ReasonLabel};
 use crate::model::UserId;
 use crate::protocol::command;
 use crate::protocol::error::{Code, Problem};
 use crate::protocol::fields::Fields;
 use crate::protocol::table::CommandType;
 
-/// What any request from another origin may send.
+/// Headers that requests from other origins may send.
 const CROSS_ORIGIN_HEADERS: &str = "Authorization, Content-Type, Idempotency-Key, Last-Event-ID, \
                                     traceparent, tracestate, baggage";
-/// How long a browser may remember that it may ask: the ten minutes that most of them grant.
+/// How long browsers may cache a preflight: ten minutes, the most that many of them allow.
 const CROSS_ORIGIN_MAX_AGE_S: &str = "600";
 
-/// One to a node.
+/// One per node.
 pub struct Api {
     desk: Arc<Desk>,
 }
 
-/// Whose request it is.
+/// The client of a request.
 pub struct Visitor<'v> {
     /// Of the client.
     pub client: IpAddr,
-    /// What counts for it as an address: with IPv6, its site's.
+    /// Its address for limits: with IPv6, the /64 network.
     pub address: IpAddr,
-    /// The place of its connection.
+    /// The slot of its connection.
     pub permit: &'v Arc<Permit>,
     pub peer: &'v Peer,
 }
@@ -68,7 +68,7 @@ impl Api {
         Self { desk }
     }
 
-    /// Whether a path is for here to answer.
+    /// Whether the API answers this path.
     pub fn owns(path: &str) -> bool {
         path == "/api" || path.starts_with("/api/")
     }
@@ -79,14 +79,14 @@ impl Api {
         source: Source,
         visitor: &Visitor<'_>,
     ) -> Answer {
-        let place = route::find(request.uri().path()).map(|place| place.route);
-        let route = place.map_or("other", Route::template);
+        let target = route::find(request.uri().path()).map(|target| target.route);
+        let route = target.map_or("other", Route::template);
         let method = route::method_name(request.method());
-        let is_patient = place == Some(Route::Stream) && reply::is_event_source(&request);
+        let is_patient = target == Some(Route::Stream) && reply::is_event_source(&request);
         let mut answer = if source != Source::Foreign {
             self.desk.tasks.answer(self.respond(request, visitor)).await
         } else {
-            let reason = Reason { reason: "origin" };
+            let reason = ReasonLabel { reason: "origin" };
             self.desk.metrics.connections_refused.get_or_create(&reason).inc();
             let (parts, mut body) = request.into_parts();
             body::pass(&mut body, &parts, visitor.permit).await;
@@ -98,7 +98,7 @@ impl Api {
             answer = reply::come_back(answer, at_least_ms);
         }
         source.admit(&mut answer);
-        let request = metrics::Request { route, method, status };
+        let request = metrics::RequestLabel { route, method, status };
         self.desk.metrics.requests.get_or_create(&request).inc();
         answer
     }
@@ -128,21 +128,21 @@ impl Api {
         body: &mut Incoming,
         visitor: &Visitor<'_>,
     ) -> Result<Answer, Refusal> {
-        let place = route::find(parts.uri.path()).ok_or(Refusal::NotFound)?;
+        let target = route::find(parts.uri.path()).ok_or(Refusal::NotFound)?;
         if parts.method == Method::OPTIONS {
-            return Ok(options(place.route));
+            return Ok(options(target.route));
         }
-        let Some(re) = place.route.command(&parts.method) else {
-            return Err(Refusal::Method(place.route.allow()));
+        let Some(re) = target.route.command(&parts.method) else {
+            return Err(Refusal::Method(target.route.allow()));
         };
-        let answer = self.command(re, &place, parts, body, visitor).await;
-        answer.map_err(|refusal| refusal.about(re, ask::room(&place)))
+        let answer = self.command(re, &target, parts, body, visitor).await;
+        answer.map_err(|refusal| refusal.about(re, ask::room(&target)))
     }
 
     async fn command(
         &self,
         re: CommandType,
-        place: &Place<'_>,
+        target: &Target<'_>,
         parts: &Parts,
         body: &mut Incoming,
         visitor: &Visitor<'_>,
@@ -155,23 +155,23 @@ impl Api {
         };
         let fields = ask::body_of(body.as_ref())?;
         let re = match body {
-            Some(_) if place.route == Route::Events => ask::named(&fields)?.unwrap_or(re),
+            Some(_) if target.route == Route::Events => ask::named(&fields)?.unwrap_or(re),
             _ => re,
         };
-        let answer = self.execute(re, place, parts, fields, visitor).await;
-        answer.map_err(|refusal| refusal.about(re, ask::room(place)))
+        let answer = self.execute(re, target, parts, fields, visitor).await;
+        answer.map_err(|refusal| refusal.about(re, ask::room(target)))
     }
 
     async fn execute(
         &self,
         re: CommandType,
-        place: &Place<'_>,
+        target: &Target<'_>,
         parts: &Parts,
         fields: Fields<'_>,
         visitor: &Visitor<'_>,
     ) -> Result<Answer, Refusal> {
         let pace = &self.desk.pace;
-        let said = Said::of(re, place, parts)?;
+        let said = Said::of(re, target, parts)?;
         let fields = said.fields(fields)?;
         let message_bytes_max = self.desk.config.session.message_bytes_max;
         let request = command::Request::of(re, &fields, message_bytes_max)?;
@@ -190,13 +190,13 @@ impl Api {
         pace.charge_request(visitor.address, user.as_ref(), weight, now);
         let answer = reply::answer(reply);
         let result = answer.as_ref().map_or_else(|problem| problem.code.name(), |(_, word)| word);
-        let counted = metrics::Command { r#type: re.name(), result };
+        let counted = metrics::CommandLabel { r#type: re.name(), result };
         self.desk.metrics.commands.get_or_create(&counted).inc();
         let (answer, _) = answer?;
         Ok(answer.map(|content| self.charged(content, visitor.address, user)))
     }
 
-    /// What the bytes of an answer turn out to weigh is paid for afterwards.
+    /// Charges for the bytes of an answer once they are known.
     fn charged(&self, content: Content, address: IpAddr, user: Option<UserId>) -> Content {
         let desk = self.desk.clone();
         let charge = move |len| {
@@ -215,7 +215,7 @@ impl Api {
         }
     }
 
-    /// The body of a write; `None`: it has none, and its path says all there is to say.
+    /// The body of a write; `None`: it has none, because the path says everything.
     async fn body_of(
         &self,
         parts: &Parts,
@@ -236,12 +236,12 @@ impl Api {
 }
 
 fn too_fast(retry_after_ms: u64) -> Problem {
-    let error = format!("too many requests from your address: wait {retry_after_ms} ms");
+    let error = format!("too many requests; wait {retry_after_ms} ms");
     let retry_after_ms = Some(retry_after_ms);
     Problem { retry_after_ms, ..Problem::new(Code::RateLimited, error) }
 }
 
-/// What there is at a place, for whoever asks, and for the browser that asks before it lets a page
+/// The methods of a route, for anyone who asks, and for a browser's preflight before it lets a page
 /// of another origin send what a form could not.
 fn options(route: Route) -> Answer {
     let mut answer = answer::options(route.allow());

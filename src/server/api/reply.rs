@@ -1,6 +1,7 @@
-//! What a request is answered: frames become bodies, and refusals get their status and headers.
+//! Turns a reply into an HTTP answer: frames become bodies, and refusals get their status and
+//! headers.
 //!
-//! It does not decide which answer is due.
+//! Which reply it is was decided elsewhere.
 
 use futures_util::stream;
 use hyper::header::{
@@ -23,30 +24,30 @@ use crate::server::answer::{
 };
 use crate::server::routes;
 
-/// Seconds after which it is worth asking again while the log is away.
+/// Seconds after which to try again while the log is away.
 const RETRY_AFTER_S: u64 = 1;
 
 const EVENT_STREAM: &str = "text/event-stream";
-/// nginx, and those that learned from it, pass a stream on as it comes.
+/// Tells nginx, and proxies like it, to pass a stream on without buffering.
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
 /// Why a request is not carried out.
 pub enum Refusal {
-    /// As the protocol has it.
+    /// An error of the protocol.
     Problem(Problem),
-    /// There is nothing of that name.
+    /// No such path.
     NotFound,
-    /// The place does not know the method; it knows these.
+    /// The route does not have the method; it has these.
     Method(&'static str),
-    /// The body is not said to be JSON.
+    /// The body is not declared as JSON.
     MediaType,
     /// The body is compressed.
     Coding,
-    /// The body did not come in time.
+    /// The body was not complete in time.
     Slow,
-    /// The body did not come before the node stopped.
+    /// The body was not complete before the node stopped.
     Stopping,
-    /// There is no place for what would last.
+    /// There is no slot for a stream.
     Full(Limit),
 }
 
@@ -57,7 +58,7 @@ impl From<Problem> for Refusal {
 }
 
 impl Refusal {
-    /// With the command that is refused, as far as it was not known where it was refused.
+    /// Adds the refused command, where it is not known yet.
     pub fn about(self, re: CommandType, room: Option<RoomName>) -> Self {
         match self {
             Self::Problem(problem) => {
@@ -74,8 +75,8 @@ impl Refusal {
             Self::NotFound => refuse(
                 StatusCode::NOT_FOUND,
                 "not_found",
-                "under /api there is /rooms and /rooms/{room}/events, /stream, /members, \
-                 /members/{user}",
+                "not found; under /api there are /rooms, and under /rooms/{room} there are \
+                 /events, /stream, /members and /members/{user}",
             ),
             Self::Method(allow) => refuse_method(allow),
             Self::MediaType => {
@@ -86,14 +87,14 @@ impl Refusal {
                 answer
             }
             Self::Coding => {
-                let error = "send the body as it is, without a Content-Encoding";
+                let error = "send the body uncompressed, without Content-Encoding";
                 let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
                 let mut answer = refuse(status, "unsupported_media_type", error);
                 set(&mut answer, ACCEPT_ENCODING, "identity");
                 answer
             }
             Self::Slow => {
-                let error = "the body did not come in time";
+                let error = "the body was not complete in time";
                 let mut answer = refuse(StatusCode::REQUEST_TIMEOUT, "request_timeout", error);
                 set(&mut answer, CONNECTION, "close");
                 answer
@@ -104,13 +105,13 @@ impl Refusal {
     }
 }
 
-/// A frame as a body: its very bytes.
+/// A frame as a body, with the same bytes.
 pub fn frame(status: StatusCode, frame: &Frame) -> Answer {
     json_text(status, frame.bytes().slice_ref(frame.payload()))
 }
 
-/// What the desk says, as an answer, and the word for it in the metrics: 201 for what is new, with
-/// its event; 200 for what was there before.
+/// The answer for a reply of the desk, and its result for the metrics: 201 with the event for what
+/// is new, 200 for what existed before.
 pub fn answer(reply: Reply) -> Result<(Answer, &'static str), Problem> {
     if let Some((_, answer)) = reply.frame() {
         return Ok((frame(StatusCode::OK, &answer), "ok"));
@@ -119,7 +120,7 @@ pub fn answer(reply: Reply) -> Result<(Answer, &'static str), Problem> {
         Reply::Problem(problem) => return Err(problem),
         Reply::Pages(pages) => (self::pages(pages), "ok"),
         Reply::Written(_, Outcome::Committed { event, .. }) => {
-            // A leave is the end of something, not a new thing.
+            // A leave creates nothing.
             let status = if event.left().is_some() { StatusCode::OK } else { StatusCode::CREATED };
             (frame(status, &protocol::frame::event(&event)), "ok")
         }
@@ -131,7 +132,7 @@ pub fn answer(reply: Reply) -> Result<(Answer, &'static str), Problem> {
             let status = if is_new { StatusCode::CREATED } else { StatusCode::OK };
             (frame(status, &joined.frame(joined.asked.id.as_ref())), "ok")
         }
-        // No route makes a command that is answered by anything else.
+        // No route makes a command with another reply.
         _ => return Err(Problem::internal()),
     })
 }
@@ -150,7 +151,7 @@ pub fn pages(pages: Box<Pages>) -> Answer {
     json_content(StatusCode::OK, Content::Pieces(Box::pin(pieces)))
 }
 
-/// Whether it is an `EventSource` that asks. It gives up for ever on any answer but a 200.
+/// Whether an `EventSource` asks. It gives up permanently on any answer but a 200.
 pub fn is_event_source<B>(request: &Request<B>) -> bool {
     let is_named = |accept: &HeaderValue| {
         accept.to_str().is_ok_and(|it| it.to_ascii_lowercase().contains(EVENT_STREAM))
@@ -158,8 +159,8 @@ pub fn is_event_source<B>(request: &Request<B>) -> bool {
     request.method() == Method::GET && request.headers().get_all(ACCEPT).iter().any(is_named)
 }
 
-/// A refusal that is for now only, as a stream that ends: with when to come back, and why, in a
-/// comment. Other answers stay as they are.
+/// Turns a temporary refusal into a stream that ends, with the time to reconnect, and the reason in
+/// a comment. Other answers stay as they are.
 pub fn come_back(answer: Answer, at_least_ms: u64) -> Answer {
     let is_for_now =
         matches!(answer.status(), StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE);
@@ -171,7 +172,7 @@ pub fn come_back(answer: Answer, at_least_ms: u64) -> Answer {
     let seconds = head.headers.remove(RETRY_AFTER);
     let seconds = seconds.and_then(|it| it.to_str().ok()?.parse::<u64>().ok()).unwrap_or(0);
     let retry_ms = at_least_ms.max(seconds.saturating_mul(1000));
-    // JSON has no line break in it.
+    // JSON contains no line breaks.
     let text = [format!("retry: {retry_ms}\n: ").as_bytes(), &why, b"\n\n"].concat();
     head.status = StatusCode::OK;
     let mut answer = Answer::from_parts(head, Content::Whole(text.into()));

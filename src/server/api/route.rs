@@ -1,13 +1,13 @@
-//! Where under `/api` a request goes, and which command it is there. Pure.
+//! Paths under `/api`, and the command of each path and method. Pure.
 //!
-//! It does not read names: a path is split first and its pieces are decoded later (`ask`), so that
-//! a room may be called `a/b` (`a%2Fb`).
+//! A path is split before its pieces are decoded (in `ask`), so a room may be named `a/b`
+//! (`a%2Fb`).
 
 use hyper::Method;
 
 use crate::protocol::table::CommandType;
 
-/// Everything that there is under `/api`.
+/// Everything under `/api`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Route {
     Rooms,
@@ -17,16 +17,16 @@ pub enum Route {
     Member,
 }
 
-/// A path that leads somewhere, its names still as they were sent.
+/// A known path, with its names still as they were sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place<'p> {
+pub struct Target<'p> {
     pub route: Route,
     pub room: Option<&'p str>,
     pub user: Option<&'p str>,
 }
 
-/// `None`: there is nothing of that name.
-pub fn find(path: &str) -> Option<Place<'_>> {
+/// `None`: no such path.
+pub fn find(path: &str) -> Option<Target<'_>> {
     let pieces: Vec<&str> = path.strip_prefix("/api/")?.split('/').collect();
     let (route, room, user) = match *pieces {
         ["rooms"] => (Route::Rooms, None, None),
@@ -36,14 +36,14 @@ pub fn find(path: &str) -> Option<Place<'_>> {
         ["rooms", room, "members", user] => (Route::Member, Some(room), Some(user)),
         _ => return None,
     };
-    Some(Place { route, room, user })
+    Some(Target { route, room, user })
 }
 
 impl Route {
     pub const ALL: [Self; 5] =
         [Self::Rooms, Self::Events, Self::Stream, Self::Members, Self::Member];
 
-    /// As docs/openapi.yaml and the metrics write it.
+    /// As in docs/openapi.yaml and the metrics.
     pub fn template(self) -> &'static str {
         match self {
             Self::Rooms => "/api/rooms",
@@ -54,7 +54,7 @@ impl Route {
         }
     }
 
-    /// What the request is in the protocol's words; `None`: the route does not know the method.
+    /// The command of a request; `None`: the route does not have the method.
     pub fn command(self, method: &Method) -> Option<CommandType> {
         let reads = matches!(*method, Method::GET | Method::HEAD);
         match self {
@@ -70,7 +70,7 @@ impl Route {
         }
     }
 
-    /// The header of that name.
+    /// The value of `Allow`.
     pub fn allow(self) -> &'static str {
         match self {
             Self::Rooms | Self::Events => "GET, HEAD, POST, OPTIONS",
@@ -80,7 +80,7 @@ impl Route {
     }
 }
 
-/// The method's word in the metrics, where a client's own invention must not become a label.
+/// The method for the metrics. An unknown method must not become a label.
 pub fn method_name(method: &Method) -> &'static str {
     const KNOWN: [&str; 6] = ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS"];
     KNOWN.into_iter().find(|known| method == known).unwrap_or("other")
@@ -93,9 +93,9 @@ mod tests {
     #[test]
     fn a_path_leads_where_its_template_says() {
         for route in Route::ALL {
-            let place = find(route.template()).unwrap();
+            let target = find(route.template()).unwrap();
             let named = |name| Some(name).filter(|name| route.template().contains(name));
-            assert_eq!(place, Place { route, room: named("{room}"), user: named("{user}") });
+            assert_eq!(target, Target { route, room: named("{room}"), user: named("{user}") });
         }
         for nowhere in [
             "/api",

@@ -1,13 +1,12 @@
-//! A room's events as Server-Sent Events: from a seq on, without a hole, for as long as the client
-//! reads.
+//! A room's events as Server-Sent Events: from a seq on, without holes, while the client reads.
 //!
-//! It has no queue and stands in no list of followers. hyper asks for bytes when the connection has
-//! room for them, and only then a page is taken: from the room's ring, else from the log. At the
-//! room's edge the stream waits until the edge moves. So a reader is only ever given last + 1, and
-//! one that is slow costs its place and the page that is on its way.
+//! A stream has no queue and is in no list of followers. When its connection has room, hyper asks
+//! for bytes, and only then a page is taken: from the room's ring, or else from the log. At the
+//! room's edge, the stream waits until the edge moves. So a reader is only ever given last + 1, and
+//! a slow one costs its slot and the page on its way.
 //!
 //! ```text
-//! hyper asks ──▶ above my place? ── ring, else log ──▶ the next events
+//! hyper asks ──▶ above my position? ── ring, else log ──▶ the next events
 //!                    │ nothing
 //!                    └──▶ wait: the edge moved │ a heartbeat is due │ the node stops, or the
 //!                                                                     client goes: the end
@@ -34,43 +33,43 @@ use crate::protocol::frame;
 use crate::server::admission::Streaming;
 use crate::server::answer::Pieces;
 
-type Page = Result<Option<Arc<Batch>>, LogError>;
+type PageRead = Result<Option<Arc<Batch>>, LogError>;
 
-/// What an event has beyond its JSON: the names of its lines, a seq, a type.
+/// Size of an event beyond its JSON: field names, a seq, a type.
 const EVENT_OVERHEAD_BYTES: usize = 64;
 
-/// A comment: it says that the connection lives, and nothing else.
+/// An SSE comment, which only shows that the connection lives.
 const HEARTBEAT: &[u8] = b":\n\n";
 
 /// One open stream; owned by the body that hyper reads.
 struct Reading {
     desk: Arc<Desk>,
-    /// Held, so that the hub keeps it in use.
+    /// Kept, so that the hub keeps the room in use.
     room: Arc<Room>,
     user: UserId,
     address: IpAddr,
-    /// When the user was known to be a member: a `leave` above it ends the stream, one below was
-    /// followed by a `join`.
+    /// The seq at which the user was known to be a member. A later `leave` ends the stream; an
+    /// earlier one was followed by a `join`.
     as_of: Seq,
-    /// The highest seq that was handed to hyper; it gets `last + 1` next, and nothing else.
+    /// The highest seq handed to hyper. `last + 1` comes next, and nothing else.
     last: Seq,
-    /// What is said before any event.
+    /// Sent before any event.
     opening: Option<Bytes>,
-    /// The page that is being read from the log. Kept, because a heartbeat may come first.
-    page: Option<Pin<Box<dyn Future<Output = Page> + Send>>>,
+    /// The page that is being read from the log. Stored, because a heartbeat may come first.
+    page: Option<Pin<Box<dyn Future<Output = PageRead> + Send>>>,
     /// Empty pages in a row.
     empty_pages: u8,
     /// When the next heartbeat is due.
     due: Instant,
-    /// The node stops, or the client has gone. One for the whole stream: to register anew at each
-    /// wait would take a lock that all streams share.
+    /// Resolves when the node stops or the client is gone. One future for the whole stream: to
+    /// register anew at each wait would take a lock that all streams share.
     ending: Pin<Box<dyn Future<Output = ()> + Send>>,
-    /// Nothing comes any more: the user has left, or the log lost what it had.
+    /// No more events: the user has left, or the log lost what it had.
     is_over: bool,
     _place: Streaming,
 }
 
-/// Opens a stream for one who may follow the room.
+/// Opens a stream for a user who may follow the room.
 pub fn open(desk: &Arc<Desk>, follow: Follow, visitor: &Visitor<'_>) -> Result<Pieces, Refusal> {
     let (address, peer) = (visitor.address, visitor.peer.clone());
     let place = visitor.permit.stream(visitor.client).map_err(Refusal::Full)?;
@@ -105,12 +104,12 @@ pub fn open(desk: &Arc<Desk>, follow: Follow, visitor: &Visitor<'_>) -> Result<P
     Ok(Box::pin(chunks))
 }
 
-/// How long to wait before coming back, and from where on: a client that loses its connection
-/// before the first event comes back to the right place, too. An `id` without `data` is no event.
+/// The reconnect delay and the position, so that a client that loses its connection before the
+/// first event resumes at the right place. An `id` without `data` is not an event.
 fn opening(reconnect_ms: u64, room: &RoomName, last: Seq, is_reset: bool) -> Bytes {
     let mut out = format!("retry: {reconnect_ms}\nid: {last}\n\n").into_bytes();
     if is_reset {
-        // The log is behind the client: it must forget its position.
+        // The log is behind the client, which must forget its position.
         out.extend_from_slice(b"event: reset\ndata: ");
         out.extend_from_slice(frame::reset(room, last).payload());
         out.extend_from_slice(b"\n\n");
@@ -131,16 +130,15 @@ impl Reading {
     }
 
     async fn advance(&mut self) -> Option<Bytes> {
-        // A stopping node has said everything that cannot be said elsewhere: the client comes back
-        // to another node, or to this one, with the seq that it has.
+        // A stopping node sends no more: the client reconnects, here or elsewhere, with the seq
+        // that it has.
         while !self.is_over && !self.desk.tasks.is_stopping() {
             let room = self.room.clone();
-            // First this, then the look: an event between the two is not missed.
+            // Registered before looking, so that an event in between is not missed.
             let moved = room.moved();
             match room.page_after(self.last, BATCH_BYTES_MAX) {
                 NextPage::Ring(batch) => return Some(self.take(&batch)),
-                // The room was let go, which is done to one that is held only for damage, or
-                // because the log went back.
+                // The room was let go: it was kept only for damage, or the log went back.
                 NextPage::Closed => {
                     if self.desk.relay.sick.ahead_of(room.name(), self.last).is_some() {
                         self.desk.metrics.follows_damaged.inc();
@@ -172,34 +170,34 @@ impl Reading {
         None
     }
 
-    fn on_page(&mut self, page: Page) -> Option<Bytes> {
+    fn on_page(&mut self, page: PageRead) -> Option<Bytes> {
         match page {
             Ok(Some(batch)) if batch.first() <= self.last.next() => {
                 self.empty_pages = 0;
                 return Some(self.take(&batch));
             }
-            // The log has a hole, which no log of ours has: it was changed by hand.
+            // The log has a hole. Our logs have none, so it was changed by hand.
             Ok(Some(_)) => self.is_over = true,
-            // A page may be a moment older than the question (see `Replay::page`), a second one
-            // may not: then the log lacks what was there before. The client comes back, and is
-            // told where the room stands.
+            // A page may be a moment older than the question (see `Replay::page`). A second empty
+            // one means that the log lacks what it had. The client reconnects and is told the
+            // room's last seq.
             Ok(None) => {
                 self.empty_pages += 1;
                 self.is_over = self.empty_pages > 1 && self.room.edge() > Some(self.last);
             }
-            // The client comes back, and is refused for as long as it cannot go on.
+            // The client reconnects, and is refused while it cannot continue.
             Err(LogError::Damaged(_)) => {
                 self.desk.relay.sick.note(self.room.name(), self.last);
                 self.desk.metrics.follows_damaged.inc();
                 self.is_over = true;
             }
-            // `Replay` has waited between its attempts.
-            Err(err) => tracing::debug!(room = %self.room.name(), %err, "a stream must wait"),
+            // `Replay` has paused between its attempts.
+            Err(err) => tracing::debug!(room = %self.room.name(), %err, "a stream waits"),
         }
         None
     }
 
-    /// The events of a page above our place, up to the `leave` that ends the stream, if one does.
+    /// The events of a page above `last`, up to the `leave` that ends the stream, if there is one.
     fn take(&mut self, batch: &Batch) -> Bytes {
         let mut leaves = batch.leaves_after(self.last.max(self.as_of));
         let ends_at = leaves.find(|(_, user)| *user == self.user).map(|(seq, _)| *seq);
@@ -223,7 +221,7 @@ impl Reading {
 impl Drop for Reading {
     fn drop(&mut self) {
         self.desk.metrics.streams.dec();
-        // The room lingers, as it does when a follower goes: the client may be right back.
+        // The room lingers, as after a follower: the client may be right back.
         self.room.touch(tokio::time::Instant::now());
     }
 }
@@ -233,10 +231,10 @@ fn page(
     room: &Arc<Room>,
     last: Seq,
     address: IpAddr,
-) -> Pin<Box<dyn Future<Output = Page> + Send>> {
+) -> Pin<Box<dyn Future<Output = PageRead> + Send>> {
     let (desk, room) = (desk.clone(), room.clone());
     Box::pin(async move {
-        // Who has had many pages waits for the next.
+        // An address that has read many pages waits for the next one.
         while let Some(wait) = desk.pace.page_wait(address, Instant::now()) {
             tokio::time::sleep(wait).await;
         }
@@ -248,7 +246,7 @@ fn heartbeat() -> Bytes {
     Bytes::from_static(HEARTBEAT)
 }
 
-/// One event. Its JSON has no line break: control characters are always escaped.
+/// One event. Its JSON has no line breaks, because control characters are always escaped.
 fn put_event(out: &mut Vec<u8>, seq: Seq, payload: &[u8]) {
     let kind = frame::type_of(payload);
     // Writing into a vector cannot fail.

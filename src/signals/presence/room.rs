@@ -1,6 +1,6 @@
-//! Who is online in one room: here, there, and as far as watchers know.
+//! Who is online in one room: here, on other nodes, and as far as watchers know.
 //!
-//! It does no I/O and knows no followers; `Presence` holds the rooms.
+//! `Presence` holds the rooms.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
@@ -8,39 +8,38 @@ use std::time::{Duration, Instant};
 use super::{Crowd, Party, Seen, Settle, What};
 use crate::model::UserId;
 
-pub(super) struct Room {
-    /// Who asked first: it takes a place of theirs for as long as anybody asks.
+pub(super) struct RoomPresence {
+    /// The parties that asked first. The room takes a slot of theirs while anybody asks.
     pub asked_by: Box<[Party]>,
-    /// Who is online by way of this node: what peers and watchers are told.
+    /// Users who are online through this node: what peers and watchers are told.
     pub here: Crowd,
-    /// Users who are online here and not in `here`, or the other way round, and since when.
+    /// Users who are seen here and not in `here`, or the reverse, and since when.
     unsettled: BTreeMap<UserId, Instant>,
-    /// When was last looked. `None`: never, so that nothing is known of who is here.
+    /// The time of the last look. `None`: never, so nothing is known about who is here.
     pub seen_at: Option<Instant>,
-    /// How many followers were looked at then, which is what it costs.
+    /// The cost of that look: followers and their users.
     pub faces: usize,
-    /// Who is online by way of each peer, and until when that is believed.
+    /// Users who are online through each peer, and until when that is believed.
     pub there: HashMap<String, (Crowd, Instant)>,
-    /// What the watchers here were told; `None`: there are none.
+    /// What watchers here were told; `None`: there are none.
     told: Option<Crowd>,
     told_at: Option<Instant>,
-    /// Users who a `who` showed otherwise than `told` has it. They are told of once more, even if
-    /// they are what `told` says by then.
+    /// Users whom a `who` showed differently from `told`. They are sent once more, even if `told`
+    /// is right about them by then.
     ///
-    /// The race this closes: watchers were told {1}. 2 comes; somebody asks, and is answered
-    /// {1, 2}; 2 goes. For the others nothing happened; the one who asked would believe in 2 for
-    /// ever.
+    /// A race that this prevents: watchers were told {1}. 2 comes; somebody asks and gets {1, 2}; 2
+    /// goes. For the others nothing happened, but the one who asked would believe in 2 forever.
     shown: BTreeSet<UserId>,
-    /// A `who` showed another number than `told` has, or a number where it has names, or the other
-    /// way round: it is not enough to tell the difference to `told`.
+    /// A `who` showed another number than `told`, or a number where `told` has names, or the
+    /// reverse: a difference to `told` is not enough.
     is_mixed: bool,
-    /// Who is online may have changed since the watchers were told.
+    /// Who is online may have changed since watchers were told.
     is_changed: bool,
     pub has_stale: bool,
     watched: bool,
-    /// Until when somebody here wants to know, watcher or not.
+    /// Until when somebody here wants to know, watching or not.
     pub asked_until: Instant,
-    /// When peers were asked last.
+    /// When peers were last asked.
     pub peers_asked_at: Option<Instant>,
     /// Until when a peer wants to know.
     pub wanted_until: Instant,
@@ -49,7 +48,7 @@ pub(super) struct Room {
     told_peers_at: Option<Instant>,
 }
 
-impl Room {
+impl RoomPresence {
     pub fn new(asks: &[Party], now: Instant) -> Self {
         Self {
             asked_by: asks.into(),
@@ -73,7 +72,7 @@ impl Room {
         }
     }
 
-    /// Nobody has looked yet: there is nothing to settle against, and nothing to tell.
+    /// Nobody has looked yet: nothing can settle, and there is nothing to send.
     pub fn is_new(&self) -> bool {
         self.seen_at.is_none()
     }
@@ -86,8 +85,8 @@ impl Room {
         self.is_wanted_here(now) || self.wanted_until > now
     }
 
-    /// Takes what was seen: users who are not as `here` has them begin to settle, and those who are
-    /// again, have never been away.
+    /// Takes a look: users who differ from `here` begin to settle; users who no longer differ have
+    /// never been away.
     pub fn seen(&mut self, Seen { crowd, faces, watched }: Seen, now: Instant) {
         let is_new = self.is_new();
         (self.watched, self.seen_at, self.faces) = (watched, Some(now), faces);
@@ -103,9 +102,9 @@ impl Room {
                     self.unsettled.entry(user.clone()).or_insert(now);
                 }
             }
-            // The first look is news to peers, also if nobody is here.
+            // The first look is news for peers even if nobody is here.
             _ if self.here == crowd && !is_new => {}
-            // By number there is nobody who could settle.
+            // With only a number, there are no users who could settle.
             _ => {
                 self.here = crowd;
                 self.unsettled.clear();
@@ -114,7 +113,7 @@ impl Room {
         }
     }
 
-    /// Those who have been otherwise for that long are so.
+    /// Users who have differed for long enough change.
     pub fn settle(&mut self, Settle { coming, going }: Settle, now: Instant) {
         let Crowd::Listed(here) = &mut self.here else { return };
         let settles = |user: &UserId, since: &mut Instant| {
@@ -135,7 +134,7 @@ impl Room {
         self.is_changed |= before.map(|(crowd, _)| crowd).as_ref() != Some(&self.there[peer].0);
     }
 
-    /// A peer that stops is believed until then, at most.
+    /// A peer that stops is believed at most until then.
     pub fn grace(&mut self, peer: &str, until: Instant) {
         if let Some((_, believed)) = self.there.get_mut(peer) {
             *believed = until.min(*believed);
@@ -148,12 +147,11 @@ impl Room {
         self.is_changed |= self.there.len() < len;
     }
 
-    /// Everyone, on all nodes. A user who is there twice is one; where some are only counted, they
-    /// may be counted twice.
+    /// Everyone, on all nodes. A user on two nodes counts once, unless some are only counted.
     fn everyone(&self, listed_max: usize) -> Crowd {
         let crowds = || self.there.values().map(|(crowd, _)| crowd).chain([&self.here]);
         let mut users = BTreeSet::new();
-        // Anybody can publish any number.
+        // Saturating, because anybody can publish any number.
         let mut counted: u64 = 0;
         for crowd in crowds() {
             match crowd {
@@ -169,7 +167,7 @@ impl Room {
 
     pub fn snapshot(&mut self, asks: Option<&UserId>, listed_max: usize) -> Crowd {
         if let (Some(user), Crowd::Listed(here)) = (asks, &mut self.here) {
-            // The last look may be older than they are.
+            // The last look may be from before this user came.
             self.unsettled.remove(user);
             if here.insert(user.clone()) {
                 (self.is_changed, self.has_news) = (true, true);
@@ -188,7 +186,7 @@ impl Room {
         everyone
     }
 
-    /// What the watchers are to be told now, and what they know then.
+    /// What watchers are to be sent now, and everyone who is online then.
     pub fn tell(
         &mut self,
         pause: Duration,
@@ -199,8 +197,8 @@ impl Room {
         if !self.watched || !is_due || !(self.is_changed || self.has_stale) {
             return None;
         }
-        // A room that is brought back below the limit by one goes above it again by one: names are
-        // told again when a tenth of the limit is free.
+        // A room that just fell below the limit may exceed it again by one user: names are listed
+        // again only when a tenth of the limit is free.
         let again = listed_max - listed_max / 10;
         let mut everyone = self.everyone(listed_max);
         let told = self.told.take();
@@ -240,7 +238,7 @@ impl Room {
         }
     }
 
-    /// Who is online here, if peers want to know and have not been told.
+    /// Who is online here, if peers want to know and were not told yet.
     pub fn news(&mut self, pause: Duration, now: Instant) -> Option<Crowd> {
         let is_due = self.told_peers_at.is_none_or(|at| at + pause <= now);
         if !self.has_news || !is_due || self.wanted_until <= now {
@@ -249,8 +247,8 @@ impl Room {
         self.for_peers(now)
     }
 
-    /// Who is online here, which peers are about to hear. `None`: that is not known yet, and a peer
-    /// that heard of nobody would take it for the answer, and ask no more.
+    /// Who is online here, to be sent to peers. `None`: not known yet. A peer that got an empty
+    /// list would take it for the answer and not ask again.
     pub fn for_peers(&mut self, now: Instant) -> Option<Crowd> {
         if self.is_new() {
             return None;

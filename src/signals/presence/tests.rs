@@ -22,19 +22,19 @@ fn crowd(users: &[u8]) -> Crowd {
     Crowd::of(users.iter().map(|id| user(*id)).collect(), limits().listed_max)
 }
 
-/// Each by one socket.
+/// Each user with one socket.
 fn seen(users: &[u8], watched: bool) -> Seen {
     Seen { crowd: crowd(users), faces: users.len(), watched }
 }
 
-/// One room of one node, with a clock.
+/// One room on one node, with a clock.
 struct Table {
     presence: Presence,
     now: Instant,
 }
 
 impl Table {
-    /// Somebody asks, and watches from there on.
+    /// Somebody asks, and watches from then on.
     fn watched(users: &[u8]) -> Self {
         let mut table = Self { presence: Presence::new(limits()), now: Instant::now() };
         assert!(table.presence.want(&room(0), &[], table.now));
@@ -46,7 +46,7 @@ impl Table {
         self.presence.seen(&room(0), seen(users, true), false, self.now);
     }
 
-    /// The same, because one who is there as this user asks, and what they are answered.
+    /// The same, for somebody who is online as this user. Returns the answer.
     fn asked(&mut self, users: &[u8], asks: Option<u8>) -> Crowd {
         self.presence.seen(&room(0), seen(users, true), true, self.now);
         self.presence.snapshot(&room(0), asks.map(user).as_ref()).unwrap()
@@ -57,7 +57,7 @@ impl Table {
         self.presence.hear(peer, said, self.now);
     }
 
-    /// What the watchers were told in that time, looked at ten times a second.
+    /// What watchers were told in that time, checked ten times a second.
     fn pass(&mut self, ms: u64) -> Vec<What> {
         let mut told = Vec::new();
         for _ in 0..ms / 100 {
@@ -139,7 +139,7 @@ fn nobody_hears_of_a_page_that_is_loaded_again_because_somebody_asks_meanwhile()
     assert_eq!(table.pass(300), []);
     table.seen(&[1, 2]);
     assert_eq!(table.pass(5000), []);
-    // Who does not come back is gone after two seconds, however often somebody asks.
+    // A user who does not come back is gone after two seconds, however often somebody asks.
     for _ in 0..19 {
         assert_eq!(table.asked(&[1], None), crowd(&[1, 2]));
         assert_eq!(table.pass(100), []);
@@ -158,7 +158,7 @@ fn too_many_are_counted_and_named_again_when_a_tenth_is_free() {
     assert_eq!(table.presence.snapshot(&room(0), None), Some(Crowd::Counted(5)));
     table.hear("n4", &[6, 7, 8, 9, 10]);
     assert_eq!(table.pass(1000), [What::Count]);
-    // Four and five that were only counted, of whom one may be one of the four.
+    // Four, and five that were only counted, one of whom may be one of the four.
     assert_eq!(table.presence.snapshot(&room(0), None), Some(Crowd::Counted(10)));
     table.hear("n4", &[]);
     table.hear("n3", &[]);
@@ -273,14 +273,14 @@ fn those_who_ask_wait_together_and_once_for_a_peer_that_does_not_answer() {
     table.now = until;
     table.presence.give_up(&room(0));
     assert_eq!(gap(&mut table, 0), None);
-    // In the next room only the other one is waited for.
+    // In the next room, only the other one is waited for.
     table.presence.want(&room(1), &[], table.now);
     let until = table.now + GATHER_TIMEOUT;
     assert_eq!(gap(&mut table, 1), Some(Gap { ask: true, until }));
     let said = Said { online: vec![(room(1), crowd(&[]))], ..Said::default() };
     table.presence.hear("n2", said, table.now);
     assert_eq!(gap(&mut table, 1), None);
-    // That it lives does not mean that it answers. When it does it is one as any other.
+    // That it lives does not mean that it answers. Once it does, it is like any other.
     table.presence.hear("n3", Said::default(), table.now);
     assert_eq!(gap(&mut table, 1), None);
     table.hear("n3", &[3]);
@@ -306,7 +306,7 @@ fn what_nobody_has_looked_at_is_not_told_as_nobody() {
     assert_eq!(presence.rooms(), [(room(0), false)]);
     assert_eq!(presence.tick(now).1, [(room(0), crowd(&[1]))]);
     assert_eq!(presence.round(now).online, [(room(0), crowd(&[1]))]);
-    // n2 is away for longer than a lease, and comes back. That nobody is there is news, too.
+    // n2 is away for longer than a lease and comes back. That nobody is there is news as well.
     let later = now + 2 * limits().lease;
     presence.tick(later);
     presence.hear("n2", watch, later);
@@ -320,7 +320,7 @@ fn one_who_asks_about_every_room_leaves_places_for_the_others() {
     let (limits, now) = (Limits { rooms_max: 100, ..limits() }, Instant::now());
     let mut presence = Presence::new(limits);
     let address = |n: u8| Party::Address([10, 0, 0, n].into());
-    // By one name, by many of one address.
+    // Under one name, under many of one address.
     let one = |n| [address(n), Party::User(user(0))];
     let many = |n| [address(200), Party::User(user(n))];
     let mut asks = |parties: &dyn Fn(u8) -> [Party; 2], from: u8| {

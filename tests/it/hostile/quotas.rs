@@ -37,7 +37,7 @@ async fn one_address_follows_half_of_what_a_node_may_hold(world: World) {
     let problem = again.expect(no_place()).await;
     assert_eq!(
         problem["error"],
-        "this node has no place for more rooms to follow \
+        "this node has no free slot for more rooms \
         (hub.follows_max): follow fewer, or try again later"
     );
     assert_eq!(

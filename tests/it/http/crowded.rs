@@ -151,7 +151,7 @@ async fn a_connection_that_waits_costs_a_few_kib() {
 /// It had fewer files than connections, and whoever connected last took those of the log.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_with_few_files_serves_those_who_are_in() {
-    const PLAIN: &str = "the limit of open files is 200";
+    const PLAIN: &str = "open-file limit is 200";
     let world = World::sqlite().await;
     let process = Process::start_with_files_max(200, world.environment()).await;
     let mut member = Client::greeted(process.addr).await;
@@ -199,5 +199,5 @@ async fn files_are_not_spoken_of_where_they_suffice() {
         clients.push(Client::greeted(process.addr).await);
     }
     let output = process.output();
-    assert!(!output.contains("open files"), "{output}");
+    assert!(!output.contains("open-file"), "{output}");
 }

@@ -115,7 +115,7 @@ async fn words_of_the_url_that_nobody_would_obey_are_named() {
         assert!(line.contains(told), "{line}");
     }
     for (url, told) in [
-        ("redis+sentinel://127.0.0.1:26379/main", "Sentinels are not asked for the master"),
+        ("redis+sentinel://127.0.0.1:26379/main", "Sentinel is not supported"),
         ("memcached://127.0.0.1:11211", "must be empty or begin with redis:// or rediss://"),
     ] {
         let run = check(url).await;

@@ -29,15 +29,15 @@ async fn errors_are_these_bytes(world: World) {
         ),
         (
             r#"{"type":"create","user_id":"2","room":"general"}"#,
-            r#"{"type":"error","code":"room_exists","status":409,"error":"there is a room \"general\" already: join it","re":"create","room":"general"}"#,
+            r#"{"type":"error","code":"room_exists","status":409,"error":"room \"general\" exists already; join it instead","re":"create","room":"general"}"#,
         ),
         (
             r#"{"type":"message","user_id":"1","room":"general","message":"x","id":"c3"}"#,
-            r#"{"type":"error","code":"id_reused","status":409,"error":"your create in \"general\" had this \"id\": give the message an \"id\" of its own","re":"message","room":"general","id":"c3"}"#,
+            r#"{"type":"error","code":"id_reused","status":409,"error":"this \"id\" is taken by your create in \"general\"; give the message another \"id\"","re":"message","room":"general","id":"c3"}"#,
         ),
         (
             r#"{"type":"join","user_id":"2","room":"x","id":"c2"}"#,
-            r#"{"type":"error","code":"room_not_found","status":404,"error":"there is no room \"x\": create it first","re":"join","room":"x","id":"c2"}"#,
+            r#"{"type":"error","code":"room_not_found","status":404,"error":"room \"x\" does not exist; create it first","re":"join","room":"x","id":"c2"}"#,
         ),
         (
             r#"{"type":"leave","room":"general"}"#,

@@ -138,7 +138,7 @@ async fn an_id_names_one_command(world: World) {
         ] {
             client.send(with(kind, id)).await;
             let error = format!(
-                "your {first} in \"r\" had this \"id\": give the {kind} an \"id\" of its own"
+                "this \"id\" is taken by your {first} in \"r\"; give the {kind} another \"id\""
             );
             let wanted = json!({"type": "error", "code": "id_reused", "status": 409,
                 "error": error, "re": kind, "room": "r", "id": id});

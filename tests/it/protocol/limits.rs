@@ -46,7 +46,7 @@ async fn commands_above_the_rate_are_refused_and_say_when_to_come_back(world: Wo
         let Value::Number(ms) = &answer["retry_after_ms"] else { panic!("{answer}") };
         wait = ms.as_u64().unwrap();
         assert!((1..=110).contains(&wait), "{answer}");
-        let sentence = format!("too many commands: wait {wait} ms");
+        let sentence = format!("too many commands; wait {wait} ms");
         let wanted = json!({"type": "error", "code": "rate_limited", "status": 429,
             "error": sentence, "retry_after_ms": wait, "re": "message", "room": "r",
             "id": n.to_string()});

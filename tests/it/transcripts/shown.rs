@@ -11,7 +11,7 @@ type Varying = (&'static str, &'static str, fn(char) -> bool);
 const VARYING: [Varying; 7] = [
     ("\"at\":\"", "at", |c| c.is_ascii_digit() || "-T:.Z".contains(c)),
     ("\"retry_after_ms\":", "ms", |c| c.is_ascii_digit()),
-    (": wait ", "ms", |c| c.is_ascii_digit()),
+    ("; wait ", "ms", |c| c.is_ascii_digit()),
     ("\"server\":\"verbatim ", "version", |c| c != '"'),
     ("etag: \"", "etag", |c| c.is_ascii_hexdigit()),
     ("\"seal\":\"", "seal", |c| c != '"'),

@@ -1,5 +1,5 @@
-//! What watchers are told, as a property: some nodes, a channel that loses and delays, people who
-//! come and go; and when it is quiet again everyone knows the truth.
+//! What watchers are told, as a property: some nodes, a channel that loses and delays, users who
+//! come and go. When it is quiet again, everyone knows the truth.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// A socket that watches: it applies what it is told.
+/// A socket that watches: it applies what it is sent.
 #[derive(Clone, Debug, PartialEq)]
 struct Watcher {
     node: usize,
@@ -40,17 +40,17 @@ impl Watcher {
 
 #[derive(Clone, Debug)]
 enum Step {
-    /// Somebody opens or closes a socket by way of a node.
+    /// Somebody opens or closes a socket on a node.
     Toggle(usize, u8),
-    /// Somebody asks by way of a node, and watches.
+    /// Somebody asks on a node, and watches.
     Ask(usize),
-    /// The watchers of a node take nothing for a while, or again.
+    /// The watchers of a node stop or start taking frames.
     Stall(usize),
-    /// So many tenths of a second pass.
+    /// This many tenths of a second pass.
     Pass(u8),
     /// The channel loses what is on its way.
     Lose,
-    /// For so many seconds it loses everything.
+    /// The channel loses everything for this many seconds.
     Away(u8),
     /// A node dies with its sockets, and another takes its name.
     Kill(usize),
@@ -63,7 +63,7 @@ struct Cluster {
     nodes: Vec<Presence>,
     /// Who has a socket, by node.
     sockets: Vec<BTreeMap<u8, ()>>,
-    /// Whether anybody came or went since somebody looked, by node: nobody looks else.
+    /// Whether anybody came or went since the last look, by node. Otherwise there is no look.
     doors: [bool; NODES],
     stalled: [bool; NODES],
     watchers: Vec<Watcher>,
@@ -112,7 +112,7 @@ impl Cluster {
                 if self.nodes[node].gap(&room(0), self.now).is_some_and(|gap| gap.ask) {
                     self.say(node, &Said { ask: vec![room(0)], ..Said::default() });
                 }
-                // It waits for nobody: the worst that can be.
+                // It waits for nobody, the worst case.
                 self.nodes[node].give_up(&room(0));
                 self.watchers.push(Watcher { node, knows: None, stale: false });
                 self.doors[node] = true;
@@ -206,13 +206,13 @@ proptest! {
                 (Some(Crowd::Listed(_)), _) => {
                     prop_assert_eq!(watcher.knows.as_ref(), Some(&truth));
                 }
-                // Where some are only counted, somebody who is on two nodes may be two.
+                // If some are only counted, a user on two nodes may count twice.
                 (Some(Crowd::Counted(count)), _) => prop_assert!(*count >= truth.count()),
                 (None, _) => prop_assert!(false, "it was never told"),
             }
             prop_assert!(!watcher.stale);
         }
-        // And nobody is told anything any more.
+        // And nobody is sent anything any more.
         let before = cluster.watchers.clone();
         cluster.step(&Step::Pass(100));
         prop_assert_eq!(before, cluster.watchers);

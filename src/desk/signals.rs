@@ -1,29 +1,29 @@
-//! `who`, `typing` and `read`: who may say so, and what is done.
+//! `who`, `typing` and `read`: checks that the user is a member, then hands them to `signals`.
 //!
-//! What becomes of them is the business of `signals`. A socket that follows the room as the user is
-//! a member's, so the log is only asked about others. That is looked at when the command's turn has
-//! come, not when it is read: a `leave` may be before it.
+//! A socket that follows the room as this user belongs to a member, so the log is only asked about
+//! others. This is checked when the command's turn has come, not when it is read: a `leave` may
+//! come before it.
 
 use std::net::IpAddr;
 
 use super::Way;
 use super::asked::Asked;
-use super::reader::Reader;
+use super::reader::CommandReader;
 use super::reply::Reply;
 use crate::log::Mark;
 use crate::model::Seq;
 use crate::protocol::error::{Code, Problem};
 use crate::signals::Party;
 
-/// Whether the user may.
-async fn admit(reader: &Reader, asked: &Asked, way: Way) -> Result<(), Problem> {
+/// Checks that the user is a member.
+async fn admit(reader: &CommandReader, asked: &Asked, way: Way) -> Result<(), Problem> {
     match way {
         Way::Socket(Some(follower)) if follower.follows_as(&asked.user) => Ok(()),
         _ => reader.member(asked).await.map(drop),
     }
 }
 
-pub async fn who(mut reader: Reader, asked: Asked, way: Way, from: IpAddr) -> Reply {
+pub async fn who(mut reader: CommandReader, asked: Asked, way: Way, from: IpAddr) -> Reply {
     reader.begin();
     if let Err(problem) = admit(&reader, &asked, way).await {
         return Reply::Problem(problem);
@@ -33,10 +33,10 @@ pub async fn who(mut reader: Reader, asked: Asked, way: Way, from: IpAddr) -> Re
     Reply::Who(asked)
 }
 
-/// `since`: the room's edge when the command was read. The message that it announces is on its way
-/// to the log as soon as it is read, and may be there before this command has its turn.
+/// `since` is the room's edge when the command was read. The message that the user is typing may be
+/// in the log before this command has its turn.
 pub async fn typing(
-    mut reader: Reader,
+    mut reader: CommandReader,
     asked: Asked,
     way: Way,
     since: Option<Seq>,
@@ -50,7 +50,13 @@ pub async fn typing(
     Reply::Taken(asked)
 }
 
-pub async fn read(mut reader: Reader, asked: Asked, seq: Seq, way: Way, from: IpAddr) -> Reply {
+pub async fn read(
+    mut reader: CommandReader,
+    asked: Asked,
+    seq: Seq,
+    way: Way,
+    from: IpAddr,
+) -> Reply {
     reader.begin();
     if let Err(problem) = admit(&reader, &asked, way).await {
         return Reply::Problem(problem);
@@ -59,6 +65,6 @@ pub async fn read(mut reader: Reader, asked: Asked, seq: Seq, way: Way, from: Ip
     if reader.desk.signals.read(&Mark { room, user, seq }, from) {
         return Reply::Taken(asked);
     }
-    let error = "too many marks wait for the log: try again in a moment";
+    let error = "too many read marks are waiting to be stored; try again in a moment";
     Reply::Problem(asked.problem(Problem::new(Code::Unavailable, error)))
 }

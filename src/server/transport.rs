@@ -1,19 +1,19 @@
-//! One connection as HTTP reads and writes it, and beside it, whether the client is still there,
-//! what waits for it, and whether an answer is under way.
+//! One connection as HTTP reads and writes it. It also knows whether the client is still there,
+//! what waits for it, and whether an answer is in progress.
 //!
-//! It does not know HTTP. hyper reads nothing while it answers, so that a client that shuts down
-//! its side when it has said all it wants to say (`nc -N`) is answered. But an event stream has no
-//! end of its own, and one whose client has gone would be kept until a write fails: two heartbeats,
-//! in a silent room. So a stream looks itself, through a `Peer`.
+//! It does not know HTTP. hyper reads nothing while it answers, so a client that closes its sending
+//! side after its last request (`nc -N`) still gets an answer. But an event stream never ends by
+//! itself: if its client is gone, it would live until a write fails, which takes two heartbeats in
+//! a silent room. So a stream looks for itself, through a `Peer`.
 //!
-//! hyper keeps to itself how far it is. What must be known of it is seen from here: an answer is
-//! under way while an [`Answering`] lives, and after that until hyper flushes, which it does when
-//! it has nothing left to write. What it writes at any other time is a refusal of its own, of what
-//! it could not read. It has no words in it, so it is not sent: only its status is noted.
+//! hyper does not say how far it is, so that is observed from here. An answer is in progress while
+//! an [`Answering`] lives, and after that until hyper flushes, which it does when it has nothing
+//! left to write. Anything that hyper writes at another time is its own refusal of something it
+//! could not read. That has an empty body, so it is not sent; only its status is noted.
 //!
-//! It is idle when it looks for a next request behind an answer. That it has nothing left to write
-//! is not enough, and the difference is a hole: an answer may be given before the body of its
-//! request has been read, and who takes the connection from hyper then would read the rest of the
+//! HTTP is idle when it looks for the next request after an answer. Having nothing left to write is
+//! not enough, and the difference is a security hole: an answer may be given before the body of its
+//! request has been read. Whoever took the connection from hyper then would read the rest of the
 //! body as a request.
 
 use std::io::{self, IoSlice};
@@ -32,37 +32,38 @@ use tokio::time::Instant;
 
 use crate::budget::{Budget, Holder, Place};
 
-/// Where the status stands in what hyper writes: `HTTP/1.1 431 …`.
+/// Position of the status in what hyper writes: `HTTP/1.1 431 …`.
 const STATUS: std::ops::Range<usize> = 9..12;
 
-/// The connection, for its one owner.
-pub struct Line {
-    /// Only the line keeps it, and for a moment a peer that looks whether it is there. The wire is
-    /// kept by whoever looks for who keeps most, too, and if that was in the moment of an upgrade,
-    /// nobody could have the stream, and the upgrade was lost after its answer.
+/// The connection, held by its one owner.
+pub struct Transport {
+    /// Only this struct keeps the stream, and for a moment a peer that checks whether the client is
+    /// there. `wire` is also kept by the search for the connections that hold most memory. If that
+    /// kept the stream during an upgrade, nobody could take the stream, and the upgrade would be
+    /// lost after its answer.
     stream: Arc<TcpStream>,
     wire: Arc<Wire>,
-    /// Read already, and to be read again first.
+    /// Already read, to be read again first.
     rest: Bytes,
-    /// Nothing is read but `rest`.
+    /// Nothing but `rest` is read.
     is_deaf: bool,
 }
 
-/// The client's side. It does not keep the connection open.
+/// The client's side. Does not keep the connection open.
 #[derive(Clone, Debug)]
 pub struct Peer(Weak<Wire>);
 
-/// An answer that is under way, from when its request was read until its body has been written or
-/// given up.
+/// An answer in progress, from when its request was read until its body has been written or given
+/// up.
 #[derive(Debug)]
 pub struct Answering(Peer);
 
-/// How far an exchange is.
+/// The state of an exchange.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
-    /// Something was asked, and all that was asked is answered and with the kernel.
+    /// There was a request, and all requests are answered and the answers are with the kernel.
     pub is_idle: bool,
-    /// The kernel has no room for what is to be written. It is the number of times that it had.
+    /// The kernel accepts no more data. The number counts how often it did before.
     pub stuck: Option<u64>,
     /// The status with which hyper itself refused what it read.
     pub refused: Option<u16>,
@@ -72,26 +73,26 @@ pub struct Progress {
 struct Wire {
     stream: Weak<TcpStream>,
     state: Mutex<State>,
-    /// Wakes whoever serves the connection, to end it: it takes nothing, and the node needs the
-    /// memory of what waits for it.
+    /// Tells the task of the connection to end it: the client accepts no data, and the node needs
+    /// the memory.
     evicted: Arc<Notify>,
-    /// Where this one is known to those who look for who keeps most.
+    /// Registers the connection with the budget.
     _place: Place,
 }
 
 #[derive(Debug)]
 struct State {
-    /// Of what hyper was given, the bytes that the kernel has not taken.
+    /// Bytes given to hyper that the kernel has not accepted.
     owed: usize,
-    /// When the kernel last took some of them, or they began.
+    /// When the kernel last accepted some of them, or the first were given.
     moved_at: Instant,
-    /// How often the kernel took some.
+    /// How often the kernel accepted some.
     moves: u64,
-    /// Answers under way: one, or none.
+    /// Answers in progress: one or none.
     answering: usize,
-    /// Requests since HTTP began here.
+    /// Requests since HTTP was created.
     asked: usize,
-    /// What is written is of an answer.
+    /// What is written belongs to an answer.
     is_open: bool,
     /// HTTP has looked for the next request since the last answer.
     looks: bool,
@@ -99,7 +100,7 @@ struct State {
     refused: Option<u16>,
 }
 
-impl Line {
+impl Transport {
     pub fn new(stream: TcpStream, unsent: &Arc<Budget>) -> Self {
         let state = Mutex::new(State {
             owed: 0,
@@ -124,25 +125,25 @@ impl Line {
         Peer(Arc::downgrade(&self.wire))
     }
 
-    /// Told when the connection must end. A permit is stored, so it does not matter who is first.
-    /// It is no part of the line, so that waiting for it does not keep the line from moving on.
+    /// Notified when the connection must end. The permit is stored, so the order does not matter.
+    /// Not part of the transport, so that waiting for it does not block the transport.
     pub fn evicted(&self) -> Arc<Notify> {
         self.wire.evicted.clone()
     }
 
-    /// The connection itself, and what was read of it already; `None` while somebody waits for the
-    /// peer to go.
+    /// The stream, and what was already read from it; `None` while somebody waits for the peer to
+    /// go.
     pub fn into_stream(self) -> Option<(TcpStream, Bytes)> {
         Some((Arc::into_inner(self.stream)?, self.rest))
     }
 
-    /// What was read and not used yet.
+    /// Read but not used yet.
     pub fn ahead(&self) -> &[u8] {
         &self.rest
     }
 
-    /// Reads more of it, up to so many bytes in all; an error also if there is no room for more, or
-    /// nothing more comes. Cancel-safe.
+    /// Reads more, up to this many bytes in all. Fails if there is no room for more, or nothing
+    /// more comes. Cancel-safe.
     pub async fn read_ahead(&mut self, bytes_max: usize) -> io::Result<()> {
         let mut buffer = [0; 1024];
         let room = bytes_max.saturating_sub(self.rest.len()).min(buffer.len());
@@ -161,49 +162,49 @@ impl Line {
         }
     }
 
-    /// So many bytes of it are used.
+    /// Drops the first bytes of what was read: they are used.
     pub fn skip(&mut self, len: usize) {
         self.rest.advance(len);
     }
 
-    /// Resolves when the client says something (`true`), or can say nothing more. Cancel-safe.
+    /// Resolves when the client sends something (`true`) or can send nothing more. Cancel-safe.
     pub async fn arrives(&self) -> bool {
         !self.rest.is_empty() || matches!(self.stream.peek(&mut [0]).await, Ok(1..))
     }
 
-    /// Whether something has arrived, also if the runtime does not know it yet.
+    /// Whether something has arrived, even if the runtime does not know it yet.
     pub fn has_arrived(&self) -> bool {
         let mut byte = [MaybeUninit::uninit()];
         let peeked = SockRef::from(&self.stream).peek(&mut byte);
         !self.rest.is_empty() || matches!(peeked, Ok(1..))
     }
 
-    /// Makes ready for HTTP to begin anew, which has read these bytes and not used them.
+    /// Prepares for a new HTTP; `unread` is what the previous one has read and not used.
     pub fn begin_anew(&mut self, unread: Bytes) {
         self.rest = join(unread, std::mem::take(&mut self.rest));
-        // A blank line behind a request is none, and HTTP would wait for the rest of it, for less
-        // time than the next request has.
+        // A blank line after a request is not a request. HTTP would wait for the rest of one, with
+        // a shorter timeout than the next request has.
         while let Some(b'\r' | b'\n') = self.rest.first() {
             self.rest.advance(1);
         }
         let mut state = self.wire.state();
         (state.asked, state.refused, state.owed) = (0, None, 0);
-        // The race that this closes: the node wants the memory of what waits for a client, who
-        // takes it in that moment. Its next request must not end for that.
+        // A race: the node asks for the memory of unsent data at the moment the client takes it.
+        // The next request must not be ended for that.
         let _ = self.wire.evicted.notified().now_or_never();
     }
 
-    /// From here on, this is all that is read.
+    /// From here on, only this is read.
     pub fn read_only(&mut self, text: &'static [u8]) {
         (self.rest, self.is_deaf) = (Bytes::from_static(text), true);
         self.wire.state().refused = None;
     }
 
-    /// Reads what the client still sends, up to so many bytes, and drops it, after telling it that
-    /// there is nothing more to come. To close a connection with something unread would reset it,
-    /// and a client that is reset may never see its answer.
+    /// Tells the client that nothing more comes, then reads and drops what it still sends, up to
+    /// this many bytes. Closing a connection with unread data would reset it, and the client might
+    /// never see its answer.
     pub async fn drain(&self, bytes_max: usize) {
-        // It may be gone already.
+        // The client may be gone.
         let _ = SockRef::from(&self.stream).shutdown(std::net::Shutdown::Write);
         let (mut drained, mut buffer) = (0, [0; 4096]);
         while drained < bytes_max && self.stream.readable().await.is_ok() {
@@ -218,8 +219,8 @@ impl Line {
 }
 
 impl Peer {
-    /// Resolves when nothing more can come from the client: it is gone, or has said all it wants to
-    /// say. One that has sent a request ahead cannot be seen to go.
+    /// Resolves when nothing more can come from the client: it is gone, or has closed its sending
+    /// side. A client that has sent a request ahead cannot be seen to go.
     pub async fn gone(self) {
         let Some(wire) = self.0.upgrade() else { return };
         let Some(stream) = wire.stream.upgrade() else { return };
@@ -228,7 +229,7 @@ impl Peer {
         }
     }
 
-    /// So many bytes of an answer are on their way to this client.
+    /// This many bytes of an answer are on their way to the client.
     pub fn owes(&self, len: usize) {
         let Some(wire) = self.0.upgrade() else { return };
         let mut state = wire.state();
@@ -238,7 +239,7 @@ impl Peer {
         state.owed += len;
     }
 
-    /// Whether something waits for this client.
+    /// Whether data waits for the client.
     pub fn is_owed(&self) -> bool {
         self.0.upgrade().is_some_and(|wire| wire.state().owed > 0)
     }
@@ -253,7 +254,7 @@ impl Peer {
         Answering(self.clone())
     }
 
-    /// To be asked when HTTP has done all that it could do for now.
+    /// Call when HTTP has done all that it can for now.
     pub fn progress(&self) -> Progress {
         let Some(wire) = self.0.upgrade() else { return Progress::default() };
         let state = wire.state();
@@ -273,7 +274,7 @@ impl Drop for Answering {
     }
 }
 
-/// One behind the other.
+/// Concatenates both.
 pub fn join(first: Bytes, second: Bytes) -> Bytes {
     if second.is_empty() || first.is_empty() {
         return if first.is_empty() { second } else { first };
@@ -288,8 +289,8 @@ impl Wire {
 }
 
 impl State {
-    /// The kernel took so many bytes: heads and what is not counted are among them, which makes
-    /// the rest seem smaller than it is, and never for long.
+    /// The kernel accepted bytes. Some are heads and other uncounted bytes, so `owed` may briefly
+    /// be too small.
     fn wrote(&mut self, len: usize) {
         (self.is_blocked, self.moves) = (false, self.moves + 1);
         if self.owed > 0 {
@@ -306,7 +307,7 @@ impl Holder for Wire {
     }
 
     fn evict(&self) {
-        // It may have taken everything since it was asked.
+        // It may have taken everything meanwhile.
         let state = self.state();
         if state.owed > 0 {
             self.evicted.notify_one();
@@ -314,7 +315,7 @@ impl Holder for Wire {
     }
 }
 
-impl AsyncRead for Line {
+impl AsyncRead for Transport {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -340,7 +341,7 @@ impl AsyncRead for Line {
     }
 }
 
-impl AsyncWrite for Line {
+impl AsyncWrite for Transport {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -381,7 +382,7 @@ impl AsyncWrite for Line {
         true
     }
 
-    /// Called when everything is written.
+    /// hyper calls this when everything is written.
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut state = self.wire.state();
         state.is_open &= state.answering > 0;
@@ -391,7 +392,7 @@ impl AsyncWrite for Line {
         Poll::Ready(Ok(()))
     }
 
-    /// The end is told by closing, which comes right behind it.
+    /// Closing tells the end, and follows at once.
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }
@@ -406,24 +407,24 @@ mod tests {
     use crate::server::answer::Content;
 
     /// A connection, and its client's end.
-    async fn line() -> (Line, TcpStream) {
+    async fn transport() -> (Transport, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (stream, _) = listener.accept().await.unwrap();
-        (Line::new(stream, &Budget::new(1024)), client)
+        (Transport::new(stream, &Budget::new(1024)), client)
     }
 
     #[tokio::test]
     async fn an_answer_without_its_body_is_owed_to_nobody() {
-        let (line, _client) = line().await;
-        let (peer, unsent) = (line.peer(), Budget::new(1024));
+        let (transport, _client) = transport().await;
+        let (peer, unsent) = (transport.peer(), Budget::new(1024));
         let waits = |method: &Method| {
             for content in
                 [Content::Static(&[0; 4096]), Content::Whole(Bytes::from_static(&[0; 4096]))]
             {
                 drop(content.body(method, &peer, &unsent, peer.answering()));
             }
-            line.wire.waiting().map(|(bytes, _)| bytes)
+            transport.wire.waiting().map(|(bytes, _)| bytes)
         };
         assert_eq!(waits(&Method::HEAD), None);
         assert_eq!(waits(&Method::GET), Some(8192));
@@ -431,33 +432,34 @@ mod tests {
 
     #[tokio::test]
     async fn a_blank_line_behind_a_request_is_no_other_one() {
-        let (mut line, _client) = line().await;
-        line.begin_anew(Bytes::from_static(b"\r\n\n"));
-        assert!(line.ahead().is_empty() && !line.has_arrived());
-        line.begin_anew(Bytes::from_static(b"\r\nGET"));
-        assert_eq!(line.ahead(), b"GET");
+        let (mut transport, _client) = transport().await;
+        transport.begin_anew(Bytes::from_static(b"\r\n\n"));
+        assert!(transport.ahead().is_empty() && !transport.has_arrived());
+        transport.begin_anew(Bytes::from_static(b"\r\nGET"));
+        assert_eq!(transport.ahead(), b"GET");
     }
 
     #[tokio::test]
     async fn whoever_looks_for_who_keeps_most_does_not_keep_the_stream() {
-        let (line, _client) = line().await;
-        let looks = line.wire.clone();
-        assert!(line.into_stream().is_some() && looks.waiting().is_none());
+        let (transport, _client) = transport().await;
+        let looks = transport.wire.clone();
+        assert!(transport.into_stream().is_some() && looks.waiting().is_none());
     }
 
     #[tokio::test]
     async fn who_has_taken_everything_is_not_ended_for_what_waited() {
-        let (mut line, _client) = line().await;
-        let is_ended = |line: &Line| line.wire.evicted.notified().now_or_never().is_some();
-        line.peer().owes(4096);
-        line.wire.evict();
-        line.begin_anew(Bytes::new());
-        assert!(!is_ended(&line) && line.wire.waiting().is_none());
-        // And whoever looked before that comes too late.
-        line.wire.evict();
-        assert!(!is_ended(&line));
-        line.peer().owes(4096);
-        line.wire.evict();
-        assert!(is_ended(&line));
+        let (mut transport, _client) = transport().await;
+        let is_ended =
+            |transport: &Transport| transport.wire.evicted.notified().now_or_never().is_some();
+        transport.peer().owes(4096);
+        transport.wire.evict();
+        transport.begin_anew(Bytes::new());
+        assert!(!is_ended(&transport) && transport.wire.waiting().is_none());
+        // Whoever looked before that comes too late.
+        transport.wire.evict();
+        assert!(!is_ended(&transport));
+        transport.peer().owes(4096);
+        transport.wire.evict();
+        assert!(is_ended(&transport));
     }
 }

@@ -1,4 +1,4 @@
-//! What a `who` makes of a session: an answer, and to be told of who comes and goes.
+//! `who`: the session answers it, and its socket watches the room's presence from then on.
 
 use super::Session;
 use crate::desk::Asked;
@@ -7,10 +7,10 @@ use crate::protocol::signal;
 use crate::signals::Crowd;
 
 impl Session {
-    /// Says who is online, and has the socket told of who comes and goes from there on.
+    /// Answers who is online, and lets the socket watch who comes and goes.
     ///
-    /// In this order: what happens behind the `watch` is told, what happened before the answer is
-    /// worked out is in it, and what is in both does no harm.
+    /// First `watch`, then the answer: changes after `watch` are sent, changes before the answer is
+    /// made are in it, and changes in both do no harm.
     pub(super) fn on_who(&mut self, asked: &Asked) {
         let Asked { re, room, user, id, .. } = asked;
         let mut online: Option<&UserId> = None;
