@@ -12,51 +12,133 @@ pub use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
-/// One per node. Each field is one metric; its help text is in `register`.
-pub struct Metrics {
-    registry: Registry,
-    pub connections: Gauge,
-    pub connections_admitted: Gauge,
-    pub connections_displaced: Counter,
-    pub http_connections: Gauge,
-    pub connections_refused: Family<ReasonLabel, Counter>,
-    pub sockets_closed: Family<CodeLabel, Counter>,
-    pub requests: Family<RequestLabel, Counter>,
-    pub streams: Gauge,
-    pub rooms_followed: Gauge,
-    pub follows: Gauge,
-    pub commands: Family<CommandLabel, Counter>,
-    pub commit_batch_size: Histogram,
-    pub commit_duration: Histogram,
-    pub commit_to_delivery: Histogram,
-    pub deliveries: Counter,
-    pub catch_ups: Family<SourceLabel, Counter>,
-    pub repairs: Counter,
-    pub went_back: Counter,
-    pub follows_damaged: Counter,
-    pub queue_bytes: Gauge,
-    pub budget_bytes: Family<BudgetLabel, Gauge>,
-    pub budget_max_bytes: Family<BudgetLabel, Gauge>,
-    evicted: Family<BudgetLabel, Counter>,
-    pub log_errors: Family<KindLabel, Counter>,
-    pub panics: Counter,
-    pub log_lines_dropped: Counter,
-    pub mirror_live: Gauge,
-    pub mirror_lag: Gauge,
-    pub mirror_appended: Counter,
-    pub mirror_dropped: Counter,
-    pub mirror_append_duration: Histogram,
-    pub mirror_drained: Counter,
-    pub mirror_doubts: Counter,
-    pub mirror_unsealed: Counter,
-    pub outbox_swept: Counter,
-    pub outbox_damaged: Gauge,
-    pub log_clock_difference: Gauge<f64, AtomicU64>,
-    pub signals: Family<SignalLabel, Counter>,
-    pub signals_skipped: Counter,
-    pub signals_lost: Counter,
-    pub presence_rooms: Gauge,
-    pub read_marks: Counter,
+/// Declares each metric once: its help text, its name and what it is; also how it is made, unless
+/// by default, and its unit, if it has one.
+macro_rules! metrics {
+    ($($(#[doc = $help:literal])+ $name:ident: $kind:ty $(= $make:expr)? $(, in $unit:ident)?;)*) => {
+        /// One per node. Each field is one metric.
+        pub struct Metrics {
+            registry: Registry,
+            $($(#[doc = $help])+ pub $name: $kind,)*
+        }
+
+        impl Metrics {
+            pub fn new() -> Self {
+                let mut registry = Registry::with_prefix("verbatim");
+                $(
+                    let $name: $kind = made!($($make)?);
+                    let (help, metric) = (concat!($($help),+).trim_start(), $name.clone());
+                    registered!(registry, stringify!($name), help, metric $(, $unit)?);
+                )*
+                Self { registry, $($name),* }
+            }
+        }
+    };
+}
+
+macro_rules! made {
+    () => {
+        Default::default()
+    };
+    ($make:expr) => {
+        $make
+    };
+}
+
+macro_rules! registered {
+    ($registry:ident, $name:expr, $help:expr, $metric:expr) => {
+        $registry.register($name, $help, $metric)
+    };
+    ($registry:ident, $name:expr, $help:expr, $metric:expr, $unit:ident) => {
+        $registry.register_with_unit($name, $help, Unit::$unit, $metric)
+    };
+}
+
+metrics! {
+    /// Open WebSockets
+    connections: Gauge;
+    /// Open connections, including HTTP, as limited by connections_max
+    connections_admitted: Gauge;
+    /// Connections closed while waiting for their client, because others needed the slot
+    connections_displaced: Counter;
+    /// Open HTTP connections that have sent a request, as limited by http_connections_max
+    http_connections: Gauge;
+    /// Refused connections, by reason
+    connections_refused: Family<ReasonLabel, Counter>;
+    /// Closed WebSockets, by close code
+    sockets_closed: Family<CodeLabel, Counter>;
+    /// Answered requests under /api, by route, method and status
+    requests: Family<RequestLabel, Counter>;
+    /// Open event streams
+    streams: Gauge;
+    /// Rooms in use on this node
+    rooms_followed: Gauge;
+    /// Followed rooms, summed over sockets
+    follows: Gauge;
+    /// Answered commands, by type and result
+    commands: Family<CommandLabel, Counter>;
+    /// Commands per transaction of the log
+    commit_batch_size: Histogram = Histogram::new(BATCH_LEN);
+    /// Duration of a transaction of the log
+    commit_duration: Histogram = Histogram::new(SECONDS), in Seconds;
+    /// Time from commit to the last write of a fan-out
+    commit_to_delivery: Histogram = Histogram::new(SECONDS), in Seconds;
+    /// Events handed to sockets
+    deliveries: Counter;
+    /// Pages read for catch-up, by source
+    catch_ups: Family<SourceLabel, Counter>;
+    /// Holes in a room's sequence that were filled from the log
+    repairs: Counter;
+    /// Rooms whose log was found to lack events that had been shown
+    log_went_back: Counter;
+    /// Sockets and event streams closed at an event that cannot be read from the log
+    follows_damaged: Counter;
+    /// Bytes in the send queues of all sockets
+    queue: Gauge, in Bytes;
+    /// Bytes held for clients, by budget
+    budget: Family<BudgetLabel, Gauge>, in Bytes;
+    /// Limit of the bytes held for clients, by budget
+    budget_max: Family<BudgetLabel, Gauge>, in Bytes;
+    /// Connections closed because they held memory that others needed, by budget
+    evicted: Family<BudgetLabel, Counter>;
+    /// Failed operations on the log, by kind
+    log_errors: Family<KindLabel, Counter>;
+    /// Connection tasks that panicked
+    panics: Counter;
+    /// Log lines dropped because stderr did not accept them
+    log_lines_dropped: Counter;
+    /// 1 while events from other nodes arrive through Redis
+    mirror_live: Gauge;
+    /// 1 if the last heartbeat found this node behind the Redis stream
+    mirror_behind: Gauge;
+    /// Events appended to Redis
+    mirror_appended: Counter;
+    /// Events left to the outbox because Redis was down or slow
+    mirror_dropped: Counter;
+    /// Duration of an append to Redis
+    mirror_append_duration: Histogram = Histogram::new(SECONDS), in Seconds;
+    /// Entries read from the Redis stream after an absence or a doubt
+    mirror_drained: Counter;
+    /// Times the Redis channel was suspected of losing messages
+    mirror_doubts: Counter;
+    /// Events from Redis that were ignored because they lack a valid seal
+    mirror_unsealed: Counter;
+    /// Events appended to Redis on behalf of another node
+    outbox_swept: Counter;
+    /// Outbox batches set aside because they cannot be read from the log
+    outbox_damaged: Gauge;
+    /// How far this node's clock is ahead of the log's
+    log_clock_difference: Gauge<f64, AtomicU64>, in Seconds;
+    /// Signals handed to sockets, by type
+    signals: Family<SignalLabel, Counter>;
+    /// Signals skipped because the socket was slow or behind
+    signals_skipped: Counter;
+    /// Signals lost on their way to or from other nodes
+    signals_lost: Counter;
+    /// Rooms whose presence is watched, here or on another node
+    presence_rooms: Gauge;
+    /// Stored read marks
+    read_marks: Counter;
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -124,239 +206,6 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    pub fn new() -> Self {
-        let mut metrics = Self {
-            registry: Registry::with_prefix("verbatim"),
-            connections: Gauge::default(),
-            connections_admitted: Gauge::default(),
-            connections_displaced: Counter::default(),
-            http_connections: Gauge::default(),
-            connections_refused: Family::default(),
-            sockets_closed: Family::default(),
-            requests: Family::default(),
-            streams: Gauge::default(),
-            rooms_followed: Gauge::default(),
-            follows: Gauge::default(),
-            commands: Family::default(),
-            commit_batch_size: Histogram::new(BATCH_LEN),
-            commit_duration: Histogram::new(SECONDS),
-            commit_to_delivery: Histogram::new(SECONDS),
-            deliveries: Counter::default(),
-            catch_ups: Family::default(),
-            repairs: Counter::default(),
-            went_back: Counter::default(),
-            follows_damaged: Counter::default(),
-            queue_bytes: Gauge::default(),
-            budget_bytes: Family::default(),
-            budget_max_bytes: Family::default(),
-            evicted: Family::default(),
-            log_errors: Family::default(),
-            panics: Counter::default(),
-            log_lines_dropped: Counter::default(),
-            mirror_live: Gauge::default(),
-            mirror_lag: Gauge::default(),
-            mirror_appended: Counter::default(),
-            mirror_dropped: Counter::default(),
-            mirror_append_duration: Histogram::new(SECONDS),
-            mirror_drained: Counter::default(),
-            mirror_doubts: Counter::default(),
-            mirror_unsealed: Counter::default(),
-            outbox_swept: Counter::default(),
-            outbox_damaged: Gauge::default(),
-            log_clock_difference: Gauge::default(),
-            signals: Family::default(),
-            signals_skipped: Counter::default(),
-            signals_lost: Counter::default(),
-            presence_rooms: Gauge::default(),
-            read_marks: Counter::default(),
-        };
-        metrics.register();
-        metrics
-    }
-
-    fn register(&mut self) {
-        let m = &mut self.registry;
-        m.register("connections", "Open WebSockets", self.connections.clone());
-        m.register(
-            "connections_admitted",
-            "Open connections, including HTTP, as limited by connections_max",
-            self.connections_admitted.clone(),
-        );
-        m.register(
-            "connections_displaced",
-            "Connections closed while waiting for their client, because others needed the slot",
-            self.connections_displaced.clone(),
-        );
-        m.register(
-            "http_connections",
-            "Open HTTP connections that have sent a request, as limited by http_connections_max",
-            self.http_connections.clone(),
-        );
-        m.register(
-            "connections_refused",
-            "Refused connections, by reason",
-            self.connections_refused.clone(),
-        );
-        m.register(
-            "sockets_closed",
-            "Closed WebSockets, by close code",
-            self.sockets_closed.clone(),
-        );
-        m.register(
-            "requests",
-            "Answered requests under /api, by route, method and status",
-            self.requests.clone(),
-        );
-        m.register("streams", "Open event streams", self.streams.clone());
-        m.register("rooms_followed", "Rooms in use on this node", self.rooms_followed.clone());
-        m.register("follows", "Followed rooms, summed over sockets", self.follows.clone());
-        m.register("commands", "Answered commands, by type and result", self.commands.clone());
-        m.register(
-            "commit_batch_size",
-            "Commands per transaction of the log",
-            self.commit_batch_size.clone(),
-        );
-        m.register_with_unit(
-            "commit_duration",
-            "Duration of a transaction of the log",
-            Unit::Seconds,
-            self.commit_duration.clone(),
-        );
-        m.register_with_unit(
-            "commit_to_delivery",
-            "Time from commit to the last write of a fan-out",
-            Unit::Seconds,
-            self.commit_to_delivery.clone(),
-        );
-        m.register("deliveries", "Events handed to sockets", self.deliveries.clone());
-        m.register("catch_ups", "Pages read for catch-up, by source", self.catch_ups.clone());
-        m.register(
-            "repairs",
-            "Holes in a room's sequence that were filled from the log",
-            self.repairs.clone(),
-        );
-        m.register(
-            "log_went_back",
-            "Rooms whose log was found to lack events that had been shown",
-            self.went_back.clone(),
-        );
-        m.register(
-            "follows_damaged",
-            "Sockets and event streams closed at an event that cannot be read from the log",
-            self.follows_damaged.clone(),
-        );
-        m.register_with_unit(
-            "queue",
-            "Bytes in the send queues of all sockets",
-            Unit::Bytes,
-            self.queue_bytes.clone(),
-        );
-        m.register_with_unit(
-            "budget",
-            "Bytes held for clients, by budget",
-            Unit::Bytes,
-            self.budget_bytes.clone(),
-        );
-        m.register_with_unit(
-            "budget_max",
-            "Limit of the bytes held for clients, by budget",
-            Unit::Bytes,
-            self.budget_max_bytes.clone(),
-        );
-        m.register(
-            "evicted",
-            "Connections closed because they held memory that others needed, by budget",
-            self.evicted.clone(),
-        );
-        m.register("log_errors", "Failed operations on the log, by kind", self.log_errors.clone());
-        m.register("panics", "Connection tasks that panicked", self.panics.clone());
-        m.register(
-            "log_lines_dropped",
-            "Log lines dropped because stderr did not accept them",
-            self.log_lines_dropped.clone(),
-        );
-        self.register_mirror();
-        self.register_signals();
-    }
-
-    fn register_mirror(&mut self) {
-        let m = &mut self.registry;
-        m.register(
-            "mirror_live",
-            "1 while events from other nodes arrive through Redis",
-            self.mirror_live.clone(),
-        );
-        m.register(
-            "mirror_behind",
-            "1 if the last heartbeat found this node behind the Redis stream",
-            self.mirror_lag.clone(),
-        );
-        m.register("mirror_appended", "Events appended to Redis", self.mirror_appended.clone());
-        m.register(
-            "mirror_dropped",
-            "Events left to the outbox because Redis was down or slow",
-            self.mirror_dropped.clone(),
-        );
-        m.register_with_unit(
-            "mirror_append_duration",
-            "Duration of an append to Redis",
-            Unit::Seconds,
-            self.mirror_append_duration.clone(),
-        );
-        m.register(
-            "mirror_drained",
-            "Entries read from the Redis stream after an absence or a doubt",
-            self.mirror_drained.clone(),
-        );
-        m.register(
-            "mirror_doubts",
-            "Times the Redis channel was suspected of losing messages",
-            self.mirror_doubts.clone(),
-        );
-        m.register(
-            "mirror_unsealed",
-            "Events from Redis that were ignored because they lack a valid seal",
-            self.mirror_unsealed.clone(),
-        );
-        m.register(
-            "outbox_swept",
-            "Events appended to Redis on behalf of another node",
-            self.outbox_swept.clone(),
-        );
-        m.register(
-            "outbox_damaged",
-            "Outbox batches set aside because they cannot be read from the log",
-            self.outbox_damaged.clone(),
-        );
-        m.register_with_unit(
-            "log_clock_difference",
-            "How far this node's clock is ahead of the log's",
-            Unit::Seconds,
-            self.log_clock_difference.clone(),
-        );
-    }
-
-    fn register_signals(&mut self) {
-        let m = &mut self.registry;
-        m.register("signals", "Signals handed to sockets, by type", self.signals.clone());
-        m.register(
-            "signals_skipped",
-            "Signals skipped because the socket was slow or behind",
-            self.signals_skipped.clone(),
-        );
-        m.register(
-            "signals_lost",
-            "Signals lost on their way to or from other nodes",
-            self.signals_lost.clone(),
-        );
-        m.register(
-            "presence_rooms",
-            "Rooms whose presence is watched, here or on another node",
-            self.presence_rooms.clone(),
-        );
-        m.register("read_marks", "Stored read marks", self.read_marks.clone());
-    }
-
     /// Counts connections closed because of a budget.
     pub fn evicted(&self, budget: &'static str) -> Counter {
         self.evicted.get_or_create_owned(&BudgetLabel { budget })
@@ -365,8 +214,8 @@ impl Metrics {
     /// Updates the metrics of a budget.
     pub fn budget(&self, budget: &'static str, bytes: usize, max: usize) {
         let label = BudgetLabel { budget };
-        self.budget_bytes.get_or_create(&label).set(bytes as i64);
-        self.budget_max_bytes.get_or_create(&label).set(max as i64);
+        self.budget.get_or_create(&label).set(bytes as i64);
+        self.budget_max.get_or_create(&label).set(max as i64);
     }
 
     /// The Prometheus text format.

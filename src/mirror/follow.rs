@@ -363,7 +363,7 @@ impl Follow {
         if listener.unheard >= UNHEARD_MAX {
             return Err(Lost::Unheard);
         }
-        self.metrics.mirror_lag.set(i64::from(!agrees));
+        self.metrics.mirror_behind.set(i64::from(!agrees));
         if agrees {
             if self.position.agreed(end) {
                 self.hand_on(Incoming::Doubt).await?;

@@ -103,7 +103,7 @@ impl Relay {
             match (verdict, room) {
                 (Ok(Some(to)), Some(room)) => {
                     if self.let_go(&room, || self.hub.went_back(&room, to)) {
-                        self.metrics.went_back.inc();
+                        self.metrics.log_went_back.inc();
                         self.tell(&name, room.edge().unwrap_or_default(), to);
                     }
                     // The one in its place is not suspected, or there is another reason.

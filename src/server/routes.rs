@@ -249,7 +249,7 @@ impl Visit {
                 Ok((stream, rest)) => {
                     // Not created before: what waits here lives as long as the socket.
                     let desk = server.desk.clone();
-                    let bytes = desk.metrics.queue_bytes.clone();
+                    let bytes = desk.metrics.queue.clone();
                     let Budgets { unsent, inbound, .. } = desk.budgets.clone();
                     let queues = Arc::new(Queues { bytes, unsent, inbound });
                     let socket = Socket::new(stream, rest, &desk.config.socket, &queues);

@@ -86,7 +86,7 @@ impl Node {
         let page_len = config.hub.page_len;
         let replay = Replay::new(log.clone(), page_len, budgets.unsent.clone(), metrics.clone());
         let (unsent, inbound) = (budgets.unsent.clone(), budgets.inbound.clone());
-        let queues = Arc::new(Queues { bytes: metrics.queue_bytes.clone(), unsent, inbound });
+        let queues = Arc::new(Queues { bytes: metrics.queue.clone(), unsent, inbound });
         let tasks_len = tasks.len();
         let desk = Arc::new(Desk {
             pace: Pace::new(&config, Instant::now()),
