@@ -11,7 +11,7 @@ fn job(bytes: usize) -> Job {
     Job { write, answer, due: Instant::now(), batch_len_max: usize::MAX, ticket: None }
 }
 
-/// `few`: the jobs, by their places, that may be in a batch of so many.
+/// `few`: indexes of jobs, each with the largest batch that it may be in.
 fn lens(bytes: &[usize], few: &[(usize, usize)]) -> usize {
     let mut jobs: Vec<_> = bytes.iter().map(|bytes| job(*bytes)).collect();
     for (index, len_max) in few {

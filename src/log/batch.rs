@@ -1,37 +1,37 @@
-//! The part of an append that both logs share, pure: which facts a batch of writes needs, and what
-//! to write once it is decided.
+//! The part of an append that both logs share, and which is pure: which facts a batch needs, and
+//! what to write once it is decided.
 //!
-//! It holds no rule of the chat (that is `rules`) and no SQL. Rooms are spoken of by their place
-//! in `rooms()`, which is in the order of their names: the order in which locks are taken.
+//! It has no rules (see `rules`) and no SQL. `place` is a room's index in `rooms()`, which is
+//! sorted by name: the order in which locks are taken.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::{ClientId, Event, RoomName, Seq, Timestamp, UserId};
 use crate::rules::{Outcome, Room, Write};
 
-/// What a batch of writes asks about.
+/// A batch of writes, and what it needs to know.
 pub(super) struct Batch<'a> {
     writes: &'a [Write],
-    /// Each room that is named, once, in the byte order of the names.
+    /// Each room of the batch, once, in the byte order of the names.
     rooms: Vec<&'a RoomName>,
-    /// For each write, the place of its room in `rooms`.
+    /// For each write, its room's index in `rooms`.
     places: Vec<usize>,
 }
 
 /// A batch whose writes are decided.
 pub(super) struct Decided {
-    /// In the order of the writes. `None`: the room was not to be had.
+    /// In the order of the writes. `None`: somebody else held the room.
     pub outcomes: Vec<Option<Outcome>>,
-    /// For each event in `outcomes`, in the same order, the place of its room, and how many
-    /// messages there are in the room before it; `None` for messages.
+    /// For each event in `outcomes`, in the same order: its room's index, and the number of
+    /// messages in the room before it (`None` for messages).
     event_places: Vec<(usize, Option<u64>)>,
-    /// What each room has become, by place.
+    /// The rooms after the batch, by index.
     rooms: Vec<Option<Room>>,
-    /// What each room's `last_seq` was, by place.
+    /// Each room's `last_seq` before the batch, by index.
     last_seqs_before: Vec<Seq>,
 }
 
-/// A room that the batch added events to.
+/// A room to which the batch added events.
 pub(super) struct Changed<'a> {
     pub place: usize,
     pub first_seq: Seq,
@@ -53,16 +53,15 @@ impl<'a> Batch<'a> {
         &self.rooms
     }
 
-    /// The place of a room that a log answered with; `None` for one that was not asked about.
+    /// The index of a room that a log returned; `None` if the batch does not name it.
     pub fn place(&self, room: &str) -> Option<usize> {
         self.rooms.binary_search_by(|name| name.as_str().cmp(room)).ok()
     }
 
-    /// The rooms that a `create` names, each with its first creator, in the order of the names.
+    /// The rooms that a `create` names, each with its first creator, in the order of their names.
     ///
-    /// If such a room does not exist, it will once the batch is decided, and made by this user:
-    /// a room that is not there has no receipts and is refused to every other verb, so its first
-    /// `create` is what happens to it first.
+    /// If such a room does not exist, the batch will create it, by this user: a missing room has no
+    /// receipts and refuses every other verb, so its first `create` is its first event.
     pub fn founders(&self) -> BTreeMap<usize, &'a UserId> {
         let mut founders = BTreeMap::new();
         for (write, place) in self.writes.iter().zip(&self.places) {
@@ -73,25 +72,25 @@ impl<'a> Batch<'a> {
         founders
     }
 
-    /// Each (room, user) whose standing must be known, once: is this user a member, and as what?
+    /// Each (room, user) whose membership and role must be known, once.
     pub fn users(&self) -> BTreeSet<(usize, &'a UserId)> {
         let writes = self.writes.iter().zip(&self.places);
         writes.flat_map(|(write, place)| write.users().map(|user| (*place, user))).collect()
     }
 
-    /// Each (room, user, id) that is an idempotency key, once: was it committed before?
+    /// Each (room, user, id) that is an idempotency key, once: it may have been committed before.
     pub fn keys(&self) -> BTreeSet<(usize, &'a UserId, &'a ClientId)> {
         let writes = self.writes.iter().zip(&self.places);
         writes.filter_map(|(write, place)| Some((*place, &write.caller, write.key()?))).collect()
     }
 
-    /// The outcomes if no room was to be had.
+    /// The outcomes if all rooms are held by others.
     pub fn nothing(&self) -> Vec<Option<Outcome>> {
         self.writes.iter().map(|_| None).collect()
     }
 
-    /// Decides every write in order. `facts` has a room for each place, loaded under its lock;
-    /// `None` where somebody else has the lock, and then nothing is decided.
+    /// Decides every write in order. `facts` has each room, loaded under its lock; `None` if
+    /// somebody else holds it, so that nothing is decided in it.
     pub fn decide(&self, facts: Vec<Option<Room>>, now: Timestamp) -> Decided {
         let mut rooms = facts;
         let last_seq = |room: &Option<Room>| room.as_ref().map_or(Seq(0), |room| room.last_seq);
@@ -117,19 +116,19 @@ impl<'a> Batch<'a> {
 }
 
 impl Decided {
-    /// True if every write was a duplicate, was refused, was left out or joined a room it was in.
+    /// True if every write was a duplicate, refused, left out, or a join of an existing member.
     pub fn writes_nothing(&self) -> bool {
         self.event_places.is_empty()
     }
 
-    /// The new events, in the order of the writes, each with its room's place; and unless it is a
-    /// message, how many messages there are in the room before it.
+    /// The new events, in the order of the writes: each with its room's index and, unless it is a
+    /// message, the number of messages in the room before it.
     pub fn events(&self) -> impl Iterator<Item = (usize, &Event, Option<u64>)> {
         let events = self.outcomes.iter().flatten().flat_map(Outcome::events);
         self.event_places.iter().zip(events).map(|((place, turn), event)| (*place, event, *turn))
     }
 
-    /// The rooms that have new events. Memberships and counters change only with an event.
+    /// The rooms with new events. Memberships and counters only change with an event.
     pub fn changed(&self) -> impl Iterator<Item = Changed<'_>> {
         let rooms = self.rooms.iter().zip(&self.last_seqs_before).enumerate();
         let rooms =

@@ -1,4 +1,4 @@
-//! A decided batch as the columns that a lane writes: arrays, each of which is one parameter.
+//! A decided batch as the columns that a lane writes: each is an array, and one parameter.
 
 use std::time::SystemTime;
 
@@ -6,7 +6,7 @@ use crate::log::batch::Decided;
 use crate::model::UserId;
 use crate::rules::Membership;
 
-/// What a lane writes, column by column.
+/// The columns of `WRITE`.
 #[derive(Default)]
 pub(super) struct Rows<'a> {
     pub room_ids: Vec<i64>,
@@ -32,7 +32,7 @@ pub(super) struct Rows<'a> {
 }
 
 impl<'a> Rows<'a> {
-    /// Each room that has new events, with the first and the last of them.
+    /// Each room with new events, and their first and last seq.
     pub fn changed(&self) -> impl Iterator<Item = (i64, i64, i64)> {
         let seqs = self.first_seqs.iter().zip(&self.last_seqs);
         self.room_ids.iter().zip(seqs).map(|(room, (first, last))| (*room, *first, *last))

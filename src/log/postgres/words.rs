@@ -1,37 +1,37 @@
-//! The parameters of `log.url`, word by word: which are taken, ignored or refused.
+//! Which parameters of `log.url` are passed on, ignored or refused.
 //!
-//! libpq and other drivers know many more than ours does. None is skipped in silence: a word about
-//! encryption that nobody obeys would be worse than none. Values are never shown; they may be
-//! secrets.
+//! libpq and other drivers know many more parameters than ours does. None is skipped silently: a
+//! parameter about encryption that nobody obeys is worse than none. Values are never shown, because
+//! they may be secrets.
 
 use super::OpenError;
 use crate::config::may_be_named;
 
-/// A URL taken apart.
+/// The URL and what its parameters ask for.
 #[derive(Debug, Default)]
 pub(super) struct Words {
-    /// What is left for the driver.
+    /// The URL for the driver, with the parameters that it knows.
     pub url: String,
     /// `sslmode=verify-full`.
     pub verify: bool,
-    /// The file of `sslrootcert`; `None`: the system's authorities.
+    /// The file that `sslrootcert` names; `None`: the system's authorities.
     pub roots: Option<String>,
-    /// Words whose meaning verbatim decides by itself.
+    /// Parameters that verbatim sets itself.
     pub ignored: Vec<String>,
 }
 
-/// What becomes of one word.
+/// What happens to one parameter.
 enum Fate {
     ToDriver,
-    /// It says what is true anyway.
+    /// It asks for what verbatim does anyway.
     Agrees,
     Ignored,
-    /// Why, and what to do: the end of a sentence that begins with the word.
+    /// Why, and what to do: the end of a sentence that begins with the parameter's name.
     Refused(&'static str),
 }
 
-const UNKNOWN: &str = "verbatim does not know; remove it";
-const NO_VALUE: &str = "has a value that verbatim does not know; correct it";
+const UNKNOWN: &str = "verbatim does not support; remove it";
+const NO_VALUE: &str = "has a value that verbatim does not support; correct it";
 
 impl Words {
     pub fn read(url: &str) -> Result<Self, OpenError> {
@@ -39,14 +39,14 @@ impl Words {
         let mut words = Self::default();
         let (mut rest, mut has_roots) = (Vec::new(), false);
         for parameter in query.split('&').filter(|parameter| !parameter.is_empty()) {
-            // Without one it is more likely a part of a password than a word.
+            // Without `=` it is more likely part of a password than a parameter.
             let (word, value) = parameter.split_once('=').ok_or(OpenError::Url)?;
             match (word, value) {
                 ("sslmode", "verify-full") => {
                     words.verify = true;
                     rest.push("sslmode=require");
                 }
-                // node-postgres' name for it.
+                // node-postgres's name for `require`.
                 ("sslmode", "no-verify") => rest.push("sslmode=require"),
                 ("sslmode", "disable" | "prefer" | "require") => rest.push(parameter),
                 ("sslmode", _) => return Err(OpenError::SslMode),
@@ -63,8 +63,8 @@ impl Words {
             }
         }
         if has_roots && !words.verify {
-            // libpq would check the certificate then, whatever the mode; we would not.
-            let advice = "is used with sslmode=verify-full only; write that, or remove it";
+            // libpq would then check the certificate in every mode; verbatim would not.
+            let advice = "only works with sslmode=verify-full; write that, or remove it";
             return Err(OpenError::Word { word: "sslrootcert".to_owned(), advice });
         }
         words.url = match rest.is_empty() {
@@ -75,7 +75,7 @@ impl Words {
     }
 }
 
-/// As the driver does it: credentials end at the first `@`, and may hold a `?`.
+/// Splits where the driver does: the credentials end at the first `@`, and may contain a `?`.
 fn split(url: &str) -> (&str, &str) {
     let credentials = url.find('@').unwrap_or(0);
     match url[credentials..].split_once('?') {
@@ -106,22 +106,24 @@ fn fate(word: &str, value: &str) -> Fate {
         | "keepalives_count"
         | "keepalives_retries"
         | "tcp_user_timeout" => Fate::Ignored,
-        "gssencmode" => Fate::Refused("verbatim cannot do; write gssencmode=disable, or remove it"),
+        "gssencmode" => {
+            Fate::Refused("verbatim does not support; write gssencmode=disable, or remove it")
+        }
         "target_session_attrs" => Fate::Refused(
-            "must be read-write, because a standby is behind; write that, or remove it",
+            "must be read-write, because a standby lags behind; write that, or remove it",
         ),
         "sslcert" | "sslkey" | "sslpassword" | "sslcertmode" => Fate::Refused(
-            "verbatim cannot do (it has no certificate of its own); remove it and use a password",
+            "verbatim does not support (it has no client certificate); remove it, use a password",
         ),
         "ssl" => Fate::Refused(
-            "another driver knows; write sslmode=require, or sslmode=verify-full to check the \
+            "is for another driver; write sslmode=require, or sslmode=verify-full to check the \
              certificate",
         ),
         "pgbouncer" => {
             Fate::Refused("is for a pooler; remove it and write the address of PostgreSQL itself")
         }
         "schema" | "search_path" | "currentSchema" => {
-            Fate::Refused("another driver knows; write options=-c%20search_path%3DNAME")
+            Fate::Refused("is for another driver; write options=-c%20search_path%3DNAME")
         }
         _ => Fate::Refused(UNKNOWN),
     }
@@ -147,7 +149,7 @@ mod tests {
         })
     }
 
-    /// What the driver is left with.
+    /// What is passed on to the driver.
     fn left(query: &str) -> String {
         let url = read(query).unwrap().url;
         url.strip_prefix("postgres://ann:s3cret?sslmode=x@db:5432/chat").unwrap().to_owned()
@@ -197,7 +199,7 @@ mod tests {
         assert!(words.verify && words.roots.is_none(), "{words:?}");
         for weak in ["", "&sslmode=require", "&sslmode=no-verify"] {
             let said = refusal(&format!("sslrootcert=/ours.pem{weak}"));
-            assert!(said.contains("sslrootcert, which is used with sslmode=verify-full"), "{said}");
+            assert!(said.contains("sslrootcert, which only works with sslmode=verify"), "{said}");
         }
     }
 
@@ -219,7 +221,7 @@ mod tests {
             ("target_session_attrs=standby", "must be read-write"),
             ("target_session_attrs=prefer-standby", "must be read-write"),
             ("target_session_attrs=read-only", "must be read-write"),
-            ("channel_binding=s3cret", "has a value that verbatim does not know"),
+            ("channel_binding=s3cret", "has a value that verbatim does not support"),
             ("sslcert=s3cret", "use a password"),
             ("sslkey=s3cret", "use a password"),
             ("sslpassword=s3cret", "use a password"),
@@ -238,7 +240,7 @@ mod tests {
         }
     }
 
-    /// `postgres://ann:pw@1?s3cret=more@db/chat`: the password was not encoded.
+    /// `postgres://ann:pw@1?s3cret=more@db/chat`: the password is not percent-encoded.
     #[test]
     fn what_may_be_a_part_of_a_password_is_not_named() {
         for query in ["s3cret=more@db/chat", "s3cret%20x=1", "s3cret/x=1", "sslmode=require&s3cret"]

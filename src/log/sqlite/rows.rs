@@ -1,7 +1,7 @@
 //! The rows that a batch reads and writes, within the writer's transaction.
 //!
-//! It does not begin, commit or roll back, and it holds no rule: it loads the facts, has them
-//! decided, and writes what came of it.
+//! It does not begin, commit or roll back, and has no rules: it loads the facts, has them decided,
+//! and writes the result.
 
 use rusqlite::{OptionalExtension, Transaction, params};
 
@@ -11,7 +11,7 @@ use crate::log::stored::count;
 use crate::model::{Role, Seq, Timestamp, UserId};
 use crate::rules::{Outcome, Receipt, Room, Write};
 
-/// Loads what the batch must know, decides it, and writes what came of it.
+/// Loads what the batch needs to know, decides it, and writes the result.
 pub(super) fn write(
     transaction: &Transaction<'_>,
     writes: &[Write],
@@ -22,12 +22,12 @@ pub(super) fn write(
     let decided = batch.decide(facts.into_iter().map(Some).collect(), now);
     write_rooms(transaction, &batch, &decided, &mut ids, now)?;
     write_events(transaction, &decided, &ids)?;
-    // There is nobody else who could hold a room.
+    // Nobody else could hold a room.
     Ok(decided.outcomes.into_iter().flatten().collect())
 }
 
-/// The facts by place, and the ids of those rooms that exist. The transaction is the lock: there
-/// is one writer.
+/// The facts by room index, and the ids of rooms that exist. With one writer, the transaction is
+/// the lock.
 fn load(
     transaction: &Transaction<'_>,
     batch: &Batch<'_>,
@@ -80,7 +80,7 @@ fn load(
     Ok((ids, facts))
 }
 
-/// Makes new rooms, which gives them their ids, and brings counters and members up to date.
+/// Creates new rooms, which gives them their ids, and updates counters and members.
 fn write_rooms(
     transaction: &Transaction<'_>,
     batch: &Batch<'_>,
@@ -134,7 +134,7 @@ fn write_rooms(
     Ok(())
 }
 
-/// Moves marks forward, never back and not beyond the room's last event; says which have moved.
+/// Moves marks forward, never back and not beyond the room's last event; returns those that moved.
 pub(super) fn mark(transaction: &Transaction<'_>, marks: &[Mark]) -> rusqlite::Result<Vec<Mark>> {
     let mut update = transaction.prepare_cached(
         "update members as m
