@@ -1,12 +1,12 @@
-//! The parameters of `mirror.url`: a word that nobody would obey is refused, by its name.
+//! The parameters of `mirror.url`: those that would have no effect are refused, by name.
 //!
-//! The driver skips what it does not know, and what other clients mean by it differs: `?db=3`,
-//! `?ssl_cert_reqs=none`. Values are never shown; they may be secrets.
+//! The driver skips parameters that it does not know, and other clients use them differently:
+//! `?db=3`, `?ssl_cert_reqs=none`. Values are never shown, because they may be secrets.
 
 use super::OpenError;
 use crate::config::may_be_named;
 
-const UNKNOWN: &str = "verbatim does not know; remove it";
+const UNKNOWN: &str = "verbatim does not support; remove it";
 
 pub(super) fn check(url: &str) -> Result<(), OpenError> {
     let (rest, fragment) = url.split_once('#').map_or((url, None), |(a, b)| (a, Some(b)));
@@ -15,8 +15,8 @@ pub(super) fn check(url: &str) -> Result<(), OpenError> {
         Some("insecure") => {
             return Err(OpenError::Word {
                 word: "#insecure".to_owned(),
-                advice: "would trust anybody; remove it, and let SSL_CERT_FILE name a file with \
-                         the certificate of Redis' authority",
+                advice: "would trust any server; remove it, and let SSL_CERT_FILE name a file with \
+                         the certificate of Redis's CA",
             });
         }
         Some(_) => return Err(OpenError::Fragment),
@@ -29,13 +29,13 @@ pub(super) fn check(url: &str) -> Result<(), OpenError> {
             "db" | "user" | "pass" if is_socket => continue,
             "protocol" if ["3", "resp3"].contains(&value) => continue,
             "protocol" => "must be 3; write that, or remove it",
-            "db" => "another driver knows; write the number behind the host: redis://host:6379/1",
+            "db" => "is for another driver; write the number after the host: redis://host:6379/1",
             "user" | "username" | "pass" | "password" => {
-                "another driver knows; write redis://user:password@host:6379/0"
+                "is for another driver; write redis://user:password@host:6379/0"
             }
             word if word.starts_with("ssl") || word.starts_with("tls") => {
-                "another driver knows; write rediss:// to encrypt and to check the certificate \
-                 (SSL_CERT_FILE may name a file with that of its authority)"
+                "is for another driver; write rediss:// to encrypt and check the certificate \
+                 (SSL_CERT_FILE may name a file with its CA's)"
             }
             _ => UNKNOWN,
         };
