@@ -1,5 +1,5 @@
-//! What Redis and the mirror do to committed events on their way to this node: they come late,
-//! twice, in another order, or never.
+//! What Redis and the mirror do to committed events on their way to this node: they arrive late,
+//! twice, reordered, or never.
 
 use tokio::sync::mpsc;
 use tokio::time::sleep;

@@ -1,7 +1,7 @@
-//! What one schedule is like: its size, its limits, and which things go wrong in it.
+//! What one schedule is like: its size, its limits, and what goes wrong in it.
 //!
-//! A schedule has some kinds of trouble and not others. With all of them at once most of what can
-//! happen never would: a log that is away half of the time repairs nothing.
+//! A schedule has some kinds of trouble and not others. With all of them at once most interleavings
+//! would never happen: a log that is away half of the time repairs nothing.
 
 use super::chance::Chance;
 use crate::config::Config;
@@ -12,7 +12,7 @@ pub struct Plan {
     pub users: usize,
     pub clients: usize,
     pub steps: usize,
-    /// Bytes that a client's kernel holds, and that a socket's queue may.
+    /// Bytes that a client's kernel holds, and that a socket's queue may hold.
     pub kernel_bytes: usize,
     pub queue_bytes: usize,
     pub ring_len: usize,
@@ -22,38 +22,38 @@ pub struct Plan {
     pub hold_ms: u64,
     pub held_len: usize,
     pub linger_ms: u64,
-    /// How slow the log and the way to clients are, in percent.
+    /// How slow the log and the network to clients are, in percent.
     pub slow: usize,
-    /// Redis loses events, and tells them twice and in any order.
+    /// Redis loses events, duplicates them, and reorders them.
     pub is_lossy: bool,
     /// Other nodes write, too.
     pub has_others: bool,
     /// The log is away for a while.
     pub has_outages: bool,
-    /// It does not say whether it committed.
+    /// The log does not say whether it committed.
     pub has_unknowns: bool,
-    /// Events in it cannot be read.
+    /// Some events in the log cannot be read.
     pub has_damage: bool,
-    /// It goes back.
+    /// The log goes back.
     pub goes_back: bool,
     /// Clients stop reading.
     pub has_idlers: bool,
-    /// The memory for rings is wanted elsewhere.
+    /// The memory for rings is needed elsewhere.
     pub has_pressure: bool,
     /// Clients come and go.
     pub has_comers: bool,
-    /// Nothing happens for longer than rooms linger.
+    /// For a while longer than rooms linger, nothing happens.
     pub has_lulls: bool,
     /// Users leave.
     pub has_leavers: bool,
-    /// Clients claim to have more than there is.
+    /// Clients claim to have more events than exist.
     pub has_liars: bool,
 }
 
 impl Plan {
     pub fn of(chance: &Chance) -> Self {
         let one_in = |count| chance.below(count) == 0;
-        // It is promised to be noticed by what a node still has in memory.
+        // A log that goes back is only promised to be noticed by what a node still has in memory.
         let goes_back = one_in(10);
         let linger_ms = *chance.pick(&[1000, 1000, 3000]);
         let lulls = one_in(4);
@@ -81,14 +81,14 @@ impl Plan {
             has_idlers: one_in(2),
             has_pressure: !goes_back && one_in(4),
             has_comers: one_in(2),
-            // Who comes back late is not told.
+            // Clients that return late are not told.
             has_lulls: lulls && !goes_back,
             has_leavers: one_in(2),
             has_liars: one_in(8),
         }
     }
 
-    /// The settings of a node in which that happens.
+    /// The settings of a node for this plan.
     pub fn config(&self, defaults: &Config) -> Config {
         let mut config = defaults.clone();
         config.socket.queue_bytes_max = self.queue_bytes;
@@ -103,5 +103,5 @@ impl Plan {
     }
 }
 
-/// Places of those who follow. Even: see `end`.
+/// Slots for followers. Even: see `end`.
 pub const FOLLOWS_MAX: usize = 1000;
