@@ -106,7 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_difference_is_taken_in_the_middle_of_an_answer_that_was_quick() {
+    fn the_difference_is_taken_halfway_through_a_quick_answer() {
         let sent = SystemTime::UNIX_EPOCH + Duration::from_secs(100);
         let ms = Duration::from_millis;
         assert_eq!(ahead(sent, ms(0), sent), Some(0.0));

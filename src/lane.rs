@@ -247,9 +247,9 @@ impl Lane {
             Err(LogError::Culprits(culprits)) => {
                 let (len, failed) = (writes.len(), culprits.len());
                 tracing::debug!(len, failed, "batch not committed; retrying without its culprits");
-                for (place, error) in &culprits {
+                for (index, error) in &culprits {
                     self.metrics.log_error(error.kind());
-                    waiters.fail_one(*place, failure(error));
+                    waiters.fail_one(*index, failure(error));
                 }
                 self.waiting.splice(..0, again(writes, waiters, len - failed));
             }
@@ -406,8 +406,8 @@ impl Waiters {
         }
     }
 
-    fn fail_one(&mut self, place: usize, failure: Failure) {
-        if let Some(answer) = self.0.get_mut(place).and_then(|waiter| waiter.answer.take()) {
+    fn fail_one(&mut self, index: usize, failure: Failure) {
+        if let Some(answer) = self.0.get_mut(index).and_then(|waiter| waiter.answer.take()) {
             // An error: the client is gone.
             let _ = answer.send(Err(failure));
         }

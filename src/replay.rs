@@ -26,7 +26,7 @@ type Key = (RoomName, Seq);
 /// `None`: there is nothing above the requested seq.
 type PageCell = OnceCell<Option<Arc<Batch>>>;
 
-/// One to a node.
+/// One per node.
 pub struct Replay {
     log: Log,
     /// Events in a page.

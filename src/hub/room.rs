@@ -431,7 +431,7 @@ mod tests {
 
     /// Each is found at once, wherever the others' removal has moved it.
     #[tokio::test]
-    async fn those_who_go_are_gone_in_whatever_order_and_no_others() {
+    async fn followers_are_removed_in_any_order_and_no_others() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap());
         let (_client, accepted) = tokio::join!(client, listener.accept());
@@ -466,7 +466,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_that_has_left_the_ring_may_have_fitted() {
+    fn an_event_that_has_left_the_ring_may_fit() {
         let (name, now) = (RoomName::stored("r"), Instant::now());
         let frame = |seq| {
             let (room, user, at) = (name.clone(), UserId::stored("1"), Timestamp(0));

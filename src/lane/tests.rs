@@ -32,7 +32,7 @@ fn a_batch_is_bounded_in_commands_and_in_bytes_and_never_empty() {
 }
 
 #[test]
-fn whose_batch_failed_is_in_one_of_fewer() {
+fn a_job_of_a_failed_batch_goes_into_a_smaller_one() {
     assert_eq!(lens(&[1; 4], &[(0, 1)]), 1);
     assert_eq!(lens(&[1; 4], &[(0, 1), (1, 1), (2, 1), (3, 1)]), 1);
     assert_eq!(lens(&[1; 4], &[(2, 1), (3, 1)]), 2);

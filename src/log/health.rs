@@ -85,8 +85,8 @@ impl Health {
     pub fn of_batch(&self, writes: &[Write], error: &LogError) {
         match (error, writes) {
             (LogError::Culprits(culprits), _) => {
-                for (place, error) in culprits {
-                    self.of_room(writes.get(*place).map(|write| &write.room), error);
+                for (index, error) in culprits {
+                    self.of_room(writes.get(*index).map(|write| &write.room), error);
                 }
             }
             (_, [write]) => self.of_room(Some(&write.room), error),

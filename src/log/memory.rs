@@ -260,7 +260,7 @@ mod tests {
 
     /// Tests on this log would prove nothing if it behaved differently from a real one.
     #[tokio::test]
-    async fn it_does_and_tells_what_the_embedded_log_does() {
+    async fn it_behaves_like_the_embedded_log() {
         let folder = tempfile::tempdir().unwrap();
         let mut config = Config::from_defaults();
         config.log.path = folder.path().join("verbatim.db").display().to_string();

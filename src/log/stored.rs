@@ -96,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn data_are_members_that_stand_in_one_frame() {
+    fn data_is_members_of_one_frame() {
         for data in [r#""target":4"#, r#""a":{"b":[1,"\n"]},"c":null"#, r#""ä":"}""#] {
             assert!(are_members(data), "{data}");
         }

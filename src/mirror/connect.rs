@@ -14,8 +14,8 @@ use redis::{
 };
 
 use super::OpenError;
+use super::parameters;
 use super::version::{Server, too_old};
-use super::words;
 use crate::config::MirrorConfig;
 
 /// The kernel notices a peer that vanished after this much silence, in case our own heartbeat does
@@ -38,7 +38,7 @@ pub(super) struct Connector {
 impl Connector {
     /// Parses the URL. The errors do not quote it, because it may hold a password.
     pub fn new(config: &MirrorConfig) -> Result<Self, OpenError> {
-        words::check(&config.url.0)?;
+        parameters::check(&config.url.0)?;
         let info = config.url.0.as_str().into_connection_info().map_err(|_| OpenError::Url)?;
         // This library leaves Nagle's algorithm on, which costs up to 40 ms.
         let keepalive = socket2::TcpKeepalive::new()

@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_from_redis_is_what_the_first_node_encoded() {
+    fn events_from_redis_are_the_bytes_that_the_first_node_encoded() {
         for (kind, text) in [
             (EventKind::Leave, None),
             (EventKind::Message, Some("a\u{1}\"\\ü")),

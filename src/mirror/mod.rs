@@ -24,13 +24,13 @@ mod event;
 mod follow;
 mod lease;
 mod listen;
+mod parameters;
 mod position;
 mod probe;
 mod seal;
 mod signal;
 mod strangers;
 mod version;
-mod words;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -128,13 +128,13 @@ pub enum Incoming {
 pub enum OpenError {
     #[error("mirror.url (REDIS_URL) is not a Redis URL; write redis://user:password@host:6379/0")]
     Url,
-    #[error("mirror.url has {word}, which {advice}")]
-    Word { word: String, advice: &'static str },
+    #[error("mirror.url has {name}, which {advice}")]
+    Parameter { name: String, advice: &'static str },
     #[error(
         "mirror.url has an unknown parameter; remove it, or, if it is part of the password, write \
          @ : / ? # in it as %40 %3A %2F %3F %23"
     )]
-    UnnamedWord,
+    UnnamedParameter,
     #[error(
         "mirror.url has a # with an unknown word; remove it and what follows, or, if it is part of \
          the password, write it as %23"

@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn versions_from_seven_on_are_taken_whatever_it_is() {
+    fn versions_from_seven_on_are_accepted_of_any_fork() {
         let redis = |version: &str| {
             is_taken(&format!("# Server\r\nredis_version:{version}\r\nredis_git_sha1:0\r\n"))
         };
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn who_says_no_version_is_unknown() {
+    fn a_server_without_a_version_is_unknown() {
         for info in
             ["", "# Server\r\n", "redis_version:\r\n", "redis_version:new\r\n", "x_redis_version:7"]
         {
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_version_is_said_to_be_too_old() {
+    fn only_an_old_version_is_reported_as_too_old() {
         let server = Server::read("redis_version:6.2.14").unwrap();
         assert_eq!(too_old(&server.check().unwrap_err()), Some("Redis 6.2.14"));
         let other = RedisError::from((ErrorKind::InvalidClientConfig, "x", "y".to_owned()));

@@ -52,7 +52,7 @@ async fn until(what: &str, is_so: impl Fn() -> bool) {
 }
 
 #[tokio::test]
-async fn what_comes_in_any_order_leaves_in_order_and_once() {
+async fn events_in_any_order_leave_in_order_and_once() {
     let folder = tempfile::tempdir().unwrap();
     let relay = relay(folder.path(), 20, 1).await;
     let room = relay.activate(&name()).await.unwrap();
@@ -78,7 +78,7 @@ async fn a_hole_is_repaired_from_the_log() {
 
 /// The log failed those who wanted to follow it, and they went away.
 #[tokio::test]
-async fn a_room_that_was_never_activated_is_not_held_for_ever() {
+async fn a_room_that_was_never_activated_is_not_held_forever() {
     let folder = tempfile::tempdir().unwrap();
     let relay = relay(folder.path(), 20, 1).await;
     let room = relay.hub.open(&name());
@@ -88,7 +88,7 @@ async fn a_room_that_was_never_activated_is_not_held_for_ever() {
 }
 
 #[tokio::test]
-async fn what_the_log_does_not_have_is_not_asked_for_again_and_again() {
+async fn an_event_missing_from_the_log_is_not_asked_for_again_and_again() {
     let folder = tempfile::tempdir().unwrap();
     let relay = relay(folder.path(), 20, 1).await;
     let room = relay.activate(&name()).await.unwrap();
@@ -130,7 +130,7 @@ async fn a_room_whose_hole_cannot_be_read_is_let_go() {
 
 /// Below the events in memory, a follower's events may differ from the log's.
 #[tokio::test]
-async fn how_far_a_log_went_back_is_known_only_by_what_is_still_the_same() {
+async fn how_far_a_log_went_back_is_known_only_from_equal_events() {
     for (same, known) in [(0, 0), (1, 19)] {
         let folder = tempfile::tempdir().unwrap();
         let relay = relay(folder.path(), 20, 1).await;
@@ -150,7 +150,7 @@ async fn how_far_a_log_went_back_is_known_only_by_what_is_still_the_same() {
 
 /// Old events that come late to a room whose log went back are another reason to suspect it.
 #[tokio::test]
-async fn a_log_that_seems_to_go_back_twice_went_back_to_the_lower_of_both() {
+async fn a_log_that_goes_back_twice_went_back_to_the_lower_seq() {
     let folder = tempfile::tempdir().unwrap();
     let relay = relay(folder.path(), 20, 1).await;
     for (to, known) in [(7, 7), (12, 7), (5, 5)] {
@@ -180,7 +180,7 @@ async fn a_late_suspicion_of_a_room_that_was_let_go_does_not_hide_one_of_the_nex
 /// Lanes and the feed deliver at the same time. The first finds a gap, and the second closes it, at
 /// once: the next repair is a minute away.
 #[tokio::test(flavor = "multi_thread")]
-async fn those_who_deliver_at_once_leave_no_hole() {
+async fn concurrent_deliveries_leave_no_hole() {
     let folder = tempfile::tempdir().unwrap();
     let relay = relay(folder.path(), 1, 60_000).await;
     let room = relay.activate(&name()).await.unwrap();

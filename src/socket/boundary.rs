@@ -216,7 +216,7 @@ mod tests {
     proptest! {
         /// However the bytes are cut into reads.
         #[test]
-        fn what_is_held_back_is_what_is_not_whole(
+        fn unfinished_frames_are_held_back(
             frames in frames(),
             cuts in prop::collection::vec(1..5000_usize, 1..50),
         ) {

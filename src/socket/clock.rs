@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_that_answers_is_pinged_for_ever() {
+    fn a_client_that_answers_is_pinged_forever() {
         let mut run = Run::new();
         for seconds in [25, 50, 75, 100] {
             run.check(None, seconds, Due::Ping);
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn a_backlog_is_governed_by_the_stall_rule_alone() {
+    fn only_the_stall_rule_applies_to_a_backlog() {
         let mut run = Run::new();
         run.listens(false, 10);
         run.check(Some(10), 70, Due::Stalled);
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn silence_is_counted_anew_when_the_backlog_is_gone() {
+    fn silence_is_counted_from_when_the_backlog_is_gone() {
         let mut run = Run::new();
         run.listens(false, 10);
         run.listens(true, 69);
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_that_does_not_come_whole_is_given_up() {
+    fn an_unfinished_message_is_given_up() {
         let mut run = Run::new();
         run.check_begun(None, Some(3), 25, Due::Ping);
         run.clock.on_heard(run.at(32));
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn a_session_that_does_not_listen_goes_on_pinging() {
+    fn a_session_that_does_not_listen_keeps_pinging() {
         let mut run = Run::new();
         run.listens(false, 1);
         for seconds in [25, 50, 75, 100] {

@@ -441,7 +441,7 @@ mod tests {
 
     /// The client must never get half a frame and then another.
     #[tokio::test]
-    async fn dropping_the_backlog_spares_the_frame_that_was_begun() {
+    async fn dropping_the_backlog_keeps_the_frame_that_was_begun() {
         let (link, _client) = link(64 << 20).await;
         let frame = Bytes::from(vec![7; 16 << 20]);
         assert_eq!(link.offer(&frame), Offer::Taken);

@@ -57,7 +57,7 @@ impl Appender {
             return Ok(Vec::new());
         }
         let batch = Batch::new(writes);
-        let wait_for = wait_for.and_then(|room| batch.place(room.as_str()));
+        let wait_for = wait_for.and_then(|room| batch.index(room.as_str()));
         let mut patience = Patience::new(self.shared.append_timeout);
         loop {
             match self.try_append(&batch, wait_for, patience.deadline).await {
@@ -144,8 +144,8 @@ impl Appender {
             unannounced.remember(&rows);
         }
         if let Err(LogError::Unknown(_)) = receipts {
-            let room = |place: usize| batch.rooms()[place].clone();
-            self.doubtful = decided.changed().map(|changed| room(changed.place)).collect();
+            let room = |index: usize| batch.rooms()[index].clone();
+            self.doubtful = decided.changed().map(|changed| room(changed.index)).collect();
         }
         self.receipts = receipts?;
         self.lane = Some(lane);

@@ -12,8 +12,8 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::OpenError;
 use super::hosts::Hosts;
+use super::parameters::Parameters;
 use super::tls::{self, Tls};
-use super::words::Words;
 use crate::config::LogConfig;
 
 /// A peer that vanished is noticed after 30 + 3 × 5 s without traffic, or after 10 s if it owes an
@@ -80,12 +80,12 @@ impl Connector {
     /// Parses the URL. The errors do not quote it: a password with an unencoded special character
     /// is parsed as something else, and would be shown as that.
     pub fn new(settings: &LogConfig, node_id: &str) -> Result<Self, OpenError> {
-        let words = Words::read(&settings.url.0)?;
-        let tls = tls::of(&words)?;
-        let url = Config::from_str(&words.url).map_err(|_| OpenError::Url)?;
-        if !words.ignored.is_empty() {
+        let parameters = Parameters::read(&settings.url.0)?;
+        let tls = tls::of(&parameters)?;
+        let url = Config::from_str(&parameters.url).map_err(|_| OpenError::Url)?;
+        if !parameters.ignored.is_empty() {
             tracing::warn!(
-                ignored = words.ignored.join(", "),
+                ignored = parameters.ignored.join(", "),
                 "parameters of log.url were ignored, because verbatim sets them itself (the \
                  connection timeout is log.connect_timeout_ms)"
             );

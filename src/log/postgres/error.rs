@@ -21,13 +21,13 @@ pub enum OpenError {
          verify-full; correct it"
     )]
     SslMode,
-    #[error("log.url has {word}, which {advice}")]
-    Word { word: String, advice: &'static str },
+    #[error("log.url has {name}, which {advice}")]
+    Parameter { name: String, advice: &'static str },
     #[error(
         "log.url has an unknown parameter; remove it, or, if it is part of the password, write \
          @ : / ? & in it as %40 %3A %2F %3F %26"
     )]
-    UnnamedWord,
+    UnnamedParameter,
     #[error("no CA certificate can be read from {file}; correct sslrootcert")]
     RootCertificates { file: String },
     #[error("PostgreSQL at {at} cannot be reached ({why}); start it, or correct log.url")]

@@ -202,7 +202,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn who_does_not_wait_for_the_first_gets_to_the_second_all_the_same() {
+    async fn a_caller_that_gives_up_on_the_first_host_reaches_the_second_next_time() {
         let config: Config = "host=127.0.0.1,127.0.0.2 user=u".parse().unwrap();
         let hosts = Hosts::of(&config).unwrap();
         let asked = Mutex::new(Vec::new());

@@ -273,11 +273,11 @@ impl Lane {
         let founders = batch.founders();
         let users = Vec::from_iter(batch.users());
         let keys = Vec::from_iter(batch.keys());
-        let founded_names: Vec<&str> = founders.keys().map(|place| names[*place]).collect();
+        let founded_names: Vec<&str> = founders.keys().map(|index| names[*index]).collect();
         let founded_by: Vec<&str> = founders.values().map(|user| user.as_str()).collect();
-        let user_rooms: Vec<&str> = users.iter().map(|(place, _)| names[*place]).collect();
+        let user_rooms: Vec<&str> = users.iter().map(|(index, _)| names[*index]).collect();
         let user_ids: Vec<&str> = users.iter().map(|(_, user)| user.as_str()).collect();
-        let key_rooms: Vec<&str> = keys.iter().map(|(place, ..)| names[*place]).collect();
+        let key_rooms: Vec<&str> = keys.iter().map(|(index, ..)| names[*index]).collect();
         let key_users: Vec<&str> = keys.iter().map(|(_, user, _)| user.as_str()).collect();
         let key_ids: Vec<&str> = keys.iter().map(|(.., id)| id.as_str()).collect();
 
@@ -285,7 +285,7 @@ impl Lane {
         // is one round trip. The statements are separate because the last two need a snapshot taken
         // after the locks.
         let (begun, founded, locked, members, receipts) = future::join5(
-            self.begin(wait_for.map(|place| names[place])),
+            self.begin(wait_for.map(|index| names[index])),
             self.found(&founded_names, &founded_by),
             client.query(&self.lock, &[&names]),
             client.query(&self.members, &[&user_rooms, &user_ids]),
@@ -299,15 +299,15 @@ impl Lane {
         let (mut ids, mut facts) = (vec![None; names.len()], vec![Room::default(); names.len()]);
         let mut untimed = Vec::new();
         for row in locked? {
-            let Some(place) = batch.place(row.get(1)) else { continue };
-            ids[place] = Some(row.get(0));
+            let Some(index) = batch.index(row.get(1)) else { continue };
+            ids[index] = Some(row.get(0));
             let last_seq = Seq::from_i64(row.get(3));
             if last_seq > Seq(0) {
                 let last_at = row.get::<_, Option<SystemTime>>(6).map(Timestamp::from_system);
                 if last_at.is_none() {
-                    untimed.push(place);
+                    untimed.push(index);
                 }
-                facts[place] = Room {
+                facts[index] = Room {
                     created_by: Some(UserId::stored(row.get(2))),
                     last_seq,
                     message_count: count(row.get(4)),
@@ -318,14 +318,14 @@ impl Lane {
             }
         }
         for row in members? {
-            let (place, user) = users[ordinal(row.get(0))];
-            facts[place].members.insert(user.clone(), Role::from_stored(row.get(1)));
+            let (index, user) = users[ordinal(row.get(0))];
+            facts[index].members.insert(user.clone(), Role::from_stored(row.get(1)));
         }
         for row in receipts? {
-            let (place, user, id) = keys[ordinal(row.get(0))];
+            let (index, user, id) = keys[ordinal(row.get(0))];
             let (kind, seq) = (row.get::<_, String>(1).into(), Seq::from_i64(row.get(2)));
             let receipt = Receipt { kind, seq, at: Timestamp::from_system(row.get(3)) };
-            facts[place].receipts.insert((user.clone(), id.clone()), receipt);
+            facts[index].receipts.insert((user.clone(), id.clone()), receipt);
         }
         if !untimed.is_empty() {
             self.load_times(&untimed, &ids, &mut facts).await?;
@@ -333,14 +333,14 @@ impl Lane {
         let mut facts: Vec<Option<Room>> = facts.into_iter().map(Some).collect();
         // Rare: which of the rooms without a lock are held, and which do not exist? A room created
         // since `LOCK` counts as held.
-        let unlocked: Vec<usize> = (0..names.len()).filter(|place| ids[*place].is_none()).collect();
+        let unlocked: Vec<usize> = (0..names.len()).filter(|index| ids[*index].is_none()).collect();
         if !unlocked.is_empty() {
-            let asked: Vec<&str> = unlocked.iter().map(|place| names[*place]).collect();
+            let asked: Vec<&str> = unlocked.iter().map(|index| names[*index]).collect();
             let known = client.query(&self.known, &[&asked]).await?;
-            let known = known.iter().filter_map(|row| batch.place(row.get(0)));
+            let known = known.iter().filter_map(|row| batch.index(row.get(0)));
             // We may not create it, and it is not created: somebody else is creating it.
-            let unfounded = unlocked.iter().copied().filter(|place| founders.contains_key(place));
-            known.chain(unfounded).for_each(|place| facts[place] = None);
+            let unfounded = unlocked.iter().copied().filter(|index| founders.contains_key(index));
+            known.chain(unfounded).for_each(|index| facts[index] = None);
         }
         Ok(Loaded { ids, facts })
     }
@@ -348,15 +348,15 @@ impl Lane {
     /// One more round trip, which is rare: see `TIMES`.
     async fn load_times(
         &self,
-        places: &[usize],
+        indexes: &[usize],
         ids: &[Option<i64>],
         facts: &mut [Room],
     ) -> Result<(), tokio_postgres::Error> {
-        let rooms: Vec<Option<i64>> = places.iter().map(|place| ids[*place]).collect();
-        let seqs: Vec<i64> = places.iter().map(|place| facts[*place].last_seq.to_i64()).collect();
+        let rooms: Vec<Option<i64>> = indexes.iter().map(|index| ids[*index]).collect();
+        let seqs: Vec<i64> = indexes.iter().map(|index| facts[*index].last_seq.to_i64()).collect();
         for row in self.client().query(&self.times, &[&rooms, &seqs]).await? {
-            let place = places[ordinal(row.get(0))];
-            facts[place].last_at = Timestamp::from_system(row.get(1));
+            let index = indexes[ordinal(row.get(0))];
+            facts[index].last_at = Timestamp::from_system(row.get(1));
         }
         Ok(())
     }
@@ -468,6 +468,6 @@ impl Lane {
 }
 
 /// SQL counts from 1.
-fn ordinal(place: i64) -> usize {
-    usize::try_from(place - 1).expect("ordinality counts from 1, and the array has that place")
+fn ordinal(index: i64) -> usize {
+    usize::try_from(index - 1).expect("ordinality counts from 1, and the array has that index")
 }

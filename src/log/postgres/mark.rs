@@ -111,14 +111,14 @@ impl Marker {
         let mut asked = HashMap::new();
         let mut moved = HashMap::new();
         for row in &rows {
-            let (place, seq): (i64, i64) = (row.get(0), row.get(1));
+            let (index, seq): (i64, i64) = (row.get(0), row.get(1));
             let outcome = if row.get(2) { &mut moved } else { &mut asked };
             // SQL counts from 1.
-            let mark = usize::try_from(place - 1).ok().and_then(|place| marks.get(place));
+            let mark = usize::try_from(index - 1).ok().and_then(|index| marks.get(index));
             outcome
-                .extend(mark.map(|mark| (place, Mark { seq: Seq::from_i64(seq), ..mark.clone() })));
+                .extend(mark.map(|mark| (index, Mark { seq: Seq::from_i64(seq), ..mark.clone() })));
         }
-        asked.retain(|place, _| !moved.contains_key(place));
+        asked.retain(|index, _| !moved.contains_key(index));
         let (moved, busy) = (moved.into_values().collect(), asked.into_values().collect());
         Ok(Marked { moved, busy })
     }

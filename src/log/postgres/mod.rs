@@ -12,6 +12,7 @@ mod hosts;
 mod lane;
 mod mark;
 mod outbox;
+mod parameters;
 mod ping;
 mod read;
 mod rows;
@@ -19,7 +20,6 @@ mod schema;
 mod session;
 mod tls;
 mod unannounced;
-mod words;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};

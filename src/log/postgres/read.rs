@@ -157,12 +157,12 @@ const QUERIES: [&str; 9] = [
 ];
 
 /// Makes the pool's connections.
-pub(super) struct Readers {
+pub(super) struct ConnectionManager {
     connector: Connector,
 }
 
 /// A pooled connection.
-pub(super) struct Reader {
+pub(super) struct ReadConnection {
     client: Client,
     /// In the order of `QUERIES`.
     statements: Vec<Statement>,
@@ -172,7 +172,7 @@ pub(super) struct Reader {
 
 /// Reads from the log.
 pub(super) struct Reads {
-    pool: Pool<Readers>,
+    pool: Pool<ConnectionManager>,
     timeout: Duration,
     health: Arc<Health>,
 }
@@ -185,28 +185,28 @@ struct TooSlow(Duration);
 #[error("no connection for reads")]
 struct NoConnection;
 
-impl ManageConnection for Readers {
-    type Connection = Reader;
+impl ManageConnection for ConnectionManager {
+    type Connection = ReadConnection;
     type Error = ConnectError;
 
-    async fn connect(&self) -> Result<Reader, ConnectError> {
+    async fn connect(&self) -> Result<ReadConnection, ConnectError> {
         let connect = |config| {
             let manager = PostgresConnectionManager::new(config, self.connector.tls());
             async move {
                 let client = manager.connect().await?;
                 let statements = try_join_all(QUERIES.map(|sql| client.prepare(sql))).await?;
-                Ok(Reader { client, statements, owes: false })
+                Ok(ReadConnection { client, statements, owes: false })
             }
         };
         self.connector.connect_by(connect).await
     }
 
     /// Never called: `test_on_check_out` is off.
-    async fn is_valid(&self, _reader: &mut Reader) -> Result<(), ConnectError> {
+    async fn is_valid(&self, _reader: &mut ReadConnection) -> Result<(), ConnectError> {
         Ok(())
     }
 
-    fn has_broken(&self, reader: &mut Reader) -> bool {
+    fn has_broken(&self, reader: &mut ReadConnection) -> bool {
         reader.owes || reader.client.is_closed()
     }
 }
@@ -251,7 +251,7 @@ impl Reads {
             // The most recently used one, so that those of a burst become idle and are closed.
             .queue_strategy(QueueStrategy::Lifo)
             .error_sink(Box::new(Sink(Arc::clone(&health))))
-            .build_unchecked(Readers { connector });
+            .build_unchecked(ConnectionManager { connector });
         Self { pool, timeout, health }
     }
 
@@ -307,9 +307,9 @@ impl Reads {
                 reading: reading(row.get(3), row.get(5), row.get(6)),
             };
             // SQL counts from 1.
-            let place = usize::try_from(row.get::<_, i64>(0)).unwrap_or(0).checked_sub(1);
-            if let Some(place) = place.and_then(|place| standings.get_mut(place)) {
-                *place = Some(standing);
+            let index = usize::try_from(row.get::<_, i64>(0)).unwrap_or(0).checked_sub(1);
+            if let Some(found) = index.and_then(|index| standings.get_mut(index)) {
+                *found = Some(standing);
             }
         }
         Ok(standings)
@@ -323,9 +323,9 @@ impl Reads {
     pub async fn last_seqs(&self, rooms: &[RoomName]) -> Result<Vec<Option<Seq>>, LogError> {
         let names: Vec<&str> = rooms.iter().map(RoomName::as_str).collect();
         let rows = self.ask(Query::LastSeqs, &[&names]).await?;
-        let place = |row: &Row| (RoomName::stored(row.get(0)), Seq::from_i64(row.get(1)));
-        let places: HashMap<RoomName, Seq> = rows.iter().map(place).collect();
-        Ok(rooms.iter().map(|room| places.get(room).copied()).collect())
+        let last_seq = |row: &Row| (RoomName::stored(row.get(0)), Seq::from_i64(row.get(1)));
+        let last_seqs: HashMap<RoomName, Seq> = rows.iter().map(last_seq).collect();
+        Ok(rooms.iter().map(|room| last_seqs.get(room).copied()).collect())
     }
 
     pub async fn rooms(

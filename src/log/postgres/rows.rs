@@ -40,10 +40,10 @@ impl<'a> Rows<'a> {
 
     pub fn of(ids: &[Option<i64>], decided: &'a Decided) -> Self {
         let id =
-            |place: usize| ids[place].expect("events are only decided in rooms that have a row");
+            |index: usize| ids[index].expect("events are only decided in rooms that have a row");
         let mut rows = Self::default();
         for changed in decided.changed() {
-            let (room_id, room) = (id(changed.place), changed.room);
+            let (room_id, room) = (id(changed.index), changed.room);
             rows.room_ids.push(room_id);
             rows.first_seqs.push(changed.first_seq.to_i64());
             rows.last_seqs.push(room.last_seq.to_i64());
@@ -53,8 +53,8 @@ impl<'a> Rows<'a> {
                 rows.member(room_id, user, *membership);
             }
         }
-        for (place, event, messages) in decided.events() {
-            rows.event_rooms.push(id(place));
+        for (index, event, messages) in decided.events() {
+            rows.event_rooms.push(id(index));
             rows.event_seqs.push(event.seq.to_i64());
             rows.event_types.push(event.kind.name());
             rows.event_users.push(event.user.as_str());

@@ -6,7 +6,7 @@
 //! - `verify-full`: the certificate must also be for that host, and from a known authority.
 //!
 //! Known authorities are the system's, or those in the file that `sslrootcert` names. This module
-//! makes no connections. The driver only knows the first three modes; `words` reads the URL.
+//! makes no connections. The driver only knows the first three modes; `parameters` reads the URL.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -19,13 +19,13 @@ use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::OpenError;
-use super::words::Words;
+use super::parameters::Parameters;
 
 pub(super) type Tls = MakeRustlsConnect;
 
 /// The TLS settings that the URL asks for.
-pub(super) fn of(words: &Words) -> Result<Tls, OpenError> {
-    if words.verify { verified(words.roots.as_deref()) } else { unverified() }
+pub(super) fn of(parameters: &Parameters) -> Result<Tls, OpenError> {
+    if parameters.verify { verified(parameters.roots.as_deref()) } else { unverified() }
 }
 
 fn verified(roots: Option<&str>) -> Result<Tls, OpenError> {

@@ -94,15 +94,15 @@ pub(super) fn lacks(wal: &Path, first: u32, last: u32) -> io::Result<bool> {
     }
     let frame_len = FRAME_HEADER_LEN + u64::from(number(&header, 8));
     let mut missing: BTreeSet<u32> = (first..=last).collect();
-    let mut place = WAL_HEADER_LEN;
+    let mut offset = WAL_HEADER_LEN;
     let mut frame = [0; FRAME_HEADER_LEN as usize];
-    while !missing.is_empty() && wal.read_exact_at(&mut frame, place).is_ok() {
+    while !missing.is_empty() && wal.read_exact_at(&mut frame, offset).is_ok() {
         // Compares both salts: a frame with others is from before the log was restarted.
         if frame[8..16] != header[16..24] {
             break;
         }
         missing.remove(&number(&frame, 0));
-        place += frame_len;
+        offset += frame_len;
     }
     Ok(!missing.is_empty())
 }

@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_are_at_fault_for_damage_and_constraints_and_the_file_for_all_else() {
+    fn damage_and_constraints_are_the_rows_fault_and_all_else_the_files() {
         for code in [
             ffi::SQLITE_CORRUPT,
             ffi::SQLITE_CORRUPT_INDEX,
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn a_commit_that_failed_is_only_definite_where_nothing_can_have_been_written() {
+    fn a_failed_commit_is_only_definite_if_nothing_can_be_written() {
         for code in [ffi::SQLITE_FULL, ffi::SQLITE_BUSY] {
             let failure = Failure::of_commit(error(code));
             assert!(matches!(failure.into(), LogError::Unavailable(_)), "{code}");

@@ -137,10 +137,10 @@ fn readers(folder: &Metadata, file: &Metadata) -> Option<&'static str> {
 
 /// Syncs everything that the system has of the file, before anything is read from it. The race:
 ///
-/// 1. A process writes a commit into the write-ahead log and is killed before its sync.
-/// 2. The next one reads that commit, from the system's memory: to it, it happened.
-/// 3. Its client sends the command again, and is told that it is a duplicate: an ack.
-/// 4. The power goes, and takes the commit with it.
+/// 1. A process writes a commit into the write-ahead log, and is killed before its sync.
+/// 2. The next process reads that commit from the system's memory.
+/// 3. The client sends the command again, and is told that it is a duplicate: an ack.
+/// 4. The power fails, and the commit is lost.
 ///
 /// After an error, what can be read may not be on the disk, so nothing may be served. The system
 /// reports such an error once, and then considers the pages written, so this check alone would let

@@ -380,7 +380,7 @@ mod tests {
 
     /// Without this check a panicked thread would leave a log that answers less and less.
     #[tokio::test]
-    async fn a_thread_that_panics_is_told_to_the_caller_and_to_the_node() {
+    async fn a_thread_that_panics_is_reported_to_the_caller_and_the_node() {
         let folder = tempfile::tempdir().unwrap();
         let log = Sqlite::open(&LogConfig {
             path: folder.path().join("log.db").display().to_string(),

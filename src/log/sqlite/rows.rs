@@ -58,24 +58,24 @@ fn load(
     }
     let mut select = transaction
         .prepare_cached("select role from members where room_id = ?1 and user_id = ?2")?;
-    for (place, user) in batch.users() {
-        let role = select.query_row(params![ids[place], user.as_str()], |row| {
+    for (index, user) in batch.users() {
+        let role = select.query_row(params![ids[index], user.as_str()], |row| {
             Ok(Role::from_stored(row.get_ref(0)?.as_str()?))
         });
-        facts[place].members.extend(role.optional()?.map(|role| (user.clone(), role)));
+        facts[index].members.extend(role.optional()?.map(|role| (user.clone(), role)));
     }
     let mut select = transaction.prepare_cached(
         "select type, seq, at
          from events
          where room_id = ?1 and user_id = ?2 and client_id = ?3",
     )?;
-    for (place, user, id) in batch.keys() {
-        let receipt = select.query_row(params![ids[place], user.as_str(), id.as_str()], |row| {
+    for (index, user, id) in batch.keys() {
+        let receipt = select.query_row(params![ids[index], user.as_str(), id.as_str()], |row| {
             let (kind, seq) = (row.get::<_, String>(0)?.into(), Seq::from_i64(row.get(1)?));
             Ok(Receipt { kind, seq, at: Timestamp(row.get(2)?) })
         });
         let receipt = receipt.optional()?;
-        facts[place].receipts.extend(receipt.map(|it| ((user.clone(), id.clone()), it)));
+        facts[index].receipts.extend(receipt.map(|it| ((user.clone(), id.clone()), it)));
     }
     Ok((ids, facts))
 }
@@ -111,7 +111,7 @@ fn write_rooms(
         let room = changed.room;
         let id: i64 = upsert.query_row(
             params![
-                batch.rooms()[changed.place].as_str(),
+                batch.rooms()[changed.index].as_str(),
                 room.created_by.as_ref().map(UserId::as_str),
                 room.last_seq.to_i64(),
                 room.message_count.cast_signed(),
@@ -120,7 +120,7 @@ fn write_rooms(
             ],
             |row| row.get(0),
         )?;
-        ids[changed.place] = Some(id);
+        ids[changed.index] = Some(id);
         for (user, membership) in &room.changed_members {
             let user = user.as_str();
             match membership {
@@ -162,9 +162,9 @@ fn write_events(
         "insert into events (room_id, seq, type, user_id, client_id, body, data, messages, at)
          values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
     )?;
-    for (place, event, messages) in decided.events() {
+    for (index, event, messages) in decided.events() {
         insert.execute(params![
-            ids[place],
+            ids[index],
             event.seq.to_i64(),
             event.kind.name(),
             event.user.as_str(),

@@ -63,7 +63,7 @@ mod tests {
     use crate::trace::broken::Broken;
 
     #[test]
-    fn a_panic_is_known_even_if_it_cannot_be_told() {
+    fn a_panic_is_noticed_even_if_it_cannot_be_logged() {
         let mut threads = Threads::new();
         let work = || {
             // For as long as this thread lives.

@@ -152,8 +152,8 @@ impl Writer {
         for append in appends {
             let end = begin + append.writes.len();
             let mut own = Vec::new();
-            while let Some((place, failure)) = culprits.next_if(|(place, _)| *place < end) {
-                own.push((place - begin, LogError::from(failure)));
+            while let Some((index, failure)) = culprits.next_if(|(index, _)| *index < end) {
+                own.push((index - begin, LogError::from(failure)));
             }
             begin = end;
             if own.is_empty() {
@@ -246,8 +246,8 @@ impl Writer {
         })?;
         let is_known = !found.is_empty();
         let mut well = marks.to_vec();
-        for (place, failure) in found.into_iter().rev() {
-            let mark = well.remove(place);
+        for (index, failure) in found.into_iter().rev() {
+            let mark = well.remove(index);
             self.health.of_room(Some(&mark.room), &failure.into());
         }
         if is_known {
@@ -354,7 +354,7 @@ mod tests {
 
     /// This page limit gives the same SQLITE_FULL at the same point as a full disk.
     #[test]
-    fn a_full_disk_is_unavailable_keeps_what_was_there_and_passes() {
+    fn a_full_disk_is_unavailable_loses_nothing_and_passes() {
         let (_folder, _file, mut writer, reader) = writer();
         writer.commit(&[&[write(Verb::Create), long()]]).unwrap();
         let pages: i64 =
@@ -405,7 +405,7 @@ mod tests {
     }
 
     #[test]
-    fn the_write_ahead_log_is_emptied_unless_someone_looks() {
+    fn the_write_ahead_log_is_emptied_unless_somebody_reads_it() {
         let (_folder, file, mut writer, reader) = writer();
         let wal_bytes = || fs::metadata(file.wal_path()).unwrap().len();
         writer.commit(&[&[write(Verb::Create), long()]]).unwrap();

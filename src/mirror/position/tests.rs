@@ -366,7 +366,7 @@ impl World {
 }
 
 #[test]
-fn sim_what_is_in_the_stream_is_handed_on_or_asked_for() {
+fn sim_every_event_in_the_stream_is_handed_on_or_asked_for() {
     let setting = |name| std::env::var(name).ok().and_then(|text| text.parse().ok());
     let seeds = match setting("SIM_SEED") {
         Some(seed) => seed..seed + 1,

@@ -13,8 +13,8 @@ pub(super) fn check(url: &str) -> Result<(), OpenError> {
     match fragment {
         None => {}
         Some("insecure") => {
-            return Err(OpenError::Word {
-                word: "#insecure".to_owned(),
+            return Err(OpenError::Parameter {
+                name: "#insecure".to_owned(),
                 advice: "would trust any server; remove it, and let SSL_CERT_FILE name a file with \
                          the certificate of Redis's CA",
             });
@@ -24,8 +24,8 @@ pub(super) fn check(url: &str) -> Result<(), OpenError> {
     let is_socket = rest.split_once("://").is_some_and(|(scheme, _)| scheme.contains("unix"));
     let query = rest.split_once('?').map_or("", |(_, query)| query);
     for parameter in query.split('&').filter(|parameter| !parameter.is_empty()) {
-        let (word, value) = parameter.split_once('=').unwrap_or((parameter, ""));
-        let advice = match word {
+        let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
+        let advice = match name {
             "db" | "user" | "pass" if is_socket => continue,
             "protocol" if ["3", "resp3"].contains(&value) => continue,
             "protocol" => "must be 3; write that, or remove it",
@@ -33,21 +33,21 @@ pub(super) fn check(url: &str) -> Result<(), OpenError> {
             "user" | "username" | "pass" | "password" => {
                 "is for another driver; write redis://user:password@host:6379/0"
             }
-            word if word.starts_with("ssl") || word.starts_with("tls") => {
+            name if name.starts_with("ssl") || name.starts_with("tls") => {
                 "is for another driver; write rediss:// to encrypt and check the certificate \
                  (SSL_CERT_FILE may name a file with its CA's)"
             }
             _ => UNKNOWN,
         };
-        return Err(refused(word, advice, query));
+        return Err(refused(name, advice, query));
     }
     Ok(())
 }
 
-fn refused(word: &str, advice: &'static str, query: &str) -> OpenError {
-    match may_be_named(word, query) {
-        true => OpenError::Word { word: word.to_owned(), advice },
-        false => OpenError::UnnamedWord,
+fn refused(name: &str, advice: &'static str, query: &str) -> OpenError {
+    match may_be_named(name, query) {
+        true => OpenError::Parameter { name: name.to_owned(), advice },
+        false => OpenError::UnnamedParameter,
     }
 }
 
@@ -62,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_driver_obeys_is_taken() {
+    fn parameters_that_the_driver_obeys_are_accepted() {
         for url in [
             "redis://cache",
             "redis://ann:s3cret@cache:6379/3?",
@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_would_obey_is_named_with_what_to_write() {
+    fn parameters_without_effect_are_refused_with_advice() {
         for (end, name, advice) in [
             ("#insecure", "#insecure", "SSL_CERT_FILE"),
             ("?db=3", "db", "redis://host:6379/1"),
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn what_may_be_a_part_of_a_password_is_not_named() {
+    fn a_possible_part_of_a_password_is_not_named() {
         for url in [
             "redis://ann:1#s3cret@cache:6379/0",
             "redis://ann:1?s3cret@cache:6379/0",
