@@ -345,7 +345,7 @@ async fn who_meets_damage_is_told_and_another_room_never_notices() {
     let wanted = format!("\nverbatim_log_errors_total{{kind=\"damaged\"}} {TIMES}\n");
     assert!(metrics.contains(&wanted), "{metrics}");
     let output = process.output();
-    let told: Vec<_> = output.lines().filter(|line| line.contains("holds something")).collect();
+    let told: Vec<_> = output.lines().filter(|line| line.contains("found damaged data")).collect();
     let [told] = told[..] else { panic!("it must be told once: {output}") };
     for wanted in ["ERROR", "SQLite found damaged data", "room=\"sick\"", "is malformed"] {
         assert!(told.contains(wanted), "no {wanted} in {told}");
