@@ -1,8 +1,8 @@
 //! The part of an append that both logs share, and which is pure: which facts a batch needs, and
 //! what to write once it is decided.
 //!
-//! It has no rules (see `rules`) and no SQL. An index is that of a room in `rooms()`, which is sorted
-//! by name: the order in which locks are taken.
+//! It has no rules (see `rules`) and no SQL. An index is that of a room in `rooms()`, which is
+//! sorted by name: the order in which locks are taken.
 
 use std::collections::{BTreeMap, BTreeSet};
 
