@@ -1,7 +1,7 @@
-//! The node's clock beside the log's: a node whose clock is wrong says so.
+//! Compares the node's clock with the log's, and warns if the node's is wrong.
 //!
 //! `at` is the time of the node that writes, and within a room it never goes back. So a clock that
-//! is ahead makes the time of a room stand still for all nodes until theirs have come as far.
+//! is ahead stops a room's time, for all nodes, until their clocks have caught up.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -15,15 +15,15 @@ use crate::tasks::Tasks;
 
 /// How often the log is asked for the time.
 const ASK_EVERY: Duration = Duration::from_secs(60);
-/// The pause after a start until an answer tells something; doubled each time, up to `ASK_EVERY`.
+/// The pause after the start until an answer is conclusive; doubled each time, up to `ASK_EVERY`.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
-/// An answer that takes longer tells nothing: nobody knows on which way it was held up.
+/// A slower answer proves nothing: nobody knows in which direction it was delayed.
 const ANSWER_TIME_MAX: Duration = Duration::from_millis(500);
-/// Seconds from which a clock is wrong, and below which it is right again.
+/// From this many seconds a clock is wrong, and below the second it is right again.
 const WRONG: f64 = 1.0;
 const RIGHT: f64 = 0.5;
 
-/// What is known of the node's clock.
+/// What is known about the node's clock.
 #[derive(Default)]
 struct Clock {
     is_wrong: bool,
@@ -35,7 +35,7 @@ enum Turn {
     Right,
 }
 
-/// Asks until the node stops. A log of the node's own has the node's clock.
+/// Compares until the node stops. A log that is not shared has the node's own clock.
 pub async fn run(log: Log, metrics: Arc<Metrics>, tasks: Tasks) {
     if log.is_shared() {
         tokio::select! {
@@ -49,7 +49,7 @@ async fn compare(log: &Log, metrics: &Metrics) {
     let (mut clock, mut backoff) = (Clock::default(), Backoff::new(FIRST_PAUSE, ASK_EVERY));
     loop {
         let (sent, begun) = (SystemTime::now(), Instant::now());
-        // An error: the log is away, which is told elsewhere.
+        // An error: the log is away, which is logged elsewhere.
         let theirs = log.time().await.ok();
         if let Some(ahead) = theirs.and_then(|theirs| ahead(sent, begun.elapsed(), theirs)) {
             metrics.log_clock_difference.set(ahead);
@@ -60,8 +60,8 @@ async fn compare(log: &Log, metrics: &Metrics) {
     }
 }
 
-/// By how many seconds the node is ahead of a log that said `theirs` halfway between question and
-/// answer; negative: behind. `None`: the answer took too long.
+/// How many seconds the node is ahead (negative: behind), assuming that the log said `theirs`
+/// halfway between question and answer. `None`: the answer took too long.
 fn ahead(sent: SystemTime, took: Duration, theirs: SystemTime) -> Option<f64> {
     let ours = sent + took / 2;
     let seconds = match ours.duration_since(theirs) {
@@ -87,7 +87,7 @@ impl Clock {
         }
     }
 
-    /// Whether that is news.
+    /// What has changed.
     fn note(&mut self, ahead: f64) -> Option<Turn> {
         let was_wrong = self.is_wrong;
         self.is_wrong = ahead.abs() > if was_wrong { RIGHT } else { WRONG };
@@ -104,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_difference_is_taken_in_the_middle_of_an_answer_that_was_quick() {
+    fn the_difference_is_taken_halfway_through_a_quick_answer() {
         let sent = SystemTime::UNIX_EPOCH + Duration::from_secs(100);
         let ms = Duration::from_millis;
         assert_eq!(ahead(sent, ms(0), sent), Some(0.0));

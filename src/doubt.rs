@@ -1,8 +1,8 @@
-//! Doubts: what Redis may not have brought is asked of the log, for all rooms in use.
+//! Doubts: compares all rooms in use with the log, when Redis may have missed something.
 //!
-//! It does not ask what was doubted: to compare everything is one query for a thousand rooms. It
-//! orders nothing, so it does not matter what arrives before, while or after it asks: the relay
-//! reads what is missing up to the seq that the log says, and puts everything in order.
+//! It does not ask what was doubted, because comparing everything is one query per thousand rooms.
+//! It orders nothing, so events may arrive before, while or after it asks: the relay reads what is
+//! missing up to the log's seq, and puts everything in order.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,24 +19,25 @@ use crate::tasks::Tasks;
 
 /// Rooms in one query.
 const ROOMS_PER_QUERY: usize = 1000;
-/// How often all rooms in use are compared with the log where nothing else brings what other nodes
-/// commit. With the query it is below the second that is promised.
+/// How often all rooms in use are compared with the log if nothing else brings other nodes' events.
+/// Together with the query this stays below the promised second.
 const COMPARE_EVERY: Duration = Duration::from_millis(600);
-/// How often all rooms in use are compared with the log while Redis seems well. It may be another's
-/// Redis: after a failover that some nodes did not notice, each side hears itself, finds its stream
-/// whole, and removes the rows of what it has put there. Nothing but the log can tell. 10,000 rooms
-/// are ten queries of 1 to 3 ms each: for each node half a percent of one of PostgreSQL's cores.
+/// How often all rooms in use are compared while Redis seems well. It may be another Redis than the
+/// other nodes': after a failover that some nodes did not notice, each side hears itself, finds its
+/// stream whole, and removes the outbox rows of what it put there. Only the log can show that.
+/// 10,000 rooms are ten queries of 1 to 3 ms each: for each node half a percent of one of
+/// PostgreSQL's cores.
 const COMPARE_ANYWAY_EVERY: Duration = Duration::from_secs(5);
-/// Pause before the log is asked again when it did not answer.
+/// Pause before the log is asked again after it did not answer.
 const RETRY: Duration = Duration::from_millis(250);
 
-/// A node's way to doubt. Cheap to clone; clones are the same.
+/// Raises doubts. Cheap to clone; clones are the same.
 #[derive(Clone, Default)]
 pub struct Doubts(Arc<Notify>);
 
 impl Doubts {
-    /// Starts the task that asks; there is one to a node. It is nobody else's: the log may be slow
-    /// or away, and what Redis does bring must not wait for that.
+    /// Starts the task that asks; a node has one. It is a task of its own because the log may be
+    /// slow or away, and that must not delay what Redis brings.
     pub fn start(log: &Log, hub: &Arc<Hub>, relay: &Arc<Relay>, tasks: &Tasks) -> Self {
         let doubts = Self::default();
         let ask = doubts.clone().ask(log.clone(), hub.clone(), relay.clone());
@@ -50,8 +51,8 @@ impl Doubts {
         doubts
     }
 
-    /// As `start`, for a node without Redis on a log that other nodes may write to, too: it doubts
-    /// all the time. (It asks nothing while nobody is there.)
+    /// Like `start`, for a node without Redis whose log other nodes may write to: it doubts all the
+    /// time. (It asks nothing while no room is in use.)
     pub fn start_always(log: &Log, hub: &Arc<Hub>, relay: &Arc<Relay>, tasks: &Tasks) {
         let doubts = Self::start(log, hub, relay, tasks);
         let stop = tasks.clone();
@@ -67,11 +68,11 @@ impl Doubts {
         });
     }
 
-    /// Has all rooms in use compared with the log now and then, as `status` asks for; it looks at
-    /// that every `poll`.
+    /// Has all rooms in use compared with the log as often as `status` requires, checking that
+    /// every `poll`.
     ///
-    /// A task of its own, because whoever looks into the outbox may have to wait: somebody has
-    /// locked that table, or it has become slow. That is when this is needed.
+    /// A task of its own, because the task that looks into the outbox may have to wait: somebody
+    /// has locked that table, or it has become slow. That is when this is needed.
     pub fn raise_by(&self, status: watch::Receiver<Status>, poll: Duration, tasks: &Tasks) {
         let (doubts, stop) = (self.clone(), tasks.clone());
         let raise = async move {
@@ -81,9 +82,9 @@ impl Doubts {
                 looks.tick().await;
                 let every = match *status.borrow() {
                     Status::Live => COMPARE_ANYWAY_EVERY,
-                    // The newest rows of the outbox do not tell all: a batch may have been given
-                    // its row before another and be committed behind it, or its row is gone
-                    // already, because its node does reach Redis.
+                    // The newest outbox rows do not show everything: a batch may have drawn its row
+                    // before another and committed after it, or its row is gone already, because
+                    // its own node does reach Redis.
                     Status::Away | Status::Foreign => COMPARE_EVERY,
                 };
                 if compared.elapsed() >= every {
@@ -100,8 +101,9 @@ impl Doubts {
         });
     }
 
-    /// Has all rooms in use compared with the log, soon. Many at once are one; one that is raised
-    /// while the log is being asked is another, since its room may have had its turn.
+    /// Has all rooms in use compared with the log soon. Several calls at once lead to one
+    /// comparison; a call during a comparison leads to another, because its room may have been
+    /// compared already.
     pub fn raise(&self) {
         self.0.notify_one();
     }
@@ -109,10 +111,10 @@ impl Doubts {
     async fn ask(self, log: Log, hub: Arc<Hub>, relay: Arc<Relay>) {
         loop {
             self.0.notified().await;
-            // A room that comes into use behind this begins with what the log says.
+            // A room that comes into use after this starts with the log's own seq.
             for rooms in hub.room_names().chunks(ROOMS_PER_QUERY) {
                 while let Err(err) = compare(rooms, &log, &hub, &relay).await {
-                    tracing::debug!(%err, "a doubt must wait for the log");
+                    tracing::debug!(%err, "a comparison waits for the log");
                     tokio::time::sleep(RETRY).await;
                 }
             }
@@ -120,15 +122,15 @@ impl Doubts {
     }
 }
 
-/// Has the relay repair those of the rooms that are behind the log, and look into those that are
-/// before it. Rooms that are damaged there keep no other from it.
+/// Has the relay repair the rooms that are behind the log, and check those that are ahead of it.
+/// Damaged rooms do not stop the others.
 async fn compare(
     rooms: &[RoomName],
     log: &Log,
     hub: &Hub,
     relay: &Arc<Relay>,
 ) -> Result<(), LogError> {
-    // Before the log is asked: it has all of that, unless it went back.
+    // Read before the log is asked: the log has everything up to there, unless it went back.
     let known = |name: &RoomName| hub.room(name).and_then(|room| Some((room.edge()?, room)));
     let known: Vec<_> = rooms.iter().map(known).collect();
     let last_seqs = log.last_seqs(rooms).await?;

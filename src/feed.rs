@@ -1,6 +1,6 @@
 //! From the mirror to the relay: what other nodes committed.
 //!
-//! It orders nothing and drops nothing; the relay does both.
+//! It does not order events or drop duplicates; the relay does both.
 
 use std::sync::Arc;
 
@@ -20,8 +20,8 @@ pub struct Feed {
 }
 
 impl Feed {
-    /// Runs until the mirror's follower ends. It waits for nobody: behind it stands the task that
-    /// also keeps the node's lease and sends its heartbeat.
+    /// Runs until the mirror's follower ends. It never waits, because the task that sends
+    /// `incoming` also keeps the node's lease and sends its heartbeat.
     pub async fn run(mut self) {
         while let Some(incoming) = self.incoming.recv().await {
             match incoming {
@@ -31,7 +31,7 @@ impl Feed {
         }
     }
 
-    /// Neighbours of one room go on in one piece.
+    /// Consecutive events of one room are delivered together.
     fn deliver(&self, events: &[Mirrored], backlog: bool) {
         let committed = Instant::now();
         for run in events.chunk_by(|a, b| a.room == b.room) {

@@ -1,22 +1,21 @@
 //! The write path: everything that waits goes into one batch → log → relay → answers.
 //!
-//! It holds no rules (`rules` does) and knows no sockets. A node has a few lanes; a room always
-//! hashes to the same lane, so that a node never competes with itself for a room's row, and
-//! commands for one room are taken in the order they came. There is no timer that collects: a
-//! batch is whatever arrived while the last one was being committed. It grows under load and is a
-//! single command when idle.
+//! It has no rules (see `rules`) and knows no sockets. A node has a few lanes. A room always hashes
+//! to the same lane, so that a node never competes with itself for a room's row, and the commands
+//! of a room keep their order. No timer collects commands: a batch is whatever arrived while the
+//! previous one was committed. It grows under load, and is a single command on an idle node.
 //!
-//! # One room's trouble is one room's
+//! # A locked room holds up nothing else
 //!
 //! A room whose lock somebody else holds leaves the batch and goes to the lane's *siding*: a second
-//! lane with a connection of its own, which waits for such rooms, one at a time and each for a
-//! moment, while everybody else goes on. The later commands of the room follow it there, until none
-//! of them is left; so their order stays.
+//! lane with its own connection, which waits for such rooms in turn, each for a moment, while all
+//! other rooms proceed. Later commands for the room follow it there until none are left, so their
+//! order is kept.
 //!
 //! A commit that was not confirmed leaves its rooms in doubt, and holds up nothing else: a lost
-//! transaction that has not ended still holds the locks of its rooms, so their commands wait on the
-//! siding. But two of them say that it is not the rooms, and to go on would leave one more backend
-//! hanging each time: then the lane waits for their end.
+//! transaction that has not ended still holds its rooms' locks, so their commands wait on the
+//! siding. But two such commits mean that the rooms are not the cause, and each further commit
+//! would leave one more backend hanging: then the lane waits until one is resolved.
 
 use std::collections::BTreeMap;
 use std::hash::BuildHasher;
@@ -40,23 +39,23 @@ use crate::tasks::Tasks;
 mod doubts;
 mod siding;
 
-use doubts::{Doubts, SETTLE_RETRY};
+use doubts::{ASK_PAUSE, Doubts};
 use siding::{Siding, nth_room, take_turns};
 
-/// Bytes of text in one batch, unless one command is longer. It is sent, written and synced within
-/// `log.append_timeout_ms` (1.5 s), for which 8 MiB take a way of 50 Mbit/s. A batch that cannot be
-/// would fail, and be sent again by its clients, for ever.
+/// Bytes of text in one batch, unless a single command is longer. A batch must be sent, written and
+/// synced within `log.append_timeout_ms` (1.5 s); for 8 MiB that takes a network of 50 Mbit/s. A
+/// larger one could fail, and be sent again by its clients, forever.
 const BATCH_BYTES_MAX: usize = 8 * 1024 * 1024;
 
-/// Rooms that one batch may make: each takes a lock of its own in PostgreSQL, which has some
-/// thousands for everybody.
+/// Rooms that one batch may create: each takes its own lock in PostgreSQL, which has some thousands
+/// in all.
 const CREATES_MAX: usize = 64;
-/// Commits in doubt beyond which nothing more is written before one of them is known.
+/// With this many commits in doubt, nothing more is written until one of them is resolved.
 const DOUBTS_MAX: usize = 2;
-/// Pause on a siding when no room was to be had.
+/// Pause on a siding when no room was free.
 const SIDING_PAUSE: Duration = Duration::from_millis(20);
 
-/// The lanes of a node. Cheap to clone; when the last clone is gone, the lanes finish what they
+/// The lanes of a node. Cheap to clone. After the last clone is gone, the lanes finish what they
 /// have taken and end.
 #[derive(Clone)]
 pub struct Lanes {
@@ -66,32 +65,32 @@ pub struct Lanes {
     answer_timeout: Duration,
 }
 
-/// What becomes of a write; never silence.
+/// The result of a write; every write gets one.
 pub type Answer = Result<Outcome, Failure>;
 
 /// Why there is no outcome.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failure {
-    /// The log did not answer in time, or did not say: written or not, the same id is safe.
+    /// The log did not answer in time, or did not say whether it committed. The same id may be sent
+    /// again.
     Unavailable,
-    /// The log takes nothing just now: it was not written.
+    /// The log accepts nothing at the moment. The write was not written.
     Unwritten,
-    /// What the write needs is damaged in the log. Nothing was written.
+    /// Something that the write needs is damaged in the log. It was not written.
     Damaged,
-    /// A bug of ours.
+    /// A bug.
     Internal,
 }
 
-/// A write on its way, and who waits for it.
+/// A write, and who waits for it.
 pub struct Job {
     write: Write,
     answer: oneshot::Sender<Answer>,
-    /// When the answer is due, `unavailable` if need be.
+    /// When it must be answered, with `unavailable` if necessary.
     due: Instant,
-    /// The most writes of a batch that it may be in: fewer than those of one that failed because of
-    /// something in it.
+    /// The largest batch it may be in: smaller than one that failed because of one of its writes.
     batch_len_max: usize,
-    /// On a siding: counts as long as it lives.
+    /// On a siding: counts for its room until it is dropped.
     ticket: Option<Arc<()>>,
 }
 
@@ -132,8 +131,8 @@ impl Lanes {
         Self { lanes, hasher: std::hash::RandomState::new(), answer_timeout }
     }
 
-    /// Hands a write to its room's lane. If that lane's inbox is full, gives back what must be
-    /// sent with `Parked::send` before any other write of the same client.
+    /// Hands a write to its room's lane. If the lane's inbox is full, returns a `Parked`, which
+    /// must be sent before any other write of the same client.
     pub fn submit(&self, write: Write) -> (oneshot::Receiver<Answer>, Option<Parked>) {
         let index = self.hasher.hash_one(&write.room) as usize % self.lanes.len();
         let lane = &self.lanes[index];
@@ -145,7 +144,7 @@ impl Lanes {
             Err(mpsc::error::TrySendError::Full(job)) => {
                 (answered, Some(Parked { lane: lane.clone(), job }))
             }
-            // The lane is gone: dropping the job answers its receiver with an error.
+            // The lane has ended. Dropping the job gives its receiver an error.
             Err(mpsc::error::TrySendError::Closed(_)) => (answered, None),
         }
     }
@@ -158,7 +157,7 @@ pub struct Parked {
 }
 
 impl Parked {
-    /// Waits for room. A lane that is gone drops the job, which its receiver notices.
+    /// Waits for room. If the lane has ended the job is dropped, which its receiver notices.
     pub async fn send(self) {
         if let Ok(permit) = self.lane.reserve().await {
             permit.send(self.job);
@@ -166,17 +165,17 @@ impl Parked {
     }
 }
 
-/// One lane, or its siding; owned by its task alone.
+/// A lane or its siding, owned by its task.
 struct Lane {
-    /// Bounded by `inbox_len_max`; when it is full, sessions stop reading their sockets.
+    /// Limited by `inbox_len_max`. When it is full, sessions stop reading their sockets.
     inbox: mpsc::Receiver<Job>,
-    /// Taken from the inbox and not yet in a batch, or in one that was refused. At most
+    /// Taken from the inbox, and not yet in a batch or back from a failed one. At most
     /// `inbox_len_max` more, and one batch.
     waiting: Vec<Job>,
     appender: Appender,
-    /// `None`: this is one.
+    /// `None`: this is a siding.
     siding: Option<Siding>,
-    /// Which of the rooms of a siding's batch is waited for.
+    /// Which room of a siding's batch is waited for.
     turn: usize,
     doubts: Doubts,
     batch_len_max: usize,
@@ -185,12 +184,12 @@ struct Lane {
     metrics: Arc<Metrics>,
 }
 
-/// What one who waits for a batch is to be told.
+/// Somebody who waits for a write of a batch.
 struct Waiter {
-    /// `None` once they have been told that it takes too long.
+    /// `None` after they were told that it takes too long.
     answer: Option<oneshot::Sender<Answer>>,
     due: Instant,
-    /// Held until the batch is done: what is told may still be under way.
+    /// Kept until the batch is done, because the write may still be committed.
     ticket: Option<Arc<()>>,
 }
 
@@ -200,7 +199,7 @@ struct Waiters(Vec<Waiter>);
 impl Lane {
     async fn run(mut self) {
         while self.wait().await {
-            // Rooms that wait on a siding may do so for long; others must not wait for them.
+            // Commands on a siding may wait there for long; others must not wait behind them.
             take_more(&mut self.inbox, &mut self.waiting);
             let now = Instant::now();
             expire(&mut self.waiting, now);
@@ -216,26 +215,26 @@ impl Lane {
         }
     }
 
-    /// Waits for work; while there is none, settles what is in doubt. `false`: everyone who could
-    /// send has gone.
+    /// Waits for work. While there is none, asks about commits in doubt. `false`: all senders are
+    /// gone.
     async fn wait(&mut self) -> bool {
         loop {
             if !self.waiting.is_empty() {
                 return true;
             }
             tokio::select! {
-                // What can be written comes first: an append asks about doubts as well.
+                // Work comes first: an append asks about doubts as well.
                 biased;
                 len = self.inbox.recv_many(&mut self.waiting, self.batch_len_max) => return len > 0,
-                () = tokio::time::sleep(SETTLE_RETRY), if !self.doubts.is_empty() => {}
+                () = tokio::time::sleep(ASK_PAUSE), if !self.doubts.is_empty() => {}
             }
-            // It fails while the log is away, and is tried again.
-            let settled = self.doubts.settle(&mut self.appender, &self.relay).await;
-            tracing::debug!(settled = settled.is_ok(), "asked what became of a lost commit");
+            // Fails while the log is away, and is tried again.
+            let asked = self.doubts.ask_once(&mut self.appender, &self.relay).await;
+            tracing::debug!(answered = asked.is_ok(), "asked about a commit in doubt");
         }
     }
 
-    /// Commits one batch and answers everyone in it.
+    /// Commits one batch, and answers everyone in it.
     async fn commit(&mut self, writes: Vec<Write>, mut waiters: Waiters) {
         let begun = Instant::now();
         let result = self.append(&writes, &mut waiters).await;
@@ -243,14 +242,14 @@ impl Lane {
         self.metrics.commit_batch_size.observe(writes.len() as f64);
         match result {
             Ok(outcomes) => self.committed(writes, outcomes, waiters).await,
-            // Some of them are at fault: without those the others get what they asked for. They
-            // wait for it as everyone waits, before all who came later.
+            // Some of the commands are at fault; the others are tried again without them, before
+            // all that came later.
             Err(LogError::Culprits(culprits)) => {
                 let (len, failed) = (writes.len(), culprits.len());
-                tracing::debug!(len, failed, "batch not committed; again without some of it");
-                for (place, error) in &culprits {
+                tracing::debug!(len, failed, "batch not committed; retrying without its culprits");
+                for (index, error) in &culprits {
                     self.metrics.log_error(error.kind());
-                    waiters.fail_one(*place, failure(error));
+                    waiters.fail_one(*index, failure(error));
                 }
                 self.waiting.splice(..0, again(writes, waiters, len - failed));
             }
@@ -262,7 +261,7 @@ impl Lane {
             Err(error) => {
                 self.metrics.log_error(error.kind());
                 if let LogError::Unknown(cause) = &error {
-                    tracing::warn!(err = %cause, len = writes.len(), "commit was not confirmed");
+                    tracing::warn!(err = %cause, len = writes.len(), "a commit was not confirmed");
                     self.doubts.add(self.appender.in_doubt(&writes));
                 } else {
                     tracing::debug!(err = %error, len = writes.len(), "batch not committed");
@@ -272,21 +271,21 @@ impl Lane {
         }
     }
 
-    /// Appends; answers those who have waited too long meanwhile.
+    /// Appends, and meanwhile answers those who have waited too long.
     async fn append(
         &mut self,
         writes: &[Write],
         waiters: &mut Waiters,
     ) -> Result<Vec<Option<Outcome>>, LogError> {
-        // On a siding every second batch waits for nobody: one room that is held must not keep from
-        // the others, which may have come free, what they would be given at once.
+        // On a siding every second batch waits for no room: a room that stays locked must not delay
+        // the others, which may be free by now.
         let wait_for = match self.siding {
             None if self.turn.is_multiple_of(2) => nth_room(writes, self.turn / 2),
             _ => None,
         };
         let (appender, doubts, relay) = (&mut self.appender, &mut self.doubts, &self.relay);
         let append = async {
-            doubts.settle_enough(appender, relay).await?;
+            doubts.ask_until_few(appender, relay).await?;
             appender.append(writes, wait_for).await
         };
         tokio::pin!(append);
@@ -299,20 +298,21 @@ impl Lane {
                 }
             };
             tokio::select! {
-                // What is known is told, in the last moment, too.
+                // A result wins over a deadline that passes at the same moment.
                 biased;
                 result = &mut append => return result,
                 () = overdue => {}
-                // Nobody waits any more, so there is no moment to look again: whoever comes sets
-                // one. Both steps of an append together may outlast the time of one who came late.
+                // All have been answered, so no deadline is left to wake up for, until somebody
+                // else comes. The two steps of an append may together outlast the deadline of a
+                // late command.
                 len = self.inbox.recv_many(&mut self.waiting, 1), if due.is_none() => {
                     if len == 0 {
-                        // Nor will anyone come.
+                        // Nobody will come.
                         return append.await;
                     }
                 }
             }
-            // Also those who wait for their turn behind this batch.
+            // Includes those that wait behind this batch.
             let now = Instant::now();
             waiters.expire(now);
             take_more(&mut self.inbox, &mut self.waiting);
@@ -321,7 +321,7 @@ impl Lane {
         }
     }
 
-    /// A batch was decided, but for what is in rooms that somebody else holds.
+    /// A batch was decided, except for rooms that somebody else holds.
     async fn committed(
         &mut self,
         writes: Vec<Write>,
@@ -351,7 +351,7 @@ impl Lane {
         self.publish(done.0, receipts, Waiters(done.1));
         let held = again(held.0, Waiters(held.1), usize::MAX);
         match &mut self.siding {
-            // Those behind them in `waiting` follow, before the next batch.
+            // Their later commands in `waiting` follow before the next batch.
             Some(siding) => held.for_each(|job| siding.put(job)),
             None => {
                 self.waiting.splice(..0, held);
@@ -363,8 +363,8 @@ impl Lane {
         }
     }
 
-    /// Everything of the batch exists now; nobody may see it before this point. The relay hears of
-    /// it first, then the mirror, then the senders: all three only take it into memory.
+    /// The batch is committed; nobody may see it before this point. The relay gets it first, then
+    /// the mirror, then the senders; all three only take it into memory.
     fn publish(&self, outcomes: Vec<Outcome>, receipts: Vec<i64>, waiters: Waiters) {
         let now = Instant::now();
         let mut events = Vec::new();
@@ -378,13 +378,13 @@ impl Lane {
         if let Some(mirror) = self.mirror.as_ref().filter(|_| !events.is_empty()) {
             let len = events.len() as u64;
             if !mirror.append(Batch { events, receipts, done: None }) {
-                // It has no room: the outbox has the batch.
+                // The queue is full: the outbox has the batch.
                 self.metrics.mirror_dropped.inc_by(len);
             }
         }
         for (outcome, waiter) in outcomes.into_iter().zip(waiters.0) {
             if let Some(answer) = waiter.answer {
-                // An error: the client is gone, and does not want to know.
+                // An error: the client is gone.
                 let _ = answer.send(Ok(outcome));
             }
         }
@@ -400,28 +400,28 @@ impl Waiters {
     fn expire(&mut self, now: Instant) {
         for waiter in &mut self.0 {
             if let Some(answer) = waiter.answer.take_if(|_| waiter.due <= now) {
-                // An error: the client is gone, and does not want to know.
+                // An error: the client is gone.
                 let _ = answer.send(Err(Failure::Unavailable));
             }
         }
     }
 
-    fn fail_one(&mut self, place: usize, failure: Failure) {
-        if let Some(answer) = self.0.get_mut(place).and_then(|waiter| waiter.answer.take()) {
-            // An error: the client is gone, and does not want to know.
+    fn fail_one(&mut self, index: usize, failure: Failure) {
+        if let Some(answer) = self.0.get_mut(index).and_then(|waiter| waiter.answer.take()) {
+            // An error: the client is gone.
             let _ = answer.send(Err(failure));
         }
     }
 
     fn fail(self, failure: Failure) {
         for answer in self.0.into_iter().filter_map(|waiter| waiter.answer) {
-            // An error: the client is gone, and does not want to know.
+            // An error: the client is gone.
             let _ = answer.send(Err(failure));
         }
     }
 }
 
-/// Takes from the inbox what is there and may wait here.
+/// Takes from the inbox what is there, up to the limit of what may wait here.
 fn take_more(inbox: &mut mpsc::Receiver<Job>, waiting: &mut Vec<Job>) {
     let room = inbox.max_capacity().saturating_sub(waiting.len());
     for _ in 0..room {
@@ -430,15 +430,15 @@ fn take_more(inbox: &mut mpsc::Receiver<Job>, waiting: &mut Vec<Job>) {
     }
 }
 
-/// Answers and drops the jobs that have waited too long to be written any more.
+/// Answers and drops jobs that are too old to be written.
 fn expire(jobs: &mut Vec<Job>, now: Instant) {
     for job in jobs.extract_if(.., |job| job.due <= now) {
-        // An error: the client is gone, and does not want to know.
+        // An error: the client is gone.
         let _ = job.answer.send(Err(Failure::Unavailable));
     }
 }
 
-/// How many of those who wait go into the next batch: one at least, if there is one.
+/// How many jobs go into the next batch; at least one, if there is one.
 fn batch_len(jobs: &[Job], len_max: usize) -> usize {
     let (mut bytes, mut creates, mut len_max) = (0, 0, len_max);
     let fits = |(len, job): &(usize, &Job)| {
@@ -454,7 +454,7 @@ fn batch_len(jobs: &[Job], len_max: usize) -> usize {
     len.max(1).min(jobs.len())
 }
 
-/// Those of a batch who still wait, in batches of at most so many.
+/// The jobs of a batch that still wait, for batches of at most `batch_len_max`.
 fn again(writes: Vec<Write>, waiters: Waiters, batch_len_max: usize) -> impl Iterator<Item = Job> {
     let job = move |(write, waiter): (Write, Waiter)| {
         let Waiter { answer, due, ticket } = waiter;
@@ -472,19 +472,19 @@ fn split(jobs: impl Iterator<Item = Job>) -> (Vec<Write>, Waiters) {
     (writes, Waiters(waiters))
 }
 
-/// What those are told whose write failed.
+/// What is answered when a write fails with this error.
 fn failure(error: &LogError) -> Failure {
     match error {
         LogError::Refused(_) => Failure::Internal,
-        // Not a bug of ours, and it may be restored.
+        // Not a bug, and an operator may restore it.
         LogError::Damaged(_) | LogError::Culprits(_) => Failure::Damaged,
         LogError::Unavailable(_) => Failure::Unwritten,
         LogError::Unknown(_) => Failure::Unavailable,
     }
 }
 
-/// Encodes each event once; within a room their order is kept. The rooms are in the order of their
-/// names, as they are in the log's batch.
+/// Encodes each event once. Each room's events keep their order; the rooms are sorted by name, as
+/// in the log's batch.
 fn entries_by_room<'a>(
     events: impl Iterator<Item = &'a Event>,
     now: Instant,

@@ -12,10 +12,13 @@ pub use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
-/// Declares each metric once: its help text, its name and what it is; also how it is made, unless
-/// by default, and its unit, if it has one.
+/// Declares each metric once: help text, name and type; how it is made, unless by default; and its
+/// unit, if it has one.
 macro_rules! metrics {
-    ($($(#[doc = $help:literal])+ $name:ident: $kind:ty $(= $make:expr)? $(, in $unit:ident)?;)*) => {
+    ($(
+        $(#[doc = $help:literal])+
+        $name:ident: $kind:ty $(= $make:expr)? $(, in $unit:ident)?;
+    )*) => {
         /// One per node. Each field is one metric.
         pub struct Metrics {
             registry: Registry,

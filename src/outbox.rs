@@ -1,10 +1,11 @@
-//! From the log to Redis and to this node, for what did not get there by itself.
+//! From the log to Redis, and to this node, for events that did not get there by themselves.
 //!
-//! A batch's row in the outbox is written in the batch's own transaction. One task removes the rows
-//! whose events are in Redis, and, for what Redis did not bring in time, tells the relay how far
-//! rooms have come. Another puts into Redis what nobody did: a node died between its commit and the
-//! mirror, or Redis was away. They are two because the second one waits for Redis, which may hang,
-//! and that is when the first one is needed. Neither decides any order: the relay does.
+//! A batch's outbox row is written in the batch's own transaction. One task removes rows whose
+//! events are in Redis and, for what Redis did not bring in time, tells the relay how far rooms
+//! have come. Another sweeps: it puts into Redis what nobody did, because a node died between its
+//! commit and the mirror, or because Redis was away. There are two tasks because sweeping waits for
+//! Redis, which may hang, and that is when the first task is needed. Neither decides any order: the
+//! relay does.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,18 +22,18 @@ use crate::protocol::frame;
 use crate::relay::Relay;
 use crate::tasks::Tasks;
 
-/// While Redis is live, a batch of this age should have come by way of it: the fast path takes
-/// milliseconds, and its row is gone after the next look.
+/// While Redis is live, a batch of this age should have come through it: the usual way takes
+/// milliseconds, and its row is removed with the next poll.
 const LATE: Duration = Duration::from_millis(500);
-/// For how long Redis refuses what is swept before that is told.
+/// How long Redis must refuse sweeps before that is logged.
 const REFUSED_FOR: Duration = Duration::from_secs(10);
-/// Receipts kept while the log is away; beyond that their events reach Redis twice.
+/// Receipts kept while the log is away. Beyond that, events reach Redis twice.
 const RECEIPTS_MAX: usize = 100_000;
 
 /// Owned by its task.
 pub struct Outbox {
     pub outbox: log::Outbox,
-    /// Rows whose events are in Redis, from the mirror.
+    /// Ids of rows whose events are in Redis, from the mirror.
     pub mirrored: mpsc::Receiver<Vec<i64>>,
     pub status: watch::Receiver<Status>,
     pub relay: Arc<Relay>,
@@ -43,7 +44,7 @@ pub struct Outbox {
 
 /// Owned by its task.
 pub struct Sweeper {
-    /// Its own: a sweep holds a transaction open for as long as Redis takes.
+    /// Not shared: a sweep keeps a transaction open for as long as Redis takes.
     pub outbox: log::Outbox,
     pub mirror: Mirror,
     pub config: MirrorConfig,
@@ -52,8 +53,8 @@ pub struct Sweeper {
     pub tasks: Tasks,
 }
 
-/// Sweeps that Redis does not take although it seems well: one line when that has lasted, one when
-/// it is over.
+/// Sweeps that Redis refuses although it seems well: logs one line when that has lasted for a
+/// while, and one when it is over.
 #[derive(Default)]
 pub struct Refusals {
     since: Option<Instant>,
@@ -61,7 +62,7 @@ pub struct Refusals {
 }
 
 impl Outbox {
-    /// Runs until the node stops and what it mirrored is forgotten.
+    /// Runs until the node has stopped and its mirrored rows are removed.
     pub async fn run(mut self) {
         let mut looks = interval(self.poll);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -81,7 +82,7 @@ impl Outbox {
                     let look = self.look(&mut receipts, &mut seen).await;
                     if look.is_err() != is_failing {
                         is_failing = look.is_err();
-                        tracing::debug!(is_failing, "the outbox is in the log, which is away");
+                        tracing::debug!(is_failing, "reading the outbox fails, or works again");
                     }
                 }
             }
@@ -90,7 +91,7 @@ impl Outbox {
         let _ = self.outbox.forget(&receipts).await;
     }
 
-    /// It waits for the log, and for nothing else.
+    /// Waits only for the log.
     async fn look(&mut self, receipts: &mut Vec<i64>, seen: &mut i64) -> Result<(), LogError> {
         let status = *self.status.borrow();
         self.outbox.announce().await?;
@@ -106,14 +107,14 @@ impl Outbox {
             Status::Away | Status::Foreign => (*seen, Duration::ZERO),
         };
         let news = match self.outbox.news(after, age).await {
-            // One row of it cannot be read; the rooms can be compared all the same.
+            // One of the rows cannot be read; the rooms can be compared all the same.
             Err(LogError::Damaged(_)) => None,
             news => Some(news?),
         };
         for batch in news.iter().flatten() {
             self.relay.hint(&batch.room, batch.last_seq);
         }
-        // There are more, or some cannot be read.
+        // There are more rows, or some cannot be read.
         if news.as_ref().is_none_or(|news| news.len() >= log::Outbox::NEWS_LEN_MAX) {
             self.doubts.raise();
         }
@@ -123,7 +124,7 @@ impl Outbox {
 }
 
 impl Sweeper {
-    /// Runs until the node stops. What is under way then goes back, for another node.
+    /// Runs until the node stops. A sweep in progress then goes back, for another node.
     pub async fn run(mut self) {
         let tasks = self.tasks.clone();
         tokio::select! {
@@ -138,20 +139,20 @@ impl Sweeper {
         loop {
             looks.tick().await;
             if self.mirror.status() != Status::Live {
-                // That is told, and nobody gives it anything.
+                // Logged elsewhere; Redis is given nothing.
                 self.refusals.since = None;
             }
             // After a long outage there is much to do.
             let mut is_more = true;
             while is_more && self.mirror.status() == Status::Live {
-                // An error: the log is away, as the looks into the outbox say; the rows stay.
+                // An error: the log is away, which the other task logs; the rows stay.
                 is_more = self.sweep_some().await.unwrap_or(false);
             }
         }
     }
 
-    /// Puts into Redis some of what has not been put there, the oldest first. `false`: nothing of
-    /// that age is left, or Redis does not take it.
+    /// Puts the oldest events that are not in Redis there. `false`: nothing of that age is left, or
+    /// Redis refuses it.
     async fn sweep_some(&mut self) -> Result<bool, LogError> {
         let age = Duration::from_millis(self.config.outbox_age_ms);
         let sweep = self.outbox.sweep(age).await;
@@ -180,7 +181,7 @@ impl Refusals {
     fn note(&mut self, is_taken: bool, now: Instant) {
         if is_taken {
             if self.is_told {
-                tracing::info!("Redis takes what is in the outbox again");
+                tracing::info!("Redis accepts events from the outbox again");
             }
             *self = Self::default();
             return;
@@ -189,9 +190,9 @@ impl Refusals {
         if !self.is_told && now.duration_since(since) >= REFUSED_FOR {
             self.is_told = true;
             tracing::warn!(
-                "Redis does not take what is in the outbox within mirror.timeout_ms, though it \
-                 answers otherwise: the stream lacks events, or has some of them more than twice. \
-                 If Redis or the way to it is slow, raise mirror.timeout_ms"
+                "Redis does not accept events from the outbox within mirror.timeout_ms, though it \
+                 answers otherwise: the stream lacks events, or has some of them several times. If \
+                 Redis or the network is slow, raise mirror.timeout_ms"
             );
         }
     }

@@ -1,9 +1,9 @@
 //! From commit to fan-out: puts each room's events in order before the hub gets them.
 //!
-//! It does not know followers or sockets. What comes in may be early, late, twice or missing; what
-//! goes on to the hub is each seq once, in order, without a hole. An early event is held for a
-//! moment (`hold_ms`), because what belongs before it is usually on its way; then the hole is
-//! repaired from the log, which by its own promise has everything below a seq that anyone has seen.
+//! It does not know followers or sockets. Events may come in early, late, twice or never; the hub
+//! gets each seq once, in order, without a hole. An early event is held for a moment (`hold_ms`),
+//! because the ones before it are usually on their way. Then the hole is repaired from the log,
+//! which has everything below any seq that anyone has seen.
 
 mod sick;
 mod suspicion;
@@ -26,36 +26,35 @@ use crate::tasks::Tasks;
 
 pub use sick::Sick;
 
-/// One to a node.
+/// One per node.
 pub struct Relay {
     hub: Arc<Hub>,
     log: Log,
     config: HubConfig,
     metrics: Arc<Metrics>,
     tasks: Tasks,
-    /// Rooms with a hole, and only those: on a quiet day there are none.
-    /// Taken before any room's lock, never after.
+    /// Rooms with a hole; usually there are none. Locked before any room, never after.
     holds: Mutex<HashMap<RoomName, Hold>>,
-    /// `holds.len()`, so that the usual case does not take the lock.
+    /// `holds.len()`, so that the usual case need not take the lock.
     holds_len: AtomicUsize,
-    /// Rooms that are being compared with the log, each by a task; `true`: once more, as there was
-    /// another reason since it began.
+    /// Rooms that are being compared with the log, each by a task. `true`: compare once more,
+    /// because there was another reason since the task began.
     suspects: Mutex<HashMap<RoomName, bool>>,
-    /// Bounds how many of them read at once.
+    /// Limits how many of them read at once.
     looks: Semaphore,
-    /// When it was last said that the log went back.
+    /// When a log that went back was last logged.
     told: Mutex<Option<Instant>>,
-    /// Rooms that followers could not go on with.
+    /// Rooms with an event that followers could not pass.
     pub sick: Sick,
 }
 
-/// What is known above the hole of one room. A repair task runs exactly as long as this exists,
-/// and holds the room: so the hub does not let go of it before it is whole (a room made anew would
-/// not know of the hole), and a name means one room here.
+/// What is known above a room's hole. A repair task runs exactly as long as this exists, and holds
+/// the room: so the hub keeps the room until it is whole (a new one would not know of the hole),
+/// and a name here means one room.
 struct Hold {
-    /// Events above the hole. At most `held_len_max`, and `ring_bytes_max` bytes, and nothing while
-    /// the rings of all rooms are full; beyond that only `wanted` is kept, since the repair reads
-    /// them from the log anyway.
+    /// Events above the hole: at most `held_len_max`, with `ring_bytes_max` bytes, and none while
+    /// the rings of all rooms are full. Of further ones only `wanted` is kept, because the repair
+    /// reads them from the log anyway.
     early: BTreeMap<Seq, Entry>,
     /// Their bytes.
     held: Held,
@@ -72,7 +71,7 @@ impl Hold {
         }
     }
 
-    /// Takes those that follow the edge, and drops those that are at or below it.
+    /// Takes the events that follow the edge, and drops those at or below it.
     fn ready(&mut self, edge: Seq) -> Vec<Entry> {
         self.early = self.early.split_off(&edge.next());
         let mut next = edge.next();
@@ -86,13 +85,13 @@ impl Hold {
     }
 }
 
-/// Pause after a failed read while repairing; the log has its own time-outs on top.
+/// Pause after a failed read in a repair; the log has its own timeouts in addition.
 const REPAIR_RETRY: Duration = Duration::from_millis(250);
-/// Reads of an event that say that it is damaged, before its followers are ended. Not one: a page
-/// that is being written may look torn.
+/// Reads of an event that must report damage before its followers are ended. Not one: a page that
+/// is being written may look torn.
 pub const DAMAGED_TRIES: usize = 3;
 
-/// Rooms that are compared with the log at once.
+/// Rooms compared with the log at once.
 const LOOKS: usize = 2;
 
 impl Relay {
@@ -125,17 +124,17 @@ impl Relay {
         self.holds.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes events that this node has just committed, of one room, in ascending order of seq.
+    /// Takes events of one room that this node has just committed, in ascending order.
     pub fn deliver(self: &Arc<Self>, name: &RoomName, entries: &[Entry]) {
         let Some(room) = self.hub.room(name) else { return };
         let overlap = self.take(&room, entries);
-        // What is new to the log is not new here. Perhaps a repair has read it just before.
+        // New in the log, so it should be new here. But a repair may just have read it.
         if overlap != Overlap::Same {
             self.suspect(&room);
         }
     }
 
-    /// The same of events that somebody says were committed. Many of them are known.
+    /// Takes events that were committed according to another node. Many of them are known.
     pub fn deliver_heard(self: &Arc<Self>, name: &RoomName, entries: &[Entry]) {
         let Some(room) = self.hub.room(name) else { return };
         if self.take(&room, entries) == Overlap::Differs {
@@ -147,37 +146,40 @@ impl Relay {
         let (accepted, overlap) = self.hub.accept(room, entries);
         match accepted {
             Accepted::Gap { index, .. } => self.hold(room, &entries[index..]),
-            // The hole may have been closed by these very entries.
+            // These very entries may have closed a hole. The race that this closes, with the edge
+            // at 4:
             //
-            // The race this closes: A brings 5, B brings 6, the edge is 4. B finds a gap; A's 5 is
-            // accepted; A looks for a hold and finds none; B makes the hold. So B, having made it
-            // under the lock, tries to drain it, and so does A if it sees one: whoever comes
-            // second finds the hole closed.
+            // 1. A brings 5, and B brings 6. B finds a gap.
+            // 2. A's 5 is accepted. A looks for a hold, and finds none.
+            // 3. B makes the hold.
+            //
+            // So B, having made it under the lock, tries to drain it, and so does A if it sees one:
+            // the second of them finds the hole closed.
             Accepted::All { .. } if self.holds_len.load(Ordering::SeqCst) > 0 => self.drain(room),
             Accepted::All { .. } => {}
         }
         overlap
     }
 
-    /// Takes events that happened while this node was away. Nobody follows their rooms here yet,
-    /// but clients that followed them before the node went away are about to come back: the room
-    /// is opened, and its ring filled, so that they are served from memory.
+    /// Takes events that happened while this node was down. Nobody follows their rooms here yet,
+    /// but clients that did are about to come back. So the room is opened and its ring filled, and
+    /// they are served from memory.
     pub fn deliver_backlog(self: &Arc<Self>, name: &RoomName, entries: &[Entry]) {
         let Some(first) = entries.first() else { return };
-        // The edge may be below the log's: the room is not activated by this, and whoever follows
-        // it first still asks the log where it stands.
+        // The edge may be below the log's. This does not activate the room: its first follower
+        // still asks the log.
         self.hub.open(name).set_edge(first.seq.prev());
         self.deliver_heard(name, entries);
     }
 
-    /// Says that the log is known to reach `last_seq`: whatever is missing up to there is read.
+    /// The log is known to reach `last_seq`: reads what is missing up to there.
     pub fn hint(self: &Arc<Self>, name: &RoomName, last_seq: Seq) {
         let Some(room) = self.hub.room(name) else { return };
         if room.edge().is_some_and(|edge| edge >= last_seq) {
             return;
         }
         let mut holds = self.holds();
-        // Let go meanwhile: whoever follows it anew begins with what the log has by then.
+        // The room was let go meanwhile: its next follower starts with what the log has by then.
         if room.is_closed() {
             return;
         }
@@ -185,8 +187,8 @@ impl Relay {
         hold.wanted = hold.wanted.max(last_seq);
     }
 
-    /// Whether who follows the room from `position` on can be given what comes next, as far as is
-    /// known. Costs nothing unless somebody met damage in that room; then the log is asked again.
+    /// Whether a follower from `position` on can be given what comes next, as far as is known.
+    /// Costs nothing unless somebody met damage in the room; then the log is asked again.
     pub async fn check(&self, room: &Room, position: Seq) -> Result<(), LogError> {
         let Some(after) = self.sick.ahead_of(room.name(), position) else { return Ok(()) };
         if let NextPage::Log = room.page_after(after, 1) {
@@ -196,11 +198,11 @@ impl Relay {
         Ok(())
     }
 
-    /// Brings a room into use: from when this returns, its edge is known and every later event
-    /// will reach its followers. Those who ask at the same time share one query.
+    /// Brings a room into use: when this returns its edge is known, and every later event will
+    /// reach its followers. Concurrent callers share one query.
     ///
-    /// The order is what makes it whole: the room is opened first, so that events that arrive
-    /// from here on are held; then the edge is read; then what was held above it is delivered.
+    /// The order prevents a gap: first the room is opened, so that events are held from here on;
+    /// then the edge is read; then what was held above it is delivered.
     pub async fn activate(self: &Arc<Self>, name: &RoomName) -> Result<Arc<Room>, LogError> {
         let room = self.hub.open(name);
         room.activated
@@ -214,12 +216,12 @@ impl Relay {
         Ok(room)
     }
 
-    /// As `activate`, of many rooms, in their order, with one query for all that are not in use.
+    /// Like `activate`, for many rooms, in order, with one query for all that are not in use.
     pub async fn activate_all(
         self: &Arc<Self>,
         names: &[RoomName],
     ) -> Result<Apart<Arc<Room>>, LogError> {
-        // Opened first, as there.
+        // Opened first, as in `activate`.
         let rooms: Vec<Arc<Room>> = names.iter().map(|name| self.hub.open(name)).collect();
         let is_new = |room: &&Arc<Room>| !room.activated.initialized();
         let new: Vec<RoomName> =
@@ -234,7 +236,7 @@ impl Relay {
         for (room, before) in rooms.into_iter().zip(edges) {
             let unknown = || Err(LogError::Unavailable("it was not asked about".into()));
             let last_seq = last_seqs.remove(room.name()).unwrap_or_else(unknown);
-            // One that became active meanwhile has its edge, and is left as it is.
+            // A room that became active meanwhile has its edge, and is left as it is.
             let begin = || async {
                 self.begin(&room, before, last_seq?.unwrap_or_default());
                 Ok(())
@@ -245,16 +247,16 @@ impl Relay {
         Ok(active)
     }
 
-    /// The log is known to have reached `last_seq` after the room was opened. Before it was asked,
-    /// the room had an edge if the stream's backlog opened it: perhaps one that the log, restored
-    /// while this node was down, does not reach.
+    /// The log had reached `last_seq` after the room was opened. `before` is the edge that the room
+    /// had before the log was asked, from the stream's backlog. The log may not reach it, if it was
+    /// restored while this node was down.
     fn begin(self: &Arc<Self>, room: &Arc<Room>, before: Option<Seq>, last_seq: Seq) {
         if before > Some(last_seq) {
             self.suspect(room);
         }
         room.set_edge(last_seq);
         self.drain(room);
-        // A room that the stream's backlog opened has an edge, perhaps an old one.
+        // A room that the stream's backlog opened already has an edge, which may be old.
         self.hint(room.name(), last_seq);
     }
 
@@ -273,7 +275,7 @@ impl Relay {
         self.drain(room);
     }
 
-    /// The room's hold, made together with the task that will end it.
+    /// The room's hold; a new one starts the task that will end it.
     fn hold_of<'a>(
         self: &Arc<Self>,
         holds: &'a mut HashMap<RoomName, Hold>,
@@ -287,7 +289,7 @@ impl Relay {
         })
     }
 
-    /// Hands on what was held and now follows the edge.
+    /// Delivers held events that now follow the edge.
     fn drain(self: &Arc<Self>, room: &Arc<Room>) {
         let mut holds = self.holds();
         let Some(hold) = holds.get_mut(room.name()) else { return };
@@ -299,7 +301,7 @@ impl Relay {
         }
     }
 
-    /// What the room still wants. If that is nothing any more, the hold ends.
+    /// The highest seq that the room still lacks. If it lacks nothing, the hold ends.
     fn wanted(&self, room: &Room) -> Option<Seq> {
         let mut holds = self.holds();
         if room.is_closed() {
@@ -319,22 +321,22 @@ impl Relay {
         }
     }
 
-    /// The log was asked and does not have what is wanted: it was restored to an older state, or
-    /// changed by hand, or somebody else writes into Redis. To ask on would help nobody. `false`:
-    /// more was wanted meanwhile, which is another matter.
+    /// The log was asked, and lacks what is wanted: it was restored to an older state, or changed
+    /// by hand, or somebody else writes to Redis. Asking again would not help. `false`: more is
+    /// wanted by now, so the repair goes on.
     fn give_up(&self, room: &Room, wanted: Seq) -> bool {
         let mut holds = self.holds();
         let is_more = holds.get(room.name()).is_none_or(|hold| hold.wanted != wanted);
         if room.is_closed() || is_more {
             return false;
         }
-        tracing::warn!(room = %room.name(), seq = wanted.0, "the log lacks what it should have");
+        tracing::warn!(room = %room.name(), seq = wanted.0, "an event is missing from the log");
         self.end(&mut holds, room);
         true
     }
 
-    /// What is missing cannot be read. The room's followers would wait for it in silence: they are
-    /// ended, and the room is let go, so that who comes next begins behind the hole.
+    /// The missing events cannot be read. The room's followers would wait for them silently, so
+    /// they are ended and the room is let go: the next follower starts after the hole.
     fn abandon(&self, room: &Arc<Room>) {
         self.let_go(room, || {
             if let Some(edge) = room.edge() {
@@ -344,11 +346,11 @@ impl Relay {
         });
     }
 
-    /// Has the hub let go of a room; `false`: it had already.
+    /// Has the hub let go of a room; `false`: it already had.
     ///
-    /// Under the lock of the holds, which knows rooms by name, and only here a room that is held is
-    /// closed: so a hold is of the room that is in use, whoever opens it anew cannot come by a hold
-    /// of the old one, and nobody makes one for a room that is closed.
+    /// Runs under the lock of the holds, and a room with a hold is only closed here. So a hold
+    /// always belongs to the room in use, a new room of the same name cannot get an old hold, and
+    /// nobody makes a hold for a closed room.
     fn let_go(&self, room: &Arc<Room>, close: impl FnOnce() -> bool) -> bool {
         let mut holds = self.holds();
         let is_ours = !room.is_closed() && close();
@@ -362,8 +364,8 @@ impl Relay {
     async fn repair(self: Arc<Self>, room: Arc<Room>) {
         let mut pause = Duration::from_millis(self.config.hold_ms);
         let mut damaged = 0;
-        // The event at the edge is read once more: if the log went back, and has grown beyond the
-        // edge since, nothing else shows it.
+        // The first read includes the event at the edge: if the log went back, and has grown beyond
+        // the edge since, nothing else shows it.
         let mut overlaps = true;
         while damaged < DAMAGED_TRIES {
             tokio::select! {
@@ -377,9 +379,9 @@ impl Relay {
                 continue;
             }
             let Some(edge) = room.edge() else {
-                // Nothing to read from yet. Whoever brings the room into use is at it, and this
-                // waits for the same answer; or the log failed them, and it is for this to try
-                // again: else the room would stay as it is for ever, and so would this task.
+                // There is no edge to read from yet. Whoever brings the room into use is asking the
+                // log, and this shares the answer. If the log failed them, this must retry:
+                // otherwise the room, and this task, would stay like this forever.
                 let activated = self.activate(room.name()).await;
                 damaged += usize::from(matches!(activated, Err(LogError::Damaged(_))));
                 pause = if activated.is_ok() { Duration::ZERO } else { REPAIR_RETRY };
@@ -399,7 +401,7 @@ impl Relay {
                     let entries: Vec<_> = events.iter().map(|e| Entry::new(e, now)).collect();
                     let (known, new) = entries.split_at(usize::from(overlapped).min(entries.len()));
                     if self.hub.accept(&room, known).1 == Overlap::Differs {
-                        // What is behind it can wait for the verdict, for a moment.
+                        // The rest can wait for the verdict.
                         self.suspect(&room);
                         pause = REPAIR_RETRY;
                         continue;
@@ -409,7 +411,7 @@ impl Relay {
                     }
                     let gained = room.edge() > Some(edge);
                     if overlapped {
-                        // It may have been all that fits into a page.
+                        // The page may have held only the event at the edge.
                         pause = Duration::ZERO;
                         continue;
                     }
@@ -422,7 +424,7 @@ impl Relay {
                 Err(err) => {
                     self.metrics.log_error(err.kind());
                     damaged += usize::from(matches!(err, LogError::Damaged(_)));
-                    tracing::debug!(room = %room.name(), %err, "repair must wait for the log");
+                    tracing::debug!(room = %room.name(), %err, "a repair waits for the log");
                     REPAIR_RETRY
                 }
             };

@@ -1,6 +1,6 @@
 //! Pages of a room's past, read from the log and encoded once for everyone who asks meanwhile.
 //!
-//! It keeps nothing: a page lives for as long as someone reads it. When a node's neighbours die,
+//! Nothing is cached: a page lives for as long as somebody reads it. When a neighboring node dies,
 //! thousands of clients ask for the same pages in the same second; they share one query.
 
 use std::collections::HashMap;
@@ -17,24 +17,25 @@ use crate::metrics::Metrics;
 use crate::model::{RoomName, Seq};
 use crate::relay::DAMAGED_TRIES;
 
-/// What a page takes while it is read: its rows, and the same as frames.
+/// The memory of a page while it is read: its rows, and the same events as frames.
 pub const PAGE_HELD_BYTES: usize = 2 * BATCH_BYTES_MAX;
 /// Pause after a failed read.
 const RETRY: Duration = Duration::from_millis(250);
 
 type Key = (RoomName, Seq);
-/// `None`: there is nothing above the place that was asked for.
-type Page = OnceCell<Option<Arc<Batch>>>;
+/// `None`: there is nothing above the requested seq.
+type PageCell = OnceCell<Option<Arc<Batch>>>;
 
-/// One to a node.
+/// One per node.
 pub struct Replay {
     log: Log,
     /// Events in a page.
     page_len: usize,
-    /// What pages count on; while it is full none is read.
+    /// The budget for pages; while it is full none is read.
     unsent: Arc<Budget>,
-    /// Reads under way. Bounded by the number of sessions, each of which reads one page at a time.
-    reading: Mutex<HashMap<Key, Arc<Page>>>,
+    /// Reads in progress. Limited by the number of sessions, each of which reads one page at a
+    /// time.
+    reading: Mutex<HashMap<Key, Arc<PageCell>>>,
     metrics: Arc<Metrics>,
 }
 
@@ -43,26 +44,26 @@ impl Replay {
         Self { log, page_len, unsent, reading: Mutex::default(), metrics }
     }
 
-    fn reading(&self) -> MutexGuard<'_, HashMap<Key, Arc<Page>>> {
+    fn reading(&self) -> MutexGuard<'_, HashMap<Key, Arc<PageCell>>> {
         self.reading.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The events above `after`, at most a page of them; `None` if there are none.
+    /// The events above `after`, at most a page; `None` if there are none.
     ///
-    /// A caller may be given the page of a read that began a moment before it asked, which may lack
-    /// the very newest events. So an empty page proves something only when it comes twice.
+    /// A caller may get the page of a read that began before it asked, which may lack the newest
+    /// events. So an empty page only proves something when it comes twice.
     ///
-    /// Cancel-safe: if the one who reads goes away, the next in line reads.
+    /// Cancel-safe: if the caller that reads goes away, the next one reads.
     pub async fn page(&self, room: &RoomName, after: Seq) -> Result<Option<Arc<Batch>>, LogError> {
         let key = (room.clone(), after);
         let page = self.reading().entry(key.clone()).or_default().clone();
-        let reader = Reader { replay: self, key, page };
-        reader.page.get_or_try_init(|| self.read(room, after)).await.cloned()
+        let waiter = PageWaiter { replay: self, key, page };
+        waiter.page.get_or_try_init(|| self.read(room, after)).await.cloned()
     }
 
-    /// As `page`, and when the log is away, not before a moment has passed: for a reader that has
-    /// nothing better to do than to ask again. But `Damaged` is said only when the very next event
-    /// could not be read some times in a row: then it is no use to ask again.
+    /// Like `page`, but returns an error only after a pause: for readers that can only ask again.
+    /// `Damaged` is returned only after several reads of the very next event failed, so that asking
+    /// again is pointless.
     pub async fn page_patiently(
         &self,
         room: &RoomName,
@@ -89,9 +90,9 @@ impl Replay {
         self.reading().is_empty()
     }
 
-    /// One read of the log, encoded. Its bytes are bounded, because a slow reader pins the whole
-    /// page for as long as a slice of it waits in its socket's queue. It waits until they may be
-    /// held.
+    /// Reads the log once, and encodes. A page's bytes are limited, because a slow reader keeps the
+    /// whole page in memory while a slice of it waits in its socket's queue. Waits until the budget
+    /// has room.
     async fn read(&self, room: &RoomName, after: Seq) -> Result<Option<Arc<Batch>>, LogError> {
         let held = self.unsent.room(PAGE_HELD_BYTES).await;
         self.metrics.catch_up("log");
@@ -110,24 +111,23 @@ impl Replay {
     }
 }
 
-/// Someone who waits for a page, or reads it.
-struct Reader<'a> {
+/// A caller that waits for a page, or reads it.
+struct PageWaiter<'a> {
     replay: &'a Replay,
     key: Key,
-    page: Arc<Page>,
+    page: Arc<PageCell>,
 }
 
-/// Also when the reader goes away in the middle: the page is taken off when it is finished, by
-/// whoever comes first, or when nobody waits for it any more. A later page of that name may be
-/// another's.
-impl Drop for Reader<'_> {
+/// A finished page is removed by the first caller that ends, an unfinished one by the last, also
+/// when callers are cancelled. The entry may by then belong to a later read of the same page.
+impl Drop for PageWaiter<'_> {
     fn drop(&mut self) {
         let mut reading = self.replay.reading();
         let Some(known) = reading.get(&self.key) else { return };
         if !Arc::ptr_eq(known, &self.page) {
             return;
         }
-        // Given up under the lock: of two that go at once, the later sees that it is the last.
+        // Dropped under the lock: if two end at once, the later one sees that it is the last.
         drop(std::mem::take(&mut self.page));
         if known.initialized() || Arc::strong_count(known) == 1 {
             reading.remove(&self.key);
@@ -151,7 +151,7 @@ mod tests {
         for seq in 0..100 {
             let mut first = Box::pin(replay.page(&room, Seq(seq)));
             let mut second = Box::pin(replay.page(&room, Seq(seq)));
-            // Both have begun; the first reads, and goes away, unless it is done already.
+            // Both have begun. The first reads, and goes away unless it is done.
             let is_done = futures_util::poll!(&mut first).is_ready();
             let both = futures_util::poll!(&mut second).is_ready();
             drop(first);

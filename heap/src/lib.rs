@@ -1,13 +1,13 @@
-//! Gives memory that the program has freed back to the system.
+//! Returns memory that the program has freed to the system.
 //!
-//! glibc returns what lies at the end of an arena, and nothing that lies below anything still in
-//! use. After a burst that is nearly all of it: a server that was asked for a gigabyte once stays
-//! that large. Allocators that return it by themselves were measured (CHANGELOG.md, ARCHITECTURE.md,
-//! "Why it is like this"); each takes 5 to 20 % more for an idle connection, which is what a chat
-//! server has most of.
+//! glibc returns what lies at the end of an arena, and nothing below memory that is still in use.
+//! After a burst that is almost everything: a server that once needed a gigabyte stays that large.
+//! Allocators that return memory by themselves were measured (CHANGELOG.md, ARCHITECTURE.md, "Why
+//! it is like this"): each takes 5 to 20 % more for an idle connection, and a chat server has
+//! mostly idle connections.
 
-/// Returns whether anything was given back. It takes a few milliseconds for each 100 MB, during which
-/// other threads may wait to allocate. Does nothing where the C library is not glibc.
+/// Returns whether anything was given back. Takes a few milliseconds for each 100 MB, during which
+/// other threads may wait to allocate. Does nothing if the C library is not glibc.
 pub fn trim() -> bool {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     #[allow(unsafe_code)]
@@ -15,8 +15,8 @@ pub fn trim() -> bool {
         unsafe extern "C" {
             fn malloc_trim(pad: usize) -> std::ffi::c_int;
         }
-        // SAFETY: it takes a number and touches nothing but free memory of the allocator, under the
-        // allocator's own locks; it may be called at any time and from any thread.
+        // SAFETY: the function takes a number and only touches the allocator's free memory, under
+        // the allocator's own locks. It may be called at any time, from any thread.
         unsafe { malloc_trim(0) == 1 }
     }
     #[cfg(not(all(target_os = "linux", target_env = "gnu")))]

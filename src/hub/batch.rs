@@ -1,8 +1,8 @@
-//! Events on their way to followers: one `Entry` an event, and a `Batch` of neighbours as one
+//! Events on their way to followers: an `Entry` per event, and a `Batch` of consecutive ones as one
 //! piece of bytes.
 //!
 //! It does no I/O. The bytes of a batch are joined once and shared by all followers; a follower
-//! that is further on than the batch's beginning gets a slice of it.
+//! that has its beginning gets a slice.
 
 use bytes::Bytes;
 use tokio::time::Instant;
@@ -16,9 +16,10 @@ use crate::protocol::frame::{self, Frame};
 pub struct Entry {
     pub seq: Seq,
     pub frame: Frame,
-    /// Who left, if the event is a `leave`: sockets that follow only as this user stop behind it.
+    /// The user who left, if the event is a `leave`: sockets that follow only as this user stop
+    /// after it.
     pub left: Option<UserId>,
-    /// When this node learned that it is committed.
+    /// When this node learned of the commit.
     pub committed: Instant,
 }
 
@@ -37,13 +38,13 @@ pub struct Batch {
     /// Where each event ends in `bytes`.
     ends: Box<[usize]>,
     leaves: Box<[(Seq, UserId)]>,
-    /// When the oldest of the events was committed.
+    /// When this node learned of the oldest event's commit.
     pub committed: Instant,
 }
 
 impl Batch {
-    /// Joins entries of a ring, whose seqs are consecutive. `None` if there are none. The usual
-    /// batch is one event, whose bytes are shared as they are; others count on what `hold` gives.
+    /// Joins entries of a ring, whose seqs are consecutive. `None` if there are none. Usually it is
+    /// one event, whose bytes are shared; others count on the budget that `hold` returns.
     pub fn join<'a>(
         entries: impl Iterator<Item = &'a Entry> + Clone,
         hold: impl FnOnce(usize) -> Held,
@@ -56,12 +57,12 @@ impl Batch {
         })
     }
 
-    /// Joins entries that were read for whoever wants them, and count on what is held already.
+    /// Joins entries that were read for anyone who asks; they count on `held`.
     pub fn page<'a>(entries: impl Iterator<Item = &'a Entry> + Clone, held: Held) -> Option<Self> {
         Self::of(entries.clone(), |len| held.keep(joined(entries, len)))
     }
 
-    /// `bytes`: those of all the entries, of which there are so many.
+    /// `bytes` gets the length of all entries' bytes, and returns them.
     fn of<'a>(
         entries: impl Iterator<Item = &'a Entry> + Clone,
         bytes: impl FnOnce(usize) -> Bytes,
@@ -89,13 +90,13 @@ impl Batch {
         Seq(self.first.0 + self.ends.len() as u64 - 1)
     }
 
-    /// The bytes of the events above `after`, up to and with `until`.
-    /// `after` must be in the batch or just before it, `until` in it.
+    /// The bytes of the events above `after`, up to and including `until`. `after` must be in the
+    /// batch or just before it, `until` in it.
     pub fn slice(&self, after: Seq, until: Seq) -> Bytes {
         self.bytes.slice(self.end_of(after)..self.end_of(until))
     }
 
-    /// Each event above `after` with its JSON, for those who do not speak WebSocket.
+    /// Each event above `after` as JSON, for clients that do not use WebSocket.
     pub fn payloads_after(&self, after: Seq) -> impl Iterator<Item = (Seq, &[u8])> {
         let begins = std::iter::once(0).chain(self.ends.iter().copied());
         let frames = begins.zip(&self.ends).map(|(begin, end)| &self.bytes[begin..*end]);
@@ -103,8 +104,8 @@ impl Batch {
         seqs.zip(frames.map(frame::payload_of)).filter(move |(seq, _)| *seq > after)
     }
 
-    /// The furthest seq such that what lies above `after` up to it has at most `bytes_max` bytes;
-    /// at least the one behind `after`.
+    /// The highest seq such that the events above `after` up to it have at most `bytes_max` bytes;
+    /// at least the one after `after`.
     pub fn until(&self, after: Seq, bytes_max: usize) -> Seq {
         let end_max = self.end_of(after).saturating_add(bytes_max);
         let fit = self.ends.partition_point(|end| *end <= end_max) as u64;

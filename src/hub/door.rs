@@ -1,8 +1,8 @@
-//! A room's name, and whether anyone has come or gone since somebody last looked.
+//! A room's name, and whether anyone has come or gone since somebody last checked.
 //!
 //! It does not know who: whoever wants to know looks at the followers. So a room that nobody asks
-//! about pays one store for each that comes or goes, and nothing for what is said in it. It is one
-//! allocation a room, shared by its followers, who need the name anyway.
+//! about pays one store for each follower that comes or goes, and nothing for messages. It is one
+//! allocation per room, shared by the followers, who need the name anyway.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -18,14 +18,14 @@ impl Door {
         Self { name, passed: AtomicBool::new(true) }
     }
 
-    /// Somebody came, went, or came to follow as somebody else. To be called when it is done, or
-    /// under a lock that whoever looks takes, too: then the one who looks next sees it.
+    /// Somebody came, went, or now follows as somebody else. Call it after the change, or under a
+    /// lock that the reader takes, too; then the next check sees it.
     pub fn pass(&self) {
         self.passed.store(true, Ordering::Release);
     }
 
-    /// Whether anybody passed since the last call. Look after it, not before: who passes while one
-    /// looks is then seen the next time.
+    /// Whether anybody passed since the last call. Look at the followers after this call: then
+    /// somebody who passes meanwhile is seen the next time.
     pub fn was_passed(&self) -> bool {
         self.passed.load(Ordering::Acquire) && self.passed.swap(false, Ordering::AcqRel)
     }

@@ -1,4 +1,4 @@
-//! Where a session hears that some of its followers need it.
+//! Tells a session which of its followers need it.
 //!
 //! It does not say why: the session looks at each.
 
@@ -6,9 +6,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::follower::Follower;
 
-/// Followers of one session that need its attention: they fell behind, they stopped, or they got an
-/// event that the session awaits. A follower stands here at most once for each time it went live,
-/// and a session awaits one event at a time, so this is bounded by `follows_max`.
+/// Followers of one session that need it: they fell behind, stopped, or got an event that the
+/// session awaits. A follower is in here at most once for each time it went live, and a session
+/// awaits one event at a time, so this is limited by `follows_max`.
 #[derive(Default)]
 pub struct Inbox {
     followers: Mutex<Vec<Arc<Follower>>>,
@@ -16,7 +16,7 @@ pub struct Inbox {
 }
 
 impl Inbox {
-    /// Waits until there is something to take. Cancel-safe: a permit that was stored stays.
+    /// Waits until there is something to take. Cancel-safe: a stored permit stays.
     pub async fn arrived(&self) {
         self.arrived.notified().await;
     }

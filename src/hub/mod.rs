@@ -1,10 +1,10 @@
-//! Who on this node follows which room, the recent events of each room in use, and the fan-out.
+//! Who on this node follows which room, the recent events of rooms in use, and the fan-out.
 //!
-//! It reads no log and orders nothing: the relay hands it events that follow a room's edge. It
+//! It reads no log and orders nothing: the relay gives it events that follow a room's edge. It
 //! never waits for a socket: a follower whose queue is full falls back to catching up.
 //!
-//! Locks are taken in one order, room → follower → socket queue, each for a moment and none across
-//! an `.await`. The fan-out holds no room's lock while it writes, so joins and new events go on.
+//! Lock order: room → follower → socket queue. Each lock is held for a moment, and none across an
+//! `.await`. The fan-out writes without the room's lock, so joins and new events proceed.
 
 mod batch;
 mod door;
@@ -34,22 +34,22 @@ use crate::model::{RoomName, Seq};
 use crate::share::{Pool, Share};
 use crate::tasks::Tasks;
 
-/// Locks that the map of rooms is spread over, so that rooms rarely wait for each other.
+/// Locks over which the map of rooms is spread, so that rooms rarely wait for each other.
 const SHARDS: usize = 64;
-/// Sockets written to between two chances for other tasks: about half a millisecond of writes.
-/// (Few in unit tests: what others do in the middle of a fan-out must not hurt it.)
+/// Sockets written to before other tasks get a turn: about half a millisecond of writes. (Few in
+/// unit tests, so that other tasks run in the middle of a fan-out.)
 const FAN_OUT_BURST: usize = if cfg!(test) { 2 } else { 64 };
-/// Shortest time that a room nobody follows stays: who has brought it into use must come to follow
-/// it before it is let go, whatever `room_linger_ms` says.
+/// The shortest time that a room without followers stays, whatever `room_linger_ms` says: a caller
+/// that brought it into use must be able to follow it first.
 const LINGER_MIN: Duration = Duration::from_secs(1);
-/// Pause between two searches for rings that are not used, when one did not free enough.
+/// Pause between two searches for unused rings, when one did not free enough.
 const YIELD_PAUSE: Duration = Duration::from_millis(50);
-/// Bytes joined into one write. More would only fill a slow socket's queue in one go. (A few events
+/// Bytes joined into one write. More would only fill a slow socket's queue at once. (A few events
 /// in unit tests.)
 pub const BATCH_BYTES_MAX: usize = if cfg!(test) { 1024 } else { 64 * 1024 };
 
-/// Seeded at random, so that names cannot be chosen to collide; but not in unit tests, where the
-/// same has to happen each time (see `sim`).
+/// Seeded at random, so that nobody can choose names that collide. Not in unit tests, which must be
+/// reproducible (see `sim`).
 #[cfg(not(test))]
 type Hasher = std::hash::RandomState;
 #[cfg(test)]
@@ -57,16 +57,16 @@ type Hasher = std::hash::BuildHasherDefault<std::hash::DefaultHasher>;
 
 type Rooms = HashMap<RoomName, Arc<Room>, Hasher>;
 
-/// One to a node.
+/// One per node.
 pub struct Hub {
     shards: Box<[Mutex<Rooms>]>,
-    /// Decides the shard of a room.
+    /// Decides a room's shard.
     hasher: Hasher,
     config: HubConfig,
     budgets: Budgets,
-    /// Who has how many of the places for those who follow.
+    /// The slots for followers, and who has how many.
     follows: Arc<Pool<IpAddr>>,
-    /// Where the search for rings that are not used goes on, and when it may begin again.
+    /// Where the search for unused rings continues, and the earliest time for it.
     hand: Mutex<(usize, Instant)>,
     metrics: Arc<Metrics>,
     tasks: Tasks,
@@ -93,18 +93,18 @@ impl Hub {
         self.shards[index].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What the rings of all rooms count on.
+    /// The budgets on which the rings count.
     pub fn budgets(&self) -> &Budgets {
         &self.budgets
     }
 
-    /// What a socket of that address holds of the places for those who follow.
+    /// The follower slots of a socket with that address.
     pub fn share(&self, address: IpAddr) -> Share<IpAddr> {
         Share::new(self.follows.clone(), address)
     }
 
-    /// The room, made if it is not in use yet. From here on its events are no longer ignored, and
-    /// it lingers anew: the sweep must not take it between this and the first follower.
+    /// The room, created if it is not in use. From here on its events are kept, and its linger time
+    /// starts anew, so that the sweep does not remove it before the first follower.
     pub fn open(&self, name: &RoomName) -> Arc<Room> {
         let mut shard = self.shard(name);
         if let Some(room) = shard.get(name) {
@@ -122,8 +122,8 @@ impl Hub {
         self.shard(name).get(name).cloned()
     }
 
-    /// Lets go of a room whose followers cannot be given what comes next: they are ended. `false`:
-    /// it is not in use any more.
+    /// Lets go of a room whose next event cannot be delivered, and ends its followers. `false`: it
+    /// is not in use any more.
     pub fn abandon(&self, room: &Arc<Room>) -> bool {
         let mut shard = self.shard(room.name());
         let is_ours = shard.get(room.name()).is_some_and(|known| Arc::ptr_eq(known, room));
@@ -145,8 +145,9 @@ impl Hub {
         self.shards.iter().flat_map(lock).collect()
     }
 
-    /// Hands a room entries in ascending order and fans out what follows its edge. Whoever is told
-    /// that they differ from what it has must suspect it: until then it takes nothing more.
+    /// Gives a room entries in ascending order, and fans out those that follow its edge. If the
+    /// result is `Overlap::Differs`, the caller must suspect the room: until then it takes nothing
+    /// new.
     pub fn accept(self: &Arc<Self>, room: &Arc<Room>, entries: &[Entry]) -> (Accepted, Overlap) {
         let (accepted, overlap) = room.accept(entries, &self.config);
         let (Accepted::All { fan_out } | Accepted::Gap { fan_out, .. }) = accepted;
@@ -159,16 +160,16 @@ impl Hub {
         (accepted, overlap)
     }
 
-    /// The log went back to `to`: what this room has is not what happened. All who follow it come
-    /// anew, to a room that tells them so. `false`: it is not in use any more.
+    /// The log went back to `to`, so the room's events are not the log's. Ends its followers, who
+    /// will return to a new room that tells them. `false`: it is not in use any more.
     pub fn went_back(&self, room: &Arc<Room>, to: Seq) -> bool {
         let mut shard = self.shard(room.name());
         let known = shard.get_mut(room.name()).filter(|known| Arc::ptr_eq(known, room));
         let is_ours = known.is_some();
         if let Some(known) = known {
             let (name, now) = (room.name().clone(), Instant::now());
-            // It may be noticed twice, by what was said before and comes late: then it is the lower
-            // of both that those must be told who have not come back yet.
+            // This may be noticed twice, because old events come late. Then the lower seq counts
+            // for clients that have not returned yet.
             let to = room.known(to, now);
             *known = Arc::new(Room::went_back(name, to, now, &self.budgets));
         }
@@ -177,16 +178,16 @@ impl Hub {
         is_ours
     }
 
-    /// Has rooms whose recent events nobody uses forget them, until an eighth of what all rings may
-    /// take is free. Whoever needs them reads the log.
+    /// Clears the rings of rooms that nobody uses, until an eighth of the rings' budget is free.
+    /// Whoever needs those events reads the log.
     ///
-    /// It goes around like the hand of a clock and takes the ring of each room that was not used
-    /// since it last came by. So after two rounds every ring has been taken, and what it costs is
-    /// a look at each room for each eighth that is freed.
+    /// Works like a clock hand: it passes over all rooms, and clears each ring that was not used
+    /// since it last passed. So two rounds clear every ring, and freeing an eighth costs at most a
+    /// look at each room.
     fn yield_rings(&self) {
-        // Somebody else is at it.
+        // Another task is searching.
         let Ok(mut hand) = self.hand.try_lock() else { return };
-        let (place, not_before) = &mut *hand;
+        let (index, not_before) = &mut *hand;
         if Instant::now() < *not_before {
             return;
         }
@@ -196,11 +197,11 @@ impl Hub {
             if rings.bytes() <= enough {
                 return;
             }
-            let shard = self.shards[*place].lock().unwrap_or_else(PoisonError::into_inner);
+            let shard = self.shards[*index].lock().unwrap_or_else(PoisonError::into_inner);
             shard.values().for_each(|room| room.yield_ring());
-            *place = (*place + 1) % SHARDS;
+            *index = (*index + 1) % SHARDS;
         }
-        // What is left is on its way to followers, and will be theirs in a moment.
+        // What is left is on its way to followers, and will be gone in a moment.
         *not_before = Instant::now() + YIELD_PAUSE;
     }
 
@@ -219,7 +220,7 @@ impl Hub {
     }
 }
 
-/// Writes a room's new events to its followers until there are none. At most one runs for a room.
+/// Writes a room's new events to its followers until there are none. At most one runs per room.
 async fn fan_out_room(hub: Arc<Hub>, room: Arc<Room>) {
     while let Some((batch, followers)) = room.next_fan_out(BATCH_BYTES_MAX) {
         let mut deliveries = 0;
@@ -234,10 +235,10 @@ async fn fan_out_room(hub: Arc<Hub>, room: Arc<Room>) {
     }
 }
 
-/// Lets go of rooms that nobody has followed for `room_linger_ms`. They linger because clients of
-/// a broken connection come back within seconds, and find the ring still warm. But not while more
-/// rooms are in use than half of what may be followed: who follows ever new rooms, and leaves them,
-/// would fill the memory.
+/// Lets go of rooms that nobody has followed for `room_linger_ms`. They linger because clients of a
+/// broken connection return within seconds, and are then served from the ring. But not while the
+/// rooms in use are more than half of `follows_max`: a client that follows and leaves ever new
+/// rooms would fill the memory.
 async fn sweep(hub: Arc<Hub>) {
     let linger = Duration::from_millis(hub.config.room_linger_ms).max(LINGER_MIN);
     let mut ticks = tokio::time::interval(LINGER_MIN / 2);
@@ -259,9 +260,9 @@ async fn sweep(hub: Arc<Hub>) {
         for shard in &hub.shards {
             let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
             let len = shard.len();
-            // Whoever holds a room may be about to follow it, however long that takes: a client
-            // that reads nothing holds up its own answers. Nobody can come by it while the lock is
-            // held.
+            // A task that holds a room may be about to follow it, however long that takes: a client
+            // that does not read delays its own answers. Nobody can get the room while the shard's
+            // lock is held.
             let is_held = |room: &Arc<Room>| Arc::strong_count(room) > 1;
             shard.retain(|_, room| is_held(room) || !room.close_if_idle(before));
             hub.metrics.rooms_followed.dec_by((len - shard.len()) as i64);

@@ -1,8 +1,8 @@
-//! The newest events of one room, in memory, as part of what the rings of all rooms take.
+//! The newest events of one room in memory, as part of the budget of all rings.
 //!
-//! It does not know who reads them. An event in a ring is counted there; one that has left it, and
-//! is still on its way to a slow socket, counts as unsent until the last socket has it, once,
-//! however many wait for it.
+//! It does not know who reads them. An event in a ring counts there. One that has left it but still
+//! waits for a slow socket counts as unsent until the last socket has it: once, however many wait
+//! for it.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -12,14 +12,13 @@ use crate::budget::{Budget, Budgets, Held};
 use crate::config::HubConfig;
 use crate::model::Seq;
 
-/// Bytes that an event takes beyond its frame: its place in the ring, and its allocations.
+/// Bytes that an event takes beyond its frame: its entry in the ring, and its allocations.
 const ENTRY_OVERHEAD_BYTES: usize = 160;
 
-/// One to a room.
+/// One per room.
 pub struct Ring {
-    /// Consecutive, ending at the room's edge. Bounded by `ring_len_max` and `ring_bytes_max`, and
-    /// by what all rings may take; the oldest make room, and whoever still needs them reads the
-    /// log.
+    /// Consecutive, ending at the room's edge. Limited by `ring_len_max`, `ring_bytes_max` and the
+    /// budget of all rings. The oldest are dropped first; whoever still needs them reads the log.
     entries: VecDeque<Entry>,
     /// Bytes of the frames.
     frames_bytes: usize,
@@ -47,22 +46,22 @@ impl Ring {
         self.entries.front().map(|entry| entry.seq)
     }
 
-    /// What bytes count on that are made of events for those who are to be sent them.
+    /// The budget for bytes made from events for followers.
     pub fn unsent(&self) -> &Arc<Budget> {
         &self.unsent
     }
 
     pub fn push(&mut self, entry: &Entry) {
         let len = entry.frame.bytes().len();
-        // Not counted as unsent for as long as it is in here: see `pop`.
+        // Not counted as unsent while it is in here: see `pop`.
         let frame = entry.frame.clone().kept(self.unsent.owe(len));
         self.entries.push_back(Entry { frame, ..entry.clone() });
         self.frames_bytes += len;
         self.held.set(self.held.bytes() + len + ENTRY_OVERHEAD_BYTES);
     }
 
-    /// Drops the oldest events until it is within the limits of one room, but keeps the newest: a
-    /// fan-out may still need it, and a follower that is one behind finds it here.
+    /// Drops the oldest events until the room's limits are met, but keeps the newest: a fan-out may
+    /// still need it, and a follower that is one behind finds it here.
     pub fn trim(&mut self, config: &HubConfig) {
         let is_too_large = |ring: &Self| {
             ring.entries.len() > config.ring_len_max || ring.frames_bytes > config.ring_bytes_max
@@ -85,7 +84,7 @@ impl Ring {
         let len = oldest.frame.bytes().len();
         self.frames_bytes -= len;
         self.held.set(self.held.bytes() - len - ENTRY_OVERHEAD_BYTES);
-        // From here on it is unsent, if a socket still has it; if none has, this ends with it.
+        // From here on it counts as unsent while a socket still has it.
         self.unsent.pay(len);
     }
 }

@@ -1,7 +1,7 @@
-//! One room as this node sees it: its edge, its most recent events, its followers.
+//! One room as this node sees it: its edge, its recent events, its followers.
 //!
-//! It does no I/O and spawns nothing. Everything here happens under the room's lock, for as long
-//! as a few map operations take.
+//! It does no I/O and spawns nothing. Everything here runs under the room's lock, for as long as a
+//! few map operations take.
 
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
@@ -21,21 +21,20 @@ use crate::config::HubConfig;
 use crate::model::{RoomName, Seq};
 use crate::protocol::frame::Frame;
 
-/// How long clients are told that the log went back: those who were closed are back in seconds.
+/// How long clients are told that the log went back: those that were closed return in seconds.
 const WENT_BACK_TOLD: Duration = Duration::from_secs(60);
 
-/// A room that someone on this node follows, or followed a moment ago.
+/// A room that somebody on this node follows, or followed a moment ago.
 pub struct Room {
     /// Its name, and whether anyone came or went.
     pub door: Arc<Door>,
-    /// Set once the edge was read from the log; those who come meanwhile share the one query.
+    /// Set once the edge was read from the log. Concurrent callers share the query.
     pub activated: OnceCell<()>,
-    /// The log went back to this seq, a moment ago: what lies above it is not what it was.
+    /// The log recently went back to this seq: events above it differ from those that were shown.
     went_back: Option<(Seq, Instant)>,
-    /// Wakes those who read by themselves when the edge has moved.
+    /// Wakes readers without a follower when the edge has moved.
     moved: Notify,
-    /// Somebody came to follow, or read from the ring, since it was last looked at whether the ring
-    /// is worth its memory.
+    /// Somebody followed, or read from the ring, since `yield_ring` last asked.
     is_used: AtomicBool,
     state: Mutex<RoomState>,
 }
@@ -47,48 +46,48 @@ struct RoomState {
     ring: Ring,
     /// Up to where the fan-out has taken events.
     fanned: Seq,
-    /// Whether a fan-out is under way: there is one at a time, so that order is kept.
+    /// Whether a fan-out is running. There is one at a time, to keep the order.
     fanning: bool,
-    /// Copied only if a fan-out holds the list while it changes.
+    /// Copied only if the list changes while a fan-out holds it.
     followers: Arc<Vec<Arc<Follower>>>,
     /// Since when nobody follows.
     idle_since: Option<Instant>,
-    /// The log may have gone back: nothing new is taken until that is known, so that nobody is
-    /// shown what comes after before they are told.
+    /// The log may have gone back. Nothing new is taken until that is decided, so that nobody is
+    /// shown later events before they are told.
     frozen: bool,
-    /// The hub has let go of this room; who holds it must ask the hub for a new one.
+    /// The hub has let go of this room; whoever holds it must ask the hub for a new one.
     closed: bool,
 }
 
-/// What the room did with entries that came in.
+/// What the room did with entries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Accepted {
-    /// All are in the ring or were there before. `fan_out`: start a fan-out.
+    /// All are in the ring, or were there before. `fan_out`: start a fan-out.
     All { fan_out: bool },
-    /// The entry at this index does not follow the edge; it and those behind it were not taken.
+    /// The entry at this index does not follow the edge; it and those after it were not taken.
     Gap { index: usize, fan_out: bool },
 }
 
-/// What the room knew of entries that are not above its edge.
+/// How entries at or below the edge compare with the room's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Overlap {
-    /// There were none, or they are what it has.
+    /// There were none, or they are the same.
     Same,
-    /// It does not have them any more.
+    /// The room no longer has those events.
     Unknown,
-    /// It has something else there.
+    /// The room has other events at those seqs.
     Differs,
 }
 
-/// Where a follower that catches up, or who reads by themselves, gets the next events.
+/// Where a follower that catches up, or a reader without a follower, gets the next events.
 pub enum NextPage {
-    /// It has everything (a follower is live now), or it wants nothing more.
+    /// It has everything (a follower is now live), or wants nothing more.
     Live,
     /// From the ring.
     Ring(Batch),
-    /// The ring begins above its place: read the log.
+    /// The ring begins above its position: read the log.
     Log,
-    /// The room was let go: it must follow anew.
+    /// The room was let go: follow anew.
     Closed,
 }
 
@@ -132,17 +131,17 @@ impl Room {
         &self.door.name
     }
 
-    /// Nothing that runs under this lock can panic; if it did, the rule of `Follower` still holds.
+    /// Nothing under this lock can panic; if it did, the rule of `Follower` would still hold.
     fn state(&self) -> MutexGuard<'_, RoomState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The room's highest seq in order on this node; `None`: not read from the log yet.
+    /// The highest seq in order on this node; `None`: not read from the log yet.
     pub fn edge(&self) -> Option<Seq> {
         self.state().edge
     }
 
-    /// Gives the room its edge, once. Events that came in meanwhile wait with the relay.
+    /// Sets the room's edge, once. Events that arrive before that wait in the relay.
     pub fn set_edge(&self, edge: Seq) {
         let mut state = self.state();
         if state.edge.is_none() {
@@ -151,9 +150,9 @@ impl Room {
         }
     }
 
-    /// Up to where a client that comes back may have what the log has, which reaches `last_seq`.
-    /// For a while after the log went back, nobody above that can be believed: they may have seen
-    /// what was there before, and it may have grown beyond it since.
+    /// The highest position that a returning client can be trusted with; the log reaches
+    /// `last_seq`. For a while after the log went back nobody above that seq can be trusted: they
+    /// may have seen the lost events, and the log may have grown beyond them since.
     pub fn known(&self, last_seq: Seq, now: Instant) -> Seq {
         match self.went_back {
             Some((to, at)) if now.saturating_duration_since(at) < WENT_BACK_TOLD => {
@@ -163,7 +162,7 @@ impl Room {
         }
     }
 
-    /// Takes nothing new until it is told to again.
+    /// Takes nothing new until `thaw`.
     pub fn freeze(&self) {
         self.state().frozen = true;
     }
@@ -177,7 +176,8 @@ impl Room {
         self.state().frozen
     }
 
-    /// Takes entries (ascending) above the edge; if it has something else below, it is frozen.
+    /// Takes entries (ascending) above the edge. If the room has other events below it, it is
+    /// frozen.
     pub fn accept(&self, entries: &[Entry], config: &HubConfig) -> (Accepted, Overlap) {
         let mut state = self.state();
         let Some(before) = state.edge else {
@@ -223,12 +223,12 @@ impl Room {
         (accepted, overlap)
     }
 
-    /// Its recent events, in order, if they reach its edge.
+    /// The recent events, in order. They end at the edge.
     pub fn recent(&self) -> Vec<Entry> {
         self.state().ring.iter().cloned().collect()
     }
 
-    /// The next piece of work of a fan-out: what is new, and who follows. `None` ends it.
+    /// The next batch of a fan-out, and the followers. `None`: the fan-out ends.
     pub fn next_fan_out(&self, bytes_max: usize) -> Option<(Batch, Arc<Vec<Arc<Follower>>>)> {
         let mut state = self.state();
         let batch = state.join_after(state.fanned, bytes_max);
@@ -244,7 +244,7 @@ impl Room {
         }
     }
 
-    /// Adds a follower; it turns live here if its place is the edge. `false`: the room was let go.
+    /// Adds a follower, which turns live here if it is at the edge. `false`: the room was let go.
     pub fn follow(&self, follower: Arc<Follower>) -> bool {
         let mut state = self.state();
         if state.closed {
@@ -261,8 +261,8 @@ impl Room {
         true
     }
 
-    /// Removes a follower, if it is still there. It knows its index: a search for each of a crowd
-    /// that goes at once would take the crowd's size squared.
+    /// Removes a follower, if it is still there. It knows its index, because searching for each
+    /// follower of a crowd that leaves at once would take quadratic time.
     pub fn unfollow(&self, follower: &Arc<Follower>, now: Instant) {
         follower.stop();
         let mut state = self.state();
@@ -283,8 +283,8 @@ impl Room {
         }
     }
 
-    /// What a follower that catches up gets next; if nothing is missing it turns live, under the
-    /// room's lock, so that no event can slip between.
+    /// What a follower that catches up gets next. If nothing is missing it turns live, under the
+    /// room's lock, so that no event can slip in between.
     pub fn next_page(&self, follower: &Follower, bytes_max: usize) -> NextPage {
         let state = self.state();
         let goes_live = || {
@@ -297,8 +297,8 @@ impl Room {
         self.noted(state.page_after(follower.last(), bytes_max))
     }
 
-    /// What comes above `last`, for one who reads by themselves. Whoever holds the room keeps it
-    /// in use: it takes events, and `moved` tells of them.
+    /// What comes above `last`, for a reader without a follower. Holding the room keeps it in use:
+    /// it takes events, and `moved` reports them.
     pub fn page_after(&self, last: Seq, bytes_max: usize) -> NextPage {
         self.noted(self.state().page_after(last, bytes_max))
     }
@@ -310,8 +310,8 @@ impl Room {
         page
     }
 
-    /// Forgets the recent events, for their memory is needed, unless somebody used them since the
-    /// last time that this was asked. Those that a fan-out has not taken yet stay.
+    /// Clears the ring, because its memory is needed, unless somebody used it since the last call.
+    /// Events that a fan-out has not taken yet stay.
     pub fn yield_ring(&self) {
         if !self.is_used.swap(false, Relaxed) {
             let mut state = self.state();
@@ -320,14 +320,14 @@ impl Room {
         }
     }
 
-    /// Resolves when the edge has moved since this was called. So: first this, then a look at
-    /// `page_after`, then wait; an event between the look and the wait is not missed.
+    /// Resolves when the edge has moved since this call. So call this first, then `page_after`,
+    /// then wait: an event in between is not missed.
     pub fn moved(&self) -> Notified<'_> {
         self.moved.notified()
     }
 
-    /// Looks in the ring for an event above `after` that fits, and returns up to which seq there is
-    /// none. `None`: there is one, or the ring does not reach back to `after` any more.
+    /// Searches the ring for an event above `after` that fits, and returns the seq up to which
+    /// there is none. `None`: there is one, or the ring does not reach back to `after`.
     pub fn lacks(&self, after: Seq, fits: impl Fn(&Frame) -> bool) -> Option<Seq> {
         let state = self.state();
         let edge = state.edge.unwrap_or_default();
@@ -341,12 +341,12 @@ impl Room {
         (is_whole && !found).then_some(edge.max(after))
     }
 
-    /// Everyone who follows, as of now.
+    /// Everyone who follows now.
     pub fn followers(&self) -> Arc<Vec<Arc<Follower>>> {
         self.state().followers.clone()
     }
 
-    /// Somebody is about to follow: the time that nobody did begins anew.
+    /// Somebody is about to follow: restarts the linger time.
     pub fn touch(&self, now: Instant) {
         let mut state = self.state();
         state.idle_since = state.idle_since.map(|_| now);
@@ -357,7 +357,7 @@ impl Room {
         self.state().closed
     }
 
-    /// Closes the room, and has its followers' sessions hear of it.
+    /// Closes the room, and tells its followers' sessions.
     pub fn close(&self) {
         let mut state = self.state();
         state.closed = true;
@@ -429,9 +429,9 @@ mod tests {
         Budgets::new(&Config::from_defaults())
     }
 
-    /// Each is found at once, wherever it has come to stand by the others' going.
+    /// Each is found at once, wherever the others' removal has moved it.
     #[tokio::test]
-    async fn those_who_go_are_gone_in_whatever_order_and_no_others() {
+    async fn followers_are_removed_in_any_order_and_no_others() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap());
         let (_client, accepted) = tokio::join!(client, listener.accept());
@@ -466,7 +466,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_that_has_left_the_ring_may_have_fitted() {
+    fn an_event_that_has_left_the_ring_may_fit() {
         let (name, now) = (RoomName::stored("r"), Instant::now());
         let frame = |seq| {
             let (room, user, at) = (name.clone(), UserId::stored("1"), Timestamp(0));
@@ -476,7 +476,7 @@ mod tests {
         };
         let room = Room::new(name.clone(), now, &budgets());
         let nothing = |_: &Frame| false;
-        // The room has no edge, so nobody was sent anything.
+        // Without an edge the room has sent nothing.
         assert_eq!(room.lacks(Seq(7), nothing), Some(Seq(7)));
         room.set_edge(Seq(5));
         let config = HubConfig { ring_len_max: 3, ..Config::from_defaults().hub };

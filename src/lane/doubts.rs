@@ -1,4 +1,4 @@
-//! Commits that were not confirmed, and what became of them.
+//! Commits in doubt: were they committed?
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,11 +10,11 @@ use crate::log::{Appender, LogError};
 use crate::model::{RoomName, Seq};
 use crate::relay::Relay;
 
-/// Pause between two attempts to learn what became of a lost commit.
-pub const SETTLE_RETRY: Duration = Duration::from_millis(200);
+/// Pause between two questions about a lost commit.
+pub const ASK_PAUSE: Duration = Duration::from_millis(200);
 
-/// How often one batch asks before it is given up, and its clients may try again.
-const SETTLE_TRIES: usize = 5;
+/// How often one batch asks before it fails, so that its clients may try again.
+const ASKS_MAX: usize = 5;
 
 fn hint(relay: &Arc<Relay>, standing: Vec<(RoomName, Seq)>) {
     for (room, last_seq) in standing {
@@ -22,9 +22,9 @@ fn hint(relay: &Arc<Relay>, standing: Vec<(RoomName, Seq)>) {
     }
 }
 
-/// Asks about each room of a batch by itself, because one of them is damaged. What is left of the
-/// batch: the rooms that are still held. Those that are damaged are let go, as nothing will ever be
-/// known of them here; whoever follows one is told so by the comparison with the log.
+/// Asks about each room of a batch separately, because one of them is damaged. Returns the rooms
+/// that are still held. Damaged rooms are dropped, because nothing will ever be known about them
+/// here; their followers learn of it by the comparison with the log.
 async fn ask_apart(
     rooms: &[RoomName],
     appender: &mut Appender,
@@ -32,7 +32,7 @@ async fn ask_apart(
 ) -> (Vec<RoomName>, Result<(), LogError>) {
     let (mut left, mut asked) = (Vec::new(), Ok(()));
     for room in rooms {
-        match appender.settle(std::slice::from_ref(room), None).await {
+        match appender.last_seqs_if_ended(std::slice::from_ref(room), None).await {
             Ok(Some(standing)) => hint(relay, standing),
             Ok(None) => left.push(room.clone()),
             Err(LogError::Damaged(_)) => {}
@@ -46,17 +46,17 @@ async fn ask_apart(
 }
 
 #[derive(Debug, thiserror::Error)]
-#[error("it is not known yet what became of the last {0} commits")]
+#[error("the outcome of the last {0} commits is still unknown")]
 struct InDoubt(usize);
 
-/// A batch that was not confirmed may have been committed all the same. Its events would be missing
-/// from this node's rooms until the next event shows the hole. So the lane asks until the lost
-/// transaction has ended (it holds the rooms' locks until then), and tells the relay where the
-/// rooms stand.
+/// A batch that was not confirmed may be committed all the same. Its events would be missing from
+/// this node's rooms until the next event shows the hole. So the lane asks until the lost
+/// transaction has ended (it holds its rooms' locks until then), and tells the relay the rooms'
+/// last seqs.
 #[derive(Default)]
 pub struct Doubts {
-    /// The rooms of each such batch. At most `DOUBTS_MAX` batches: nothing is appended before there
-    /// are fewer.
+    /// The rooms of each such batch. At most `DOUBTS_MAX` batches, because nothing is appended
+    /// until there are fewer.
     batches: Vec<Vec<RoomName>>,
     asked: Option<Instant>,
     /// Which room of a batch is waited for.
@@ -74,8 +74,8 @@ impl Doubts {
         }
     }
 
-    /// Asks what became of them, without waiting for anybody.
-    pub async fn settle(
+    /// Asks about all of them, without waiting for any room.
+    pub async fn ask_once(
         &mut self,
         appender: &mut Appender,
         relay: &Arc<Relay>,
@@ -83,8 +83,8 @@ impl Doubts {
         self.ask(appender, relay, false).await
     }
 
-    /// `waits`: there is nothing else to do, so a room of each may be waited for. Else one that
-    /// other nodes write to all the time might never be found free.
+    /// `waits`: there is nothing else to do, so one room of each batch may be waited for. Otherwise
+    /// a room that other nodes write to all the time might never be found free.
     async fn ask(
         &mut self,
         appender: &mut Appender,
@@ -97,7 +97,7 @@ impl Doubts {
         for index in (0..self.batches.len()).rev() {
             let rooms = &self.batches[index];
             let wait_for = rooms.get(self.turn % rooms.len()).filter(|_| waits);
-            match appender.settle(rooms, wait_for).await {
+            match appender.last_seqs_if_ended(rooms, wait_for).await {
                 Ok(Some(standing)) => {
                     hint(relay, standing);
                     self.batches.remove(index);
@@ -111,15 +111,16 @@ impl Doubts {
                         false => self.batches[index] = left,
                     }
                 }
-                // Of the others it may be known all the same.
+                // The others may still be answered.
                 Err(error) => asked = asked.and(Err(error)),
             }
         }
         asked
     }
 
-    /// Asks now and then; while there are too many, again and again, but not for ever.
-    pub async fn settle_enough(
+    /// Asks if the last question is some time ago. While there are too many doubts it asks again,
+    /// up to `ASKS_MAX` times.
+    pub async fn ask_until_few(
         &mut self,
         appender: &mut Appender,
         relay: &Arc<Relay>,
@@ -127,18 +128,18 @@ impl Doubts {
         if self.batches.is_empty() {
             return Ok(());
         }
-        if self.asked.is_none_or(|asked| asked.elapsed() >= SETTLE_RETRY) {
-            let settled = self.settle(appender, relay).await;
-            // What cannot be asked about keeps nobody from writing: one of them is no outage.
+        if self.asked.is_none_or(|asked| asked.elapsed() >= ASK_PAUSE) {
+            let asked = self.ask_once(appender, relay).await;
+            // A failed question stops nobody from writing: a single doubt is no outage.
             if self.batches.len() >= DOUBTS_MAX {
-                settled?;
+                asked?;
             }
         }
-        for _ in 0..SETTLE_TRIES {
+        for _ in 0..ASKS_MAX {
             if self.batches.len() < DOUBTS_MAX {
                 return Ok(());
             }
-            tokio::time::sleep(SETTLE_RETRY).await;
+            tokio::time::sleep(ASK_PAUSE).await;
             self.ask(appender, relay, true).await?;
         }
         match self.batches.len() {

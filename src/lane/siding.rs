@@ -9,14 +9,14 @@ use super::{Failure, Job};
 use crate::model::RoomName;
 use crate::rules::Write;
 
-/// Commands of one room that go before those of others on a siding.
+/// Commands of one room that go before other rooms' commands on a siding.
 const TURN_LEN: usize = 64;
 
-/// Where rooms go that somebody else holds.
+/// The lane's side of its siding.
 pub struct Siding {
     /// As long as the lane's own inbox.
     jobs: mpsc::Sender<Job>,
-    /// Rooms with commands on the siding: each of those holds a ticket.
+    /// Rooms with commands on the siding; each command holds its room's ticket.
     rooms: HashMap<RoomName, Arc<()>>,
 }
 
@@ -25,8 +25,8 @@ impl Siding {
         Self { jobs, rooms: HashMap::new() }
     }
 
-    /// Commands for rooms that are on the siding follow them; a room of which nothing is there any
-    /// more is the lane's again.
+    /// Sends commands for rooms on the siding after them. A room without commands there is the
+    /// lane's again.
     pub fn divert(&mut self, waiting: &mut Vec<Job>) {
         if self.rooms.is_empty() {
             return;
@@ -36,18 +36,18 @@ impl Siding {
         follow.collect::<Vec<_>>().into_iter().for_each(|job| self.put(job));
     }
 
-    /// Takes a command for a room of which somebody else has the lock, or which waits already.
+    /// Takes a command for a room that somebody else holds, or that waits already.
     pub fn put(&mut self, mut job: Job) {
         let ticket = self.rooms.entry(job.write.room.clone()).or_default();
         job.ticket = Some(ticket.clone());
         if let Err(mpsc::error::TrySendError::Full(job)) = self.jobs.try_send(job) {
-            // More than can be waited for. An error: the client is gone.
+            // The siding is full. An error: the client is gone.
             let _ = job.answer.send(Err(Failure::Unavailable));
         }
     }
 }
 
-/// Puts the first commands of each room before the rest: one room that is held for long, and is
+/// Puts the first commands of each room before the rest: a room that is locked for long, and
 /// written to all the time, must not fill every batch of a siding.
 pub fn take_turns(jobs: &mut Vec<Job>) {
     let mut taken: HashMap<RoomName, usize> = HashMap::new();
@@ -61,7 +61,7 @@ pub fn take_turns(jobs: &mut Vec<Job>) {
     *jobs = first;
 }
 
-/// One of the rooms of a batch, each in its turn.
+/// The rooms of a batch in turn.
 pub fn nth_room(writes: &[Write], turn: usize) -> Option<&RoomName> {
     let mut rooms: Vec<&RoomName> = Vec::new();
     for write in writes {

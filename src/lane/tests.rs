@@ -11,7 +11,7 @@ fn job(bytes: usize) -> Job {
     Job { write, answer, due: Instant::now(), batch_len_max: usize::MAX, ticket: None }
 }
 
-/// `few`: the jobs, by their places, that may be in a batch of so many.
+/// `few`: indexes of jobs, each with the largest batch that it may be in.
 fn lens(bytes: &[usize], few: &[(usize, usize)]) -> usize {
     let mut jobs: Vec<_> = bytes.iter().map(|bytes| job(*bytes)).collect();
     for (index, len_max) in few {
@@ -32,7 +32,7 @@ fn a_batch_is_bounded_in_commands_and_in_bytes_and_never_empty() {
 }
 
 #[test]
-fn whose_batch_failed_is_in_one_of_fewer() {
+fn a_job_of_a_failed_batch_goes_into_a_smaller_one() {
     assert_eq!(lens(&[1; 4], &[(0, 1)]), 1);
     assert_eq!(lens(&[1; 4], &[(0, 1), (1, 1), (2, 1), (3, 1)]), 1);
     assert_eq!(lens(&[1; 4], &[(2, 1), (3, 1)]), 2);

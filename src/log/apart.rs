@@ -1,16 +1,16 @@
-//! Reads beside damage: what one call asks for at once is asked for in parts if something in it
-//! cannot be read, so that the rest is answered.
+//! Reads around damage: if something in a read of several rooms cannot be read, the rest is still
+//! answered.
 
 use super::{Log, LogError};
 use crate::model::{Event, RoomName, Seq};
 
-/// Answers about several rooms, in their order. One that is an error says that its room is damaged.
+/// Answers about several rooms, in their order. An error means that this room is damaged.
 pub type Apart<T> = Vec<Result<T, LogError>>;
 
-/// Asks about all rooms at once, and if something is damaged, about each half by itself, down to
-/// single rooms. Any other error is the whole call's.
+/// Asks about all rooms at once and, if something is damaged, about each half separately, down to
+/// single rooms. Any other error fails the whole call.
 pub(super) struct Parts<'a, T> {
-    /// Those that are to be asked about, the next one last.
+    /// The parts still to ask about; the next one is last.
     parts: Vec<&'a [RoomName]>,
     pub answers: Apart<T>,
 }
@@ -25,7 +25,7 @@ impl<'a, T> Parts<'a, T> {
         self.parts.pop()
     }
 
-    /// What was answered about those.
+    /// Takes the answer about the rooms that `next` returned.
     pub fn put(
         &mut self,
         rooms: &'a [RoomName],
@@ -45,8 +45,8 @@ impl<'a, T> Parts<'a, T> {
 }
 
 impl Log {
-    /// As `read_page`, for a reader that must not miss what stands before a damaged row: it gets
-    /// fewer events then, and `Damaged` only if the very next one cannot be read.
+    /// Like `read_page`, for a reader that needs the events before a damaged row: it then gets
+    /// fewer events, and `Damaged` only if the very next event cannot be read.
     pub async fn read_to_damage(
         &self,
         room: &RoomName,

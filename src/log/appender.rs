@@ -1,4 +1,4 @@
-//! A lane's way to append to the log, whichever it is.
+//! How a lane appends, to any log.
 
 use std::collections::BTreeSet;
 
@@ -9,8 +9,8 @@ use super::{LogError, postgres, sqlite};
 use crate::model::{RoomName, Seq};
 use crate::rules::{Outcome, Write};
 
-/// One lane's way to append. Each lane has its own; it is not shared.
-// The larger variant is the one that matters; a node has one of these for each lane.
+/// One lane's access to the log. Each lane has its own.
+// The larger variant is the usual one, and a node has one per lane.
 #[allow(clippy::large_enum_variant)]
 pub enum Appender {
     Sqlite(sqlite::Appender),
@@ -20,18 +20,17 @@ pub enum Appender {
 }
 
 impl Appender {
-    /// Decides and commits a batch as one transaction; outcomes are in the order of `writes`, and
-    /// every seq in them follows that order within its room.
+    /// Decides and commits a batch as one transaction. Outcomes are in the order of `writes`, and
+    /// within a room seqs follow that order.
     ///
-    /// `None`: somebody else holds the room just now, and nothing of it was written; the room named
-    /// by `wait_for`, and no other, is waited for, but not for long. (There is nobody else at the
-    /// embedded log.)
+    /// An outcome is `None` if somebody else held the room: nothing was written to it. Only the
+    /// room `wait_for` is waited for, and not for long. (The embedded log has no other writers.)
     ///
-    /// A write that the rules refuse costs its neighbours nothing. On any error nothing of the
-    /// batch may be shown to anyone (`LogError` says what is known).
+    /// A refused write does not affect the others. After an error nothing of the batch may be shown
+    /// to anyone (`LogError` says what is known).
     ///
-    /// Not cancel-safe: a dropped call leaves the outcome unknown. The implementations bound
-    /// themselves in time (`log.append_timeout_ms`), so there is no need to.
+    /// Not cancel-safe: dropping the call leaves the outcome unknown. Implementations limit their
+    /// own time (`log.append_timeout_ms`), so nobody needs to drop it.
     pub async fn append(
         &mut self,
         writes: &[Write],
@@ -62,7 +61,7 @@ impl Appender {
         }
     }
 
-    /// The outbox rows that the last `append` wrote; none without a mirror.
+    /// The outbox rows of the last `append`; none without a mirror.
     pub fn receipts(&mut self) -> Vec<i64> {
         match self {
             Self::Sqlite(_) => Vec::new(),
@@ -72,7 +71,7 @@ impl Appender {
         }
     }
 
-    /// After `LogError::Unknown`: the rooms that the lost transaction wrote to, if it did.
+    /// After `LogError::Unknown`: the rooms that the lost transaction may have written to.
     pub fn in_doubt(&mut self, writes: &[Write]) -> Vec<RoomName> {
         match self {
             Self::Sqlite(_) => rooms_of(writes),
@@ -82,19 +81,19 @@ impl Appender {
         }
     }
 
-    /// Where all rooms of one lost transaction stand since it has ended, one way or the other;
-    /// rooms that do not exist are left out. `None`: it has not ended, as far as is known. It
-    /// waits for nobody, or, if that is wished, for one of the rooms for a moment.
-    pub async fn settle(
+    /// The last seqs of a lost transaction's rooms, if that transaction has ended, one way or the
+    /// other. Rooms that do not exist are left out. `None`: as far as is known, it has not ended.
+    /// Waits for nobody except, for a moment, for the room `wait_for`.
+    pub async fn last_seqs_if_ended(
         &mut self,
         rooms: &[RoomName],
         wait_for: Option<&RoomName>,
     ) -> Result<Option<Vec<(RoomName, Seq)>>, LogError> {
         match self {
-            Self::Sqlite(appender) => Ok(Some(appender.settle(rooms).await?)),
-            Self::Postgres(appender) => appender.settle(rooms, wait_for).await,
+            Self::Sqlite(appender) => Ok(Some(appender.last_seqs(rooms).await?)),
+            Self::Postgres(appender) => appender.last_seqs_if_ended(rooms, wait_for).await,
             #[cfg(test)]
-            Self::Memory(log) => Ok(Some(log.settle(rooms).await?)),
+            Self::Memory(log) => Ok(Some(log.last_seqs_written(rooms).await?)),
         }
     }
 }

@@ -1,5 +1,5 @@
-//! What the node's log of itself says about the durable log: one line when it fails, one when it
-//! is back, and one a minute for each room in which something is damaged.
+//! What the node logs about the durable log: one line when it fails, one when it works again, and
+//! one per minute for each room with damaged data.
 
 use std::collections::HashMap;
 use std::error::Error;
@@ -11,30 +11,30 @@ use super::LogError;
 use crate::model::RoomName;
 use crate::rules::{Outcome, Write};
 
-/// A room is named again after so long, if something in it is asked for again.
+/// How long until a room is logged again.
 const PAUSE: Duration = Duration::from_secs(60);
-/// Rooms that are remembered, and so lines within `PAUSE`. A damaged index can concern them all.
+/// Rooms remembered, and so the most lines within `PAUSE`. A damaged index may affect all rooms.
 const ROOMS_MAX: usize = 64;
 
-/// Shared by lanes and reads, so that an outage is told once and not once by each of them.
+/// Shared by lanes and reads, so that an outage is logged once and not by each of them.
 pub(super) struct Health {
-    /// Whose.
+    /// The store's name.
     store: &'static str,
-    /// True from the first failure to the next success. It guards only what is printed.
+    /// True from the first failure to the next success. It only controls what is logged.
     away: AtomicBool,
-    /// As `away`.
+    /// Like `away`.
     faults: Mutex<Faults>,
     begun: Instant,
-    /// When something was committed last, in milliseconds from `begun`; 0: never, or a commit has
-    /// failed since.
+    /// When the last commit was, in milliseconds from `begun`; 0: never, or a commit has failed
+    /// since.
     committed: AtomicU64,
 }
 
-/// Which rooms were named as damaged lately. `None`: a call that is about several.
+/// Rooms that were recently logged as damaged. `None`: calls about several rooms.
 #[derive(Default)]
 struct Faults {
     told: HashMap<Option<RoomName>, Instant>,
-    /// Errors since the last line that were not told.
+    /// Errors since the last line that were not logged.
     unsaid: u64,
 }
 
@@ -44,7 +44,7 @@ impl Health {
         Self { store, away, faults, begun: Instant::now(), committed: AtomicU64::new(0) }
     }
 
-    /// Notes whether commits succeed.
+    /// Notes whether an append succeeded.
     pub fn note(&self, appended: &Result<Vec<Option<Outcome>>, LogError>) {
         match appended {
             Ok(outcomes) => {
@@ -69,24 +69,24 @@ impl Health {
 
     pub fn failed(&self, error: &(dyn Error + 'static)) {
         if !self.away.swap(true, Ordering::Relaxed) {
-            tracing::warn!(err = chain(error), "{} fails; trying again", self.store);
+            tracing::warn!(err = chain(error), "{} fails; retrying", self.store);
         }
     }
 
     pub fn answered(&self) {
-        // The load first: this is on every append's path, and a swap would bounce the cache line
-        // between the lanes.
+        // Loads first: this runs on every append, and a swap would move the cache line between the
+        // lanes.
         if self.away.load(Ordering::Relaxed) && self.away.swap(false, Ordering::Relaxed) {
             tracing::info!("{} answers again", self.store);
         }
     }
 
-    /// An append failed. If it is not known by which command, the caller tries fewer at once.
+    /// Logs a failed append. If the failing command is unknown, the caller tries fewer at once.
     pub fn of_batch(&self, writes: &[Write], error: &LogError) {
         match (error, writes) {
             (LogError::Culprits(culprits), _) => {
-                for (place, error) in culprits {
-                    self.of_room(writes.get(*place).map(|write| &write.room), error);
+                for (index, error) in culprits {
+                    self.of_room(writes.get(*index).map(|write| &write.room), error);
                 }
             }
             (_, [write]) => self.of_room(Some(&write.room), error),
@@ -94,10 +94,10 @@ impl Health {
         }
     }
 
-    /// Says so if the error will not pass by itself.
+    /// Logs an error that does not pass by itself.
     pub fn of_room(&self, room: Option<&RoomName>, error: &LogError) {
         let what = match error {
-            LogError::Damaged(_) => "holds something damaged",
+            LogError::Damaged(_) => "found damaged data",
             LogError::Refused(_) => "refused a command",
             LogError::Unavailable(_) | LogError::Unknown(_) | LogError::Culprits(_) => return,
         };
@@ -111,7 +111,7 @@ impl Health {
 }
 
 impl Faults {
-    /// Whether to write a line, and how many errors had none since the last.
+    /// `None`: log nothing. Else the number of errors since the last line that were not logged.
     fn tell(&mut self, room: Option<&RoomName>, now: Instant) -> Option<u64> {
         if self.told.len() >= ROOMS_MAX {
             self.told.retain(|_, told| now.duration_since(*told) < PAUSE);

@@ -1,8 +1,8 @@
-//! A log in memory, for tests. It decides as the others do. Whoever makes it says what happens to
+//! A log in memory, for tests. It decides as the others do. Its creator determines what happens to
 //! each call: it may be late, fail, or not say whether it committed.
 //!
-//! Nothing in it outlives the process, so no node can have it. It waits only by tokio's clock, so a
-//! test can run what stands on a log in virtual time (see `sim`).
+//! Nothing survives the process, so no node can have it. It waits only on tokio's clock, so a test
+//! can run everything above the log in virtual time (see `sim`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::Pin;
@@ -13,7 +13,7 @@ use super::health::Health;
 use crate::model::{Event, RoomName, Seq, Timestamp, UserId};
 use crate::rules::{self, Outcome, Reading, Standing, Write};
 
-/// Where a call is: on its way to what is stored, or back with the answer.
+/// Where a call is: on its way to the stored data, or back with the answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Leg {
     Read,
@@ -22,14 +22,14 @@ pub enum Leg {
     FromAppend,
 }
 
-/// What a leg comes to, when it is over.
+/// The future result of a leg.
 pub type Passed = Pin<Box<dyn Future<Output = Result<(), LogError>> + Send>>;
-/// What becomes of each leg of each call.
+/// Decides what happens to each leg of each call.
 pub type Way = Box<dyn Fn(Leg) -> Passed + Send + Sync>;
-/// Hears of each event in the moment of its commit.
+/// Called with each event at the moment of its commit.
 pub type Witness = Box<dyn Fn(&Event) + Send + Sync>;
 
-/// Clones are the same.
+/// Clones share one log.
 #[derive(Clone)]
 pub struct Memory(Arc<Shared>);
 
@@ -42,17 +42,17 @@ struct Shared {
 
 #[derive(Default)]
 struct Stored {
-    rooms: BTreeMap<RoomName, Room>,
-    /// The time of the last commit: each has its own.
+    rooms: BTreeMap<RoomName, MemoryRoom>,
+    /// The time of the last commit; no two are the same.
     now: i64,
 }
 
 #[derive(Default)]
-struct Room {
-    /// What the rules need to know.
+struct MemoryRoom {
+    /// The facts for the rules.
     facts: rules::Room,
     events: Vec<Event>,
-    /// What they came of, each with how many there were after it.
+    /// The writes that caused the events, each with the number of events after it.
     writes: Vec<(Write, usize)>,
     /// Events that cannot be read.
     damaged: BTreeSet<Seq>,
@@ -72,7 +72,7 @@ impl Memory {
         &self.0.health
     }
 
-    /// Decides and commits, at once: what another node does.
+    /// Decides and commits at once, as another node would.
     pub fn commit(&self, writes: &[Write]) -> Vec<Outcome> {
         let mut stored = self.stored();
         let stored = &mut *stored;
@@ -87,7 +87,7 @@ impl Memory {
         outcomes
     }
 
-    /// The room is what it was when this was its last event.
+    /// Sets the room back to what it was when `to` was its last seq.
     pub fn go_back(&self, name: &RoomName, to: Seq) {
         let mut stored = self.stored();
         let Some(room) = stored.rooms.get_mut(name) else { return };
@@ -97,7 +97,7 @@ impl Memory {
         }
     }
 
-    /// The event at `seq` cannot be read; `false`: it can again.
+    /// Makes the event at `seq` unreadable, or readable again.
     pub fn set_damaged(&self, name: &RoomName, seq: Seq, is_damaged: bool) {
         let mut stored = self.stored();
         let Some(room) = stored.rooms.get_mut(name) else { return };
@@ -115,7 +115,10 @@ impl Memory {
         Ok(outcomes)
     }
 
-    pub async fn settle(&self, rooms: &[RoomName]) -> Result<Vec<(RoomName, Seq)>, LogError> {
+    pub async fn last_seqs_written(
+        &self,
+        rooms: &[RoomName],
+    ) -> Result<Vec<(RoomName, Seq)>, LogError> {
         let last_seqs = self.last_seqs(rooms).await?;
         let known = rooms.iter().cloned().zip(last_seqs);
         Ok(known.filter_map(|(room, last_seq)| Some((room, last_seq?))).collect())
@@ -159,22 +162,22 @@ impl Memory {
         names: &[RoomName],
         user: &UserId,
     ) -> Result<Vec<Option<Standing>>, LogError> {
-        let standing = |rooms: &BTreeMap<_, Room>, name| rooms.get(name)?.standing(user);
+        let standing = |rooms: &BTreeMap<_, MemoryRoom>, name| rooms.get(name)?.standing(user);
         self.read(|rooms| Ok(names.iter().map(|name| standing(rooms, name)).collect())).await
     }
 
     pub async fn last_seq(&self, name: &RoomName) -> Result<Option<Seq>, LogError> {
-        self.read(|rooms| Ok(rooms.get(name).and_then(Room::last_seq))).await
+        self.read(|rooms| Ok(rooms.get(name).and_then(MemoryRoom::last_seq))).await
     }
 
     pub async fn last_seqs(&self, names: &[RoomName]) -> Result<Vec<Option<Seq>>, LogError> {
-        let last_seq = |rooms: &BTreeMap<_, Room>, name| rooms.get(name)?.last_seq();
+        let last_seq = |rooms: &BTreeMap<_, MemoryRoom>, name| rooms.get(name)?.last_seq();
         self.read(|rooms| Ok(names.iter().map(|name| last_seq(rooms, name)).collect())).await
     }
 
     async fn read<T>(
         &self,
-        read: impl FnOnce(&BTreeMap<RoomName, Room>) -> Result<T, LogError>,
+        read: impl FnOnce(&BTreeMap<RoomName, MemoryRoom>) -> Result<T, LogError>,
     ) -> Result<T, LogError> {
         (self.0.way)(Leg::Read).await?;
         let found = read(&self.stored().rooms);
@@ -183,12 +186,12 @@ impl Memory {
     }
 }
 
-/// What this log has no answer to, because nobody has asked it yet.
+/// For calls that this log does not implement, because no test needs them yet.
 pub(super) fn no<T>() -> Result<T, LogError> {
-    Err(LogError::Unavailable("it is kept in memory, for tests".into()))
+    Err(LogError::Unavailable("not implemented by the log in memory".into()))
 }
 
-impl Room {
+impl MemoryRoom {
     fn decide(&mut self, write: &Write, at: Timestamp) -> Outcome {
         let outcome = self.facts.decide(write, at);
         let before = self.events.len();
@@ -199,12 +202,12 @@ impl Room {
         outcome
     }
 
-    /// A room that was only asked for is none.
+    /// `None` for a room that was only asked for.
     fn last_seq(&self) -> Option<Seq> {
         self.facts.created_by.as_ref().map(|_| self.facts.last_seq)
     }
 
-    /// Read marks are not kept: whoever is a member has read everything.
+    /// Read marks are not kept: every member has read everything.
     fn standing(&self, user: &UserId) -> Option<Standing> {
         let last_seq = self.last_seq()?;
         let role = self.facts.members.get(user).copied();
@@ -236,7 +239,7 @@ mod tests {
         Write { room: name(), caller: UserId::stored(&user.to_string()), id, verb }
     }
 
-    /// What there is to compare: times differ.
+    /// What can be compared; times differ.
     fn without_time(outcomes: Vec<Option<Outcome>>) -> Vec<String> {
         let at = Timestamp(0);
         let strip = |outcome| match outcome {
@@ -255,9 +258,9 @@ mod tests {
         outcomes.into_iter().map(|outcome| format!("{:?}", strip(outcome))).collect()
     }
 
-    /// What is tested with it would prove nothing if it did otherwise than a real one.
+    /// Tests on this log would prove nothing if it behaved differently from a real one.
     #[tokio::test]
-    async fn it_does_and_tells_what_the_embedded_log_does() {
+    async fn it_behaves_like_the_embedded_log() {
         let folder = tempfile::tempdir().unwrap();
         let mut config = Config::from_defaults();
         config.log.path = folder.path().join("verbatim.db").display().to_string();

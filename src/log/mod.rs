@@ -1,15 +1,15 @@
-//! The durable log: what is in it happened, and nothing else did.
+//! The durable log: an event exists if it is in here.
 //!
-//! This file is the contract; `postgres` and `sqlite` keep it, and one test suite holds both to it.
-//! It does not encode frames, and it does not tell anyone what it wrote: the lane does.
+//! This file is the contract; `postgres` and `sqlite` implement it, and one test suite checks both.
+//! The log does not encode frames and tells nobody what it wrote; the lane does.
 //!
 //! What both promise:
 //! - **Atomic and durable.** When `append` returns `Ok`, the whole batch survives a crash of the
-//!   process, the machine and the store. Nothing of it is visible to any read before that.
-//! - **Gapless.** In each room seq counts 1, 2, 3, … in commit order: whoever has seen n can read
-//!   everything below n.
-//! - **Idempotent for ever** by (room, user, id), whichever node wrote it first.
-//! - **Honest.** `LogError::Unknown` says that nobody knows; it never means "probably not".
+//!   process, the machine and the store. No read sees any of it before that.
+//! - **Gapless.** In each room seqs count 1, 2, 3, … in commit order. A reader that has seen n can
+//!   read everything below n.
+//! - **Idempotent**, permanently, by (room, user, id), whichever node wrote it first.
+//! - **Honest.** `LogError::Unknown` means that nobody knows; it never means "probably not".
 
 mod apart;
 mod appender;
@@ -40,11 +40,11 @@ use crate::config::Config;
 use crate::model::{Event, LogIdentity, RoomName, Seq, UserId};
 use crate::rules::Standing;
 
-/// What was committed so long ago shows that the log takes commits.
+/// A commit this recent proves that the log accepts commits.
 const JUST_NOW: Duration = Duration::from_secs(2);
 
-/// Where the events are. Cheap to clone; clones share connections.
-// The larger variant is the one that matters; there are a few of these in a node.
+/// The log of a node. Cheap to clone; clones share connections.
+// The larger variant is the usual one, and a node has few of these.
 #[allow(clippy::large_enum_variant)]
 #[derive(Clone)]
 pub enum Log {
@@ -54,43 +54,42 @@ pub enum Log {
     Memory(memory::Memory),
 }
 
-/// A way to write how far members have read, for one task.
-// The larger variant is the one that matters; a node has one of these.
+/// Writes read marks, for one task.
+// The larger variant is the usual one, and a node has one of these.
 #[allow(clippy::large_enum_variant)]
 pub enum Marker {
     Sqlite(sqlite::Sqlite),
     Postgres(postgres::Marker),
-    /// Marks nothing.
+    /// Writes nothing.
     #[cfg(test)]
     Memory,
 }
 
-/// The end of a log, seen from outside: it keeps nothing open.
+/// Resolves when a log is closed. It keeps nothing open.
 pub struct Closed(Option<CancellationToken>);
 
-/// Why the log did not do it, told by what the caller can do about it.
+/// Why a call to the log failed, by what the caller can do about it.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
-    /// Nothing was written. Trying again later may work.
+    /// Nothing was written. A later try may succeed.
     #[error("the log cannot be reached")]
     Unavailable(#[source] Box<dyn StdError + Send + Sync>),
-    /// The commit was sent and its answer never came: it may or may not have been written.
-    /// Only a command with an `id` may be sent again.
+    /// The commit was sent and its answer never came: it may or may not have been written. Only
+    /// commands with an `id` may be sent again.
     #[error("the log did not say whether it committed")]
     Unknown(#[source] Box<dyn StdError + Send + Sync>),
     /// Nothing was written, and the same batch will be refused again: a bug, or a log that was
-    /// changed by hand. Its commands may do better one by one.
+    /// changed by hand. Its commands may succeed one by one.
     #[error("the log refused the batch")]
     Refused(#[source] Box<dyn StdError + Send + Sync>),
-    /// What this needs is in the log and cannot be read: a damaged page, or a row that this version
-    /// does not know. Nothing was written, and trying again will not help. Other rooms may be well,
-    /// and so may the other commands of the batch.
-    #[error("what this needs is damaged in the log")]
+    /// Something that this needs is in the log and cannot be read: a damaged page, or a row that
+    /// this version does not know. Nothing was written, and trying again will not help. Other
+    /// rooms, and other commands of the batch, may be fine.
+    #[error("data that this needs is damaged in the log")]
     Damaged(#[source] Box<dyn StdError + Send + Sync>),
-    /// Nothing was written, because of these commands of the batch: the place of each in it, in
-    /// ascending order, and its own error (`Refused` or `Damaged`). The others may be sent again
-    /// without them.
-    #[error("the log cannot take {} of the commands of the batch", .0.len())]
+    /// Nothing was written, because of these commands: their indexes in the batch, ascending, each
+    /// with its own error (`Refused` or `Damaged`). The others may be sent again without them.
+    #[error("the log cannot write {} commands of the batch", .0.len())]
     Culprits(Vec<(usize, LogError)>),
 }
 
@@ -106,7 +105,7 @@ impl LogError {
     }
 }
 
-/// Why the log cannot be opened; one sentence that tells the operator what to do.
+/// Why the log cannot be opened: one sentence that tells the operator what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     #[error(transparent)]
@@ -116,9 +115,9 @@ pub enum OpenError {
 }
 
 impl Closed {
-    /// Resolves when the last clone of the log and its last appender are gone and everything is
-    /// closed. Only the embedded log has something to close: its file, which a disk that hangs may
-    /// keep open for ever.
+    /// Resolves when everything is closed, after the last clone of the log and its last appender
+    /// are gone. Only the embedded log has something to close: its file, which a hanging disk may
+    /// keep open forever.
     pub async fn wait(&self) {
         if let Some(closed) = &self.0 {
             closed.cancelled().await;
@@ -127,8 +126,8 @@ impl Closed {
 }
 
 impl Marker {
-    /// Moves the marks forward, never back, and says which have moved. Each (room, user) may stand
-    /// in it once. It waits for nobody's lock, and nobody waits for it for longer than it takes.
+    /// Moves the marks forward, never back, and returns which have moved. Each (room, user) may
+    /// appear once. It waits for nobody's lock, and holds its own locks only for the statement.
     pub async fn mark(&mut self, marks: &[Mark]) -> Result<Marked, LogError> {
         match self {
             Self::Sqlite(log) => log.mark(marks).await,
@@ -140,13 +139,13 @@ impl Marker {
 }
 
 impl Log {
-    /// Opens the log that the settings name: PostgreSQL if `log.url` is set, else the embedded
-    /// SQLite. Both make what is missing, and refuse what they do not know.
+    /// Opens the configured log: PostgreSQL if `log.url` is set, else the embedded SQLite. Both
+    /// create what is missing, and refuse what they do not know.
     pub async fn open(config: &Config) -> Result<Self, OpenError> {
         let log = &config.log;
         if log.url.is_empty() {
             let log = log.clone();
-            // The disk may take its time, and whoever waits may be told to stop meanwhile.
+            // The disk may be slow, and the caller may be told to stop meanwhile.
             let opened = spawn_blocking(move || sqlite::Sqlite::open(&log)).await;
             let opened = opened.unwrap_or_else(|err| resume_unwind(err.into_panic()));
             return Ok(Self::Sqlite(opened?));
@@ -157,23 +156,23 @@ impl Log {
         Ok(Self::Postgres(postgres))
     }
 
-    /// Whether other nodes may write to it, too.
+    /// Whether other nodes may write to it.
     pub fn is_shared(&self) -> bool {
         matches!(self, Self::Postgres(_))
     }
 
-    /// Resolves with a sentence if a part of the log has died that a node cannot live without.
+    /// Resolves with a message when a part of the log has died that the node cannot do without.
     pub async fn failed(&self) -> String {
         match self {
             Self::Sqlite(log) => log.thread_ended().await.to_string(),
-            // It has no threads, and reconnects by itself.
+            // It has no threads, and reconnects automatically.
             Self::Postgres(_) => std::future::pending().await,
             #[cfg(test)]
             Self::Memory(_) => std::future::pending().await,
         }
     }
 
-    /// What to wait for when nothing uses the log any more.
+    /// Resolves when nothing uses the log any more and it is closed.
     pub fn closed(&self) -> Closed {
         match self {
             Self::Sqlite(log) => Closed(Some(log.closed())),
@@ -183,7 +182,7 @@ impl Log {
         }
     }
 
-    /// A new way to append, for one lane. Connects lazily.
+    /// A new appender, for one lane. Connects at the first append.
     pub fn appender(&self) -> Appender {
         match self {
             Self::Sqlite(log) => Appender::Sqlite(log.appender()),
@@ -193,7 +192,7 @@ impl Log {
         }
     }
 
-    /// Events with seq > `after`, ascending, at most `limit`. Empty for a room that is not there.
+    /// Events with seq > `after`, ascending, at most `limit`. Empty if the room does not exist.
     pub async fn read(
         &self,
         room: &RoomName,
@@ -203,8 +202,8 @@ impl Log {
         self.read_page(room, after, limit, usize::MAX).await
     }
 
-    /// As `read`, and about `bytes_max` bytes of text, but at least one event: for readers whose
-    /// memory must not depend on how long messages are.
+    /// Like `read`, but stops at about `bytes_max` bytes of text, after at least one event: for
+    /// readers whose memory use must not depend on the length of messages.
     pub async fn read_page(
         &self,
         room: &RoomName,
@@ -221,8 +220,8 @@ impl Log {
         self.told(Some(room), page)
     }
 
-    /// The newest events with seq < `before` (`None`: of all), ascending, as many as `read_page`
-    /// has of the oldest.
+    /// The newest events with seq < `before` (`None`: all), ascending, within the same limits as
+    /// `read_page`.
     pub async fn read_before(
         &self,
         room: &RoomName,
@@ -239,7 +238,7 @@ impl Log {
         self.told(Some(room), page)
     }
 
-    /// A user's standing in a room, in one snapshot. `None`: there is no such room.
+    /// A user's standing in a room, in one snapshot. `None`: the room does not exist.
     pub async fn standing(
         &self,
         room: &RoomName,
@@ -254,7 +253,7 @@ impl Log {
         self.told(Some(room), standing)
     }
 
-    /// As `standing`, in many rooms at once.
+    /// Like `standing`, for many rooms at once.
     pub async fn standings(
         &self,
         rooms: &[RoomName],
@@ -273,7 +272,7 @@ impl Log {
         Ok(parts.answers)
     }
 
-    /// The room's highest committed seq. `None`: there is no such room.
+    /// The room's highest committed seq. `None`: the room does not exist.
     pub async fn last_seq(&self, room: &RoomName) -> Result<Option<Seq>, LogError> {
         let last_seq = match self {
             Self::Sqlite(log) => log.last_seq(room).await,
@@ -284,7 +283,7 @@ impl Log {
         self.told(Some(room), last_seq)
     }
 
-    /// As `last_seq`, for many rooms at once.
+    /// Like `last_seq`, for many rooms at once.
     pub async fn last_seqs(&self, rooms: &[RoomName]) -> Result<Apart<Option<Seq>>, LogError> {
         let mut parts = Parts::of(rooms);
         while let Some(part) = parts.next() {
@@ -299,7 +298,7 @@ impl Log {
         Ok(parts.answers)
     }
 
-    /// Which log it is; `None` for one that is not shared.
+    /// Which log this is; `None` if it is not shared.
     pub fn identity(&self) -> Option<&LogIdentity> {
         match self {
             Self::Sqlite(_) => None,
@@ -309,7 +308,7 @@ impl Log {
         }
     }
 
-    /// The outbox, if the log has one: what is committed and not yet known to be mirrored.
+    /// The outbox, if the log has one: batches that are committed and not yet known to be mirrored.
     pub fn outbox(&self) -> Option<Outbox> {
         match self {
             Self::Sqlite(_) => None,
@@ -319,7 +318,7 @@ impl Log {
         }
     }
 
-    /// A new way to write how far members have read. Connects lazily.
+    /// A new writer of read marks. Connects at the first write.
     pub fn marker(&self) -> Marker {
         match self {
             Self::Sqlite(log) => Marker::Sqlite(log.clone()),
@@ -329,7 +328,7 @@ impl Log {
         }
     }
 
-    /// Rooms with a name above `after`, in the byte order of their names, as that user sees them.
+    /// Rooms with a name above `after`, in the byte order of their names, as this user sees them.
     pub async fn rooms(
         &self,
         user: Option<&UserId>,
@@ -361,8 +360,7 @@ impl Log {
         self.told(Some(room), members)
     }
 
-    /// Whether it can be written to: by what was committed a moment ago, else by a commit that
-    /// changes nothing.
+    /// Checks that the log accepts commits: by a recent one, else by a commit that changes nothing.
     pub async fn ping_writes(&self) -> Result<(), LogError> {
         if self.health().has_committed_within(JUST_NOW) {
             return Ok(());
@@ -375,7 +373,7 @@ impl Log {
         }
     }
 
-    /// Whether the log answers now.
+    /// Checks that the log answers.
     pub async fn ping(&self) -> Result<(), LogError> {
         match self {
             Self::Sqlite(log) => log.ping().await,
@@ -385,7 +383,7 @@ impl Log {
         }
     }
 
-    /// What time it is there, if that may be another than here.
+    /// The log's time, if its clock may differ from this node's.
     pub async fn time(&self) -> Result<SystemTime, LogError> {
         match self {
             Self::Sqlite(_) => Ok(SystemTime::now()),
@@ -395,8 +393,8 @@ impl Log {
         }
     }
 
-    /// Reads everything and says what is damaged: a few of the problems. `None`: it was not read.
-    /// PostgreSQL has tools of its own for that (`pg_amcheck`).
+    /// Reads everything and returns the first few problems. `None`: nothing was read. PostgreSQL
+    /// has its own tools for this (`pg_amcheck`).
     pub async fn examine(&self) -> Result<Option<Vec<String>>, LogError> {
         match self {
             Self::Sqlite(log) => log.examine().await.map(Some),
@@ -406,7 +404,7 @@ impl Log {
         }
     }
 
-    /// The word for it in `/readyz` and the logs.
+    /// Its name in `/readyz` and in the node's log.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Sqlite(_) => "sqlite",
@@ -416,7 +414,7 @@ impl Log {
         }
     }
 
-    /// Says in the node's log if the read found damage.
+    /// Logs damage that a read found.
     fn told<T>(&self, room: Option<&RoomName>, result: Result<T, LogError>) -> Result<T, LogError> {
         result.inspect_err(|error| self.health().of_room(room, error))
     }
@@ -430,8 +428,8 @@ impl Log {
         }
     }
 
-    /// As `told`, of a call about several rooms. If it is not known which of them is damaged, the
-    /// caller asks about fewer.
+    /// Like `told`, for a call about several rooms. If it is unknown which room is damaged, nothing
+    /// is logged, and the caller asks about fewer.
     fn told_of<T>(&self, rooms: &[RoomName], result: Result<T, LogError>) -> Result<T, LogError> {
         match rooms {
             [room] => self.told(Some(room), result),

@@ -1,8 +1,8 @@
-//! An event as a row of either log holds it, and its way back to an `Event`.
+//! An event as a row in either log, and how it becomes an `Event`.
 //!
-//! It checks nothing that was checked when the row was written; it only refuses what cannot be
-//! shown, because leaving the event out would make a hole. A type that this version does not know
-//! is shown as it is: a newer one wrote it.
+//! It does not repeat the checks made when the row was written. It only refuses rows that cannot be
+//! shown, because leaving an event out would make a hole. An event of an unknown type, written by a
+//! newer version, is passed on as it is.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -13,7 +13,7 @@ use super::LogError;
 use crate::model::{ClientId, Data, Event, EventKind, RoomName, Seq, Text, Timestamp, UserId};
 use crate::rules::Reading;
 
-/// One row of `events`. Its room is known to whoever asked.
+/// One row of `events`. The reader knows its room.
 pub(super) struct StoredEvent<'a> {
     pub seq: i64,
     pub kind: &'a str,
@@ -24,22 +24,22 @@ pub(super) struct StoredEvent<'a> {
     pub at: Timestamp,
 }
 
-/// The row was written by hand.
+/// Somebody changed the row by hand.
 #[derive(Debug, thiserror::Error)]
 enum Unreadable {
     #[error("event {seq} of room {room:?} has no user")]
     User { room: String, seq: i64 },
-    #[error("the data of event {seq} of room {room:?} are not the members of a JSON object")]
+    #[error("the data of event {seq} of room {room:?} is not members of a JSON object")]
     Data { room: String, seq: i64 },
 }
 
-/// A counter as a row holds it. SQL's integers are signed; none of ours is ever below 0.
+/// A counter from a row. SQL's integers are signed; our counters are never negative.
 pub(super) fn count(stored: i64) -> u64 {
     u64::try_from(stored).unwrap_or(0)
 }
 
-/// How far a member has read: the messages of the room, up to where they have read, and how many
-/// messages there are up to there. Both are null for who is not a member.
+/// A member's read mark and unread count: from the number of messages in the room, the mark, and
+/// the number of messages up to the mark. The last two are NULL for users who are not members.
 pub(super) fn reading(messages: i64, read: Option<i64>, up_to: Option<i64>) -> Option<Reading> {
     let (read, up_to) = read.zip(up_to)?;
     Some(Reading { read: Seq::from_i64(read), unread: count(messages.saturating_sub(up_to)) })
@@ -57,7 +57,7 @@ impl StoredEvent<'_> {
             return damaged(|room, seq| Unreadable::Data { room, seq });
         }
         let kind = EventKind::from_stored(self.kind);
-        // Every message has a text, also one whose row lost it.
+        // Every message has a text, even if its row lost it.
         let body = match kind {
             EventKind::Message => Some(self.body.unwrap_or_default()),
             EventKind::Create | EventKind::Join | EventKind::Leave => None,
@@ -76,11 +76,11 @@ impl StoredEvent<'_> {
     }
 }
 
-/// Members that every event may have, or that no event has.
+/// Members that every event may have, or that no event may have.
 const RESERVED: [&str; 8] = ["type", "room", "user_id", "message", "seq", "at", "client_id", "re"];
 
-/// Whether a frame with these members in it is one JSON object on one line: in an event stream a
-/// line break would end it.
+/// Whether a frame with these members is one JSON object on one line. (A line break would end an
+/// entry of an event stream.)
 fn are_members(data: &str) -> bool {
     let has_break = data.bytes().any(|byte| byte < b' ');
     let object = format!("{{{data}}}");
@@ -96,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn data_are_members_that_stand_in_one_frame() {
+    fn data_is_members_of_one_frame() {
         for data in [r#""target":4"#, r#""a":{"b":[1,"\n"]},"c":null"#, r#""ä":"}""#] {
             assert!(are_members(data), "{data}");
         }

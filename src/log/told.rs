@@ -1,9 +1,9 @@
-//! What a log tells of rooms, members and marks.
+//! What a log returns about rooms, members and read marks.
 
 use crate::model::{Role, RoomName, Seq, UserId};
 use crate::rules::Reading;
 
-/// How far a user says that they have read, or has read as the log knows it.
+/// How far a user says they have read, or has read according to the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mark {
     pub room: RoomName,
@@ -11,11 +11,11 @@ pub struct Mark {
     pub seq: Seq,
 }
 
-/// What became of marks. Those that are in neither list would have gone back, or are of users who
+/// The result of writing marks. Marks in neither list would have gone back, or belong to users who
 /// are not members.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Marked {
-    /// As they are stored now: not beyond the room's last event.
+    /// As they are stored now: capped at the room's last event.
     pub moved: Vec<Mark>,
     /// Somebody else was writing to them: try again.
     pub busy: Vec<Mark>,
@@ -27,11 +27,11 @@ pub struct RoomSummary {
     pub room: RoomName,
     pub last_seq: Seq,
     pub members: u64,
-    /// Of the user who asks; `None`: they are not a member, or nobody asks.
+    /// The asking user's; `None`: not a member, or no user was given.
     pub reading: Option<Reading>,
 }
 
-/// A batch that was committed by some node: its row in the outbox, and how far its room has come.
+/// A committed batch of any node: its row in the outbox, and the room's seq after it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct News {
     pub id: i64,

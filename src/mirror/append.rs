@@ -1,8 +1,8 @@
-//! From the lanes to Redis: takes the batches that wait, puts them on the stream and the channel.
+//! From the lanes to Redis: puts the waiting batches into the stream and on the channel.
 //!
-//! It keeps no promise of delivery: what it cannot put there stays in the log's outbox, where the
-//! sweep finds it. So it never makes anyone wait, retries nothing, and drops what it has no room or
-//! no Redis for.
+//! It does not promise delivery: what it cannot put there stays in the log's outbox, and a sweep
+//! finds it. So it makes nobody wait, retries nothing, and drops batches for which it has no space
+//! or no Redis.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -21,26 +21,26 @@ use crate::metrics::Metrics;
 use crate::model::{RoomName, Seq};
 use crate::protocol::frame::Frame;
 
-/// Events in one call of the script. Redis does nothing else meanwhile: about 4 ms.
+/// Events in one call of the script, about 4 ms, during which Redis does nothing else.
 const EVENTS_PER_CALL: usize = 512;
-/// Bytes in one call, unless one event is longer. All of them are owed to every connection that
-/// listens before Redis writes to any, and it ends those that it owes 32 MB.
+/// Bytes in one call, unless one event is longer. Redis buffers all of them for each listening
+/// connection before it writes to any, and closes connections to which it owes 32 MB.
 const BYTES_PER_CALL: usize = 4 * 1024 * 1024;
-/// Bytes that a waiting event takes beyond its own: where it stands, and its room's name.
+/// Bytes that a waiting event takes beyond its own: its struct and its room's name.
 const EVENT_BYTES: usize = 64;
-/// Pause after a failed connection; commands that come meanwhile are left to the outbox.
+/// Pause after a failed connection. Batches that come meanwhile are left to the outbox.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(250);
 
 /// Committed events on their way to Redis.
 pub struct Batch {
     pub events: Vec<(RoomName, Seq, Frame)>,
-    /// The outbox rows that are done with once the events are there.
+    /// The outbox rows that can be removed once the events are there.
     pub receipts: Vec<i64>,
-    /// Hears whether they are there; for whoever must know (the sweep).
+    /// Told whether the events are there, for callers that must know (sweeps).
     pub done: Option<oneshot::Sender<bool>>,
 }
 
-/// A batch that waits, and its bytes.
+/// A waiting batch, and its bytes in the budget.
 pub(super) struct Queued {
     batch: Batch,
     _held: Held,
@@ -54,14 +54,14 @@ pub(super) struct Append {
     pub channel: String,
     pub cluster: Cluster,
     pub seal: Seal,
-    /// How the follower finds Redis: it says whose that is.
+    /// The follower's status, which says whether this Redis is ours.
     pub status: watch::Receiver<Status>,
     pub stream_len_max: usize,
-    /// Bounded by `mirror.queue_len_max` and `mirror.queue_bytes_max`; when it is full the lanes
+    /// Limited by `mirror.queue_len_max` and `mirror.queue_bytes_max`. When it is full the lanes
     /// drop their batch, which stays in the outbox.
     pub batches: mpsc::Receiver<Queued>,
-    /// Receipts of what is in Redis. When it is full they are dropped, and the sweep puts the
-    /// events there a second time: at least once is what is promised.
+    /// Receipts of what is in Redis. When it is full they are dropped, and a sweep puts the events
+    /// into Redis a second time, which "at least once" allows.
     pub mirrored: mpsc::Sender<Vec<i64>>,
     pub metrics: Arc<Metrics>,
 }
@@ -74,13 +74,13 @@ impl Batch {
 }
 
 impl Queued {
-    /// `None`: there is no room for it.
+    /// `None`: it does not fit.
     pub fn new(batch: Batch, budget: &Arc<Budget>) -> Option<Self> {
         let held = budget.hold_if_fits(batch.bytes())?;
         Some(Self { batch, _held: held })
     }
 
-    /// Whether there is room for it or not.
+    /// Counts it even if it does not fit.
     pub fn beyond(batch: Batch, budget: &Arc<Budget>) -> Self {
         let held = budget.hold(batch.bytes());
         Self { batch, _held: held }
@@ -88,14 +88,14 @@ impl Queued {
 }
 
 impl Append {
-    /// Runs until every lane is gone.
+    /// Runs until every lane has ended.
     pub async fn run(mut self) {
         let script = Script::new(include_str!("mirror.lua"));
         let mut redis: Option<MultiplexedConnection> = None;
         let mut not_before = Instant::now();
         let mut waiting = Vec::new();
         while self.batches.recv_many(&mut waiting, EVENTS_PER_CALL).await > 0 {
-            // A node that stops does not wait for a Redis that is away; others will sweep.
+            // A stopping node does not wait for a Redis that is away; other nodes will sweep.
             let is_over = self.batches.is_closed();
             if redis.is_none() && !is_over && Instant::now() >= not_before {
                 redis = self.connector.connect().await.ok();
@@ -108,7 +108,7 @@ impl Append {
             };
             if let Err(err) = self.append(&script, connection, batches).await {
                 tracing::debug!(%err, "events are left to the outbox");
-                // Whatever was wrong with it: a new connection is cheap, an old doubt is not.
+                // Whatever the error: a new connection is cheap, and an old one may be broken.
                 redis = None;
             }
         }
@@ -129,7 +129,7 @@ impl Append {
             rest = later;
             let mut invocation = script.key(&self.key);
             invocation.key(&self.cluster.key).arg(&self.channel).arg(self.stream_len_max);
-            // Only for who was at home here: see `Follow::enter`.
+            // Only a node that was at home here may claim an emptied Redis: see `Follow::enter`.
             let is_live = *self.status.borrow() == Status::Live;
             invocation.arg(&self.cluster.log_id).arg(u8::from(is_live));
             for (room, seq, frame) in call {
@@ -137,17 +137,17 @@ impl Append {
                 invocation.arg(room.as_str()).arg(seq.0).arg(event).arg(self.seal.of(event));
             }
             if let Err(err) = invocation.invoke_async::<()>(redis).await {
-                // All senders that are left hear of it by being dropped.
+                // Dropping the remaining senders tells their receivers.
                 self.metrics.mirror_dropped.inc_by((call.len() + later.len()) as u64);
                 return Err(err);
             }
-            // Each batch as soon as it is there. The time behind it may be long, and a row that is
-            // not forgotten by then is swept: its events would reach Redis a second time.
+            // Reports each batch as soon as it is there. The rest may take long, and a row that is
+            // not removed by then is swept: its events would reach Redis a second time.
             self.metrics.mirror_appended.inc_by(call.len() as u64);
             owed.tell(events.len() - later.len(), &self.mirrored);
         }
         self.metrics.mirror_append_duration.observe(begun.elapsed().as_secs_f64());
-        // Those without an event.
+        // The batches without events.
         owed.tell(events.len(), &self.mirrored);
         Ok(())
     }
@@ -156,18 +156,18 @@ impl Append {
         for Queued { batch, .. } in batches {
             self.metrics.mirror_dropped.inc_by(batch.events.len() as u64);
             if let Some(done) = batch.done {
-                // An error: the sweep has given up waiting, and will sweep again.
+                // An error: the sweep has given up, and will try again.
                 let _ = done.send(false);
             }
         }
     }
 }
 
-/// What is to be told of the batches that are under way, in their order.
+/// What to report about each batch of a call, in order.
 struct Owed(VecDeque<OwedOf>);
 
 struct OwedOf {
-    /// How many events must be in Redis for it.
+    /// The batch is in Redis when this many events are.
     len: usize,
     receipts: Vec<i64>,
     done: Option<oneshot::Sender<bool>>,
@@ -183,24 +183,24 @@ impl Owed {
         Self(batches.iter_mut().map(owed).collect())
     }
 
-    /// So many of the events are in Redis.
+    /// This many of the events are in Redis.
     fn tell(&mut self, len: usize, mirrored: &mpsc::Sender<Vec<i64>>) {
         let mut receipts = Vec::new();
         while let Some(owed) = self.0.pop_front_if(|owed| owed.len <= len) {
             receipts.extend(owed.receipts);
             if let Some(done) = owed.done {
-                // An error: the sweep has given up waiting, and will sweep again.
+                // An error: the sweep has given up, and will try again.
                 let _ = done.send(true);
             }
         }
         if !receipts.is_empty() {
-            // See `Append::mirrored` for what it means when this is full.
+            // Full: see `Append::mirrored`.
             let _ = mirrored.try_send(receipts);
         }
     }
 }
 
-/// How many of these events, at least one, go into one call.
+/// How many of these events go into one call; at least one.
 fn call_len(events: &[&(RoomName, Seq, Frame)]) -> usize {
     let mut bytes = 0;
     let fits = |(_, _, frame): &&&(RoomName, Seq, Frame)| {
@@ -217,7 +217,7 @@ mod tests {
     use crate::model::{Event, EventKind, Text, Timestamp, UserId};
     use crate::protocol::frame;
 
-    /// A call as Redis would get it for messages of these lengths.
+    /// The first call for messages of these lengths.
     fn call(lens: &[usize]) -> usize {
         let event = |len: &usize| {
             let event = Event {

@@ -1,8 +1,9 @@
-//! Whose Redis this is: `<prefix>:cluster` holds the id of the log whose nodes use that prefix.
+//! Which log a Redis belongs to: `<prefix>:cluster` holds the id of the log whose nodes use the
+//! prefix.
 //!
-//! Two clusters under one prefix would take each other's places in the stream, leases and signs of
-//! life. (Never each other's events, which are sealed.) So a node that finds another log's id there
-//! takes nothing and puts nothing.
+//! Two clusters under one prefix would overwrite each other's cursors, leases and signals. (But not
+//! show each other's events, which are sealed.) So a node that finds another log's id there reads
+//! nothing and writes nothing.
 
 use std::time::Duration;
 
@@ -12,20 +13,20 @@ use tokio::time::sleep;
 
 use crate::model::LogIdentity;
 
-/// How long those who are at home pause before they connect again.
+/// The longest pause of nodes that are at home before they reconnect.
 const AWAY_FOR: Duration = Duration::from_secs(1);
 
-/// Who wants to come in.
+/// The state of a node that enters.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Comer {
     AtHome,
-    /// It was not there before in its life.
+    /// It has not been here since it started.
     New,
-    /// It belonged to another log.
+    /// It was refused, because Redis belonged to another log.
     TurnedAway,
 }
 
-/// The id of this node's log, and the key in Redis that must hold it. Cheap to clone.
+/// This node's log id, and the key in Redis that must hold it. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Cluster {
     pub key: String,
@@ -33,12 +34,12 @@ pub(super) struct Cluster {
 }
 
 impl Cluster {
-    /// For nodes of that log under that prefix.
+    /// For the nodes of `log` under `prefix`.
     pub fn of(prefix: &str, log: &LogIdentity) -> Self {
         Self { key: format!("{prefix}:cluster"), log_id: log.id.clone() }
     }
 
-    /// The log that this Redis belongs to under this prefix; `None`: to none yet.
+    /// The log that owns this Redis under this prefix; `None`: none yet.
     pub async fn owner(
         &self,
         redis: &mut MultiplexedConnection,
@@ -46,13 +47,13 @@ impl Cluster {
         cmd("GET").arg(&self.key).query_async(redis).await
     }
 
-    /// The same for a node that comes in, after taking it for this log if it belonged to none.
+    /// Returns the owner, after claiming a Redis without one for this node's log.
     ///
     /// The race that this closes: somebody empties a Redis (FLUSHALL), and a node of another log,
-    /// which was turned away from it or has just been started, comes by just then and takes it. So
-    /// who was not at home takes it only if it is still nobody's when those who are have had the
-    /// time to say so: they do with every heartbeat, and with every event. Who comes first to a new
-    /// Redis need not wait, nor those who come together: nobody listens to the nodes' channel yet.
+    /// which was refused there or has just started, arrives at that moment and claims it. So a node
+    /// that was not at home claims it only if it still has no owner after those at home had time to
+    /// claim it: they do with every heartbeat and every event. The first node at a new Redis need
+    /// not wait, nor do several that arrive together: nobody listens to the nodes' channel yet.
     pub async fn enter(
         &self,
         redis: &mut MultiplexedConnection,
@@ -62,7 +63,7 @@ impl Cluster {
     ) -> Result<Option<String>, RedisError> {
         if comer != Comer::AtHome && self.owner(redis).await?.is_none() {
             match comer {
-                // They may be on their way back to it.
+                // Nodes at home may be about to reconnect.
                 Comer::TurnedAway => sleep(heartbeat * 2 + AWAY_FOR).await,
                 _ if has_company(redis, nodes_channel).await => sleep(heartbeat * 2).await,
                 _ => {}
@@ -71,8 +72,8 @@ impl Cluster {
         self.claim(redis).await
     }
 
-    /// The same, after taking it for this log if it belonged to none. `None`: it was emptied in
-    /// between.
+    /// Claims a Redis without an owner for this log, and returns the owner. `None`: it was emptied
+    /// in between.
     pub async fn claim(
         &self,
         redis: &mut MultiplexedConnection,
@@ -85,9 +86,9 @@ impl Cluster {
     }
 }
 
-/// Whether anybody listens to the nodes' channel: who does is at home.
+/// Whether anybody listens to the nodes' channel: a node that does is at home.
 async fn has_company(redis: &mut MultiplexedConnection, nodes_channel: &str) -> bool {
     let listening = cmd("PUBSUB").arg("NUMSUB").arg(nodes_channel).query_async(redis).await;
-    // An error: nobody knows.
+    // On an error, assume that somebody does.
     listening.map_or(true, |(_, count): (Vec<u8>, u64)| count > 0)
 }

@@ -1,6 +1,6 @@
-//! The one place where connections to Redis are made: address, limits of time, encryption.
+//! The one place that connects to Redis: address, timeouts, encryption.
 //!
-//! It does not retry; whoever connects decides what a failure means.
+//! It does not retry; the caller decides what a failure means.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,12 +14,12 @@ use redis::{
 };
 
 use super::OpenError;
+use super::parameters;
 use super::version::{Server, too_old};
-use super::words;
 use crate::config::MirrorConfig;
 
-/// A peer that vanished without a word is noticed by the kernel after this much silence, should
-/// our own heartbeat ever fail to notice it first.
+/// The kernel notices a peer that vanished after this much silence, in case our own heartbeat does
+/// not.
 const KEEPALIVE: Duration = Duration::from_secs(10);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(3);
 const KEEPALIVE_RETRIES: u32 = 3;
@@ -31,16 +31,16 @@ pub(super) struct Connector {
     timeout: Duration,
     /// The number behind the URL's last slash.
     database: i64,
-    /// Whether it was said that nobody knows the version.
+    /// Whether the warning about an unknown version was logged.
     has_warned: Arc<AtomicBool>,
 }
 
 impl Connector {
-    /// Reads the URL. Its errors do not quote it, because it may hold a password.
+    /// Parses the URL. The errors do not quote it, because it may hold a password.
     pub fn new(config: &MirrorConfig) -> Result<Self, OpenError> {
-        words::check(&config.url.0)?;
+        parameters::check(&config.url.0)?;
         let info = config.url.0.as_str().into_connection_info().map_err(|_| OpenError::Url)?;
-        // Nagle's algorithm is on by default in this library, which costs 40 ms now and then.
+        // This library leaves Nagle's algorithm on, which costs up to 40 ms.
         let keepalive = socket2::TcpKeepalive::new()
             .with_time(KEEPALIVE)
             .with_interval(KEEPALIVE_INTERVAL)
@@ -49,8 +49,8 @@ impl Connector {
             .set_nodelay(true)
             .set_keepalive(keepalive)
             .set_user_timeout(KEEPALIVE);
-        // RESP3: messages of the channel and answers to commands come over one connection, in the
-        // order in which Redis sent them.
+        // With RESP3, channel messages and answers to commands share one connection, in the order
+        // in which Redis sent them.
         let redis = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
         let database = redis.db();
         let info = info.set_tcp_settings(tcp).set_redis_settings(redis);
@@ -59,10 +59,10 @@ impl Connector {
         Ok(Self { client, timeout, database, has_warned: Arc::default() })
     }
 
-    /// The channel of that name for those who use this database.
+    /// The name of a channel for users of this database.
     ///
-    /// Keys belong to a database, channels to all of Redis: two clusters of one prefix in two
-    /// databases would show each other's events to their clients.
+    /// Keys belong to a database, but channels to the whole Redis: two clusters with one prefix in
+    /// two databases would show each other's events to their clients.
     pub fn channel(&self, name: &str) -> String {
         match self.database {
             0 => name.to_owned(),
@@ -70,12 +70,13 @@ impl Connector {
         }
     }
 
-    /// A connection for commands.
+    /// Opens a connection for commands.
     pub async fn connect(&self) -> Result<MultiplexedConnection, RedisError> {
         self.connect_with(self.config()).await
     }
 
-    /// A connection that also listens. `push` runs in the connection's own task and must not wait.
+    /// Opens a connection that also listens. `push` runs in the connection's task and must not
+    /// wait.
     pub async fn listen<F>(&self, push: F) -> Result<MultiplexedConnection, RedisError>
     where
         F: Fn(PushInfo) -> Result<(), PushInfo> + Send + Sync + 'static,
@@ -99,13 +100,13 @@ impl Connector {
             self.check_version(&mut redis).await?;
             Ok(redis)
         };
-        // The library's own time-outs do not cover every step of the greeting.
+        // The library's timeouts do not cover every step of connecting.
         tokio::time::timeout(self.timeout * 2, connect).await.unwrap_or_else(|_| {
-            Err(RedisError::from((ErrorKind::Io, "no connection within the time-out")))
+            Err(RedisError::from((ErrorKind::Io, "no connection in time (mirror.timeout_ms)")))
         })
     }
 
-    /// With every connection: it may be another Redis than the last time.
+    /// Runs on every connection: it may be another Redis than the last time.
     async fn check_version(&self, redis: &mut MultiplexedConnection) -> Result<(), RedisError> {
         match Server::ask(redis).await {
             Ok(Some(server)) => return server.check(),
@@ -123,12 +124,12 @@ impl Connector {
     }
 }
 
-/// Whether an ACL forbids a command.
+/// Whether an ACL forbids the command.
 pub(super) fn is_forbidden(err: &RedisError) -> bool {
     err.code() == Some("NOPERM")
 }
 
-/// Whether an error is an answer that trying again will not change.
+/// Whether Redis refused for a reason that a retry will not change.
 pub(super) fn is_refused(err: &RedisError) -> bool {
     let no_database = || err.detail().is_some_and(|why| why.contains("DB index is out of range"));
     matches!(err.kind(), ErrorKind::AuthenticationFailed | ErrorKind::InvalidClientConfig)

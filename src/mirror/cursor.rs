@@ -1,7 +1,7 @@
 //! The node's consumer group on the stream: its durable cursor, and what Redis knows of it.
 //!
-//! It keeps nothing itself. A group is read with NOACK, so nothing is ever pending in it; it is
-//! there for its `last-delivered-id`, which survives the node and can be seen in RedisInsight.
+//! It keeps no state itself. The group is read with NOACK, so nothing is ever pending in it. It
+//! exists for its `last-delivered-id`, which survives the node and is visible in RedisInsight.
 
 use std::collections::HashMap;
 
@@ -11,26 +11,27 @@ use redis::{FromRedisValue, RedisError, Value, cmd, pipe};
 use super::event::{Found, StreamId};
 use super::seal::Seal;
 
-/// Most entries read in one round trip while draining, and about the most bytes of their events.
+/// The most entries read in one round trip, and about the most bytes of their events.
 const PAGE_LEN_MAX: usize = 512;
 const PAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
-/// The one consumer of a node's group.
+/// The only consumer of a node's group.
 const CONSUMER: &str = "node";
 
-/// Where a node is in the stream.
+/// A position in the stream.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Place {
+pub struct StreamPosition {
     pub id: StreamId,
-    /// How many entries the stream had been given when it stood at `id`.
+    /// How many entries the stream had been given when its last one was `id`.
     pub read: u64,
 }
 
 /// How many entries to read at once.
 ///
-/// Nobody knows how long they are before they are read, and a page that does not arrive within
-/// `mirror.timeout_ms` is read again: on a slow way, for ever. So pages begin short, grow with each
-/// that arrives, are much shorter after one that did not, and do not become as long again. Nor do
-/// they grow to more bytes than the node wants to hold at once, judged by those before.
+/// The length of entries is unknown before they are read, and a page that does not arrive within
+/// `mirror.timeout_ms` is read again: on a slow network, forever. So pages start short, grow with
+/// each that arrives, are much shorter after one that did not, and do not become that long again.
+/// Nor do they grow beyond the bytes that the node wants to hold at once, estimated from earlier
+/// pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct PageLen {
     now: usize,
@@ -44,7 +45,7 @@ impl Default for PageLen {
 }
 
 impl PageLen {
-    /// A page of so many entries has come, and their events had so many bytes.
+    /// A page with `len` entries and `bytes` bytes of events has arrived.
     pub fn arrived(&mut self, len: usize, bytes: usize) {
         let fit = PAGE_BYTES_MAX.saturating_mul(len).checked_div(bytes).unwrap_or(PAGE_LEN_MAX);
         self.now = (self.now * 2).min(self.max).min(fit.max(1));
@@ -56,11 +57,11 @@ impl PageLen {
     }
 }
 
-/// Entries that were read at once.
-pub(super) struct Page {
+/// Entries read at once.
+pub(super) struct StreamPage {
     pub entries: Vec<(StreamId, Found)>,
     /// The stream's end, if the page reaches it.
-    pub end: Option<Place>,
+    pub end: Option<StreamPosition>,
 }
 
 /// The answer to an XINFO.
@@ -79,7 +80,7 @@ impl Cursor {
     pub async fn end(
         &self,
         redis: &mut MultiplexedConnection,
-    ) -> Result<Option<Place>, RedisError> {
+    ) -> Result<Option<StreamPosition>, RedisError> {
         let info = cmd("XINFO").arg("STREAM").arg(&self.stream).query_async(redis).await;
         let info: Info = match info {
             Err(err) if is_missing(&err) => return Ok(None),
@@ -88,31 +89,33 @@ impl Cursor {
         Ok(Some(end(&info)))
     }
 
-    /// Where the group stands; `None`: there is no group. The count is 0 if Redis does not know it.
+    /// The group's position; `None`: there is no group. The count is 0 if Redis does not know it.
     pub async fn group(
         &self,
         redis: &mut MultiplexedConnection,
-    ) -> Result<Option<Place>, RedisError> {
+    ) -> Result<Option<StreamPosition>, RedisError> {
         let groups = self.groups(redis).await?;
-        Ok(groups.into_iter().find(|(name, _)| *name == self.group).map(|(_, place)| place))
+        Ok(groups.into_iter().find(|(name, _)| *name == self.group).map(|(_, position)| position))
     }
 
     /// All groups of the stream.
     pub async fn groups(
         &self,
         redis: &mut MultiplexedConnection,
-    ) -> Result<Vec<(String, Place)>, RedisError> {
+    ) -> Result<Vec<(String, StreamPosition)>, RedisError> {
         let groups = cmd("XINFO").arg("GROUPS").arg(&self.stream).query_async(redis).await;
         let groups: Vec<Info> = match groups {
             Err(err) if is_missing(&err) => return Ok(Vec::new()),
             groups => groups?,
         };
-        let place =
-            |g: &_| Place { id: id(g, "last-delivered-id"), read: number(g, "entries-read") };
-        Ok(groups.iter().map(|group| (text(group, "name"), place(group))).collect())
+        let position = |g: &_| StreamPosition {
+            id: id(g, "last-delivered-id"),
+            read: number(g, "entries-read"),
+        };
+        Ok(groups.iter().map(|group| (text(group, "name"), position(group))).collect())
     }
 
-    /// Makes the group at the stream's end, and the stream if need be.
+    /// Creates the group at the stream's end, and the stream if necessary.
     pub async fn create(&self, redis: &mut MultiplexedConnection) -> Result<(), RedisError> {
         let mut create = cmd("XGROUP");
         create.arg("CREATE").arg(&self.stream).arg(&self.group).arg("$").arg("MKSTREAM");
@@ -122,29 +125,29 @@ impl Cursor {
         }
     }
 
-    /// Moves the group. `ENTRIESREAD` lets Redis tell its lag.
+    /// Moves the group. With `ENTRIESREAD`, Redis can report its lag.
     pub async fn set(
         &self,
         redis: &mut MultiplexedConnection,
-        place: Place,
+        position: StreamPosition,
     ) -> Result<(), RedisError> {
         let mut set = cmd("XGROUP");
-        set.arg("SETID").arg(&self.stream).arg(&self.group).arg(place.id.to_string());
-        if place.read > 0 {
-            set.arg("ENTRIESREAD").arg(place.read);
+        set.arg("SETID").arg(&self.stream).arg(&self.group).arg(position.id.to_string());
+        if position.read > 0 {
+            set.arg("ENTRIESREAD").arg(position.read);
         }
         set.query_async(redis).await
     }
 
-    /// The next page behind the group's place, which moves with it, and the stream as it was in the
-    /// same moment: a page that is not full ends exactly at the stream's end.
+    /// Reads the next page after the group's position, which moves with it, and the stream's state
+    /// at the same moment: a page that is not full ends exactly at the stream's end.
     ///
-    /// Must not be cancelled: Redis moves the group whether or not anybody reads its answer.
+    /// Must not be cancelled: Redis moves the group whether or not anybody reads the answer.
     pub async fn read(
         &self,
         redis: &mut MultiplexedConnection,
         PageLen { now: len, .. }: PageLen,
-    ) -> Result<Page, RedisError> {
+    ) -> Result<StreamPage, RedisError> {
         let mut read = pipe();
         read.atomic();
         read.cmd("XREADGROUP").arg("GROUP").arg(&self.group).arg(CONSUMER);
@@ -153,7 +156,7 @@ impl Cursor {
         let (entries, info): (Value, Info) = read.query_async(redis).await?;
         let entries = walk(entries, &self.seal);
         let end = (entries.len() < len).then(|| end(&info));
-        Ok(Page { entries, end })
+        Ok(StreamPage { entries, end })
     }
 
     /// Removes another node's group.
@@ -166,9 +169,9 @@ impl Cursor {
     }
 }
 
-/// The stream or the group is not there: FLUSHALL, an empty restart, or somebody's XGROUP DESTROY.
+/// The stream or the group is missing: FLUSHALL, an empty restart, or somebody's XGROUP DESTROY.
 pub(super) fn is_missing(err: &RedisError) -> bool {
-    // "no such key" and "The XGROUP subcommand requires the key to exist" are plain ERR.
+    // "no such key" and "The XGROUP subcommand requires the key to exist" have the plain code ERR.
     err.code() == Some("NOGROUP") || (err.code() == Some("ERR") && is_about_key(err))
 }
 
@@ -177,9 +180,9 @@ fn is_about_key(err: &RedisError) -> bool {
     detail.contains("no such key") || detail.contains("requires the key to exist")
 }
 
-/// What XINFO STREAM says of the stream's end.
-fn end(info: &Info) -> Place {
-    Place { id: id(info, "last-generated-id"), read: number(info, "entries-added") }
+/// The stream's end according to XINFO STREAM.
+fn end(info: &Info) -> StreamPosition {
+    StreamPosition { id: id(info, "last-generated-id"), read: number(info, "entries-added") }
 }
 
 fn id(info: &Info, key: &str) -> StreamId {
@@ -194,8 +197,8 @@ fn number(info: &Info, key: &str) -> u64 {
     info.get(key).and_then(|value| u64::from_redis_value_ref(value).ok()).unwrap_or_default()
 }
 
-/// The entries in the answer to XREADGROUP for one stream: [[key, [[id, [field, value, …]], …]]],
-/// or a map from key to the same. Walked by hand: the typed reply clones everything first.
+/// The entries in XREADGROUP's answer for one stream: [[key, [[id, [field, value, …]], …]]], or a
+/// map from key to the same. Walked by hand, because the typed reply clones everything.
 fn walk(answer: Value, ours: &Seal) -> Vec<(StreamId, Found)> {
     let list = match answer {
         Value::Map(mut streams) => streams.pop().map(|(_, entries)| entries),
@@ -238,7 +241,7 @@ mod tests {
             page.arrived(page.now, page.now * 100);
         }
         assert_eq!(page.now, PAGE_LEN_MAX);
-        // Long ones: the next page is shorter, and never empty.
+        // Long events: the next page is shorter, but never empty.
         page.arrived(page.now, page.now * 64 * 1024);
         assert_eq!(page.now, 64);
         page.arrived(page.now, page.now * 8 * 1024 * 1024);

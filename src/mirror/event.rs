@@ -1,7 +1,7 @@
-//! An event as Redis carries it, its place in the stream, and whether to believe it.
+//! An event as Redis carries it, its position in the stream, and whether to trust it.
 //!
-//! It does no I/O. The JSON of an event is taken as it is: the bytes that the first node encoded
-//! are the bytes that every follower on every node gets.
+//! It does no I/O. The JSON of an event is not changed: every follower on every node gets the bytes
+//! that the first node encoded.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -13,7 +13,7 @@ use super::seal::{SEAL_LEN, Seal};
 use crate::model::{RoomName, Seq, UserId};
 use crate::protocol::frame::Frame;
 
-/// The ID of a stream entry: milliseconds of Redis' clock, and a number within them.
+/// The ID of a stream entry: milliseconds of Redis's clock, and a number within them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct StreamId {
     pub ms: u64,
@@ -26,23 +26,23 @@ pub struct Mirrored {
     pub room: RoomName,
     pub seq: Seq,
     pub frame: Frame,
-    /// Who left, if the event is a `leave`.
+    /// The user who left, if the event is a `leave`.
     pub left: Option<UserId>,
 }
 
-/// What was found where events are.
+/// What an entry or a message holds.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Found {
-    /// A node of this log wrote it, of what is committed.
+    /// A committed event, written by a node of this log.
     Event(Mirrored),
-    /// Somebody says that it is an event, and bears no seal of this log: a stranger, or a node of a
-    /// version that sealed nothing.
+    /// It looks like an event, without this log's seal: from a stranger, or from a node of a
+    /// version before seals.
     Unsealed,
-    /// Somebody else's.
+    /// Something else.
     Other,
 }
 
-/// What must be known of an event to put it in order.
+/// What the relay needs to know of an event.
 #[derive(Deserialize)]
 struct Head<'a> {
     #[serde(borrow)]
@@ -56,11 +56,11 @@ struct Head<'a> {
 
 /// How a message on the channel begins; the seal follows,
 const PREFIX: &[u8] = b"{\"seal\":\"";
-/// and behind it this; the stream's ID and `",` follow.
+/// then this; the stream ID and `",` follow.
 const BEFORE_ID: &[u8] = b"\",\"stream_id\":\"";
 
 impl Found {
-    /// In an entry of the stream: its fields `event` and `seal`.
+    /// Reads a stream entry: its fields `event` and `seal`.
     pub fn in_entry(event: &[u8], seal: &[u8], ours: &Seal) -> Self {
         match Mirrored::parse(event) {
             Some(event_read) if ours.is_on(event, seal) => Self::Event(event_read),
@@ -69,20 +69,20 @@ impl Found {
         }
     }
 
-    /// In a message of the channel: the event with its seal and the stream's ID as its first keys.
+    /// Reads a channel message: the event, with its seal and stream ID as its first keys.
     pub fn in_message(mut message: Vec<u8>, ours: &Seal) -> (StreamId, Self) {
         let Some((seal, id, begin)) = head(&message) else {
             let is_event = Mirrored::parse(&message).is_some();
             let found = if is_event { Self::Unsealed } else { Self::Other };
             return (StreamId::default(), found);
         };
-        // The comma behind the ID becomes the opening brace of the event.
+        // The comma after the ID becomes the event's opening brace.
         message[begin] = b'{';
         (id, Self::in_entry(&message[begin..], &seal, ours))
     }
 }
 
-/// The seal and the ID of a message of the channel, and where the comma behind them is.
+/// The seal and ID of a channel message, and the index of the comma after them.
 fn head(message: &[u8]) -> Option<([u8; SEAL_LEN], StreamId, usize)> {
     let (seal, rest) = message.strip_prefix(PREFIX)?.split_first_chunk()?;
     let rest = rest.strip_prefix(BEFORE_ID)?;
@@ -93,7 +93,7 @@ fn head(message: &[u8]) -> Option<([u8; SEAL_LEN], StreamId, usize)> {
 }
 
 impl Mirrored {
-    /// Reads an event. `None`: it is none.
+    /// Reads an event. `None`: it is not one.
     fn parse(json: &[u8]) -> Option<Self> {
         let head: Head = serde_json::from_slice(json).ok()?;
         let left = (head.r#type == "leave").then(|| UserId::stored(&head.user_id));
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_from_redis_is_what_the_first_node_encoded() {
+    fn events_from_redis_are_the_bytes_that_the_first_node_encoded() {
         for (kind, text) in [
             (EventKind::Leave, None),
             (EventKind::Message, Some("a\u{1}\"\\ü")),
@@ -170,7 +170,7 @@ mod tests {
             assert_eq!(found, Found::Unsealed);
             assert_eq!(Found::in_entry(frame.payload(), seal.as_bytes(), &ours()), Found::Unsealed);
         }
-        // As nodes wrote it that knew no seals.
+        // Written by nodes before seals.
         let head: &[u8] = b"{\"stream_id\":\"1-1\",";
         let (_, found) = Found::in_message([head, &frame.payload()[1..]].concat(), &ours());
         assert_eq!(found, Found::Unsealed);

@@ -1,17 +1,16 @@
-//! From Redis to this node: live by the channel, after any absence by the stream.
+//! From Redis to this node: live through the channel, and through the stream after any absence.
 //!
-//! It does not know rooms or followers; what it reads goes to whoever holds the other end of
-//! `incoming`. The order at every (re)connect is what makes it whole: listen first, then read the
-//! stream up to its end from the last place that is certain, then go live. What arrives twice is
-//! dropped further on.
+//! It does not know rooms or followers; what it reads goes to the other end of `incoming`. The
+//! order at every (re)connect leaves no gap: first listen, then read the stream from the last
+//! certain position to its end, then go live. What arrives twice is dropped by the relay.
 //!
-//! Silence is not health. With every heartbeat the node
-//! - publishes a sign on the nodes' channel, which it must hear itself, over the same connection;
-//! - compares the stream's end, and how many entries it was ever given, with its own place and
-//!   count. The answer comes behind every message that was published before it, on the same
-//!   connection, so the comparison is exact: one message that was lost on the way shows.
+//! Silence does not mean that all is well. With every heartbeat the node
+//! - publishes its heartbeat on the nodes' channel, and must hear it on the same connection;
+//! - compares the stream's end, and the number of entries it was ever given, with its own position
+//!   and count. The answer comes after every message that was published before it, on the same
+//!   connection, so the comparison is exact: a single lost message shows.
 //!
-//! On any doubt it goes back to the last place that was certain, and reads the stream from there.
+//! On any doubt it reads the stream again from the last certain position.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,26 +22,27 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use super::cluster::{Cluster, Comer};
 use super::connect::{Connector, is_forbidden, is_refused};
-use super::cursor::{Cursor, Place, is_missing};
+use super::cursor::{Cursor, StreamPosition, is_missing};
 use super::event::Found;
 use super::lease::Lease;
 use super::listen::{Listener, Message};
-use super::position::{CatchUp, Position, Standing};
+use super::position::{CatchUp, Position, StreamState};
 use super::{Incoming, OpenError, Status};
 use crate::budget::Budget;
 use crate::metrics::Metrics;
 use crate::rate::Backoff;
 use crate::tasks::Tasks;
 
-/// The first and the longest pause before another connection.
+/// The shortest and the longest pause before reconnecting.
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
-/// Bytes of events that are handed on at once, and one event more.
+/// Bytes of events handed on at once (and the event that passes the limit).
 const BYTES_PER_PIECE: usize = 1024 * 1024;
-/// Signs of life in a row that the node does not hear itself, and the subscription counts as dead.
-/// Signs and not seconds: a node that was slow, or slept, has heard nothing either.
+/// After this many of its own heartbeats in a row that the node did not hear, the subscription
+/// counts as dead. Not a number of seconds: a node that was slow, or asleep, has not heard anything
+/// either.
 const UNHEARD_MAX: u32 = 3;
-/// Heartbeats between two looks for nodes that are long gone.
+/// Heartbeats between two searches for nodes that are long gone.
 const BEATS_PER_SWEEP: u32 = 60;
 
 /// Owned by its task.
@@ -53,12 +53,12 @@ pub(super) struct Follow {
     pub lease: Lease,
     /// The channel of events.
     pub events_channel: String,
-    /// The channel of signs of life, and what this node says on it.
+    /// The channel of heartbeats, and this node's own.
     pub nodes_channel: String,
     pub sign: String,
     pub node: String,
     pub heartbeat: Duration,
-    /// Messages that may wait between Redis' connection and this task.
+    /// Messages that may wait between the connection to Redis and this task.
     pub live_len_max: usize,
     pub live_budget: Arc<Budget>,
     pub incoming: mpsc::Sender<Incoming>,
@@ -66,7 +66,7 @@ pub(super) struct Follow {
     pub metrics: Arc<Metrics>,
     pub tasks: Tasks,
     pub position: Position,
-    /// This node was turned away from Redis, which belonged to another log, and not let in since.
+    /// This node was refused, because Redis belonged to another log, and was not let in since.
     pub is_foreign: bool,
 }
 
@@ -75,36 +75,36 @@ pub(super) struct Follow {
 enum Lost {
     #[error("{0}")]
     Redis(#[from] RedisError),
-    #[error("the subscription is dead: its own sign of life did not come back")]
+    #[error("the subscription is dead: the node's own heartbeat did not come back")]
     Unheard,
     #[error("the connection ended")]
     Ended,
-    /// Nobody reads what comes in: the node is stopping.
+    /// Nobody reads `incoming`: the node is stopping.
     #[error("the node stops")]
     Stopping,
     #[error("another live node has this name")]
     NameTaken,
-    #[error("it was emptied just now")]
+    #[error("Redis was emptied just now")]
     Emptied,
-    #[error("it belongs to the log {owner}")]
+    #[error("Redis belongs to the log {owner}")]
     Foreign { owner: String },
 }
 
 impl Follow {
-    /// Follows until the node stops. `started` hears once how the first attempt went: the node may
-    /// serve while Redis is away, but not if it was refused.
+    /// Follows until the node stops. `started` is told once how the first attempt went: a node may
+    /// serve while Redis is away, but not if Redis refused it.
     pub async fn run(mut self, started: oneshot::Sender<Result<(), OpenError>>) {
         let tasks = self.tasks.clone();
         let mut started = Some(started);
         let mut backoff = Backoff::new(PAUSE_MIN, PAUSE_MAX);
-        // Why Redis refused this node, as it was last said.
+        // The refusal that was last logged.
         let mut told = None;
         loop {
             let Err(lost) = self.follow(&mut started, &mut backoff).await;
             let refused = self.refused(&lost);
             let is_foreign = matches!(lost, Lost::Foreign { .. });
             self.is_foreign |= is_foreign;
-            // Nor is it another's the less for not answering.
+            // If it belongs to another log, an unanswered connection does not change that.
             let status = if self.is_foreign { Status::Foreign } else { Status::Away };
             let was = self.status.send_replace(status);
             self.metrics.mirror_live.set(0);
@@ -149,15 +149,15 @@ impl Follow {
                 key = self.cluster.key,
                 %owner,
                 log = self.cluster.log_id,
-                "this Redis belongs to another log: nothing is taken from it or put there, and \
-                 this node is not ready; give one of the clusters another mirror.prefix, or, if \
-                 that log is gone for ever, delete the key"
+                "this Redis belongs to another log: this node does not use it, and is not ready; \
+                 give one of the clusters another mirror.prefix, or delete the key if that log no \
+                 longer exists"
             ),
-            lost => tracing::warn!(err = %lost, "Redis is away; nodes hear through the log"),
+            lost => tracing::warn!(err = %lost, "Redis is away; nodes get events from the log"),
         }
     }
 
-    /// What trying again will not change.
+    /// The error, if a retry will not change it.
     fn refused(&self, lost: &Lost) -> Option<OpenError> {
         match lost {
             Lost::NameTaken => Some(OpenError::NameTaken { node: self.node.clone() }),
@@ -166,7 +166,7 @@ impl Follow {
         }
     }
 
-    /// One connection, from greeting to loss.
+    /// Serves one connection until it is lost.
     async fn follow(
         &mut self,
         started: &mut Option<oneshot::Sender<Result<(), OpenError>>>,
@@ -177,7 +177,7 @@ impl Follow {
         let connecting = Listener::connect(&self.connector, &channels, len_max, budget);
         let mut listener = connecting.await?;
         self.enter(&mut listener).await?;
-        // Who listens here is at home.
+        // A node that listens here is at home.
         listener.redis.subscribe(&*self.nodes_channel).await?;
         if !self.lease.take(&mut listener.redis).await? {
             return Err(Lost::NameTaken);
@@ -196,7 +196,7 @@ impl Follow {
         self.live(&mut listener).await
     }
 
-    /// Goes on only where this node's log is at home, or nobody is.
+    /// Continues only if this Redis belongs to this node's log, or to none.
     async fn enter(&mut self, listener: &mut Listener) -> Result<(), Lost> {
         let comer = match self.position.is_known() {
             _ if self.is_foreign => Comer::TurnedAway,
@@ -213,40 +213,46 @@ impl Follow {
         Ok(())
     }
 
-    /// Finds the place to go on from, and reads the stream up to its end. `serving`: there may be
-    /// followers, so what the stream cannot tell must come from the log.
+    /// Finds the position to continue from, and reads the stream up to its end. `serving`: there
+    /// may be followers, so what the stream cannot show must come from the log.
     async fn catch_up(&mut self, listener: &mut Listener, serving: bool) -> Result<(), Lost> {
         let redis = &mut listener.redis;
         let origin = origin(redis).await?;
         let (end, group) = (self.cursor.end(redis).await?, self.cursor.group(redis).await?);
-        let mut catch_up = self.position.begin(Standing { origin, end, group });
+        let mut catch_up = self.position.begin(StreamState { origin, end, group });
         match catch_up.from {
             Some(from) => self.cursor.set(redis, from).await?,
             None => {
-                // At the end: destroyed first, if it stands at an ID of another life.
+                // Starts at the end. Destroys the group first, because its ID may be from a lost
+                // stream.
                 self.cursor.destroy(redis, &self.cursor.group).await.or_else(missing_is_fine)?;
                 self.cursor.create(redis).await?;
-                // The race this closes: (1) Redis is emptied, while a message with the ID 7-0 waits
-                // here; (2) the stream is made anew, and this node begins at its end, 0-0; (3) it
-                // takes that message, and believes to have reached 7-0; (4) in the same millisecond
-                // another event is given the ID 7-0, and looks known, by its ID and by the count.
-                // So what came before the new stream is taken before its place is.
+                // The race that this closes:
+                //
+                // 1. Redis is emptied, while a message with the ID 7-0 waits here.
+                // 2. The stream is created again, and this node starts at its end, 0-0.
+                // 3. It takes the message, and believes that it has reached 7-0.
+                // 4. In the same millisecond another event gets the ID 7-0, and looks known, by ID
+                //    and by count.
+                //
+                // So messages from before the new stream are taken before the node's position is
+                // set.
                 let messages = listener.arrived();
                 self.on_messages(listener, messages, None).await?;
             }
         }
         self.drain(listener, &mut catch_up).await?;
         if self.position.caught_up(&catch_up) && serving {
-            tracing::info!("the stream cannot tell what was missed; asking the log");
+            tracing::info!("the stream cannot show what was missed; comparing with the log");
             self.hand_on(Incoming::Doubt).await?;
         }
         Ok(())
     }
 
-    /// Reads the stream from the group's place to its end, where everything is certain again.
+    /// Reads the stream from the group's position to its end, where everything is certain again.
     ///
-    /// The pages come over a connection of their own. Redis ends a connection that listens when it
-    /// owes it 32 MB, which a page of long messages may be: the node would try again for ever.
+    /// Pages come over their own connection. Redis closes a listening connection to which it owes
+    /// 32 MB, as a page of long messages may be, and the node would retry forever.
     async fn drain(&mut self, listener: &Listener, catch_up: &mut CatchUp) -> Result<(), Lost> {
         let mut redis = self.connector.connect().await?;
         listener.forgive();
@@ -270,7 +276,7 @@ impl Follow {
         beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut beat = 0_u32;
         loop {
-            // Each arm only waits; what it leads to is not cancelled.
+            // The arms only wait; what follows from them is not cancelled.
             let messages = tokio::select! {
                 messages = listener.next() => Some(messages),
                 _ = beats.tick() => None,
@@ -290,13 +296,13 @@ impl Follow {
         }
     }
 
-    /// Hands on messages of the channels. With `end`, also says whether the place and the count
-    /// were those of the stream when it was reached.
+    /// Hands on channel messages. Returns whether position and count were the stream's when `end`
+    /// was reached, if it is given.
     async fn on_messages(
         &mut self,
         listener: &mut Listener,
         messages: Vec<Message>,
-        end: Option<Place>,
+        end: Option<StreamPosition>,
     ) -> Result<bool, Lost> {
         let (mut events, mut bytes) = (Vec::new(), 0);
         let mut hearing = self.position.hear(end);
@@ -333,7 +339,7 @@ impl Follow {
         Ok(self.position.agrees(&hearing))
     }
 
-    /// Heartbeat, lease, the group's place, and the comparison with the stream's end.
+    /// Heartbeat, lease, the group's position, and the comparison with the stream's end.
     async fn on_beat(&mut self, listener: &mut Listener, beat: u32) -> Result<(), Lost> {
         self.enter(listener).await?;
         let redis = &mut listener.redis;
@@ -357,7 +363,7 @@ impl Follow {
         let Some(end) = end.filter(|_| !lost) else {
             return self.doubt(listener, "the stream or this node's group is gone").await;
         };
-        // Everything that was published before the answer has arrived: one connection.
+        // One connection: everything that was published before the answer has arrived.
         let messages = listener.arrived();
         let agrees = self.on_messages(listener, messages, Some(end)).await?;
         if listener.unheard >= UNHEARD_MAX {
@@ -374,18 +380,18 @@ impl Follow {
         }
     }
 
-    /// Reads the stream again from the last certain place, or, if it is not that stream any more,
-    /// begins anew at its end and has the log asked.
+    /// Reads the stream again from the last certain position. If it is another stream by now,
+    /// starts at its end and has the log asked.
     async fn doubt(&mut self, listener: &mut Listener, why: &str) -> Result<(), Lost> {
-        tracing::info!(why, "reading the stream from the last certain place");
+        tracing::info!(why, "reading the stream again from the last certain position");
         self.metrics.mirror_doubts.inc();
         self.catch_up(listener, true).await
     }
 
-    /// The node stops: its place is written down, and its name is free at once.
+    /// The node stops: stores its position and releases its name.
     async fn leave(&mut self, listener: &mut Listener) -> Lost {
         let redis = &mut listener.redis;
-        // An error: the next life reads a little more, or waits for the lease to run out.
+        // An error: the next start reads a little more, or waits for the lease to expire.
         let _ = self.cursor.set(redis, self.position.reached()).await;
         let _ = self.lease.release(redis).await;
         Lost::Stopping
@@ -400,12 +406,12 @@ fn missing_is_fine(err: RedisError) -> Result<(), RedisError> {
     if is_missing(&err) { Ok(()) } else { Err(err) }
 }
 
-/// Which Redis this is, and since when it has been the master: after a restart and after a
-/// failover, even there and back again, the stream may lack its end.
+/// Which Redis this is, and since when it has been the master. After a restart or a failover, even
+/// there and back again, the stream may lack its end.
 async fn origin(redis: &mut MultiplexedConnection) -> Result<String, RedisError> {
     let info = cmd("INFO").arg("server").arg("replication").query_async(redis).await;
     let info: String = match info {
-        // Then it may always be another.
+        // Without permission, assume that it is another each time.
         Err(err) if is_forbidden(&err) => return Ok(format!("{:032x}", rand::random::<u128>())),
         info => info?,
     };

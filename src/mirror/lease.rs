@@ -1,9 +1,9 @@
-//! Who a node is among its peers: a lease on its name, a sign of life, and what is done about those
-//! that have been gone for long.
+//! A node's identity among its peers: a lease on its name, a sign that it was alive, and the
+//! removal of nodes that are long gone.
 //!
-//! Two live nodes with one name would share one cursor, and each would miss half. So a name is
-//! leased in Redis for a few seconds at a time. After a crash the lease is still there for a
-//! moment; whoever comes next watches it, and takes it over if nobody renews it.
+//! Two live nodes with one name would share one cursor, and each would miss half of the events. So
+//! a name is leased in Redis for a few seconds at a time. After a crash the lease remains for a
+//! moment; the next process watches it, and takes it over if nobody renews it.
 
 use std::time::Duration;
 
@@ -13,21 +13,21 @@ use tokio::time::Instant;
 
 use super::cursor::Cursor;
 
-/// How often the lease is looked at while it belongs to someone who may be dead.
+/// How often a lease is checked whose holder may be dead.
 const WATCH: Duration = Duration::from_millis(100);
 
 pub(super) struct Lease {
-    /// `<prefix>:node:<id>`: holds the token of the live node of that name.
+    /// `<prefix>:node:<id>`: holds the token of the live node with that name.
     key: String,
-    /// `<prefix>:seen:`, then a node's id: exists for as long as the node is remembered.
+    /// `<prefix>:seen:`, then a node's id: exists while the node is remembered.
     seen: String,
     node: String,
-    /// This process, and no other.
+    /// Identifies this process.
     token: String,
-    /// Renewed every heartbeat; a holder that misses four is dead.
+    /// Renewed with every heartbeat; a holder that misses four is dead.
     ttl: Duration,
     heartbeat: Duration,
-    /// For how long a node that is gone keeps its place in the stream.
+    /// How long the cursor of a node that is gone is kept.
     forget_after: Duration,
     script: Script,
 }
@@ -58,7 +58,7 @@ impl Lease {
         if holder == self.token {
             return Ok(true);
         }
-        // A live holder renews with every heartbeat, which makes the lease's remaining life rise.
+        // A live holder renews with every heartbeat, which increases the lease's remaining time.
         let until = Instant::now() + self.heartbeat * 5 / 2;
         let mut left = self.left(redis).await?;
         while Instant::now() < until {
@@ -72,7 +72,7 @@ impl Lease {
         Ok(self.keep(redis, &holder).await? == self.token)
     }
 
-    /// Renews the lease. `false`: it belongs to another now.
+    /// Renews the lease. `false`: another node has it now.
     pub async fn renew(&self, redis: &mut MultiplexedConnection) -> Result<bool, RedisError> {
         let seen = format!("{}{}", self.seen, self.node);
         let mut set = cmd("SET");
@@ -81,7 +81,7 @@ impl Lease {
         Ok(self.keep(redis, "").await? == self.token)
     }
 
-    /// Gives the name free, if it is still ours: the next process need not wait.
+    /// Releases the name, if it is still ours, so that the next process need not wait.
     pub async fn release(&self, redis: &mut MultiplexedConnection) -> Result<(), RedisError> {
         let holder: Option<String> = cmd("GET").arg(&self.key).query_async(redis).await?;
         if holder.as_deref() == Some(&self.token) {
@@ -90,8 +90,8 @@ impl Lease {
         Ok(())
     }
 
-    /// Removes the cursors of nodes that nobody has seen for `forget_after`. Any node may do it,
-    /// and several may at once.
+    /// Removes the cursors of nodes that nobody has seen for `forget_after`. Any node may do this,
+    /// also several at once.
     pub async fn forget_the_gone(
         &self,
         cursor: &Cursor,
@@ -102,13 +102,13 @@ impl Lease {
             let seen = format!("{}{node}", self.seen);
             if node != self.node && !cmd("EXISTS").arg(seen).query_async::<bool>(redis).await? {
                 cursor.destroy(redis, &group).await?;
-                tracing::info!(node, "removed the place of a node that is long gone");
+                tracing::info!(node, "removed the cursor of a node that is long gone");
             }
         }
         Ok(())
     }
 
-    /// The token that holds the lease after trying to keep, or take, it.
+    /// Tries to keep or take the lease, and returns the token that holds it.
     async fn keep(
         &self,
         redis: &mut MultiplexedConnection,

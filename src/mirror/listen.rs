@@ -1,7 +1,7 @@
-//! One connection that listens to channels, and the messages that came over it.
+//! A connection that listens to channels, and the messages that arrived on it.
 //!
-//! It does not read them. Redis sends messages and answers over the same connection in one order,
-//! so whoever has an answer also has, in here, every message that was published before it.
+//! It does not interpret them. Redis sends messages and answers over one connection, in one order:
+//! when an answer has arrived, so has every message that was published before it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use super::connect::Connector;
 use crate::budget::{Budget, Held};
 
-/// Messages taken in one turn, and their bytes, unless it is one message.
+/// Messages taken at once, and their bytes (unless a single message is longer).
 const MESSAGES_PER_TURN: usize = 256;
 const BYTES_PER_TURN: usize = 1024 * 1024;
 /// Bytes that a waiting message takes beyond its own.
@@ -21,24 +21,24 @@ const MESSAGE_BYTES: usize = 160;
 
 /// Owned by the follower's task; dropping it ends the connection.
 pub(super) struct Listener {
-    /// For small commands only: Redis ends a connection that listens when it owes it 32 MB.
+    /// For short commands only: Redis closes a listening connection to which it owes 32 MB.
     pub redis: MultiplexedConnection,
-    /// Bounded in number and in bytes. When it is full, messages are dropped and `gap` is set: the
+    /// Limited in number and bytes. When it is full, messages are dropped and `gap` is set: the
     /// stream still has them.
     messages: mpsc::Receiver<Message>,
     gap: Arc<AtomicBool>,
-    /// How often the node has said that it lives since it last heard itself.
+    /// Heartbeats sent since the node last heard one of its own.
     pub unheard: u32,
 }
 
-/// A message of a channel, for as long as it waits.
+/// A channel message, while it waits.
 pub(super) struct Message {
     pub push: PushInfo,
     held: Held,
 }
 
 impl Listener {
-    /// Connects; when this returns, Redis sends everything that is published from then on.
+    /// Connects. When this returns, Redis sends everything that is published from then on.
     pub async fn connect(
         connector: &Connector,
         channels: &[&str],
@@ -52,7 +52,7 @@ impl Listener {
         let push = move |push: PushInfo| {
             let held = budget.hold_if_fits(bytes_of(&push));
             let message = held.map(|held| Message { push, held });
-            // Closed: this connection was given up, and is about to end.
+            // `Closed`: this connection was given up, and is about to end.
             if message.is_none_or(|message| {
                 matches!(arrived.try_send(message), Err(mpsc::error::TrySendError::Full(_)))
             }) {
@@ -78,7 +78,7 @@ impl Listener {
         messages
     }
 
-    /// What has arrived by now.
+    /// All messages that have arrived.
     pub fn arrived(&mut self) -> Vec<Message> {
         std::iter::from_fn(|| self.messages.try_recv().ok()).collect()
     }
@@ -88,17 +88,17 @@ impl Listener {
         self.gap.load(Ordering::SeqCst)
     }
 
-    /// What was dropped up to here is about to be read from the stream.
+    /// Clears the gap: what was dropped is about to be read from the stream.
     pub fn forgive(&self) {
         self.gap.store(false, Ordering::SeqCst);
     }
 }
 
-/// What a message takes while it waits.
+/// The memory that a waiting message takes.
 fn bytes_of(push: &PushInfo) -> usize {
     let bytes = |value: &Value| match value {
         Value::BulkString(bytes) => bytes.len(),
-        // What Redis says of its own is short.
+        // Redis's own messages are short.
         _ => 0,
     };
     push.data.iter().map(bytes).sum::<usize>() + MESSAGE_BYTES

@@ -1,19 +1,19 @@
 //! Redis: carries committed events from each node to all others, live and after any absence.
 //!
-//! It holds nothing that the log does not hold too: losing Redis, flushing it, or being cut off
-//! from it delays events between nodes and loses none. It knows neither the log nor the rooms;
+//! Redis holds nothing that the log does not hold. Losing it, flushing it, or being cut off from it
+//! delays events between nodes, and loses none. This module knows neither the log nor the rooms:
 //! batches come in from the lanes (`append`), and what other nodes wrote goes out as `Incoming`.
 //!
-//! Everything in Redis can be read by a person. `chat` is the setting `mirror.prefix`:
+//! All data in Redis is readable by people. `chat` is the setting `mirror.prefix`:
 //!
 //! - `chat:cluster`: the id of the log whose nodes use this Redis and this prefix.
 //! - `chat:events`, a stream: `room`, `seq`, `event` (JSON) and `seal` of every committed event, at
-//!   least once. Its consumer group `node:<id>` is a node's place: nothing is ever pending in it.
-//! - `chat:events`, a channel: the same events, each with `seal` and `stream_id` as first keys.
-//! - `chat:signals`, a channel: signs of life, which may be lost (see `signals`).
-//! - `chat:nodes`, a channel: each node's heartbeat, which it must hear itself. (In another
-//! database than 0 the channels are `chat:events@3` and so on.)
-//! - `chat:node:<id>`: the lease of the live node of that name.
+//!   least once. Its consumer group `node:<id>` is a node's cursor; nothing is ever pending in it.
+//! - `chat:events`, a channel: the same events, each with `seal` and `stream_id` as its first keys.
+//! - `chat:signals`, a channel: signals, which may be lost (see `signals`).
+//! - `chat:nodes`, a channel: each node's heartbeat, which the node must hear itself. (In a
+//!   database other than 0 the channels are `chat:events@3` and so on.)
+//! - `chat:node:<id>`: the lease of the live node with that name.
 //! - `chat:seen:<id>`: exists for a day after the node was last alive.
 
 mod append;
@@ -24,13 +24,13 @@ mod event;
 mod follow;
 mod lease;
 mod listen;
+mod parameters;
 mod position;
 mod probe;
 mod seal;
 mod signal;
 mod strangers;
 mod version;
-mod words;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -58,19 +58,19 @@ use crate::metrics::Metrics;
 use crate::model::LogIdentity;
 use crate::tasks::Tasks;
 
-/// What the names of the nodes' consumer groups begin with.
+/// The prefix of the nodes' consumer groups.
 const GROUP_PREFIX: &str = "node:";
-/// Pieces of `Incoming` that may wait for their reader; when it is full, the follower waits, and
-/// its own queue of live messages fills (see `mirror.live_len_max` and `queue_bytes_max`).
-/// Each has some MiB at the most, which its reader takes at once.
+/// `Incoming`s that may wait for their reader. When the queue is full the follower waits, and its
+/// own queue of live messages fills (see `mirror.live_len_max` and `queue_bytes_max`). Each is a
+/// few MiB at most, and its reader takes it at once.
 const INCOMING_LEN: usize = 8;
-/// Bytes of what other nodes say that may wait: 64 of the longest messages. More are dropped.
+/// Bytes of other nodes' signals that may wait: 64 of the longest messages. More are dropped.
 const SIGNALS_BYTES_MAX: usize = 8 * 1024 * 1024;
-/// Receipts of batches that may wait for the outbox to hear of them.
+/// Receipts of batches that may wait for the outbox task.
 const MIRRORED_LEN: usize = 1024;
 
-/// Reads one message of the channel of events, for `fuzz/`, where there is no Redis. `None`: it is
-/// no event of this log.
+/// Reads one message of the events channel, for `fuzz/`, which has no Redis. `None`: it is not an
+/// event of this log.
 #[cfg(fuzzing)]
 pub fn read_message(message: Vec<u8>, ours: &Seal) -> Option<Mirrored> {
     match event::Found::in_message(message, ours) {
@@ -79,65 +79,65 @@ pub fn read_message(message: Vec<u8>, ours: &Seal) -> Option<Mirrored> {
     }
 }
 
-/// A node's way to Redis. Cheap to clone; when the last clone is gone, appending ends.
+/// A node's access to Redis. Cheap to clone; appending ends with the last clone.
 #[derive(Clone)]
 pub struct Mirror {
     batches: mpsc::Sender<Queued>,
-    /// One sweep at a time, on a connection of its own: else it would wait, and keep all other
-    /// nodes from sweeping, for as long as a slow Redis takes for a full queue of batches.
+    /// Takes one sweep at a time, on its own connection. Behind a full queue of batches on a slow
+    /// Redis a sweep would wait, and keep all other nodes from sweeping.
     sweeps: mpsc::Sender<Queued>,
-    /// Of what waits there.
+    /// For the batches that wait.
     budget: Arc<Budget>,
     status: watch::Receiver<Status>,
 }
 
-/// What a node gets from Redis, each for one reader.
+/// What a node gets from Redis; each part has one reader.
 pub struct Streams {
-    /// What other nodes (and this one) committed, and when to doubt.
+    /// What all nodes committed, and when to compare with the log.
     pub incoming: mpsc::Receiver<Incoming>,
-    /// What nodes say to each other, and the way to say it.
+    /// Other nodes' signals, and the queue for our own.
     pub signals: (mpsc::Sender<Vec<u8>>, mpsc::Receiver<Signal>),
-    /// Receipts of batches that are in Redis now.
+    /// Receipts of batches that are now in Redis.
     pub mirrored: mpsc::Receiver<Vec<i64>>,
-    /// How the first attempt to reach Redis went. A node may serve while Redis is away, but not if
-    /// it was refused.
+    /// The result of the first attempt to reach Redis. A node may serve while Redis is away, but
+    /// not if Redis refused it.
     pub started: oneshot::Receiver<Result<(), OpenError>>,
 }
 
-/// Whether this node hears the others by way of Redis.
+/// Whether this node hears the others through Redis.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Status {
     Live,
     Away,
-    /// It belongs to another log.
+    /// Redis belongs to another log.
     Foreign,
 }
 
 /// What came from Redis.
 #[derive(Debug)]
 pub enum Incoming {
-    /// Committed events in the order of the stream. `backlog`: they happened while this node was
-    /// not there, so nobody here follows their rooms yet, but somebody soon may.
+    /// Committed events in stream order. `backlog`: they happened while this node was down, so
+    /// nobody here follows their rooms yet, but somebody soon may.
     Events { events: Vec<Mirrored>, backlog: bool },
-    /// The stream cannot tell what was missed: compare the rooms in use with the log.
+    /// The stream cannot show what was missed: compare the rooms in use with the log.
     Doubt,
 }
 
-/// Why a node must not start; one sentence that says what to do.
+/// Why a node must not start: one sentence that says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     #[error("mirror.url (REDIS_URL) is not a Redis URL; write redis://user:password@host:6379/0")]
     Url,
-    #[error("mirror.url has {word}, which {advice}")]
-    Word { word: String, advice: &'static str },
+    #[error("mirror.url has {name}, which {advice}")]
+    Parameter { name: String, advice: &'static str },
     #[error(
-        "mirror.url has a parameter that verbatim does not know; remove it, or, if it is a part \
-         of the password, write @ : / ? # in that as %40 %3A %2F %3F %23"
+        "mirror.url has an unknown parameter; remove it, or, if it is part of the password, write \
+         @ : / ? # in it as %40 %3A %2F %3F %23"
     )]
-    UnnamedWord,
+    UnnamedParameter,
     #[error(
-        "mirror.url has a # that verbatim does not know; remove it and what follows, or, if it is \
-         a part of the password, write it as %23"
+        "mirror.url has a # with an unknown word; remove it and what follows, or, if it is part of \
+         the password, write it as %23"
     )]
     Fragment,
     #[error(
@@ -147,12 +147,12 @@ pub enum OpenError {
     TooOld { found: String },
     #[error("Redis refused the user, the password or the database of mirror.url ({0}); correct it")]
     Refused(String),
-    #[error("another live node is called {node}; give each node a node.id (VERBATIM_NODE__ID)")]
+    #[error("another live node is called {node}; set another node.id (VERBATIM_NODE__ID)")]
     NameTaken { node: String },
 }
 
 impl OpenError {
-    /// Redis' answers do not repeat passwords.
+    /// Redis's errors do not quote passwords.
     fn refused(err: &RedisError) -> Self {
         match version::too_old(err) {
             Some(found) => Self::TooOld { found: found.to_owned() },
@@ -227,17 +227,17 @@ impl Mirror {
         Ok((Self { batches, sweeps, budget, status: status_rx }, streams))
     }
 
-    /// Hands over committed events. `false`: the queue is full, and they are left to the outbox.
+    /// Hands over committed events. `false`: the queue is full, and the outbox keeps them.
     pub fn append(&self, batch: Batch) -> bool {
         let queued = Queued::new(batch, &self.budget);
         queued.is_some_and(|queued| self.batches.try_send(queued).is_ok())
     }
 
-    /// The same of a sweep, whose `done` tells. It is counted, and never too much: its events are
-    /// in memory already, and while batches fill the queue it is the way to Redis for those that
-    /// had no room in it.
+    /// Hands over a sweep; `done` tells the result. Its bytes are counted but never refused: its
+    /// events are in memory already, and while batches fill the queue, sweeps are the only way to
+    /// Redis for those that did not fit.
     pub fn sweep(&self, batch: Batch) {
-        // An error: another is under way.
+        // An error: another sweep is in progress.
         let _ = self.sweeps.try_send(Queued::beyond(batch, &self.budget));
     }
 
@@ -245,7 +245,7 @@ impl Mirror {
         *self.status.borrow()
     }
 
-    /// The status, for who does not append.
+    /// The status, for tasks that do not append.
     pub fn watch(&self) -> watch::Receiver<Status> {
         self.status.clone()
     }

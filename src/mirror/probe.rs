@@ -1,7 +1,7 @@
-//! Whether Redis can do a node's work, tried out for `verbatim check`.
+//! Tries whether Redis can do a node's work, for `verbatim check`.
 //!
-//! It does what a node does, on keys and a channel of its own under the prefix. Nodes do not notice
-//! it, and nothing of it stays.
+//! It does what a node does, on its own keys and channel under the prefix. Nodes do not notice it,
+//! and it leaves nothing behind.
 
 use std::time::Duration;
 
@@ -21,13 +21,13 @@ use crate::budget::Budget;
 use crate::config::MirrorConfig;
 use crate::model::LogIdentity;
 
-/// For what stays if the program is killed meanwhile.
+/// Expiry of the keys, in case the program is killed.
 const LIFE: Duration = Duration::from_secs(60);
-/// Messages of other nodes that may come meanwhile, and their bytes.
+/// Other nodes' messages that may arrive meanwhile, and their bytes.
 const LISTEN_LEN: usize = 1024;
 const LISTEN_BYTES: usize = 16 * 1024 * 1024;
 
-/// Why Redis will not do; one sentence that says what to do.
+/// Why Redis cannot be used: one sentence that says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum ProbeError {
     #[error(transparent)]
@@ -38,20 +38,20 @@ pub enum ProbeError {
     Step { step: &'static str, err: RedisError },
     #[error(
         "Redis belongs to another log under this mirror.prefix ({key} is {owner}); give one of the \
-         clusters another, or, if that log is gone for ever, delete the key"
+         clusters another prefix, or delete the key if that log no longer exists"
     )]
     Foreign { key: String, owner: String },
-    #[error("Redis published a message and did not bring it within mirror.timeout_ms")]
+    #[error("Redis did not deliver a published message within mirror.timeout_ms")]
     Unheard,
-    #[error("Redis does not count the entries of a stream (entries-added in XINFO STREAM)")]
+    #[error("Redis does not count a stream's entries (entries-added in XINFO STREAM); use Redis 7")]
     Uncounted,
 }
 
-/// What is tried out, and on what.
+/// What is tried, and on which keys.
 struct Trial {
     /// The channels that a node listens to.
     channels: [String; 3],
-    /// Of the trial alone.
+    /// The trial's own channel.
     channel: String,
     cursor: Cursor,
     lease: Lease,
@@ -60,7 +60,8 @@ struct Trial {
     timeout: Duration,
 }
 
-/// Says how it is, or why it will not do for a node of that log; `None`: nobody knows which it is.
+/// Returns a line about the server, or why it cannot be used. `log`: checks the owner, if it is
+/// known.
 pub async fn probe(config: &MirrorConfig, log: Option<&LogIdentity>) -> Result<String, ProbeError> {
     let connector = Connector::new(config)?;
     let mut redis = connector.connect().await.map_err(|err| match is_refused(&err) {
@@ -77,7 +78,7 @@ pub async fn probe(config: &MirrorConfig, log: Option<&LogIdentity>) -> Result<S
     tried?;
     if let Some(log) = log {
         let cluster = Cluster::of(&config.prefix, log);
-        let owner = cluster.owner(&mut redis).await.map_err(at("say whose it is"))?;
+        let owner = cluster.owner(&mut redis).await.map_err(at("say which log it belongs to"))?;
         if let Some(owner) = owner.filter(|owner| *owner != cluster.log_id) {
             return Err(ProbeError::Foreign { key: cluster.key, owner });
         }
@@ -89,16 +90,16 @@ pub async fn probe(config: &MirrorConfig, log: Option<&LogIdentity>) -> Result<S
 /// What to do about it.
 fn advice(err: &RedisError) -> &'static str {
     // A script's error has no code of its own: "The user executing the script can't run this
-    // command", and in later versions "ACL failure in script".
+    // command", in later versions "ACL failure in script".
     let is_told = |part: &str| err.detail().is_some_and(|detail| detail.contains(part));
     match err.code() {
-        Some("NOPERM") => "let the user of mirror.url do that",
+        Some("NOPERM") => "give the user of mirror.url permission",
         Some("READONLY") => "set mirror.url to the master",
         Some("OOM") => "give it more memory, or remove what fills it",
         _ if is_told("can't run this") || is_told("ACL failure") => {
-            "let the user of mirror.url do that"
+            "give the user of mirror.url permission"
         }
-        _ => "see its log",
+        _ => "see Redis's log",
     }
 }
 
@@ -140,10 +141,10 @@ impl Trial {
         let listener = Listener::connect(connector, &channels, LISTEN_LEN, &budget);
         let listener = listener.await.map_err(at("let a node subscribe to channels"))?;
         self.lease(redis).await.map_err(at("let a node have its name"))?;
-        self.cluster.claim(redis).await.map_err(at("let a node say whose it is"))?;
+        self.cluster.claim(redis).await.map_err(at("let a node claim it for its log"))?;
         self.stream(redis).await.map_err(at("let a node use streams"))?;
         self.append(redis).await.map_err(at("take events from a script"))?;
-        // Errors: it is removed later, or by hand.
+        // An error: it is removed later, or by hand.
         let life = LIFE.as_secs();
         for key in [&self.keys[0], &self.cluster.key] {
             let _ = cmd("EXPIRE").arg(key).arg(life).query_async::<()>(redis).await;
@@ -169,7 +170,7 @@ impl Trial {
         self.cursor.end(redis).await.map(drop)
     }
 
-    /// As a node appends.
+    /// Appends as a node does.
     async fn append(&self, redis: &mut MultiplexedConnection) -> Result<(), RedisError> {
         let script = Script::new(include_str!("mirror.lua"));
         let mut invocation = script.key(&self.keys[0]);
@@ -188,7 +189,8 @@ impl Trial {
         self.cursor.destroy(redis, &self.cursor.group).await.map_err(at(step))
     }
 
-    /// What the script published, and what was published behind it. `false`: the connection ended.
+    /// Waits for the script's message and the one published after it. `false`: the connection
+    /// ended.
     async fn hears_both(&self, mut listener: Listener) -> bool {
         let mut heard = 0;
         while heard < 2 {

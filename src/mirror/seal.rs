@@ -1,9 +1,8 @@
-//! The seal on events in Redis: only who knows the log's secret can make it.
+//! The seal on events in Redis: only nodes that know the log's secret can make it.
 //!
-//! Redis is shared: with other clusters, with people and their shells, with programs that publish.
-//! An event that bears no seal of this log is not shown to anybody; at most it makes a node ask the
-//! log. It is HMAC-SHA256 over the event as it is encoded, and costs about a microsecond to make
-//! and as much to check.
+//! Redis is shared: with other clusters, with people in shells, with programs that publish. An
+//! event without this log's seal is shown to nobody; at most it makes a node ask the log. The seal
+//! is HMAC-SHA256 over the encoded event, and takes about a microsecond to make or check.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -12,22 +11,22 @@ use ring::hmac::{self, HMAC_SHA256, Key};
 /// Its length in Base64.
 pub(super) const SEAL_LEN: usize = 43;
 
-/// What makes seals, and knows its own. Cheap to clone.
+/// Makes and checks seals. Cheap to clone.
 #[derive(Clone)]
 pub struct Seal(Key);
 
 impl Seal {
-    /// `secret`: of the log, and of nothing else.
+    /// `secret`: the log's, used for nothing else.
     pub fn new(secret: &[u8]) -> Self {
         Self(Key::new(HMAC_SHA256, secret))
     }
 
-    /// For an event: `SEAL_LEN` letters of Base64, as in a URL.
+    /// The seal for an event: `SEAL_LEN` characters of URL-safe Base64.
     pub fn of(&self, event: &[u8]) -> String {
         URL_SAFE_NO_PAD.encode(hmac::sign(&self.0, event))
     }
 
-    /// Whether the seal was made for just this event, with just this secret.
+    /// Whether the seal was made for exactly this event, with this secret.
     pub fn is_on(&self, event: &[u8], seal: &[u8]) -> bool {
         let mut tag = [0; 32];
         let read = URL_SAFE_NO_PAD.decode_slice(seal, &mut tag);

@@ -1,7 +1,7 @@
-//! `chat:signals`: what nodes say to each other that may be lost.
+//! `chat:signals`: what nodes tell each other that may be lost.
 //!
-//! It does not know what it is. It has a connection of its own, so that no crowd of signals can
-//! push an event out of its queue, or delay one.
+//! It does not know the content. It has its own connection, so that many signals cannot delay an
+//! event, or push one out of its queue.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -19,18 +19,18 @@ use crate::metrics::Metrics;
 use crate::rate::Backoff;
 use crate::tasks::Tasks;
 
-/// The first and the longest pause before another connection.
+/// The shortest and the longest pause before reconnecting.
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// What happens on the channel.
 #[derive(Debug)]
 pub enum Signal {
-    /// From now on the others are heard, and hear this node.
+    /// From now on this node hears the others, and they hear it.
     Connected,
-    /// Until the next `Connected` nobody is heard.
+    /// Nobody is heard until the next `Connected`.
     Away,
-    /// Somebody's message; this node's own come back, too.
+    /// A message of any node, including this one.
     Message(Vec<u8>),
 }
 
@@ -40,23 +40,23 @@ pub(super) struct Signals {
     pub cluster: Cluster,
     pub channel: String,
     pub heartbeat: Duration,
-    /// Messages that may wait between Redis' connection and this task, and between it and its
-    /// reader. More are dropped.
+    /// Messages that may wait between the connection to Redis and this task, and between this task
+    /// and its reader. More are dropped.
     pub queue_len_max: usize,
-    /// Of those from Redis' connection.
+    /// For messages from the connection to Redis.
     pub budget: Arc<Budget>,
-    /// What this node says. Bounded by the same number; who finds it full drops what they say.
+    /// This node's messages, with the same limit. Senders that find it full drop theirs.
     pub outgoing: mpsc::Receiver<Vec<u8>>,
     pub incoming: mpsc::Sender<Signal>,
     pub metrics: Arc<Metrics>,
     pub tasks: Tasks,
 }
 
-/// Why a connection is no more.
+/// Why a connection ended.
 enum Lost {
     Redis(RedisError),
     Ended,
-    /// Nobody says anything any more: the node has stopped.
+    /// All senders are gone: the node has stopped.
     Stopped,
 }
 
@@ -67,14 +67,14 @@ impl From<RedisError> for Lost {
 }
 
 impl Signals {
-    /// Runs until nobody can say anything any more.
+    /// Runs until all senders are gone.
     pub async fn run(mut self) {
         let mut backoff = Backoff::new(PAUSE_MIN, PAUSE_MAX);
         loop {
             let Err(lost) = self.listen(&mut backoff).await;
             match lost {
                 Lost::Stopped => return,
-                // The follower of the events meets the same, and tells it.
+                // The follower of events meets the same error, and logs it.
                 Lost::Redis(err) => tracing::debug!(%err, "signals are away"),
                 Lost::Ended => tracing::debug!("signals are away"),
             }
@@ -97,16 +97,16 @@ impl Signals {
         }
     }
 
-    /// One connection, from greeting to loss.
+    /// Serves one connection until it is lost.
     async fn listen(&mut self, backoff: &mut Backoff) -> Result<Infallible, Lost> {
         let (channels, len_max) = ([self.channel.as_str()], self.queue_len_max);
         let connecting = Listener::connect(&self.connector, &channels, len_max, &self.budget);
         let mut listener = tokio::select! {
             listener = connecting => listener?,
-            // A node that stops does not wait for a Redis that is away.
+            // A stopping node does not wait for a Redis that is away.
             () = self.tasks.stopping() => return Err(Lost::Ended),
         };
-        // Whom it belongs to is for the follower of the events to find out, and to tell.
+        // The follower of events finds out whose Redis it is, and logs it.
         if !self.is_ours(&mut listener, false).await? {
             return Err(Lost::Ended);
         }
@@ -130,7 +130,7 @@ impl Signals {
                     let publish = publish.arg(&self.channel).arg(said);
                     publish.query_async::<()>(&mut listener.redis).await?;
                 }
-                // A connection that is silently dead does not answer.
+                // A silently dead connection does not answer.
                 _ = beats.tick() => if !self.is_ours(&mut listener, true).await? {
                     return Err(Lost::Ended);
                 },
@@ -142,8 +142,8 @@ impl Signals {
         }
     }
 
-    /// Whether this Redis is that of this node's log; or, if that will do, nobody's: it was emptied
-    /// just now.
+    /// Whether this Redis belongs to this node's log or, with `or_nobodys`, to none: it was just
+    /// emptied.
     async fn is_ours(&self, listener: &mut Listener, or_nobodys: bool) -> Result<bool, Lost> {
         let owner = self.cluster.owner(&mut listener.redis).await?;
         Ok(owner.map_or(or_nobodys, |owner| owner == self.cluster.log_id))
@@ -160,13 +160,13 @@ impl Signals {
             return Ok(());
         };
         if self.incoming.try_send(Signal::Message(message)).is_err() {
-            // Full, or its reader is gone; either way nobody misses it for long.
+            // Full, or the reader is gone. Either way the loss does not last.
             self.metrics.signals_lost.inc();
         }
         Ok(())
     }
 
-    /// Until nobody says anything any more.
+    /// Drops messages until all senders are gone.
     async fn drop_all(&mut self) {
         while self.outgoing.recv().await.is_some() {
             self.metrics.signals_lost.inc();

@@ -1,4 +1,4 @@
-//! Events that bear no seal of this log: counted, told, and a reason to ask the log.
+//! Events without this log's seal: counted, logged, and a reason to compare with the log.
 
 use std::time::Duration;
 
@@ -6,11 +6,11 @@ use tokio::time::Instant;
 
 use crate::metrics::Metrics;
 
-/// Between two lines about them.
+/// Time between two log lines about them.
 const TELL_EVERY: Duration = Duration::from_secs(60);
 
-/// What is known of them. They may have happened all the same: so the log is asked with the next
-/// heartbeat, once, however many there were.
+/// Such events may be real all the same. So the log is asked with the next heartbeat, once, however
+/// many there were.
 #[derive(Default)]
 pub(super) struct Strangers {
     /// Some came since the log was last asked.
@@ -25,8 +25,8 @@ impl Strangers {
         if self.told.is_none_or(|told| told.elapsed() >= TELL_EVERY) {
             self.told = Some(Instant::now());
             tracing::warn!(
-                "events came from Redis that bear no seal of this log: from a node of another \
-                 version, or from somebody who should not write there; the log is asked instead"
+                "ignored events from Redis without this log's seal: a node of another version or a \
+                 stranger wrote them; comparing with the log instead"
             );
         }
     }

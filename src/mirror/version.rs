@@ -1,19 +1,19 @@
-//! Which Redis this is, and whether it will do, by its answer to INFO.
+//! Which Redis this is, and whether it is new enough, by its answer to INFO.
 
 use std::fmt;
 
 use redis::aio::MultiplexedConnection;
 use redis::{ErrorKind, RedisError, cmd};
 
-/// Streams count their entries since then (`entries-added`), and groups those that were read.
+/// Since this version streams count their entries (`entries-added`), and groups those they read.
 const MAJOR_MIN: u32 = 7;
 
-/// What calls itself so.
+/// What the server says it is.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Server {
     name: &'static str,
     version: String,
-    /// Of the Redis that it does as.
+    /// Of the Redis version that it emulates.
     major: u32,
 }
 
@@ -24,7 +24,7 @@ impl Server {
         Ok(Self::read(&info))
     }
 
-    /// An error if it is too old; `is_too_old` knows it.
+    /// An error if it is too old; `too_old` recognizes it.
     pub fn check(&self) -> Result<(), RedisError> {
         match self.major >= MAJOR_MIN {
             true => Ok(()),
@@ -32,7 +32,7 @@ impl Server {
         }
     }
 
-    /// Forks say which Redis they do as, and what they are beside it.
+    /// Forks say which Redis version they emulate, and their own version beside it.
     fn read(info: &str) -> Option<Self> {
         let field = |name: &str| {
             let value = |line: &str| line.strip_prefix(name)?.strip_prefix(':').map(str::to_owned);
@@ -55,10 +55,10 @@ impl fmt::Display for Server {
     }
 }
 
-/// The version found, if that is what is wrong.
+/// The version found, if the error is that it is too old.
 pub(super) fn too_old(err: &RedisError) -> Option<&str> {
     let is_it = err.kind() == ErrorKind::RESP3NotSupported;
-    // The driver says it, too, of one that does not know HELLO, and has no version then.
+    // The driver uses the same kind for a server without HELLO, and then knows no version.
     is_it.then(|| err.detail().unwrap_or("this Redis"))
 }
 
@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn versions_from_seven_on_are_taken_whatever_it_is() {
+    fn versions_from_seven_on_are_accepted_of_any_fork() {
         let redis = |version: &str| {
             is_taken(&format!("# Server\r\nredis_version:{version}\r\nredis_git_sha1:0\r\n"))
         };
@@ -80,7 +80,7 @@ mod tests {
             ("2.8.24", false),
             ("5.0.14", false),
             ("6.2.14", false),
-            // KeyDB has no word of its own.
+            // KeyDB has no field of its own.
             ("6.3.4", false),
             ("6.999.999", false),
             ("7.0.0", true),
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn who_says_no_version_is_unknown() {
+    fn a_server_without_a_version_is_unknown() {
         for info in
             ["", "# Server\r\n", "redis_version:\r\n", "redis_version:new\r\n", "x_redis_version:7"]
         {
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_version_is_said_to_be_too_old() {
+    fn only_an_old_version_is_reported_as_too_old() {
         let server = Server::read("redis_version:6.2.14").unwrap();
         assert_eq!(too_old(&server.check().unwrap_err()), Some("Redis 6.2.14"));
         let other = RedisError::from((ErrorKind::InvalidClientConfig, "x", "y".to_owned()));

@@ -1,10 +1,10 @@
-//! Pauses between tries of something that fails: each twice as long as the one before.
+//! Pauses between retries: each is twice as long as the one before, up to a limit.
 
 use std::time::Duration;
 
 use rand::Rng;
 
-/// Owned by the loop that tries.
+/// Owned by the loop that retries.
 #[derive(Clone, Debug)]
 pub struct Backoff {
     min: Duration,
@@ -18,7 +18,7 @@ impl Backoff {
         Self { min, max, next: min }
     }
 
-    /// Whether no pause was taken since the last success.
+    /// Whether there was no pause since the last success.
     pub fn is_fresh(&self) -> bool {
         self.next == self.min
     }
@@ -30,18 +30,18 @@ impl Backoff {
         pause
     }
 
-    /// The same, shortened at random by up to a half: those who fail together do not come back
+    /// The same, shortened at random by up to half, so that nodes that fail together do not retry
     /// together.
     pub fn jittered(&mut self) -> Duration {
         self.pause().mul_f64(rand::rng().random_range(0.5..1.0))
     }
 
-    /// It worked: the next pause is the first again.
+    /// After a success: the next pause is the first again.
     pub fn reset(&mut self) {
         self.next = self.min;
     }
 
-    /// It will not work soon: the next pause is the longest.
+    /// If a retry cannot succeed soon: the next pause is the longest.
     pub fn give_time(&mut self) {
         self.next = self.max;
     }

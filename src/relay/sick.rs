@@ -1,8 +1,8 @@
 //! Rooms in which followers met an event that cannot be read.
 //!
-//! A follower that comes to such an event is ended, since nothing can be sent in its place. When
-//! its client comes back, it is told which room it cannot follow, and goes on with the others:
-//! without this it would follow all of them, and be ended again.
+//! A follower that reaches such an event is ended, because nothing can be sent in its place. When
+//! its client returns, it is refused that room and follows the others. Without this it would follow
+//! all of them, and be ended again.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,14 +10,14 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::model::{RoomName, Seq};
 
-/// Rooms that are remembered. Beyond that a client is ended again, as if it were the first.
+/// Rooms remembered. In further rooms each client is ended again.
 const ROOMS_MAX: usize = 10_000;
 
-/// For each room the place in front of an event that cannot be read: of several the highest.
+/// For each room, the seq before an event that cannot be read; of several, the highest.
 #[derive(Default)]
 pub struct Sick {
     rooms: Mutex<HashMap<RoomName, Seq>>,
-    /// `rooms.len()`, so that the usual case does not take the lock.
+    /// `rooms.len()`, so that the usual case need not take the lock.
     len: AtomicUsize,
 }
 
@@ -27,7 +27,7 @@ impl Sick {
         self.rooms.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The event behind `after` cannot be read.
+    /// The event after `after` cannot be read.
     pub fn note(&self, room: &RoomName, after: Seq) {
         let mut rooms = self.rooms();
         if rooms.len() >= ROOMS_MAX && !rooms.contains_key(room) {
@@ -38,7 +38,7 @@ impl Sick {
         self.len.store(rooms.len(), Ordering::SeqCst);
     }
 
-    /// The event behind that place can be read.
+    /// The event after `after` can be read.
     pub fn forget(&self, room: &RoomName, after: Seq) {
         let mut rooms = self.rooms();
         if rooms.get(room) == Some(&after) {
@@ -50,7 +50,8 @@ impl Sick {
         self.len.store(rooms.len(), Ordering::SeqCst);
     }
 
-    /// Where the event is, as far as is known, that whoever follows from `position` cannot pass.
+    /// The seq before the unreadable event, if one is known that a follower from `position` cannot
+    /// pass.
     pub fn ahead_of(&self, room: &RoomName, position: Seq) -> Option<Seq> {
         if self.len.load(Ordering::SeqCst) == 0 {
             return None;

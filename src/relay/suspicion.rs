@@ -1,10 +1,9 @@
-//! A log that goes back: PostgreSQL failed over to a standby that had not everything, or was
-//! restored. What this node has shown is not what happened then, and what happens now has seqs that
-//! were given out before.
+//! A log that goes back: PostgreSQL failed over to a standby that lacked commits, or was restored.
+//! Some of what this node has shown is gone from it, and new events reuse those seqs.
 //!
-//! Many signs raise a suspicion, and none of them is a proof: the log stands below what this node
-//! has put in order, or an event comes at a seq where there is another. So the room's recent events
-//! are compared with the log, which is always right.
+//! Many signs raise a suspicion, and none proves it: the log is below what this node has put in
+//! order, or an event has a seq at which another one is known. So the room's recent events are
+//! compared with the log, which is always right.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -20,7 +19,7 @@ use crate::log::LogError;
 use crate::model::{RoomName, Seq};
 use crate::protocol::frame::{self, Frame};
 
-/// Lines about rooms whose log went back, in one such time: a restore sets back all of them.
+/// Time between log lines about this: a restore sets back all rooms.
 const TOLD_EVERY: Duration = Duration::from_secs(10);
 
 impl Relay {
@@ -35,15 +34,15 @@ impl Relay {
         }
     }
 
-    /// Up to where this node has the room in order; for `verdict`.
+    /// The room's edge on this node; for `verdict`.
     pub fn edge(&self, name: &RoomName) -> Option<Seq> {
         self.hub.room(name)?.edge()
     }
 
-    /// For who is about to follow a room that stood at `last_seq` when the log was asked, `before`
-    /// which this node had it up to there. If that is more, the log went back, and they must not be
-    /// given what the ring has above it: waits until that is known of the room, and a new one can
-    /// be opened in its place.
+    /// For a caller that is about to follow a room: the log said `last_seq`, and `before` asking,
+    /// the room's edge here was `before`. If the edge was higher, the log went back, and the caller
+    /// must not get what the ring has above it. Waits until that is decided, and a new room can be
+    /// opened in its place.
     pub async fn verdict(
         self: &Arc<Self>,
         name: &RoomName,
@@ -51,13 +50,13 @@ impl Relay {
         last_seq: Seq,
     ) -> Result<(), LogError> {
         let Some(room) = self.hub.room(name) else { return Ok(()) };
-        // It may be another than the one that had it.
+        // The room may be another than the one whose edge was read.
         if before > Some(last_seq) && room.edge() >= before {
             room.freeze();
             self.suspect(&room);
         }
         loop {
-            // First this, then the look.
+            // Before the check, so that no change is missed.
             let moved = room.moved();
             if room.is_closed() || !room.is_frozen() {
                 return Ok(());
@@ -70,29 +69,32 @@ impl Relay {
         self.suspects.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The room of that name is found to be as the log is, or there is none. `false`: there was
-    /// another reason meanwhile, which the look may have been too early for.
+    /// The room with that name agrees with the log, or does not exist. `false`: there was another
+    /// reason meanwhile, for which the comparison may have been too early.
     fn acquit(&self, name: &RoomName, room: Option<&Room>) -> bool {
         let mut suspects = self.suspects();
         if suspects.insert(name.clone(), false) == Some(true) {
             return false;
         }
         suspects.remove(name);
-        // Under the lock: who has another reason from here on freezes it anew.
+        // Under the lock: a later suspicion freezes the room again.
         room.into_iter().for_each(Room::thaw);
         true
     }
 
-    /// Compares the room of that name with the log until there is no reason to any more.
+    /// Compares the room with that name with the log, until there is no reason left.
     ///
-    /// The race that this must not lose: (1) the room is let go, because the log went back; (2)
-    /// somebody who had looked at it before suspects it once more, and a look at it begins; (3) the
-    /// one that was opened in its place is suspected as well, and frozen. A look at the first would
-    /// say nothing of the second, and nobody would look at that. So it is always the room that has
-    /// the name now that is looked at.
+    /// The race that must not be lost:
+    ///
+    /// 1. The room is let go, because the log went back.
+    /// 2. Somebody who had the old room suspects it once more, and a comparison begins.
+    /// 3. The new room with that name is suspected, too, and frozen.
+    ///
+    /// A comparison of the old room would say nothing about the new one, and nobody would look at
+    /// that. So this always compares the room that has the name now.
     async fn look_into(self: Arc<Self>, name: RoomName) {
         loop {
-            // A failover makes all rooms suspect at once, and everybody comes back meanwhile.
+            // A failover makes all rooms suspect at once, while all clients come back.
             let turn = self.looks.acquire().await;
             let room = self.hub.room(&name);
             let verdict = match &room {
@@ -106,7 +108,7 @@ impl Relay {
                         self.metrics.log_went_back.inc();
                         self.tell(&name, room.edge().unwrap_or_default(), to);
                     }
-                    // The one in its place is not suspected, or there is another reason.
+                    // The new room is not suspected, or there is another reason.
                     if self.acquit(&name, None) {
                         return;
                     }
@@ -118,7 +120,7 @@ impl Relay {
                     }
                 }
                 (Err(err), _) => {
-                    tracing::debug!(room = %name, %err, "a suspicion must wait for the log");
+                    tracing::debug!(room = %name, %err, "a comparison waits for the log");
                     tokio::select! {
                         () = tokio::time::sleep(REPAIR_RETRY) => {}
                         () = self.tasks.stopping() => return,
@@ -128,12 +130,12 @@ impl Relay {
         }
     }
 
-    /// Up to where the log still has what the room has, if that is not all. 0: nobody knows, as it
-    /// has none of the events that are in memory here. It may have gone back far beyond those, and
-    /// have grown since; so nobody who comes back can be believed to have what it has.
+    /// The seq up to which the log agrees with the room, if it does not agree with all of it. 0:
+    /// unknown, because the log has none of the events in memory here. It may have gone back far
+    /// beyond those, and grown since, so no returning client can be trusted to have what the log
+    /// has.
     ///
-    /// The edge is read first: the log had reached it by then, so one that stands below it now has
-    /// gone back.
+    /// The edge is read first: the log had reached it by then, so a log below it now has gone back.
     async fn went_back(&self, room: &Room) -> Result<Option<Seq>, LogError> {
         let (Some(edge), recent) = (room.edge(), room.recent()) else { return Ok(None) };
         let last = self.log.last_seq(room.name()).await?.unwrap_or_default();
@@ -141,7 +143,7 @@ impl Relay {
         Ok(common.or((last < edge).then_some(Seq(0))))
     }
 
-    /// The last of these events that is in the log as it is here; 0: none is. `None`: all are.
+    /// The last of these events that is the same in the log; 0: none is. `None`: all are.
     async fn common(
         &self,
         name: &RoomName,
@@ -167,7 +169,7 @@ impl Relay {
         Ok(None)
     }
 
-    /// One line for many rooms: it is the log that went back, not a room.
+    /// Logs one line for many rooms: the log went back, not a room.
     fn tell(&self, room: &RoomName, had: Seq, to: Seq) {
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         let is_news = told.is_none_or(|told| told.elapsed() >= TOLD_EVERY);
@@ -178,14 +180,14 @@ impl Relay {
                 had = had.0,
                 back_to = (to > Seq(0)).then_some(to.0),
                 "the log went back: PostgreSQL failed over or was restored, and events that were \
-                 shown are gone. Followers are told to begin anew (other rooms: see \
+                 shown are gone. Followers start over (for other rooms see \
                  verbatim_log_went_back_total)"
             );
         }
     }
 }
 
-/// Whether both tell the same event. Two versions of this program may not encode it alike.
+/// Whether both hold the same event, which two versions of verbatim may encode differently.
 fn is_same(a: &Frame, b: &Frame) -> bool {
     let read = |frame: &Frame| serde_json::from_slice::<Value>(frame.payload()).ok();
     let is_alike = |a: Value, b: Value| {

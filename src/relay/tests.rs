@@ -25,7 +25,7 @@ fn entry(seq: u64) -> Entry {
     Entry::new(&event, Instant::now())
 }
 
-/// A relay on a log whose room "r" has `len` events, and whose holes wait for `hold_ms`.
+/// A relay on a log whose room "r" has `len` events; holes wait for `hold_ms`.
 async fn relay(path: &std::path::Path, len: usize, hold_ms: u64) -> Arc<Relay> {
     let mut config = Config::from_defaults();
     config.log.path = path.join("verbatim.db").display().to_string();
@@ -52,7 +52,7 @@ async fn until(what: &str, is_so: impl Fn() -> bool) {
 }
 
 #[tokio::test]
-async fn what_comes_in_any_order_leaves_in_order_and_once() {
+async fn events_in_any_order_leave_in_order_and_once() {
     let folder = tempfile::tempdir().unwrap();
     let relay = relay(folder.path(), 20, 1).await;
     let room = relay.activate(&name()).await.unwrap();
@@ -70,15 +70,15 @@ async fn a_hole_is_repaired_from_the_log() {
     let room = relay.hub.open(&name());
     room.set_edge(Seq(5));
     relay.deliver(&name(), &[entry(8)]);
-    // The page that closes the hole also brings what the log has above it.
+    // The page that closes the hole also brings later events.
     until("the edge is 20", || room.edge() == Some(Seq(20))).await;
     relay.hint(&name(), Seq(20));
     assert_eq!(room.edge(), Some(Seq(20)));
 }
 
-/// The log failed those who came to follow it, and they went away.
+/// The log failed those who wanted to follow it, and they went away.
 #[tokio::test]
-async fn a_room_that_was_never_activated_is_not_held_for_ever() {
+async fn a_room_that_was_never_activated_is_not_held_forever() {
     let folder = tempfile::tempdir().unwrap();
     let relay = relay(folder.path(), 20, 1).await;
     let room = relay.hub.open(&name());
@@ -88,7 +88,7 @@ async fn a_room_that_was_never_activated_is_not_held_for_ever() {
 }
 
 #[tokio::test]
-async fn what_the_log_does_not_have_is_not_asked_for_again_and_again() {
+async fn an_event_missing_from_the_log_is_not_asked_for_again_and_again() {
     let folder = tempfile::tempdir().unwrap();
     let relay = relay(folder.path(), 20, 1).await;
     let room = relay.activate(&name()).await.unwrap();
@@ -100,7 +100,7 @@ async fn what_the_log_does_not_have_is_not_asked_for_again_and_again() {
     assert_eq!(room.edge(), Some(Seq(21)));
 }
 
-/// Whoever follows it would wait for ever; and the log is not asked for ever.
+/// Its followers would wait forever; and the log must not be asked forever.
 #[tokio::test]
 async fn a_room_whose_hole_cannot_be_read_is_let_go() {
     let folder = tempfile::tempdir().unwrap();
@@ -114,7 +114,7 @@ async fn a_room_whose_hole_cannot_be_read_is_let_go() {
     until("nothing is held", || relay.holds_len.load(Ordering::SeqCst) == 0).await;
     assert!(room.is_closed());
     assert_eq!(room.edge(), Some(Seq(7)), "what is before the damage was there");
-    // It came late.
+    // A late event.
     relay.hold(&room, &[entry(11)]);
     assert_eq!(relay.holds_len.load(Ordering::SeqCst), 0);
 
@@ -128,9 +128,9 @@ async fn a_room_whose_hole_cannot_be_read_is_let_go() {
     assert_eq!(relay.sick.ahead_of(&name(), Seq(0)), None);
 }
 
-/// What a follower has that lies below all that is in memory need not be what the log has now.
+/// Below the events in memory, a follower's events may differ from the log's.
 #[tokio::test]
-async fn how_far_a_log_went_back_is_known_only_by_what_is_still_the_same() {
+async fn how_far_a_log_went_back_is_known_only_from_equal_events() {
     for (same, known) in [(0, 0), (1, 19)] {
         let folder = tempfile::tempdir().unwrap();
         let relay = relay(folder.path(), 20, 1).await;
@@ -150,7 +150,7 @@ async fn how_far_a_log_went_back_is_known_only_by_what_is_still_the_same() {
 
 /// Old events that come late to a room whose log went back are another reason to suspect it.
 #[tokio::test]
-async fn a_log_that_seems_to_go_back_twice_went_back_to_the_lower_of_both() {
+async fn a_log_that_goes_back_twice_went_back_to_the_lower_seq() {
     let folder = tempfile::tempdir().unwrap();
     let relay = relay(folder.path(), 20, 1).await;
     for (to, known) in [(7, 7), (12, 7), (5, 5)] {
@@ -160,7 +160,7 @@ async fn a_log_that_seems_to_go_back_twice_went_back_to_the_lower_of_both() {
     }
 }
 
-/// It would be frozen for ever, and whoever comes to follow it be refused.
+/// The room would stay frozen, and its followers would be refused.
 #[tokio::test]
 async fn a_late_suspicion_of_a_room_that_was_let_go_does_not_hide_one_of_the_next() {
     let folder = tempfile::tempdir().unwrap();
@@ -177,10 +177,10 @@ async fn a_late_suspicion_of_a_room_that_was_let_go_does_not_hide_one_of_the_nex
     until("nobody looks any more", || relay.suspects().is_empty()).await;
 }
 
-/// Lanes and the feed deliver at the same time. Whoever comes first finds a gap, and whoever comes
-/// second closes it, at once: the next repair is a minute away.
+/// Lanes and the feed deliver at the same time. The first finds a gap, and the second closes it, at
+/// once: the next repair is a minute away.
 #[tokio::test(flavor = "multi_thread")]
-async fn those_who_deliver_at_once_leave_no_hole() {
+async fn concurrent_deliveries_leave_no_hole() {
     let folder = tempfile::tempdir().unwrap();
     let relay = relay(folder.path(), 1, 60_000).await;
     let room = relay.activate(&name()).await.unwrap();
@@ -208,8 +208,8 @@ async fn a_room_stays_in_use_until_its_hole_is_closed() {
     let relay = relay(folder.path(), 10, 60_000).await;
     relay.hub.open(&name()).set_edge(Seq(5));
     relay.deliver(&name(), &[entry(8)]);
-    // When a room that was opened later is let go for the second time, a whole sweep has
-    // passed over the first.
+    // When a room that was opened later has been let go twice, a whole sweep has passed over the
+    // first.
     let other = RoomName::stored("other");
     for _ in 0..2 {
         relay.hub.open(&other);

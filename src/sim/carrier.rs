@@ -1,5 +1,5 @@
-//! What Redis and the mirror do to committed events on their way to this node: they come late,
-//! twice, in another order, or never.
+//! What Redis and the mirror do to committed events on their way to this node: they arrive late,
+//! twice, reordered, or never.
 
 use tokio::sync::mpsc;
 use tokio::time::sleep;
@@ -8,7 +8,7 @@ use super::chance::{Chance, ms};
 use super::plan::Redis;
 use crate::mirror::{Incoming, Mirrored};
 
-/// Between two questions to the log where there is no Redis.
+/// Between two polls of the log.
 const ASK_EVERY_MS: usize = 500;
 
 /// Runs for as long as something may be committed.
@@ -58,7 +58,7 @@ pub async fn carry(
     }
 }
 
-/// Without Redis, the log is asked.
+/// Without Redis, the node polls the log.
 async fn ask(feed: &mpsc::Sender<Incoming>) {
     while feed.send(Incoming::Doubt).await.is_ok() {
         sleep(ms(ASK_EVERY_MS)).await;

@@ -1,7 +1,7 @@
-//! Where every choice of a schedule comes from: a seed, and nothing else.
+//! Makes every choice of a schedule, from a seed and nothing else.
 //!
-//! The choices are taken in the order in which the schedule asks for them, so a schedule happens in
-//! the same way each time: one thread, tokio's paused clock, and no other source of chance.
+//! The choices are made in the order in which the schedule asks for them, so a seed always gives
+//! the same schedule: one thread, tokio's paused clock, and no other randomness.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -9,23 +9,23 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-/// Clones are the same. Atomics only because tasks want it: there is one thread.
+/// Clones are the same. Atomics only because tasks require them: there is one thread.
 #[derive(Clone)]
 pub struct Chance(Arc<Inner>);
 
 struct Inner {
     state: AtomicU64,
-    /// Over all choices and when each was taken: two runs with the same one were the same.
+    /// Over all choices and their times: runs with equal digests were equal.
     digest: AtomicU64,
     /// How slow everything is, in percent.
     slow: AtomicU64,
     begun: Instant,
-    /// Tells each step.
+    /// Prints each step.
     is_told: bool,
 }
 
 impl Chance {
-    /// To be called within the schedule's runtime.
+    /// Must be called within the schedule's runtime.
     pub fn new(seed: u64, is_told: bool) -> Self {
         let (state, digest) = (AtomicU64::new(seed), AtomicU64::new(0));
         let (slow, begun) = (AtomicU64::new(0), Instant::now());
@@ -59,7 +59,7 @@ impl Chance {
         &from[self.below(from.len())]
     }
 
-    /// Something happened that must be the same in every run.
+    /// Records something that must be the same in every run.
     pub fn note(&self, what: u64) {
         let now = self.0.begun.elapsed().as_millis() as u64;
         let digest = self.0.digest.load(Relaxed).rotate_left(7) ^ what ^ now << 20;
@@ -74,7 +74,7 @@ impl Chance {
         self.0.slow.store(percent as u64, Relaxed);
     }
 
-    /// A moment in which others may do something: none, a turn of theirs, or some milliseconds.
+    /// A moment in which others may do something: nothing, one turn, or some milliseconds.
     pub async fn pause(&self) {
         let slow = self.0.slow.load(Relaxed) as usize;
         match self.below(100) {
@@ -85,7 +85,7 @@ impl Chance {
         }
     }
 
-    /// One line of the schedule, if somebody wants to read it.
+    /// Prints one line about the schedule, if somebody wants to read it.
     pub fn tell(&self, line: impl FnOnce() -> String) {
         if self.0.is_told {
             println!("{:>6} ms  {}", self.0.begun.elapsed().as_millis(), line());

@@ -1,5 +1,5 @@
 //! A client that trusts nothing. It reads its socket and checks every event: each room that it
-//! follows comes as last + 1, byte for byte as it was committed, and ends with its user's leave.
+//! follows must arrive as last + 1, byte for byte as committed, and end with its user's leave.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -7,33 +7,33 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::truth::{Fact, Truth};
 use crate::model::Seq;
 
-/// Shared by its reader, its session, and whoever directs it.
+/// Shared by its reader, its session, and the schedule.
 pub struct Client {
     pub number: usize,
     truth: Arc<Truth>,
-    state: Mutex<State>,
+    state: Mutex<ClientState>,
 }
 
 #[derive(Default)]
-pub struct State {
-    /// What it has of each room, whatever sockets it came by.
+pub struct ClientState {
+    /// What it has of each room, over all its sockets.
     pub rooms: BTreeMap<usize, Shown>,
-    /// As whom it wants to follow which room.
+    /// As which user it wants to follow which room.
     pub wanted: BTreeMap<usize, usize>,
-    /// Rooms that went back while it did not follow them: what it has of them may be gone.
+    /// Rooms that went back while it did not follow them: some of what it has may be lost.
     pub untold: BTreeSet<usize>,
-    /// Counts its sockets.
+    /// The number of its current socket.
     pub socket: usize,
     pub is_connected: bool,
-    /// A `resume` was asked for, and not all of it was told.
+    /// A `resume` was sent, and its answer is not complete.
     pub is_resuming: bool,
     /// Answers owed to it.
     pub owed: usize,
-    /// As whom this socket follows.
+    /// As which users this socket follows.
     following: BTreeMap<usize, Following>,
-    /// What its session has said so far; the wire brings their numbers.
+    /// What its session has said so far; the wire carries indexes into this.
     said: Vec<Said>,
-    /// The beginning of a frame.
+    /// The beginning of an unfinished frame.
     partial: Vec<u8>,
 }
 
@@ -50,11 +50,11 @@ pub struct Shown {
 struct Following {
     /// Each with the seq at which they were a member.
     users: Vec<(usize, Seq)>,
-    /// Whose leaves came by.
+    /// Users whose leaves arrived.
     left: BTreeMap<usize, Seq>,
 }
 
-/// What a session says beside events. On the wire it is a `#` and a number.
+/// What a session says besides events. On the wire it is a `#` and an index.
 #[derive(Clone, Debug)]
 pub enum Said {
     Joined {
@@ -62,19 +62,19 @@ pub enum Said {
         user: usize,
         /// The user is a member as of this seq.
         as_of: Seq,
-        /// A new follower was made, which begins behind this.
+        /// A new follower was created, which starts after this seq.
         begins: Option<Seq>,
         is_reset: bool,
-        /// It came back with what it has.
+        /// The client returned with what it has.
         is_resumed: bool,
     },
     Refused {
         room: usize,
         user: usize,
-        /// They are not a member, or there is no such room.
+        /// The user is not a member, or the room does not exist.
         is_stranger: bool,
     },
-    /// Each room with the seq that was told for it.
+    /// Each room with the seq that its `joined` named.
     Resumed(Vec<(usize, Seq)>),
 }
 
@@ -83,16 +83,23 @@ impl Client {
         Arc::new(Self { number, truth: truth.clone(), state: Mutex::default() })
     }
 
-    pub fn state(&self) -> MutexGuard<'_, State> {
+    pub fn state(&self) -> MutexGuard<'_, ClientState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A new socket. Returns its number.
+    /// Opens a new socket. Returns its number.
     pub fn connect(&self) -> usize {
         let mut state = self.state();
-        let State { rooms, wanted, untold, socket, .. } = std::mem::take(&mut *state);
+        let ClientState { rooms, wanted, untold, socket, .. } = std::mem::take(&mut *state);
         let socket = socket + 1;
-        *state = State { rooms, wanted, untold, socket, is_connected: true, ..State::default() };
+        *state = ClientState {
+            rooms,
+            wanted,
+            untold,
+            socket,
+            is_connected: true,
+            ..ClientState::default()
+        };
         socket
     }
 
@@ -105,7 +112,7 @@ impl Client {
         }
     }
 
-    /// Its session is about to put this on the wire, as `#` and what is returned.
+    /// Its session is about to say this; returns the text for the wire.
     pub fn say(&self, socket: usize, said: Said) -> String {
         let mut state = self.state();
         if state.socket != socket {
@@ -122,7 +129,7 @@ impl Client {
         }
     }
 
-    /// Bytes came in by that socket.
+    /// Bytes arrived on that socket.
     pub fn take(&self, socket: usize, bytes: &[u8]) {
         let mut state = self.state();
         if state.socket != socket || !state.is_connected {
@@ -145,7 +152,7 @@ impl Client {
         state.partial.drain(..begin);
     }
 
-    /// What is still missing, if anything is.
+    /// What is still missing, if anything.
     pub fn lacks(&self) -> Option<String> {
         let state = self.state();
         if state.owed > 0 {
@@ -163,7 +170,7 @@ impl Client {
         None
     }
 
-    /// What it has of the rooms that it follows is what there is.
+    /// Checks that what it has of the rooms it follows is what exists.
     pub fn compare(&self) {
         let state = self.state();
         for (room, _) in state.following.iter().filter(|(_, it)| !it.users.is_empty()) {
@@ -180,8 +187,8 @@ impl Client {
         }
     }
 
-    /// The room went back: what this client has of it need not be what it will be told, unless the
-    /// node knows what that was.
+    /// The room went back. What this client has of it need not be what it will be told, unless the
+    /// node knows what it had.
     pub fn went_back(&self, room: usize, to: Seq) {
         let mut state = self.state();
         let follows = state.following.get(&room).is_some_and(|it| !it.users.is_empty());
@@ -192,8 +199,8 @@ impl Client {
     }
 }
 
-impl State {
-    /// As whom it wants to follow a room that it does not follow.
+impl ClientState {
+    /// As which user it wants to follow a room that it does not follow.
     pub fn missing(&self) -> Option<usize> {
         let follows = |room| self.following.get(room).is_some_and(|it| !it.users.is_empty());
         self.wanted.iter().find(|(room, _)| !follows(*room)).map(|(_, user)| *user)
@@ -209,7 +216,7 @@ impl State {
         match said.ok_or("an unknown frame")? {
             Said::Joined { room, user, as_of, begins, is_reset, is_resumed } => {
                 if let Some(position) = begins {
-                    // Whoever does not say what they have is not told that it has gone.
+                    // A client that does not say what it has is not told that it is lost.
                     let is_untold = self.untold.remove(&room) || !is_resumed;
                     let is_new = is_reset || (is_untold && truth.has_gone_back(room));
                     self.begin(room, position, is_new);
@@ -242,7 +249,7 @@ impl State {
         Ok(())
     }
 
-    /// A new follower begins there.
+    /// A new follower starts there.
     fn begin(&mut self, room: usize, position: Seq, is_new: bool) {
         let shown = self.rooms.entry(room).or_default();
         if is_new || shown.last != position {
@@ -279,7 +286,7 @@ impl State {
     }
 }
 
-/// The lengths of the header and the payload of the first frame, if it is whole.
+/// The lengths of the first frame's header and payload, if it is whole.
 fn frame_of(bytes: &[u8]) -> Option<(usize, usize)> {
     let (header, len) = match *bytes.get(1)? {
         126 => (4, usize::from(u16::from_be_bytes([*bytes.get(2)?, *bytes.get(3)?]))),

@@ -13,11 +13,12 @@ use super::plan::{FOLLOWS_MAX, Redis};
 use super::schedule::Schedule;
 use crate::rules::Outcome;
 
-/// Looks, and the pause between two of them: half a minute is more than anything may take.
+/// How often is checked, and the pause between two checks: half a minute is more than anything may
+/// take.
 const LOOKS: usize = 600;
 const LOOK_PAUSE_MS: usize = 50;
 
-/// Looks until nothing is missing any more. What is, if that does not happen.
+/// Checks until nothing is missing. Returns what still is, if that does not happen.
 async fn until(mut missing: impl AsyncFnMut() -> Option<String>) -> Result<(), String> {
     let mut last = None;
     for _ in 0..LOOKS {
@@ -31,7 +32,7 @@ async fn until(mut missing: impl AsyncFnMut() -> Option<String>) -> Result<(), S
 }
 
 impl Schedule {
-    /// `carrier`: brings what is committed, up to the end.
+    /// `carrier`: brings what is committed, until the end.
     pub async fn end(mut self, carrier: JoinHandle<()>) -> Result<(), String> {
         self.heal();
         self.answered().await?;
@@ -39,7 +40,7 @@ impl Schedule {
             self.say_last_words().await?;
         }
         if self.node.plan.goes_back {
-            // That it did is noticed when the last of it has come.
+            // A log that went back is noticed when the last delayed event has arrived.
             sleep(ms(5000)).await;
         }
         self.wait_for_all().await?;
@@ -67,7 +68,7 @@ impl Schedule {
         stop(node).await
     }
 
-    /// No command without an answer.
+    /// Every command must be answered.
     async fn answered(&mut self) -> Result<(), String> {
         for answered in self.submitted.drain(..) {
             match timeout(ms(20_000), answered).await {
@@ -79,8 +80,9 @@ impl Schedule {
         Ok(())
     }
 
-    /// An event in each room, which shows whatever was missed before it. If the log went back, it
-    /// goes beyond what it was: what two logs have at the same seq is how it is noticed.
+    /// Writes an event to each room, which reveals anything missed before it. If the log went back,
+    /// writes beyond its highest seq: a log that went back is noticed by different events at one
+    /// seq.
     async fn say_last_words(&mut self) -> Result<(), String> {
         let plan = self.node.plan.clone();
         for room in 0..plan.rooms {
@@ -94,7 +96,7 @@ impl Schedule {
                 }
                 match timeout(ms(20_000), self.host_says(room)).await {
                     Ok(Ok(Ok(Outcome::Committed { .. }))) => {}
-                    // A commit of before is in doubt, which passes.
+                    // An earlier commit is in doubt, which passes.
                     Ok(Ok(_)) => sleep(ms(LOOK_PAUSE_MS)).await,
                     _ => return Err("the last words were not answered".into()),
                 }
@@ -103,7 +105,7 @@ impl Schedule {
         Ok(())
     }
 
-    /// Everybody comes back, asks for what they want, and gets all of it.
+    /// Everybody returns, asks for what they want, and gets all of it.
     async fn wait_for_all(&mut self) -> Result<(), String> {
         until(async || {
             let mut lacks = None;
@@ -127,13 +129,13 @@ impl Schedule {
     }
 }
 
-/// The node stops: its tasks end, and it has given back all that it held.
+/// The node stops: its tasks end, and it has released everything that it held.
 async fn stop(node: Node) -> Result<(), String> {
     let Node { desk, feed, memory, .. } = node;
     let (budgets, tasks) = (desk.budgets.clone(), desk.tasks.clone());
     let mut share = desk.hub.share(IpAddr::from([127, 0, 0, 1]));
     if !share.grow(FOLLOWS_MAX / 2) {
-        return Err("places of followers were not given back".into());
+        return Err("slots of followers were not released".into());
     }
     if !desk.replay.is_idle() {
         return Err("a page that nobody reads was not forgotten".into());
@@ -144,7 +146,7 @@ async fn stop(node: Node) -> Result<(), String> {
         return Err(format!("{} tasks do not end", tasks.len()));
     }
     if budgets.bytes() > 0 {
-        return Err(format!("bytes were not given back: {budgets:?}"));
+        return Err(format!("bytes were not released: {budgets:?}"));
     }
     Ok(())
 }

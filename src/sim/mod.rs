@@ -1,13 +1,13 @@
-//! The middle of a node under schedules that a test on sockets would hardly ever meet: lanes,
-//! relay, hub, desk, followers, replays and doubts, on one thread in virtual time. A seed
-//! determines a schedule completely.
+//! The middle of a node under schedules that a test on sockets would rarely meet: lanes, relay,
+//! hub, desk, followers, replays and doubts, on one thread in virtual time. A seed determines a
+//! schedule completely.
 //!
 //! The log is in memory (`log::memory`), sockets end in pipes (`socket::pipe`), and `carrier` plays
-//! Redis. Everything else is what a node runs, but for the loop of a session (`session`). In a
+//! Redis. Everything else is what a node runs, except the loop of a session (`session`). In a
 //! schedule clients come, go, join, leave and stop reading (`schedule`). The log is slow, away,
-//! damaged or set back, and events of other nodes come late, twice, in any order or never (`plan`).
-//! Every event is checked against last + 1 (`client`, `truth`). In the end everything works again:
-//! every client must get everything, and nothing may be left over (`end`).
+//! damaged or goes back, and events of other nodes arrive late, twice, in any order or never
+//! (`plan`). Every event is checked against last + 1 (`client`, `truth`). At the end everything
+//! works again: every client must get everything, and nothing may be left over (`end`).
 //!
 //! ```text
 //! SIM_SCHEDULES=100000 cargo test --lib sim             more of them
@@ -37,7 +37,7 @@ use self::schedule::Schedule;
 use crate::config::Config;
 use crate::metrics::Metrics;
 
-/// Schedules of an ordinary run.
+/// Schedules in an ordinary run.
 const SCHEDULES: u64 = 2_000;
 
 /// What all schedules of one thread share.
@@ -51,7 +51,7 @@ impl Bench {
         Self { config: Config::from_defaults(), metrics: Arc::new(Metrics::new()) }
     }
 
-    /// Runs one schedule. Its digest, or the promise that was broken.
+    /// Runs one schedule. Returns its digest, or the promise that was broken.
     fn run(&self, seed: u64, is_told: bool) -> Result<u64, String> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()
@@ -88,7 +88,7 @@ fn setting(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
 
-/// Runs seeds on as many threads as there are processors, until one of them fails.
+/// Runs seeds on all processors, until one of them fails.
 fn run_all(seeds: std::ops::Range<u64>) {
     let (next, failed) = (AtomicU64::new(seeds.start), AtomicU64::new(u64::MAX));
     let work = || {
@@ -120,13 +120,13 @@ fn sim_every_follower_is_shown_last_plus_one_whatever_happens() {
     }
     let schedules = setting("SIM_SCHEDULES").unwrap_or(SCHEDULES);
     run_all(0..schedules);
-    // And some that nobody has seen yet.
+    // And some new ones.
     let first = rand::random::<u64>() >> 1;
     println!("random schedules from SIM_SEED={first}");
     run_all(first..first + schedules / 10);
 }
 
-/// A failure that cannot be looked at again is worth little.
+/// A failure that cannot be reproduced is worth little.
 #[test]
 fn sim_the_same_seed_is_the_same_schedule() {
     for seed in 0..200 {

@@ -1,5 +1,5 @@
-//! The middle of a node as it is: lanes, relay, hub, desk, replays and doubts. Its log is in
-//! memory, and a channel brings what other nodes commit.
+//! The middle of a real node: lanes, relay, hub, desk, replays and doubts. Its log is in memory,
+//! and a channel brings what other nodes commit.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -33,7 +33,7 @@ use crate::signals::Signals;
 use crate::socket::Queues;
 use crate::tasks::Tasks;
 
-/// News that may wait, as in `mirror`.
+/// `Incoming`s that may wait, as in `mirror`.
 const INCOMING_LEN: usize = 8;
 
 pub struct Node {
@@ -49,7 +49,7 @@ pub struct Node {
     pub tasks_len: usize,
 }
 
-/// How the log is.
+/// The state of the log.
 #[derive(Default)]
 pub struct Weather {
     pub is_away: AtomicBool,
@@ -57,7 +57,7 @@ pub struct Weather {
 }
 
 impl Node {
-    /// A node, and what is committed from then on, as `carrier` hears of it.
+    /// A node, and what is committed from then on, for `carrier`.
     pub fn start(
         chance: &Chance,
         plan: Plan,
@@ -78,7 +78,7 @@ impl Node {
         let doubts = Doubts::start(&log, &hub, &relay, &tasks);
         let (feed, incoming) = mpsc::channel(INCOMING_LEN);
         tasks.spawn("feed", Feed { incoming, relay: relay.clone(), doubts }.run());
-        // Nobody asks who is there.
+        // Nobody asks who is online.
         let ended = Tasks::new(metrics.panics.clone());
         ended.stop();
         let signals = Signals::start(&config, &hub, &log, None, metrics, &ended);
@@ -107,7 +107,7 @@ impl Node {
         (node, committed)
     }
 
-    /// A command that comes by no socket, through this node's lane.
+    /// Sends a command that comes from no socket through this node's lane.
     pub fn submit(&self, room: usize, user: usize, verb: Verb) -> oneshot::Receiver<Answer> {
         let (answered, parked) = self.desk.lanes.submit(write(room, user, verb));
         if let Some(parked) = parked {

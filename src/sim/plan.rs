@@ -1,21 +1,21 @@
-//! What one schedule is like: its size, its limits, and which things go wrong in it.
+//! What one schedule is like: its size, its limits, and what goes wrong in it.
 //!
-//! A schedule has some kinds of trouble and not others. With all of them at once most of what can
-//! happen never would: a log that is away half of the time repairs nothing.
+//! A schedule has some kinds of trouble and not others. With all of them at once most interleavings
+//! would never happen: a log that is away half of the time repairs nothing.
 
 use super::chance::Chance;
 use crate::config::Config;
 
-/// How committed events come to this node, beside by its own lanes.
+/// How committed events reach this node, besides through its own lanes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Redis {
-    /// Each once and in order, sooner or later.
+    /// Each event once and in order, sooner or later.
     Whole,
     /// Late, twice, in any order or never.
     Lossy,
-    /// There is none, and this is the only node.
+    /// No Redis, and this is the only node.
     None,
-    /// There is none, and the log is asked now and then what other nodes have written.
+    /// No Redis: the node polls the log for what other nodes have written.
     Silent,
 }
 
@@ -25,7 +25,7 @@ pub struct Plan {
     pub users: usize,
     pub clients: usize,
     pub steps: usize,
-    /// Bytes that a client's kernel holds, and that a socket's queue may.
+    /// Bytes that a client's kernel holds, and that a socket's queue may hold.
     pub kernel_bytes: usize,
     pub queue_bytes: usize,
     pub ring_len: usize,
@@ -35,40 +35,40 @@ pub struct Plan {
     pub hold_ms: u64,
     pub held_len: usize,
     pub linger_ms: u64,
-    /// How slow the log and the way to clients are, in percent.
+    /// How slow the log and the network to clients are, in percent.
     pub slow: usize,
     pub redis: Redis,
     /// Other nodes write, too.
     pub has_others: bool,
     /// The log is away for a while.
     pub has_outages: bool,
-    /// It does not say whether it committed.
+    /// The log does not say whether it committed.
     pub has_unknowns: bool,
-    /// Events in it cannot be read.
+    /// Some events in the log cannot be read.
     pub has_damage: bool,
-    /// It goes back.
+    /// The log goes back.
     pub goes_back: bool,
     /// Clients stop reading.
     pub has_idlers: bool,
-    /// The memory for rings is wanted elsewhere.
+    /// The memory for rings is needed elsewhere.
     pub has_pressure: bool,
     /// Clients come and go.
     pub has_comers: bool,
-    /// Nothing happens for longer than rooms linger.
+    /// For a while longer than rooms linger, nothing happens.
     pub has_lulls: bool,
     /// Users leave.
     pub has_leavers: bool,
-    /// Clients claim to have more than there is.
+    /// Clients claim to have more events than exist.
     pub has_liars: bool,
-    /// In the end something is said in each room, which shows what was missed before it. Without
-    /// it everything must be there all the same, unless Redis lost it.
+    /// At the end, somebody sends an event to each room, which reveals what was missed before it.
+    /// Without it everything must arrive all the same, unless Redis lost it.
     pub has_last_words: bool,
 }
 
 impl Plan {
     pub fn of(chance: &Chance) -> Self {
         let one_in = |count| chance.below(count) == 0;
-        // It is promised to be noticed by what a node still has in memory.
+        // A log that goes back is only promised to be noticed by what a node still has in memory.
         let goes_back = one_in(10);
         let linger_ms = *chance.pick(&[1000, 1000, 3000]);
         let lulls = one_in(4);
@@ -98,7 +98,7 @@ impl Plan {
             has_idlers: one_in(2),
             has_pressure: !goes_back && one_in(4),
             has_comers: one_in(2),
-            // Who comes back late is not told.
+            // Clients that return late are not told.
             has_lulls: lulls && !goes_back,
             has_leavers: one_in(2),
             has_liars: one_in(8),
@@ -106,7 +106,7 @@ impl Plan {
         }
     }
 
-    /// The settings of a node in which that happens.
+    /// The settings of a node for this plan.
     pub fn config(&self, defaults: &Config) -> Config {
         let mut config = defaults.clone();
         config.socket.queue_bytes_max = self.queue_bytes;
@@ -121,5 +121,5 @@ impl Plan {
     }
 }
 
-/// Places of those who follow. Even: see `end`.
+/// Slots for followers. Even: see `end`.
 pub const FOLLOWS_MAX: usize = 1000;

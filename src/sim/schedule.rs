@@ -29,18 +29,18 @@ pub struct Schedule {
     pub node: Arc<Node>,
     pub clients: Vec<Arc<Client>>,
     /// The socket of each client, if it has one.
-    pub lines: Vec<Option<Line>>,
-    /// Commands that came by no socket, and must all be answered.
+    pub lines: Vec<Option<ClientEnd>>,
+    /// Commands that came from no socket, and must all be answered.
     pub submitted: Vec<oneshot::Receiver<Answer>>,
-    /// What somebody else keeps of the memory for rings.
+    /// Ring memory that somebody else holds.
     pub pressure: Option<Held>,
     damaged: Vec<(usize, Seq)>,
-    /// The log goes back once.
+    /// The log goes back only once.
     has_gone_back: bool,
 }
 
 /// A client's end of a socket. Dropping it does not end the socket.
-pub struct Line {
+pub struct ClientEnd {
     pub pipe: Pipe,
     pub commands: mpsc::UnboundedSender<Command>,
     pub gone: CancellationToken,
@@ -92,7 +92,7 @@ impl Schedule {
         }
     }
 
-    /// Rooms with a past, of which the stream's backlog may have told a part.
+    /// Rooms with a past, parts of which may have been in the stream's backlog.
     async fn found(&self) {
         let Node { chance, plan, memory, feed, .. } = &*self.node;
         for room in 0..plan.rooms {
@@ -113,13 +113,13 @@ impl Schedule {
                 let from = chance.below(outcomes.len());
                 let until = chance.between(from + 1, outcomes.len());
                 let events = mirrored.take(until).skip(from).collect();
-                // An error: the node has stopped, which is told elsewhere.
+                // An error: the node has stopped, which is reported elsewhere.
                 let _ = feed.send(Incoming::Events { events, backlog: true }).await;
             }
         }
     }
 
-    /// What may happen, each as often as it is likely.
+    /// The possible steps, each as often as it is likely.
     fn steps(&self) -> Vec<Step> {
         let plan = &self.node.plan;
         let likely = [
@@ -199,7 +199,7 @@ impl Schedule {
         (chance.below(self.node.plan.rooms), chance.below(self.node.plan.users))
     }
 
-    /// By its socket, or by no socket of the schedule.
+    /// Sends a message through the client's socket, or through none.
     fn talk(&mut self, client: usize, room: usize, user: usize) {
         if self.node.chance.percent(50) {
             let (room, user, text) = (truth::room(room), truth::user(user), Text::stored("x"));
@@ -235,7 +235,7 @@ impl Schedule {
         }
     }
 
-    /// All rooms that the client wants as one of its users, from where it has them.
+    /// Resumes all rooms that the client wants as one of its users, from what it has.
     pub fn resume(&self, client: usize) {
         let rooms = {
             let mut state = self.clients[client].state();
@@ -246,8 +246,8 @@ impl Schedule {
             }
             state.is_resuming = true;
             let wanted = state.wanted.iter().filter(|(_, known)| **known == user);
-            let place = |(room, _): (&usize, _)| (truth::room(*room), state.last(*room));
-            (truth::user(user), wanted.map(place).collect())
+            let position = |(room, _): (&usize, _)| (truth::room(*room), state.last(*room));
+            (truth::user(user), wanted.map(position).collect())
         };
         self.command(client, Command::Resume { user: rooms.0, rooms: rooms.1 });
     }
@@ -287,7 +287,7 @@ impl Schedule {
         }
     }
 
-    /// A new socket, in place of the one that it had, if it had one.
+    /// Opens a new socket in place of the client's current one, if any.
     pub fn connect(&mut self, client: usize) {
         let (node, number) = (&self.node, client);
         let client = self.clients[client].clone();
@@ -314,7 +314,7 @@ impl Schedule {
         node.desk.tasks.spawn("session", session.run());
         let reader = read(node.chance.clone(), client, socket, pipe.clone());
         node.desk.tasks.spawn("client", reader);
-        self.lines[number] = Some(Line { pipe, commands, gone });
+        self.lines[number] = Some(ClientEnd { pipe, commands, gone });
     }
 
     fn damage(&mut self, room: usize) {
@@ -329,7 +329,7 @@ impl Schedule {
         self.damaged.push((room, seq));
     }
 
-    /// It is promised to be noticed where the node has in memory what is gone.
+    /// It is only promised to be noticed if the node has the lost events in memory.
     fn go_back(&mut self, room: usize) {
         let Node { memory, chance, truth, desk, .. } = &*self.node;
         let open = desk.hub.room(&truth::room(room));
@@ -339,7 +339,7 @@ impl Schedule {
             return;
         }
         self.has_gone_back = true;
-        // Not before the room was made, and its users came.
+        // Not back to before the room was created and its users joined.
         let (last, first) = (truth.last(room).0 as usize, 1 + self.node.plan.users);
         let to = Seq((last.saturating_sub(chance.between(1, 8))).max(first).min(last) as u64);
         chance.tell(|| format!("room {room} goes back to {to}"));
@@ -348,7 +348,7 @@ impl Schedule {
         self.clients.iter().for_each(|client| client.went_back(room, to));
     }
 
-    /// From here on nothing goes wrong any more.
+    /// From here on everything works.
     pub fn heal(&mut self) {
         let Node { memory, weather, .. } = &*self.node;
         weather.is_away.store(false, Relaxed);

@@ -1,7 +1,6 @@
-//! A session without a socket and without words. It has the parts of the real one (`Answers`,
+//! A session without a socket and without a protocol. It has the parts of the real one (`Answers`,
 //! `Follows`) and asks the real desk. Only the loop around them is its own: the real one reads a
-//! socket, and leaves to chance which of several ready events it takes first. Here the schedule
-//! chooses.
+//! socket, and picks among ready events at random. Here the schedule chooses.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -34,7 +33,7 @@ use crate::session::lost::LostSync;
 use crate::socket::Link;
 use crate::socket::pipe::{Pipe, Turn};
 
-/// Bytes that a command keeps until it is answered.
+/// Bytes that a command holds until it is answered.
 const OWED_BYTES: usize = 100;
 
 pub struct Session {
@@ -50,9 +49,9 @@ pub struct Session {
     pub commands: mpsc::UnboundedReceiver<Command>,
     /// The client has gone.
     pub gone: CancellationToken,
-    /// An event that is an answer, and by whom it comes.
+    /// An event that is an answer, and the follower through which it comes.
     pub awaited: Option<(Arc<Follower>, Seq)>,
-    /// What each `resume` under way was told, and by whom it comes.
+    /// For each `resume` in progress, the followers and their seqs.
     pub resumes: VecDeque<Vec<(Arc<Follower>, Seq)>>,
 }
 
@@ -60,7 +59,7 @@ pub struct Session {
 // It lives for one turn.
 #[allow(clippy::large_enum_variant)]
 enum Woken {
-    /// A page was read, the queue has drained, a follower needs it, …
+    /// A page was read, the queue has drained, a follower needs the session, …
     Something,
     Inbox,
     Command(Command),
@@ -100,7 +99,7 @@ impl Session {
                 Woken::Reply(reply, asks) => self.on_reply(reply, asks)?,
                 Woken::Gone => return Ok(()),
             }
-            self.settle()?;
+            self.advance()?;
             let owed = self.answers.len() + self.follows.resumes_len() + self.commands.len();
             self.client.set_owed(self.socket, owed + usize::from(self.awaited.is_some()));
         }
@@ -148,13 +147,13 @@ impl Session {
         .await
     }
 
-    /// As `Session::settle`.
-    fn settle(&mut self) -> Result<(), LostSync> {
+    /// What the real session does after each event.
+    fn advance(&mut self) -> Result<(), LostSync> {
         if self.answers.is_empty() {
             self.follows.forget_stopped();
         }
         let chance = &self.node.chance;
-        // Who has had many pages waits for the next.
+        // A session that had many pages waits for the next.
         let wait = || if chance.percent(10) { ms(chance.between(1, 40)) } else { Duration::ZERO };
         self.follows.catch_up(wait)?;
         if let Some((follower, seq)) = self.awaited.take()
@@ -164,7 +163,7 @@ impl Session {
         }
         for _ in self.follows.take_resumed() {
             let resumed = self.resumes.pop_front().unwrap_or_default();
-            // Who left meanwhile and follows anew has begun anew.
+            // A user who left meanwhile and follows again has started anew.
             let is_old = |(follower, _): &(Arc<Follower>, Seq)| {
                 let now = self.follows.follower(follower.room());
                 now.is_some_and(|now| Arc::ptr_eq(now, follower))
@@ -179,7 +178,7 @@ impl Session {
     fn say(&self, said: Said) {
         self.node.chance.tell(|| format!("client {} is told {said:?}", self.client.number));
         let said = self.client.say(self.socket, said);
-        // Closed: the next turn hears of it.
+        // Closed: the next turn finds out.
         let _ = self.link.push(Frame::text(said.as_bytes()).bytes());
     }
 
@@ -195,7 +194,7 @@ impl Session {
         };
         self.follows.ask(&asks.follows);
         let held = self.node.desk.budgets.inbound.hold(OWED_BYTES);
-        // Each read fails by itself: how long a failure counts is the time of the real clock.
+        // Each read fails on its own, because an outage is timed by the real clock.
         let (address, outage) = (self.address, Outage::default());
         let caller = Caller { address, outage, way: Way::Socket(None) };
         let (pending, parked) = self.node.desk.begin(caller, request);
@@ -203,7 +202,7 @@ impl Session {
         self.answers.push(pending, Asks { held: Some(held), ..asks }, &self.link);
     }
 
-    /// As `Session::on_reply`.
+    /// Handles a reply as the real session does.
     fn on_reply(&mut self, reply: Reply, asks: Asks) -> Result<(), LostSync> {
         match reply {
             Reply::Problem(problem) => {
@@ -248,7 +247,7 @@ impl Session {
         self.say(Said::Refused { room, user, is_stranger });
     }
 
-    /// Follows, then says so: nothing is sent in between.
+    /// Follows, then says so; nothing is sent in between.
     fn follow(&mut self, follow: &Follow) -> Result<Arc<Follower>, LostSync> {
         let Follow { joined, position, reset, .. } = follow;
         let (asked, last_seq) = (&joined.asked, joined.last_seq);

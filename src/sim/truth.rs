@@ -13,11 +13,11 @@ use crate::protocol::frame::Frame;
 pub struct Fact {
     pub room: usize,
     pub seq: Seq,
-    /// Who left by it.
+    /// The user who left by it.
     pub left: Option<usize>,
-    /// Its number among all, from 1 on.
+    /// Its number among all events, from 1.
     pub number: usize,
-    /// The number of the event before it; 0: it is the room's first.
+    /// The number of the room's previous event; 0: there is none.
     pub before: usize,
 }
 
@@ -26,10 +26,10 @@ pub struct Truth(Mutex<State>);
 
 #[derive(Default)]
 struct State {
-    /// By the bytes of their frames.
+    /// Keyed by the bytes of their frames.
     facts: HashMap<Bytes, Fact>,
     count: usize,
-    /// What each room holds now, by the numbers of its events.
+    /// The current events of each room, by number.
     rooms: Vec<Vec<usize>>,
     /// The highest seq that each room ever had.
     highest: Vec<usize>,
@@ -88,7 +88,7 @@ impl Truth {
         Seq(self.state().rooms[room].len() as u64)
     }
 
-    /// Whether it has more now than it ever had.
+    /// Whether the room has more events than it ever had.
     pub fn is_beyond(&self, room: usize, highest: usize) -> bool {
         self.state().rooms[room].len() > highest
     }
@@ -101,7 +101,7 @@ impl Truth {
         self.state().rooms[room].clone()
     }
 
-    /// A promise was broken. The first one counts.
+    /// Reports a broken promise. The first one counts.
     pub fn fail(&self, what: String) {
         self.state().broken.get_or_insert(what);
     }

@@ -1,8 +1,8 @@
-//! A message or frame that has begun and is not whole, and what it takes meanwhile.
+//! An unfinished message or frame, and the memory that it takes.
 //!
-//! What is kept of it grows with what comes, a little at a time, and counts on what the node may
-//! hold of what clients have begun to send. When that is full, a longer one waits, and those that
-//! have been at it for longest with most may be given up.
+//! Its memory grows with what arrives, a little at a time, and counts on the node's budget for
+//! unfinished messages. When that is full, longer ones wait, and those that have held most for
+//! longest may be given up.
 
 use std::fmt;
 use std::future::Future;
@@ -18,34 +18,35 @@ use tokio::time::Instant;
 use super::duplex::AHEAD_BYTES;
 use crate::budget::{Budget, Held, Holder, Place};
 
-/// What every socket may keep of a frame that is not whole, however many do: nobody has to wait
-/// with an ordinary message because others hold all that there is.
+/// What every socket may keep of an unfinished frame, however many do: nobody waits with an
+/// ordinary message because others use up the budget.
 const SMALL_BYTES: usize = 2048;
 
-type Room = Pin<Box<dyn Future<Output = Held> + Send>>;
+type Reservation = Pin<Box<dyn Future<Output = Held> + Send>>;
 
-/// Made when a frame does not come whole, which small ones rarely do.
+/// Created when a frame does not arrive whole, which is rare for small ones.
 pub(super) struct Begun {
-    /// When it began, or was read on after a time in which it was not.
+    /// When it began, or was last read on after a pause in reading.
     pub since: Instant,
     /// What is kept of a frame until it is whole.
     bytes: Vec<u8>,
     /// Bytes of fragments that the codec has.
     message_len: usize,
-    /// What is held for those bytes, and for the fragments that the codec has.
+    /// The budget held for those bytes, and for the fragments in the codec.
     held: Held,
-    /// More of it is being waited for.
-    room: Option<Room>,
-    /// As those see it who look for who keeps most; only if it is worth looking at.
-    known: Option<Known>,
+    /// A request for more, while it waits.
+    room: Option<Reservation>,
+    /// Registers it with the budget, which searches for the largest holders; only if it is large
+    /// enough.
+    known: Option<Registration>,
 }
 
-struct Known {
-    mark: Arc<Mark>,
+struct Registration {
+    holder: Arc<BegunHolder>,
     _place: Place,
 }
 
-struct Mark {
+struct BegunHolder {
     since: Instant,
     bytes: AtomicUsize,
     is_evicted: AtomicBool,
@@ -58,16 +59,16 @@ impl Begun {
         Self { since, bytes: Vec::new(), message_len: 0, held, room: None, known: None }
     }
 
-    /// Its time begins anew.
+    /// Restarts its time.
     pub fn renew(&mut self) {
         (self.since, self.known) = (Instant::now(), None);
     }
 
-    /// Takes what came, of which that much is not whole at the end, and gives what is.
+    /// Takes what came, of which `held_len` bytes at the end are not whole. Returns what is whole.
     pub fn keep(&mut self, came: &[u8], held_len: usize) -> Bytes {
         let whole_len = self.bytes.len() + came.len() - held_len;
         let Some(now) = whole_len.checked_sub(self.bytes.len()) else {
-            // All of it belongs to what is kept.
+            // All of it belongs to the unfinished frame.
             self.put(came);
             return Bytes::new();
         };
@@ -88,25 +89,25 @@ impl Begun {
         self.bytes.extend_from_slice(bytes);
     }
 
-    /// Counts what is kept here, and the fragments that the codec has.
+    /// Counts what is kept here, and the fragments in the codec.
     pub fn count(&mut self, message_len: usize) {
         self.message_len = message_len;
         let bytes = self.bytes.capacity() + message_len;
-        // What was waited for beforehand counts until it is used.
+        // Budget that was reserved in advance counts until it is used.
         self.held.set(bytes.max(self.held.bytes().min(bytes + AHEAD_BYTES)));
         if let Some(known) = &self.known {
-            known.mark.bytes.store(bytes, Ordering::Relaxed);
+            known.holder.bytes.store(bytes, Ordering::Relaxed);
         } else if bytes > SMALL_BYTES {
-            self.known = Some(Known::new(&self.held, self.since, bytes));
+            self.known = Some(Registration::new(&self.held, self.since, bytes));
         }
     }
 
-    /// Ready when as much as is read at once may be kept as well.
+    /// Ready when the budget has room for another read.
     pub fn poll_room(&mut self, cx: &mut Context<'_>, inbound: &Arc<Budget>) -> Poll<()> {
         if let Some(known) = &self.known {
-            known.mark.owner.register(cx.waker());
+            known.holder.owner.register(cx.waker());
         }
-        // Small ones do not wait: they are over before anybody could want their memory.
+        // Small ones do not wait: they end before anybody could want their memory.
         let kept = self.bytes.len() + self.message_len;
         if kept <= SMALL_BYTES || self.held.bytes() >= kept + AHEAD_BYTES {
             return Poll::Ready(());
@@ -123,24 +124,24 @@ impl Begun {
 
     pub fn is_evicted(&self) -> bool {
         let known = self.known.as_ref();
-        known.is_some_and(|known| known.mark.is_evicted.load(Ordering::Relaxed))
+        known.is_some_and(|known| known.holder.is_evicted.load(Ordering::Relaxed))
     }
 }
 
-impl Known {
+impl Registration {
     fn new(held: &Held, since: Instant, bytes: usize) -> Self {
-        let mark = Arc::new(Mark {
+        let holder = Arc::new(BegunHolder {
             since,
             bytes: AtomicUsize::new(bytes),
             is_evicted: AtomicBool::new(false),
             owner: AtomicWaker::new(),
         });
-        let this: Weak<dyn Holder> = Arc::<Mark>::downgrade(&mark);
-        Self { mark, _place: held.budget().enter(this) }
+        let this: Weak<dyn Holder> = Arc::<BegunHolder>::downgrade(&holder);
+        Self { holder, _place: held.budget().enter(this) }
     }
 }
 
-impl Holder for Mark {
+impl Holder for BegunHolder {
     fn waiting(&self) -> Option<(usize, Instant)> {
         let is_evicted = self.is_evicted.load(Ordering::Relaxed);
         (!is_evicted).then(|| (self.bytes.load(Ordering::Relaxed), self.since))

@@ -1,46 +1,44 @@
 //! Follows the bytes on their way to the codec: where frames and messages end, how many frames
-//! there were, and which bytes the codec must not be given yet.
+//! there were, and which bytes the codec must not get yet.
 //!
-//! The codec cannot be asked what is in it. The socket lets go of it between two messages (see
-//! `codec`), and must know that nothing is lost with it: no part of a frame, and no part of a
-//! message.
+//! The codec does not say what it holds. The socket drops it between two messages (see `codec`),
+//! and must know that no part of a frame or message is lost.
 //!
-//! And the codec believes what a client announces: it makes room for a whole frame as soon as it
-//! has seen its header. So a frame of any size is *held back* until it is there
-//! ([`Boundary::follow`] says how much is), and the room that it takes grows with what has come,
-//! not with what was announced. What breaks the protocol, or is too large, is the codec's business,
-//! and is not held back.
+//! And the codec trusts what a client announces: it allocates a whole frame as soon as it has seen
+//! its header. So a long frame is *held back* until it is whole ([`Boundary::follow`] returns how
+//! much is held), and its memory grows with what has arrived, not with what was announced. Frames
+//! that violate the protocol or are too large are left to the codec, and not held back.
 
-/// The opcodes from which on a frame is a control frame (RFC 6455, section 5.2).
+/// Opcodes from this one on are control frames (RFC 6455, section 5.2).
 const CONTROL: u8 = 8;
 
-/// Where the stream of the client's bytes stands.
+/// The state of the client's byte stream.
 #[derive(Debug, Default)]
 pub(super) struct Boundary {
     /// The header being read: two bytes, up to eight of length, four of mask.
     header: [u8; 14],
-    /// How many of them have come.
+    /// How many of them have arrived.
     header_len: u8,
     /// The frame is held back until it is whole.
     is_held: bool,
     /// A message has begun whose last fragment has not ended.
     in_message: bool,
-    /// The frame under way ends the message, or begins one that it does not end.
+    /// Whether a message is unfinished after the current frame.
     ends_in_message: bool,
-    /// Bytes still to come of the payload whose header is complete.
+    /// Bytes of the payload still to come, once the header is complete.
     payload_left: u64,
-    /// Bytes of the frame under way that are held back.
+    /// Bytes of the current frame that are held back.
     held_len: usize,
-    /// Bytes of the fragments of the message under way that the codec has.
+    /// Bytes of the current message's fragments that the codec has.
     message_len: usize,
-    /// Frames that have begun since somebody last asked, but for those that end a message: control
-    /// frames, and all but the last of a message.
+    /// Frames since `take_frames`, except those that end a message: control frames, and all but the
+    /// last fragment of a message.
     frames: u32,
-    /// A message ended since somebody last asked, and no other was under way.
+    /// A message ended since `take_ended`, and no other was unfinished.
     has_ended: bool,
 }
 
-/// Which frames are held back: longer than the first, and not longer than the second.
+/// Which frames are held back: longer than `above`, and not longer than `up_to`.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Held {
     pub above: usize,
@@ -53,27 +51,28 @@ impl Boundary {
         !self.in_message && (self.payload_left == 0 || self.is_held)
     }
 
-    /// Whether all that has come does.
+    /// Whether everything that has arrived ends between two messages.
     pub fn is_whole(&self) -> bool {
         !self.in_message && self.payload_left == 0 && self.header_len == 0
     }
 
-    /// Bytes of a message under way that the codec keeps.
+    /// Bytes of an unfinished message that the codec keeps.
     pub fn message_len(&self) -> usize {
         self.message_len
     }
 
-    /// Frames that have begun since this was last asked, but for those that end a message.
+    /// Frames that have begun since the last call, except those that end a message.
     pub fn take_frames(&mut self) -> u32 {
         std::mem::take(&mut self.frames)
     }
 
-    /// Whether a message has ended since this was last asked: what has begun now is another.
+    /// Whether a message has ended since the last call, so that an unfinished one is another.
     pub fn take_ended(&mut self) -> bool {
         std::mem::take(&mut self.has_ended)
     }
 
-    /// Takes what has come. Of all that came up to here, so many bytes at the end are held back.
+    /// Takes what has arrived. Returns how many bytes, at the end of everything so far, are held
+    /// back.
     pub fn follow(&mut self, mut bytes: &[u8], held: Held) -> usize {
         while !bytes.is_empty() {
             if self.payload_left > 0 {
@@ -98,8 +97,7 @@ impl Boundary {
         if self.is_held || self.header_len > 0 { self.held_len } else { 0 }
     }
 
-    /// The size of the header, as far as can be told by now; more than two only from the second
-    /// byte on.
+    /// The size of the header, as far as is known; more than two only from the second byte on.
     fn header_size(&self) -> u8 {
         if self.header_len < 2 {
             return 2;
@@ -120,7 +118,7 @@ impl Boundary {
             127 => long(&self.header[2..10]),
             short => u64::from(short),
         };
-        // Control frames may stand between fragments, and are never fragments.
+        // Control frames may come between fragments, and are never fragments.
         let is_control = self.header[0] & 0x0F >= CONTROL;
         self.ends_in_message =
             if is_control { self.in_message } else { self.header[0] & 0x80 == 0 };
@@ -155,7 +153,7 @@ mod tests {
 
     const HELD: Held = Held { above: 300, up_to: 2000 };
 
-    /// A frame as it came, and what it is.
+    /// A frame, and what is known about it.
     #[derive(Clone, Debug)]
     struct Frame {
         bytes: Vec<u8>,
@@ -193,8 +191,8 @@ mod tests {
         prop::collection::vec(one, 1..12)
     }
 
-    /// What the slowest reader makes of the first bytes of these frames: how many of them are held
-    /// back, whether the others end between two messages, and whether all do.
+    /// A simple model for the first bytes of these frames: how many of them are held back, whether
+    /// the others end between two messages, and whether all do.
     fn model(frames: &[Frame], len: usize) -> (usize, bool, bool) {
         let (mut begin, mut in_message) = (0, false);
         for frame in frames {
@@ -218,7 +216,7 @@ mod tests {
     proptest! {
         /// However the bytes are cut into reads.
         #[test]
-        fn what_is_held_back_is_what_is_not_whole(
+        fn unfinished_frames_are_held_back(
             frames in frames(),
             cuts in prop::collection::vec(1..5000_usize, 1..50),
         ) {
@@ -236,7 +234,7 @@ mod tests {
             prop_assert_eq!(boundary.take_frames(), 0);
         }
 
-        /// Whatever comes, the count never goes wrong in a way that is seen.
+        /// Whatever arrives, nothing panics or overflows.
         #[test]
         fn any_bytes_are_followed(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
             let mut boundary = Boundary::default();

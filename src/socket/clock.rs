@@ -1,21 +1,25 @@
 //! When a socket must be pinged, and when it is given up. Pure: the time is an argument.
 //!
-//! Three rules end a socket. Of the first two only one is in force at any moment:
+//! Three rules end a socket. Only one of the first two applies at any moment:
 //!
 //! - **Stalled** (4008), while something waits for the kernel: it took no byte for the stall
-//!   timeout. A client that does not read cannot answer pings, since it does not see them, so its
-//!   silence says nothing; and a ping would only stand behind the backlog.
+//!   timeout. A client that does not read cannot answer pings, because it does not see them, so its
+//!   silence means nothing; and a ping would only wait behind the backlog.
 //! - **Silent** (4009), while nothing waits and we listen: nothing was heard for two heartbeats,
-//!   although a ping went out with each. While the session does not listen (a command is pending)
-//!   a pong may lie unread, so silence says nothing then either.
-//! - **Unfinished** (1008), while we listen: a message has begun, and has not come whole within the
-//!   frame timeout. Without it a client could keep what it has begun for as long as it likes, with
-//!   a byte now and then.
+//!   although a ping went out with each. While the session does not listen (a command is pending) a
+//!   pong may lie unread, so silence means nothing then either.
+//! - **Unfinished** (1008), while we listen: a message began, and is not complete within the frame
+//!   timeout. Without this rule a client could keep an unfinished message forever, with a byte now
+//!   and then.
 //!
-//! The race that this closes: (1) a client stops reading for a minute and is not pinged; (2) it
-//! reads again and the queue empties; (3) a silence counted from its last pong would already be
-//! over, and a healthy client would be closed for the time in which nobody asked it. So silence is
-//! counted anew whenever its rule comes into force.
+//! The race that this closes:
+//!
+//! 1. A client stops reading for a minute, and is not pinged.
+//! 2. It reads again, and the queue empties.
+//! 3. If silence were counted from its last pong, a healthy client would be closed for the time in
+//!    which nobody pinged it.
+//!
+//! So silence is counted from when its rule begins to apply.
 
 use std::time::Duration;
 
@@ -29,13 +33,13 @@ pub(super) struct Clock {
     frame_timeout: Duration,
     /// When the last ping was sent; at first, when the socket opened.
     pinged_at: Instant,
-    /// When any byte last came in, or the silence rule last came into force.
+    /// When any byte last came in, or the silence rule last began to apply.
     heard_at: Instant,
-    /// The silence rule is in force.
+    /// The silence rule applies.
     is_listening: bool,
 }
 
-/// What it is time for.
+/// What is due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Due {
     Nothing,
@@ -56,13 +60,13 @@ impl Clock {
         Self { heartbeat, stall_timeout, frame_timeout, pinged_at, heard_at, is_listening: true }
     }
 
-    /// Bytes came in: any of them are a sign of life.
+    /// Bytes came in; any byte proves that the client is alive.
     pub fn on_heard(&mut self, now: Instant) {
         self.heard_at = now;
     }
 
-    /// The silence rule is or is not in force. `now` is asked for only when that changes. Whether
-    /// it is in force again.
+    /// Sets whether the silence rule applies. `now` is only called when it begins to. Returns
+    /// whether it did.
     pub fn set_listening(&mut self, is_listening: bool, now: impl FnOnce() -> Instant) -> bool {
         let begins = is_listening && !self.is_listening;
         if begins {
@@ -72,8 +76,8 @@ impl Clock {
         begins
     }
 
-    /// The next moment to call `on_due`. `stuck_since` is when the queue last moved, if anything
-    /// waits in it; `begun_at` when a message began, if one has and is not whole.
+    /// When to call `on_due` next. `stuck_since`: when the queue last moved, if anything waits in
+    /// it; `begun_at`: when an unfinished message began.
     pub fn next_due(&self, stuck_since: Option<Instant>, begun_at: Option<Instant>) -> Instant {
         let ping_at = self.pinged_at + self.heartbeat;
         match stuck_since {
@@ -86,7 +90,7 @@ impl Clock {
         }
     }
 
-    /// What to do now. A ping counts as sent.
+    /// What to do now. A `Ping` counts as sent.
     pub fn on_due(
         &mut self,
         stuck_since: Option<Instant>,
@@ -118,7 +122,8 @@ impl Clock {
 mod tests {
     use super::*;
 
-    /// A heartbeat of 25 s and a stall timeout of 60 s; times are seconds since the socket opened.
+    /// A heartbeat of 25 s, a stall timeout of 60 s, a frame timeout of 30 s; times are seconds
+    /// since the socket opened.
     struct Run {
         clock: Clock,
         opened: Instant,
@@ -136,7 +141,7 @@ mod tests {
             self.opened + Duration::from_secs(seconds)
         }
 
-        /// The next moment is as given, nothing is due before it, and then this.
+        /// The next deadline is as given, nothing is due before it, and then `due`.
         fn check(&mut self, stuck_since: Option<u64>, seconds: u64, due: Due) {
             self.check_begun(stuck_since, None, seconds, due);
         }
@@ -172,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_that_answers_is_pinged_for_ever() {
+    fn a_client_that_answers_is_pinged_forever() {
         let mut run = Run::new();
         for seconds in [25, 50, 75, 100] {
             run.check(None, seconds, Due::Ping);
@@ -181,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn a_backlog_is_governed_by_the_stall_rule_alone() {
+    fn only_the_stall_rule_applies_to_a_backlog() {
         let mut run = Run::new();
         run.listens(false, 10);
         run.check(Some(10), 70, Due::Stalled);
@@ -189,30 +194,30 @@ mod tests {
     }
 
     #[test]
-    fn silence_is_counted_anew_when_the_backlog_is_gone() {
+    fn silence_is_counted_from_when_the_backlog_is_gone() {
         let mut run = Run::new();
         run.listens(false, 10);
         run.listens(true, 69);
-        // The ping is overdue and goes out at once; then the client has its two heartbeats.
+        // The ping is overdue and sent at once; then the client has its two heartbeats.
         assert_eq!(run.clock.on_due(None, None, run.at(69)), Due::Ping);
         run.check(None, 94, Due::Ping);
         run.check(None, 119, Due::Silent);
     }
 
     #[test]
-    fn a_message_that_does_not_come_whole_is_given_up() {
+    fn an_unfinished_message_is_given_up() {
         let mut run = Run::new();
         run.check_begun(None, Some(3), 25, Due::Ping);
         run.clock.on_heard(run.at(32));
         run.check_begun(None, Some(3), 33, Due::Unfinished);
-        // While nothing is read, or the client does not read, it is not the client's fault.
+        // While nothing is read, or the client does not read, a message cannot be late.
         run.listens(false, 33);
         run.check_begun(None, Some(3), 50, Due::Ping);
         run.check_begun(Some(40), Some(3), 100, Due::Stalled);
     }
 
     #[test]
-    fn a_session_that_does_not_listen_goes_on_pinging() {
+    fn a_session_that_does_not_listen_keeps_pinging() {
         let mut run = Run::new();
         run.listens(false, 1);
         for seconds in [25, 50, 75, 100] {

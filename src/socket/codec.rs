@@ -1,9 +1,9 @@
-//! The frame codec of a socket, there for as long as something is being read and no longer.
+//! A socket's frame codec, which exists only while something is being read.
 //!
-//! A codec and its buffers are a good part of what a socket costs, and most sockets of a chat
-//! server say nothing nearly all of the time. Worse, its read buffer grows with the largest frame
-//! and never shrinks: ten thousand clients that each sent one frame of 64 KiB would hold all of
-//! that. So between two messages there is none:
+//! A codec and its buffers are a large part of a socket's memory, and most sockets of a chat server
+//! are nearly always idle. Worse, its read buffer grows with the largest frame and never shrinks:
+//! ten thousand clients that each sent one frame of 64 KiB would keep all of that. So between two
+//! messages there is no codec:
 //!
 //! ```text
 //!             bytes have come                      nothing more is there, and no part of
@@ -12,7 +12,7 @@
 //!     └──────────────────────────────────────┘
 //! ```
 //!
-//! A codec that was given a close frame, or broke, is kept: it knows how far the farewell is.
+//! A codec that got a close frame, or failed, is kept: it knows the state of the close handshake.
 
 use std::task::{Context, Poll, ready};
 
@@ -24,14 +24,14 @@ use tokio_tungstenite::tungstenite::{self, Message};
 use super::boundary::Held;
 use super::duplex::Duplex;
 
-/// Bytes of tungstenite's own write buffer: it holds one control frame (127 bytes at most) for as
-/// long as it takes to hand it to the link, which never refuses it.
+/// tungstenite's own write buffer: it holds one control frame (at most 127 bytes) until it is given
+/// to the link, which never refuses it.
 const CONTROL_BUFFER_BYTES_MAX: usize = 512;
 
 #[derive(Debug)]
 pub(super) struct Codec {
     state: State,
-    /// The conversation has come to its end, in whatever way.
+    /// The conversation has ended, in whatever way.
     is_ending: bool,
 }
 
@@ -53,7 +53,7 @@ impl Codec {
         }
     }
 
-    /// The next message, as tungstenite gives it.
+    /// The next message, as tungstenite returns it.
     pub fn poll_next(
         &mut self,
         cx: &mut Context<'_>,
@@ -72,8 +72,8 @@ impl Codec {
                     self.is_ending |= !matches!(&read, Some(Ok(it)) if !it.is_close());
                     return Poll::Ready(read);
                 }
-                // What the codec owed the client it has written, before it looked for more. The
-                // duplex must be asked as well, or nobody would be woken for it.
+                // The codec wrote what it owed the client before it looked for more. The duplex
+                // must be polled as well, or nobody would be woken for it.
                 Poll::Pending if !self.is_ending && stream.get_ref().is_between_messages() => {
                     self.state = State::Resting(stream.get_mut().move_out());
                 }
@@ -82,8 +82,8 @@ impl Codec {
         }
     }
 
-    /// Sends the close frame, behind whatever is still owed: nothing may follow it. Errors mean
-    /// that nobody is there, which the farewell finds out by itself.
+    /// Sends the close frame after everything that is owed; nothing may follow it. Errors mean that
+    /// nobody is there, which the farewell finds out by itself.
     pub async fn close(&mut self, frame: CloseFrame) {
         self.is_ending = true;
         let stream = self.working();
@@ -109,12 +109,12 @@ impl Codec {
     }
 }
 
-/// Every setting is written out, for most defaults of the codec are made for few large connections:
-/// they would cost 128 KiB for each.
+/// Every setting is explicit, because most of the codec's defaults are for few large connections:
+/// they would cost 128 KiB each.
 fn config(read_buffer_bytes: usize, frame_bytes_max: usize) -> WebSocketConfig {
     WebSocketConfig::default()
         .read_buffer_size(read_buffer_bytes)
-        // Nothing is held back: the link joins writes.
+        // Nothing is buffered here: the link joins writes.
         .write_buffer_size(0)
         .max_write_buffer_size(CONTROL_BUFFER_BYTES_MAX)
         .max_message_size(Some(frame_bytes_max))

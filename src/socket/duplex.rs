@@ -1,15 +1,14 @@
-//! What tungstenite takes for its stream: reads come from the connection, writes go to the link.
+//! The stream that tungstenite uses: reads come from the connection, writes go to the link.
 //!
 //! It reads ahead: one call takes what the kernel has, up to [`AHEAD_BYTES`], however small the
 //! codec's own buffer is. So an idle socket keeps little memory, and a burst of commands costs one
-//! call to the kernel rather than one for each few of them.
+//! system call, and not one for each few of them.
 //!
-//! A long frame is kept here until it is whole (see `boundary`), and what is kept counts on what
-//! the node may hold of what clients have begun to send: when that is full, it waits for room
-//! before it reads on.
+//! A long frame is kept here until it is whole (see `boundary`), and counts on the node's budget
+//! for unfinished messages. When that is full, it waits for room before it reads on.
 //!
-//! Pongs and close frames, which tungstenite writes by itself, thereby stand in one queue with our
-//! own frames, so nothing is ever torn by them.
+//! tungstenite's own pongs and close frames thereby go through the same queue as all other frames,
+//! so no frame is split by them.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -26,30 +25,30 @@ use super::begun::Begun;
 use super::boundary::{Boundary, Held};
 use super::link::{Link, Offer};
 
-/// Room for what is read at once, on the stack. What the codec does not take of it is kept until it
-/// does, which is at once as long as the socket is being read.
+/// What one read takes, on the stack. The part that the codec does not take at once is kept until
+/// it does.
 pub(super) const AHEAD_BYTES: usize = 8192;
-/// The same while the node holds all that it may of what clients have begun to send: enough for any
-/// small frame, and not worth much of a frame that is not whole.
+/// The same while the budget for unfinished messages is full: enough for any small frame, and
+/// little of a longer one.
 const SCARCE_AHEAD_BYTES: usize = 512;
-/// Reads in one turn of the socket's task. Then others have theirs, however much there is to read.
+/// Reads in one turn of the socket's task. Then other tasks run, however much there is to read.
 const READS_PER_TURN: u8 = 4;
 
 #[derive(Debug)]
 pub(super) struct Duplex {
-    /// The connection's reading side; `None` once it has moved on to another duplex. It is a half
-    /// rather than the stream because only its `poll_read` learns from a short read that the kernel
-    /// has no more, which saves the second, futile read after each frame.
+    /// The connection's reading half; `None` after `move_out`. It is a half and not the stream,
+    /// because only a half's `poll_read` learns from a short read that the kernel has no more,
+    /// which saves a second read after each frame.
     reader: Option<OwnedReadHalf>,
     link: Arc<Link>,
-    /// Read from the connection, or along with the request, and not yet given to the codec. Holds
-    /// no memory while it is empty.
+    /// Read from the connection or with the request, and not yet given to the codec. Uses no memory
+    /// while it is empty.
     ahead: Bytes,
     boundary: Boundary,
     held: Held,
-    /// The message or frame that is not whole.
+    /// The unfinished message or frame.
     begun: Option<Box<Begun>>,
-    /// Reads that are left in this turn, and bytes that are left for ever.
+    /// Reads left in this turn, and bytes left for the rest of the connection.
     reads_left: u8,
     bytes_left: usize,
     /// Bytes came in since the owner last asked.
@@ -80,12 +79,12 @@ impl Duplex {
         self.held
     }
 
-    /// The socket's task has its turn.
+    /// A turn of the socket's task begins.
     pub fn begin_turn(&mut self) {
         self.reads_left = READS_PER_TURN;
     }
 
-    /// No more than so many bytes are read from here on; behind them the stream reads as ended.
+    /// Reads no more than this many bytes from here on; then the stream reads as ended.
     pub fn limit(&mut self, bytes: usize) {
         self.bytes_left = bytes;
     }
@@ -95,17 +94,17 @@ impl Duplex {
         std::mem::take(&mut self.heard)
     }
 
-    /// Frames that came in since the last call, but for those that end a message.
+    /// Frames that came in since the last call, except those that end a message.
     pub fn take_frames(&mut self) -> u32 {
         self.boundary.take_frames()
     }
 
-    /// Since when a message or frame has begun that is not whole.
+    /// When the unfinished message or frame began.
     pub fn begun_at(&self) -> Option<Instant> {
         self.begun.as_ref().map(|begun| begun.since)
     }
 
-    /// The time for what has begun starts anew: it was not read for a while, which is not the
+    /// Restarts the time of the unfinished message: it was not read for a while, which is not the
     /// client's fault.
     pub fn forgive(&mut self) {
         if let Some(begun) = &mut self.begun {
@@ -113,12 +112,12 @@ impl Duplex {
         }
     }
 
-    /// Whether what has begun is given up, because others need its memory.
+    /// Whether the unfinished message is given up, because others need its memory.
     pub fn is_evicted(&self) -> bool {
         self.begun.as_ref().is_some_and(|begun| begun.is_evicted())
     }
 
-    /// Whether all that the codec was given is whole messages.
+    /// Whether the codec was only given whole messages.
     pub fn is_between_messages(&self) -> bool {
         self.boundary.is_between_messages()
     }
@@ -131,13 +130,13 @@ impl Duplex {
         ready!(self.poll_turn(cx));
         ready!(self.poll_room(cx));
         match &self.reader {
-            // An error is there to be read, too.
+            // An error can be read, too.
             Some(reader) => reader.as_ref().poll_read_ready(cx).map(drop),
             None => Poll::Ready(()),
         }
     }
 
-    /// The connection in a new duplex. This one reads as ended.
+    /// Moves the connection to a new duplex. This one then reads as ended.
     pub fn move_out(&mut self) -> Self {
         Self {
             reader: self.reader.take(),
@@ -152,11 +151,11 @@ impl Duplex {
         }
     }
 
-    /// Reads and forgets until the peer's end of the stream, or an error, which ends it as well.
+    /// Reads and discards until the end of the stream, or an error.
     pub fn poll_discard(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         (self.ahead, self.begun) = (Bytes::new(), None);
         let mut space = [const { MaybeUninit::uninit() }; AHEAD_BYTES];
-        // Others have their turn also while somebody sends without end to a socket that is closing.
+        // Other tasks run in between, even if somebody sends endlessly to a socket that is closing.
         for _ in 0..READS_PER_TURN {
             let Some(reader) = &mut self.reader else { return Poll::Ready(()) };
             let mut buf = ReadBuf::uninit(&mut space);
@@ -169,7 +168,7 @@ impl Duplex {
         Poll::Pending
     }
 
-    /// Counts what was read; whether there may be more.
+    /// Counts what was read. Returns whether there may be more.
     fn goes_on(&mut self, len: usize) -> bool {
         self.bytes_left = self.bytes_left.saturating_sub(len);
         len > 0 && self.bytes_left > 0
@@ -184,7 +183,7 @@ impl Duplex {
         Poll::Pending
     }
 
-    /// Waits until what is not whole may take more.
+    /// Waits until the unfinished message may take more memory.
     fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match &mut self.begun {
             Some(begun) => begun.poll_room(cx, self.link.inbound()),
@@ -192,7 +191,7 @@ impl Duplex {
         }
     }
 
-    /// Reads from the connection into `buf`, and what does not fit there, or is not whole, ahead.
+    /// Reads from the connection into `buf`; what does not fit, or is not whole, is kept.
     fn poll_connection(
         &mut self,
         cx: &mut Context<'_>,
@@ -208,7 +207,7 @@ impl Duplex {
             ready!(Pin::new(reader).poll_read(cx, &mut read))?;
             self.reads_left -= 1;
             if !self.goes_on(read.filled().len()) {
-                // The end. What was begun will never be whole.
+                // The end of the stream. What was begun stays unfinished.
                 return Poll::Ready(Ok(()));
             }
             self.heard = true;
@@ -219,7 +218,8 @@ impl Duplex {
         }
     }
 
-    /// Takes what came, and gives the codec as much of what is whole as it has room for. How much.
+    /// Takes what came, and gives the codec as much whole data as it has room for. Returns how
+    /// much.
     fn give(&mut self, came: &[u8], buf: &mut ReadBuf<'_>) -> usize {
         let held_len = self.boundary.follow(came, self.held);
         let is_simple = self.begun.is_none() && held_len == 0 && self.boundary.is_whole();
@@ -235,16 +235,16 @@ impl Duplex {
         self.give_ahead(buf)
     }
 
-    /// As `give`, of what came before anybody asked.
+    /// Like `give`, for what came with the request.
     fn take(&mut self, came: &[u8]) {
-        // An empty `Bytes` may hold a large buffer all the same, so it is not kept.
+        // Not kept if empty: an empty `Bytes` may still hold a large buffer.
         if !came.is_empty() {
             let held_len = self.boundary.follow(came, self.held);
             self.keep(came, held_len);
         }
     }
 
-    /// Puts what is whole ahead, and keeps the rest.
+    /// Makes what is whole ready for the codec, and keeps the rest.
     fn keep(&mut self, came: &[u8], held_len: usize) {
         let mut begun =
             self.begun.take().unwrap_or_else(|| Box::new(Begun::new(self.link.inbound())));
@@ -284,8 +284,8 @@ impl AsyncRead for Duplex {
 }
 
 impl AsyncWrite for Duplex {
-    /// Takes everything at once: a control frame has 127 bytes at most, and the socket reads no
-    /// pings, hence owes no pongs, while the queue is over its limit.
+    /// Takes everything at once: a control frame has at most 127 bytes, and while the queue is over
+    /// its limit the socket reads no pings, and so owes no pongs.
     fn poll_write(
         self: Pin<&mut Self>,
         _: &mut Context<'_>,
@@ -297,7 +297,7 @@ impl AsyncWrite for Duplex {
         })
     }
 
-    /// The queue is flushed by the owner; tungstenite need not wait for it.
+    /// The owner flushes the queue; tungstenite need not wait for it.
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }

@@ -1,10 +1,9 @@
 //! The writing half of a socket, shared: whole frames go in, from any task, and leave in order.
 //!
-//! It does not read, and it does not know what the frames say. Whoever has a frame writes it
-//! **inline**: with an empty queue the bytes go straight to the kernel on the caller's thread, with
-//! no copy and no task woken, because the kernel's send is what a delivery costs and all else is
-//! ours to lose. Only what the kernel did not take is queued, and the socket's own task (the
-//! *owner*) is woken to wait for room:
+//! It does not read, and does not know what the frames say. Callers write **inline**: if the queue
+//! is empty, the bytes go to the kernel on the caller's thread, without a copy or a wake-up,
+//! because the kernel's send is the unavoidable cost of a delivery. Only what the kernel did not
+//! take is queued, and the socket's own task (the *owner*) is woken to wait for space:
 //!
 //! ```text
 //!  hub, session ── offer, push ──▶ queue empty? ── yes ──▶ try_write ──▶ kernel
@@ -13,9 +12,9 @@
 //!                               [ head│ piece │ piece ] ◀─────┘   owner: poll_flush
 //! ```
 //!
-//! The lock is held across the write. That is what keeps frames whole: a second writer between the
-//! write and the queueing of its rest would put its frame into the middle of the first. The write
-//! never blocks, so the lock is held for microseconds.
+//! The lock is held across the write. That keeps frames whole: a second writer, between the write
+//! and the queueing of its rest, would put its frame into the middle of the first. The write never
+//! blocks, so the lock is held for microseconds.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, IoSlice};
@@ -30,74 +29,74 @@ use super::queue::{PIECE_OVERHEAD_BYTES, Piece, Queued, Queues, cost};
 use crate::budget::{Budget, Holder, Place};
 
 /// Pieces in one vectored write. More would not help: 64 chat frames are some 16 KiB, and the
-/// kernel rarely has room for more. (Its own limit is 1,024.)
+/// kernel rarely has space for more. (Its own limit is 1,024.)
 const PIECES_PER_WRITE: usize = 64;
 
-/// Bytes that may wait in one queue while the node holds all that it may for those who have not
-/// read it. Who takes what it is sent has an empty queue, and notices nothing.
+/// Bytes that may wait in one queue while the node's budget of unsent bytes is full. A client that
+/// takes what it is sent has an empty queue, and notices nothing.
 const SCARCE_QUEUE_BYTES_MAX: usize = 16 * 1024;
 
 /// The writing half of one socket.
 #[derive(Debug)]
 pub struct Link {
-    /// Bytes the queue may hold, overhead included; a piece offered beyond it is refused.
+    /// Bytes that the queue may hold, overhead included; further pieces are refused.
     queue_bytes_max: usize,
     queues: Arc<Queues>,
-    /// Where this one is known to those who look for who keeps most.
+    /// Registers it with the budget, which searches for the largest holders.
     _place: Place,
     state: Mutex<State>,
 }
 
-/// What became of an offered frame.
+/// What happened to an offered frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Offer {
-    /// It is with the kernel, or in the queue and will follow.
+    /// The kernel has it, or it is queued and will follow.
     Taken,
-    /// Nothing of it was taken; the socket will report `Drained` when there is room again.
+    /// None of it was taken; the socket will report `Drained` when there is room again.
     Full,
-    /// The socket is closing or gone; nothing was taken, and nothing ever will be.
+    /// The socket is closing or gone; nothing will be taken any more.
     Closed,
 }
 
-/// What the owner needs to know about the queue, as of one moment under the lock.
+/// What the owner needs to know about the queue, read under one lock.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Flow {
-    /// Since when the kernel has taken nothing of what is waiting; `None`: nothing is waiting.
+    /// Since when the kernel has taken nothing of what waits; `None`: nothing waits.
     pub stuck_since: Option<Instant>,
-    /// More is waiting than the limit allows: whoever reads commands should stop.
+    /// More waits than the limit allows: stop reading commands.
     pub is_over_limit: bool,
-    /// Room was asked for and there is some now. Said once.
+    /// Room was asked for, and there is some now. Reported once.
     pub has_drained: bool,
     /// The kernel refused a write for good: the connection is lost.
     pub is_broken: bool,
-    /// It has kept too much for too long, and the node needs the memory.
+    /// It kept too much for too long, and the node needs the memory.
     pub is_evicted: bool,
 }
 
 #[derive(Debug)]
 struct State {
-    /// The kernel's end. `None` once the connection broke or was ended.
+    /// The connection. `None` once it broke or was ended.
     writer: Option<Outlet>,
-    /// Whole pieces that the kernel has not taken. Holds no memory while it is empty.
+    /// Whole pieces that the kernel has not taken. Uses no memory while it is empty.
     pieces: VecDeque<Piece>,
-    /// Bytes of the head piece that the kernel already has.
+    /// Bytes of the first piece that the kernel already has.
     head_written: usize,
-    /// What the pieces count, `PIECE_OVERHEAD_BYTES` included.
+    /// The size of the pieces, `PIECE_OVERHEAD_BYTES` included.
     queued: Queued,
     /// When the queue last became non-empty, or the kernel last took a byte of it.
     moved_at: Instant,
-    /// No more frames but the socket's own last ones: `close` has begun.
+    /// `close` has begun: only the socket's own last frames are taken.
     is_closing: bool,
-    /// A message of several frames has begun. Nothing but its own frames, and control frames, may
-    /// come before its end (RFC 6455, section 5.4).
+    /// A message of several frames has begun. Only its own frames and control frames may come
+    /// before its end (RFC 6455, section 5.4).
     is_in_message: bool,
     is_evicted: bool,
     /// A frame was refused, or somebody asked to be told: the owner reports `Drained` when there is
-    /// room for this much, the largest that was refused.
+    /// room for this much, the largest size that was refused.
     room_wanted: Option<usize>,
-    /// The owner, as of its last `poll_flush`. Kept under the same lock as the queue, so that a
-    /// wake-up cannot be lost: either the owner's poll sees the piece, or the piece's writer sees
-    /// the owner's waker.
+    /// The owner, as of its last `poll_flush`. Under the same lock as the queue, so that no wake-up
+    /// is lost: either the owner's poll sees the piece, or the piece's writer sees the owner's
+    /// waker.
     owner: Option<Waker>,
 }
 
@@ -123,9 +122,9 @@ impl Link {
 
     /// Writes one or more whole frames, or refuses them all.
     ///
-    /// An empty queue takes a piece of any size, else a page larger than the queue could never
-    /// leave. A refusal is remembered until the owner reports `Drained`; the refused party must
-    /// note it under a lock that the session takes too, or it may miss the report.
+    /// An empty queue takes a piece of any size; otherwise a page larger than the queue could never
+    /// leave. A refusal is remembered until the owner reports `Drained`. The caller must note the
+    /// refusal under a lock that the session takes, too, or it may miss the report.
     pub fn offer(&self, frames: &Bytes) -> Offer {
         let mut state = self.lock();
         if state.is_closing {
@@ -143,41 +142,39 @@ impl Link {
         write(state, frames, false)
     }
 
-    /// Writes frames that nobody will miss much, if nothing else is waiting. A refusal is not
-    /// remembered.
+    /// Writes frames that may be lost, if nothing else is waiting. A refusal is not remembered.
     pub fn offer_idle(&self, frames: &Bytes) -> bool {
         let state = self.lock();
         let idle = !state.is_closing && !state.is_in_message && state.pieces.is_empty();
         idle && write(state, frames, true) == Offer::Taken
     }
 
-    /// Writes frames that must not be refused: the answers to the client's own commands. What
-    /// bounds them is that the socket stops reading commands while the queue is over its limit.
-    /// Never `Full`.
+    /// Writes frames that must not be refused: answers to the client's commands. They are limited
+    /// because the socket stops reading commands while the queue is over its limit. Never `Full`.
     pub fn push(&self, frames: &Bytes) -> Offer {
         let state = self.lock();
         if state.is_closing { Offer::Closed } else { write(state, frames, true) }
     }
 
-    /// As `push`, of events, which are counted where they were made.
+    /// Like `push`, for events, whose bytes are counted where they were made.
     pub fn push_shared(&self, frames: &Bytes) -> Offer {
         let state = self.lock();
         if state.is_closing { Offer::Closed } else { write(state, frames, false) }
     }
 
-    /// A message of several frames begins or has ended. While it lasts nothing is taken but by
-    /// `push`, which whoever writes the message must use for nothing else.
+    /// A message of several frames begins or has ended. Meanwhile nothing is taken except by
+    /// `push`, which the writer of the message must use for nothing else.
     pub fn set_in_message(&self, is_in_message: bool) {
         self.lock().is_in_message = is_in_message;
     }
 
-    /// Asks for a `Drained` as if a frame had been refused. If there is room already it comes at
+    /// Asks for a `Drained`, as if a frame had been refused. If there is room already, it comes at
     /// once.
     pub fn tell_when_drained(&self) {
         self.tell_when_fits(0);
     }
 
-    /// As `tell_when_drained`, when nothing is left.
+    /// Like `tell_when_drained`, but when nothing is left.
     pub fn tell_when_empty(&self) {
         self.tell_when_fits(usize::MAX);
     }
@@ -194,7 +191,7 @@ impl Link {
         &self.queues.inbound
     }
 
-    /// Bytes waiting for the kernel, counted as the limit counts them.
+    /// Bytes waiting for the kernel, as the limit counts them.
     pub fn queued_bytes(&self) -> usize {
         self.lock().queued.bytes
     }
@@ -203,13 +200,13 @@ impl Link {
         self.lock().is_evicted
     }
 
-    /// What tungstenite writes by itself: pongs, and the close frame after `begin_close`.
+    /// Writes what tungstenite sends by itself: pongs, and the close frame after `begin_close`.
     pub(super) fn push_control(&self, frames: &Bytes) -> Offer {
         write(self.lock(), frames, true)
     }
 
-    /// Moves what the kernel will take, and remembers the caller as the one to wake: when there is
-    /// room in the kernel, when the queue stops being empty, and when the connection breaks.
+    /// Writes what the kernel takes, and registers the caller as the task to wake: when the kernel
+    /// has space, when the queue stops being empty, and when the connection breaks.
     pub(super) fn poll_flush(&self, cx: &mut Context<'_>) -> Flow {
         let mut state = self.lock();
         while !state.pieces.is_empty() {
@@ -235,13 +232,13 @@ impl Link {
         }
     }
 
-    /// From here on offers are `Closed`; only the socket's own close frame may still follow.
+    /// From here on offers are `Closed`; only the socket's own close frame may follow.
     pub(super) fn begin_close(&self) {
         self.lock().is_closing = true;
     }
 
-    /// Drops what is waiting, except the rest of a piece that the client has the beginning of: it
-    /// must never see half a frame and then another.
+    /// Drops what is waiting, except the rest of a piece whose beginning was sent: the client must
+    /// never get half a frame and then another.
     pub(super) fn drop_backlog(&self) {
         let mut state = self.lock();
         let keep = usize::from(state.head_written > 0);
@@ -253,14 +250,15 @@ impl Link {
         state.queued.held.set(held);
     }
 
-    /// Drops what is waiting and shuts the writing side down: the peer sees the end of the stream.
+    /// Drops what is waiting and ends writing: the peer sees the end of the stream.
     pub(super) fn end(&self) {
         self.lock().end();
     }
 
-    /// Room was wanted and is there: down to half of the limit, so that a reader near the edge does
-    /// not turn from live to catching up and back with every frame; and enough for what was
-    /// refused, or its owner would be told, refused and told again without a pause.
+    /// Room was asked for, and there is some: the queue is down to half of its limit, so that a
+    /// follower near the limit does not alternate between live and catching up with every frame;
+    /// and there is enough for what was refused, or it would be refused and told again without a
+    /// pause.
     fn has_drained(&self, state: &State) -> bool {
         state.room_wanted.is_some_and(|wanted| {
             let is_half_empty = state.queued.bytes <= self.queue_bytes_max / 2;
@@ -269,8 +267,8 @@ impl Link {
         })
     }
 
-    /// A panic under the lock cannot leave the queue half changed: nothing between two changes that
-    /// belong together can panic. So a poisoned lock is as good as any.
+    /// A panic under the lock cannot leave the queue half changed, because nothing between two
+    /// related changes can panic. So a poisoned lock is usable.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -279,7 +277,7 @@ impl Link {
 impl Holder for Link {
     fn waiting(&self) -> Option<(usize, Instant)> {
         let state = self.lock();
-        // What others wait for as well is not given back by ending this one.
+        // Ending this socket does not free what others wait for as well.
         (!state.pieces.is_empty()).then(|| (state.queued.held.bytes(), state.moved_at))
     }
 
@@ -292,7 +290,7 @@ impl Holder for Link {
     }
 }
 
-/// Inline if nothing is waiting, else behind what is. `is_own`: see `Piece`.
+/// Writes inline if nothing is waiting, else queues. `is_own`: see `Piece`.
 fn write(mut state: MutexGuard<'_, State>, frames: &Bytes, is_own: bool) -> Offer {
     let Some(writer) = &state.writer else { return Offer::Closed };
     if !state.pieces.is_empty() {
@@ -330,7 +328,7 @@ impl State {
         self.pieces.push_back(piece);
     }
 
-    /// One vectored write, when the kernel has room.
+    /// One vectored write, when the kernel has space.
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let Some(writer) = &self.writer else {
             return Poll::Ready(Err(ErrorKind::BrokenPipe.into()));
@@ -371,7 +369,7 @@ impl State {
         }
         self.queued.held.set(held);
         if self.pieces.is_empty() {
-            // A queue that was long once would keep its memory for as long as the socket idles.
+            // A queue that was long once would otherwise keep its memory while the socket idles.
             self.pieces = VecDeque::new();
         }
     }
@@ -386,12 +384,12 @@ impl State {
     }
 }
 
-/// The kernel has no room now, but the connection stands.
+/// The kernel has no space now, but the connection is fine.
 fn is_passing(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
 }
 
-/// Called without the lock, so that the owner does not wake up just to wait for it.
+/// Called without the lock, so that the owner does not wake up only to wait for it.
 fn wake(owner: Option<Waker>) {
     if let Some(owner) = owner {
         owner.wake();
@@ -417,7 +415,7 @@ mod tests {
         (link, client.unwrap())
     }
 
-    /// Ten thousand sockets that were slow once must not hold memory for it.
+    /// Ten thousand sockets that were slow once must not keep memory for it.
     #[tokio::test]
     async fn a_drained_queue_holds_no_memory() {
         let (link, mut client) = link(64 << 20).await;
@@ -441,9 +439,9 @@ mod tests {
         drop(reading.await.unwrap().unwrap());
     }
 
-    /// The client must never see half a frame and then another.
+    /// The client must never get half a frame and then another.
     #[tokio::test]
-    async fn dropping_the_backlog_spares_the_frame_that_was_begun() {
+    async fn dropping_the_backlog_keeps_the_frame_that_was_begun() {
         let (link, _client) = link(64 << 20).await;
         let frame = Bytes::from(vec![7; 16 << 20]);
         assert_eq!(link.offer(&frame), Offer::Taken);
@@ -452,7 +450,7 @@ mod tests {
         assert!(written > 0);
         link.drop_backlog();
         assert_eq!(link.queued_bytes(), cost(&frame) - written);
-        // Nothing of it is with the kernel: it may go.
+        // None of it is with the kernel: it may be dropped.
         link.lock().head_written = 0;
         link.drop_backlog();
         assert_eq!(link.queued_bytes(), 0);

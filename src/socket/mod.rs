@@ -1,7 +1,7 @@
 //! One WebSocket: bytes to frames and back, the ping deadline, joined writes, the close handshake.
 //!
-//! It does not know what the frames say, nor who writes them. One task owns a [`Socket`] and calls
-//! [`Socket::next`] for as long as it lives: that one call reads, flushes, pings and watches the
+//! It does not know what the frames say, or who writes them. One task owns a [`Socket`] and calls
+//! [`Socket::next`] for as long as it lives: that call reads, flushes, pings and checks the
 //! deadlines. Anyone may hold its [`Link`] and write.
 
 mod begun;
@@ -42,12 +42,12 @@ pub use self::tune::tune;
 use crate::config::SocketConfig;
 use crate::protocol::close::CloseCode;
 
-/// What the close of a socket may take whose memory others need. What has begun to leave must leave
-/// whole before it, and its client does not read.
+/// How long closing may take for a socket whose memory others need. A frame that was begun must be
+/// sent whole first, and the client does not read.
 const EVICTED_CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What a client may still send when it is told to go: what may be on its way by then, and some.
-/// Who goes on for longer is cut off.
+/// Bytes that a client may still send after it is told to go: those that may be on their way, and
+/// some more. A client that sends more is cut off.
 const FAREWELL_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// An empty ping.
@@ -59,48 +59,47 @@ pub struct Socket {
     link: Arc<Link>,
     codec: Codec,
     clock: Clock,
-    /// The one timer: at or before `clock`'s next moment. It is moved when it fires too early, not
-    /// with every frame.
+    /// The only timer, at or before `clock`'s next deadline. It is reset when it fires too early,
+    /// not with every frame.
     timer: Pin<Box<Sleep>>,
     close_timeout: Duration,
     stage: Stage,
 }
 
-/// How far the conversation is.
+/// How far the conversation has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     Open,
-    /// The client sent what cannot be read on from; it has not been told yet.
+    /// The client sent something that makes reading on impossible; it has not been told yet.
     Refused,
-    /// The client closed, and the reply to it is in the queue.
+    /// The client closed, and the reply is in the queue.
     PeerClosed(u16),
-    /// There is nobody at the other end.
+    /// Nobody is at the other end.
     Lost,
 }
 
-/// What stands for the code of a close frame that has none (RFC 6455, section 7.1.5).
+/// Stands for the code of a close frame without one (RFC 6455, section 7.1.5).
 const NO_CODE: u16 = 1005;
 
-/// What a socket has for its session.
+/// What a socket reports to its session.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Incoming {
-    /// A text message. Let go of it soon: it holds the read buffer that it came in.
+    /// A text message. Drop it soon: it holds the read buffer in which it arrived.
     Text(Utf8Bytes),
-    /// A binary message, of which the same is true.
+    /// A binary message; the same applies.
     Binary(Bytes),
-    /// After an offer was refused, or somebody asked: the queue is down to half of its limit.
+    /// After a refused offer, or a request to be told: the queue is down to half of its limit.
     Drained,
-    /// So many frames came that are no messages: pings, pongs, and parts of messages.
+    /// This many frames arrived that end no message: pings, pongs, and parts of messages.
     Frames(u32),
-    /// The socket is over for this reason; what is left is to call [`Socket::close`] with it.
+    /// The socket is over for this reason; call [`Socket::close`] with it.
     Closed(CloseReason),
 }
 
 impl Socket {
-    /// A connection whose upgrade was answered. `leftover` is what the client sent behind its
-    /// request, read along with it; it is taken, for it holds HTTP's whole read buffer, which would
-    /// else be most of what an idle socket costs. To be called within a runtime, as the connection
-    /// was.
+    /// A connection whose upgrade was answered. `leftover` is what the client sent after its
+    /// request, which was read with it. It is copied, because it holds HTTP's whole read buffer,
+    /// which would be most of an idle socket's memory. Must be called within a runtime.
     pub fn new(
         stream: TcpStream,
         leftover: Bytes,
@@ -125,11 +124,12 @@ impl Socket {
         &self.link
     }
 
-    /// Waits for what comes next. Meanwhile the queue is flushed, pings are sent and answered, and
-    /// the deadlines are watched, so it must be called for as long as the socket lives.
+    /// Waits for the next event. Meanwhile it flushes the queue, sends and answers pings, and
+    /// checks the deadlines, so it must be called for as long as the socket lives.
     ///
-    /// With `reading` false no frames are read, and the client's own kernel holds it back. Nothing
-    /// is read either while the queue is over its limit: who does not take answers may not ask.
+    /// With `reading` false it reads no frames, and the client's kernel stops sending. It also
+    /// reads nothing while the queue is over its limit: a client that does not take answers may not
+    /// ask.
     ///
     /// Cancel-safe: all state is in the socket, and nothing is taken before it is returned.
     pub async fn next(&mut self, reading: bool) -> Incoming {
@@ -137,17 +137,17 @@ impl Socket {
     }
 
     /// Ends the socket in order: what is queued, the close frame, the client's answer, and the end
-    /// of the stream, all within the close timeout. It is right to call it after every
-    /// [`Incoming::Closed`]; it knows when there is nobody to speak to.
+    /// of the stream, all within the close timeout. It may be called after every
+    /// [`Incoming::Closed`]; it knows when nobody is there to talk to.
     ///
-    /// The future is one pointer, so that the session's own does not hold room for it all along.
+    /// Boxed, so that the session's future does not reserve space for it.
     pub fn close(
         mut self,
         code: CloseCode,
         reason: &'static str,
     ) -> Pin<Box<dyn Future<Output = ()> + Send>> {
         Box::pin(async move {
-            // Whoever did not follow within the timeout is cut off by the drop.
+            // A client that did not answer within the timeout is cut off by the drop.
             let is_evicted = self.link.is_evicted();
             let max = if is_evicted { EVICTED_CLOSE_TIMEOUT } else { Duration::MAX };
             let patience = self.close_timeout.min(max);
@@ -167,7 +167,7 @@ impl Socket {
             if flow.has_drained {
                 return Poll::Ready(Incoming::Drained);
             }
-            // Also while nothing is read: what has begun is kept all the same.
+            // Checked also while nothing is read: an unfinished message is kept all the same.
             if self.codec.duplex().is_evicted() {
                 return Poll::Ready(self.on_end(CloseReason::UNFINISHED));
             }
@@ -180,14 +180,14 @@ impl Socket {
                     Poll::Pending => {}
                 }
                 // A failed write alone does not end the socket: the client may have sent its last
-                // words and gone without reading our answers, and those words are still here.
+                // messages and gone without reading our answers, and those messages are still here.
                 if flow.is_broken {
                     return Poll::Ready(self.on_end(CloseReason::Lost));
                 }
             }
             match ready!(self.poll_clock(cx, &flow, reading)) {
                 Due::Nothing => {}
-                // If the link is closed, the read side is about to say so.
+                // If the link is closed, reading will report it.
                 Due::Ping => drop(self.link.push_control(&PING)),
                 Due::Stalled => {
                     return Poll::Ready(Incoming::Closed(CloseReason::Stalled));
@@ -202,7 +202,7 @@ impl Socket {
 
     /// The next message. `None`: a control frame was read, and there may be more.
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Option<Incoming>> {
-        // Those that came with an earlier message first: they are paid for before more is read.
+        // Frames that came with an earlier message first: they are paid for before more is read.
         let mut frames = self.codec.duplex().take_frames();
         let read = if frames == 0 { self.codec.poll_next(cx) } else { Poll::Pending };
         let duplex = self.codec.duplex();
@@ -228,13 +228,13 @@ impl Socket {
         })
     }
 
-    /// The client said goodbye. The next read writes the reply and then finds the stream ended.
+    /// The client closed. The next read writes the reply, and then finds the end of the stream.
     fn on_close(&mut self, frame: Option<&CloseFrame>) {
         self.stage = Stage::PeerClosed(frame.map_or(NO_CODE, |frame| frame.code.into()));
     }
 
-    /// No more can be read. A client that has said its goodbye did not vanish, whatever became of
-    /// the connection since.
+    /// Nothing more can be read. A client that has closed did not vanish, whatever happened to the
+    /// connection since.
     fn on_end(&mut self, reason: CloseReason) -> Incoming {
         let reason = match self.stage {
             Stage::PeerClosed(code) => CloseReason::Peer(code),
@@ -268,8 +268,8 @@ impl Socket {
         self.link.begin_close();
         self.codec.duplex().limit(FAREWELL_BYTES_MAX);
         if code == CloseCode::STALLED {
-            // What did not move for a minute will not move in time; the client reads it from the
-            // log when it is back.
+            // What did not move for a minute will not move now. The client reads it from the log
+            // when it returns.
             self.link.drop_backlog();
         }
         if matches!(self.stage, Stage::Open | Stage::Refused) {
@@ -278,15 +278,15 @@ impl Socket {
             self.codec.close(frame).await;
         }
         poll_fn(|cx| self.poll_farewell(cx)).await;
-        // Half a close, and then reading to the end. Dropping a connection with unread bytes makes
-        // the kernel send a reset, on which the client's kernel throws away what its program has
-        // not read yet: our close frame, and every answer before it.
+        // Shuts down writing, then reads to the end. Dropping a connection with unread bytes makes
+        // the kernel send a reset; then the client's kernel discards what its program has not read
+        // yet: our close frame, and the answers before it.
         self.link.end();
         poll_fn(|cx| self.codec.duplex().poll_discard(cx)).await;
     }
 
-    /// Until the queue is with the kernel and the client has answered the close frame. Both at
-    /// once: a client that is busy writing may not read before it has written.
+    /// Waits until the kernel has the queue and the client has answered the close frame. Both at
+    /// once: a client that is busy writing may not read until it has written.
     fn poll_farewell(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.codec.duplex().begin_turn();
         let flow = self.link.poll_flush(cx);
@@ -305,8 +305,8 @@ impl Socket {
 }
 
 impl Drop for Socket {
-    /// Others may hold the link for a while yet. They learn that it is over, and the connection and
-    /// its queue do not wait for them to let go.
+    /// Others may hold the link a while longer. This ends it for them, and frees the connection and
+    /// its queue at once.
     fn drop(&mut self) {
         self.link.end();
     }

@@ -1,4 +1,4 @@
-//! Where the bytes of a link go: to the kernel, for a client; in tests also into a pipe.
+//! Where a link's bytes go: to the kernel; in tests also into a pipe.
 
 use std::io::{self, IoSlice};
 use std::task::{Context, Poll};
@@ -16,7 +16,7 @@ pub(super) enum Outlet {
 }
 
 impl Outlet {
-    /// Takes what there is room for; `WouldBlock` if that is nothing.
+    /// Takes what there is space for; `WouldBlock` if there is none.
     pub fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
         match self {
             Self::Tcp(writer) => writer.try_write(bytes),

@@ -18,7 +18,7 @@ pub struct Pipe(Arc<Mutex<State>>);
 struct State {
     bytes: Vec<u8>,
     bytes_max: usize,
-    /// The client does not look.
+    /// The client is not reading.
     is_idle: bool,
     /// The client is gone, or the link is.
     is_closed: bool,
@@ -26,7 +26,7 @@ struct State {
     reader: Option<Waker>,
 }
 
-/// What the owner of a link must know; the socket's part that a test plays.
+/// What the owner of a link must know, for a test that plays the socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Turn {
     pub has_drained: bool,
@@ -34,7 +34,7 @@ pub struct Turn {
 }
 
 impl Pipe {
-    /// `bytes_max`: what may be under way.
+    /// `bytes_max`: how much may be under way.
     pub fn new(bytes_max: usize) -> Self {
         let (is_idle, is_closed, writer, reader) = (false, false, None, None);
         let bytes = Vec::new();
@@ -76,7 +76,7 @@ impl Pipe {
         Poll::Pending
     }
 
-    /// What has come, up to so many bytes, as soon as there is any and the client looks. `None`:
+    /// What has arrived, up to `bytes_max`, as soon as there is some and the client reads. `None`:
     /// it is over.
     pub async fn read(&self, bytes_max: usize) -> Option<Vec<u8>> {
         poll_fn(|cx| {
@@ -96,14 +96,14 @@ impl Pipe {
         .await
     }
 
-    /// From here on the client reads nothing, or reads again.
+    /// From here on the client stops reading, or reads again.
     pub fn set_idle(&self, is_idle: bool) {
         let mut state = self.state();
         state.is_idle = is_idle;
         wake(state, |state| &mut state.reader);
     }
 
-    /// One of the two is gone.
+    /// One of the two ends is gone.
     pub fn close(&self) {
         let mut state = self.state();
         state.is_closed = true;
@@ -113,7 +113,7 @@ impl Pipe {
     }
 }
 
-/// Wakes one of those who wait, when the lock is given back.
+/// Wakes a waiting end after releasing the lock.
 fn wake(mut state: MutexGuard<'_, State>, who: impl Fn(&mut State) -> &mut Option<Waker>) {
     let waker = who(&mut state).take();
     drop(state);

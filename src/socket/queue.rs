@@ -1,4 +1,4 @@
-//! What waits in a socket's queue, piece by piece, and what it counts.
+//! The pieces in a socket's queue, and how they are counted.
 //!
 //! It writes nothing; `link` does.
 
@@ -9,23 +9,23 @@ use bytes::Bytes;
 use crate::budget::{Budget, Held};
 use crate::metrics::Gauge;
 
-/// Bytes that a queued piece counts beyond its length: its place in the queue and its allocation.
-/// Without it a client that sends pings and reads nothing would fill the queue with pongs of two
+/// Bytes that a queued piece counts beyond its length: its entry in the queue and its allocation.
+/// Without it, a client that sends pings and reads nothing would fill the queue with pongs of two
 /// bytes, and a queue of 64 KiB would hold megabytes.
 pub(super) const PIECE_OVERHEAD_BYTES: usize = 64;
 
-/// What waits in the queues of all sockets of a node.
+/// The queues of all sockets of a node, together.
 #[derive(Clone, Debug)]
 pub struct Queues {
-    /// As each socket's own limit counts it.
+    /// In bytes, as each socket's own limit counts them.
     pub bytes: Gauge,
-    /// What all of it takes of the node's memory, pages and answers on their way included.
+    /// The budget for all unsent data, including pages and answers in progress.
     pub unsent: Arc<Budget>,
-    /// The other way: what clients have begun to send.
+    /// The other direction: unfinished messages of clients.
     pub inbound: Arc<Budget>,
 }
 
-/// Of a socket by itself: nothing is ever short.
+/// For a single socket: practically unlimited.
 impl Default for Queues {
     fn default() -> Self {
         let (unsent, inbound) = (Budget::new(1 << 40), Budget::new(1 << 40));
@@ -37,16 +37,16 @@ impl Default for Queues {
 #[derive(Debug)]
 pub(super) struct Piece {
     pub frames: Bytes,
-    /// Nobody else has them, and nobody else counts them.
+    /// No other queue shares them, so they count here.
     pub is_own: bool,
 }
 
-/// What waits, counted twice: for the socket's own limit, and as part of what the node holds.
+/// What waits, counted twice: for the socket's own limit, and on the node's budget.
 #[derive(Debug)]
 pub(super) struct Queued {
     pub bytes: usize,
     total: Gauge,
-    /// Pieces that others share (events) are counted where they were made, once.
+    /// Shared pieces (events) are counted once, where they were made.
     pub held: Held,
 }
 
@@ -56,7 +56,7 @@ impl Queued {
     }
 
     pub fn set(&mut self, bytes: usize) {
-        // Nearly always 0 to 0: the kernel took everything at once.
+        // Nearly always from 0 to 0: the kernel took everything at once.
         if bytes != self.bytes {
             self.total.inc_by(bytes as i64 - self.bytes as i64);
             self.bytes = bytes;
@@ -74,7 +74,7 @@ impl Queued {
 }
 
 impl Piece {
-    /// What it takes of the node's memory, up to its last byte.
+    /// Its share of the node's memory, until its last byte is sent.
     pub fn held(&self) -> usize {
         PIECE_OVERHEAD_BYTES + if self.is_own { self.frames.len() } else { 0 }
     }

@@ -1,4 +1,4 @@
-//! Why a socket is over, and what is said about it. It does not decide; it names.
+//! Why a socket is over, and what is said about it.
 
 use tokio_tungstenite::tungstenite::Error;
 use tokio_tungstenite::tungstenite::error::ProtocolError;
@@ -8,26 +8,25 @@ use crate::protocol::close::CloseCode;
 /// Why a socket is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CloseReason {
-    /// The client closed, with this code (1005 if it gave none).
+    /// The client closed, with this code (1005 if it sent none).
     Peer(u16),
-    /// The connection broke, or ended without a close frame. Mobile clients do it all the time.
+    /// The connection broke, or ended without a close frame, as mobile clients often do.
     Lost,
-    /// The client sent what is against RFC 6455 or over the limit.
+    /// The client violated RFC 6455 or a limit.
     Refused(CloseCode, &'static str),
     /// The client took nothing for the stall timeout.
     Stalled,
-    /// The client took nothing for a while, and the node needs the memory of what waits for it.
+    /// The client took nothing for a while, and the node needs the memory of its queue.
     Evicted,
-    /// Nothing was heard of the client within two heartbeats.
+    /// Nothing was heard from the client for two heartbeats.
     Silent,
 }
 
 impl CloseReason {
     /// The client began a message and did not finish it.
-    pub const UNFINISHED: Self =
-        Self::Refused(CloseCode::POLICY, "a message took too long to come whole");
+    pub const UNFINISHED: Self = Self::Refused(CloseCode::POLICY, "message not complete in time");
 
-    /// What to close with. For `Peer` and `Lost` it is never sent: nobody is there to read it.
+    /// The code to close with. For `Peer` and `Lost` it is never sent: nobody is there to read it.
     pub fn code(self) -> CloseCode {
         match self {
             Self::Peer(_) | Self::Lost => CloseCode::NORMAL,
@@ -37,13 +36,13 @@ impl CloseReason {
         }
     }
 
-    /// The words beside the code; at most 123 bytes, which is what a close frame holds.
+    /// The close frame's text; at most 123 bytes fit.
     pub fn text(self) -> &'static str {
         match self {
             Self::Peer(_) | Self::Lost => "",
             Self::Refused(_, text) => text,
-            Self::Stalled => "took nothing for too long",
-            Self::Evicted => "took nothing while memory was short",
+            Self::Stalled => "accepted no data for too long",
+            Self::Evicted => "accepted no data while memory was short",
             Self::Silent => "no pong within two heartbeats",
         }
     }
@@ -58,18 +57,18 @@ impl CloseReason {
             Error::Protocol(breach) => Self::Refused(
                 CloseCode::PROTOCOL_ERROR,
                 match breach {
-                    Breach::UnmaskedFrameFromClient => "a client must mask its frames",
+                    Breach::UnmaskedFrameFromClient => "client frames must be masked",
                     Breach::NonZeroReservedBits => "reserved bits without an extension",
                     Breach::FragmentedControlFrame => "fragmented control frame",
                     Breach::ControlFrameTooBig => "control frame over 125 bytes",
-                    Breach::UnexpectedContinueFrame => "nothing to continue",
-                    Breach::ExpectedFragment(_) => "a message inside another's fragments",
+                    Breach::UnexpectedContinueFrame => "continuation frame without a message",
+                    Breach::ExpectedFragment(_) => "new message inside a fragmented one",
                     Breach::InvalidCloseSequence => "malformed close frame",
-                    _ => "against the WebSocket protocol",
+                    _ => "WebSocket protocol error",
                 },
             ),
-            // The connection's own errors; the others belong to the handshake or to writing, and
-            // a read does not give them.
+            // The connection's own errors. The others belong to the handshake or to writing, and
+            // reading does not return them.
             _ => Self::Lost,
         }
     }

@@ -165,7 +165,7 @@ async fn parameters_that_a_node_sets_itself_are_named_in_one_warning() {
     process.sigterm();
     assert_eq!(process.wait_exit().await, Exit::Code(0));
     let output = process.output();
-    let warned: Vec<_> = output.lines().filter(|line| line.contains("sets by itself")).collect();
+    let warned: Vec<_> = output.lines().filter(|line| line.contains("sets them itself")).collect();
     assert_eq!(warned.len(), 1, "{output}");
     assert!(warned[0].contains("connect_timeout, application_name"), "{output}");
     assert!(warned[0].contains("log.connect_timeout_ms") && !output.contains(PASSWORD), "{output}");

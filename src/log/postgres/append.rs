@@ -1,4 +1,4 @@
-//! One lane's way to append: it keeps a connection, bounds every call in time, and retries what was
+//! The appends of one lane: keeps a connection, limits the time of each call, and retries what was
 //! certainly not written.
 
 use std::error::Error;
@@ -17,20 +17,20 @@ use crate::model::{RoomName, Seq, Timestamp};
 use crate::rate::Backoff;
 use crate::rules::{Outcome, Write};
 
-/// The first pause before another try, doubled each time up to the longest: short, because the
-/// commands of a whole lane wait; not shorter, because a server that has just started is met by
-/// every lane of every node.
+/// The pause before another try, doubled each time up to the maximum. Short, because the commands
+/// of a whole lane wait; not shorter, because every lane of every node hits a server that has just
+/// started.
 const PAUSE_MIN: Duration = Duration::from_millis(20);
 const PAUSE_MAX: Duration = Duration::from_millis(320);
 
 pub struct Appender {
     shared: Arc<Shared>,
-    /// `None` before the first append and after any failure. Taken out while an append runs, so
-    /// that one which fails, or is dropped halfway, leaves nothing behind.
+    /// `None` before the first append and after a failure. Taken out while an append runs, so that
+    /// one that fails or is dropped halfway leaves nothing behind.
     lane: Option<Box<Lane>>,
     /// The outbox rows of the last batch.
     receipts: Vec<i64>,
-    /// The rooms that the last batch wrote to, if nobody knows whether it did.
+    /// The rooms that the last batch wrote to, if its commit is in doubt.
     doubtful: Vec<RoomName>,
 }
 
@@ -57,7 +57,7 @@ impl Appender {
             return Ok(Vec::new());
         }
         let batch = Batch::new(writes);
-        let wait_for = wait_for.and_then(|room| batch.place(room.as_str()));
+        let wait_for = wait_for.and_then(|room| batch.index(room.as_str()));
         let mut patience = Patience::new(self.shared.append_timeout);
         loop {
             match self.try_append(&batch, wait_for, patience.deadline).await {
@@ -78,7 +78,7 @@ impl Appender {
         std::mem::take(&mut self.doubtful)
     }
 
-    pub async fn settle(
+    pub async fn last_seqs_if_ended(
         &mut self,
         rooms: &[RoomName],
         wait_for: Option<&RoomName>,
@@ -91,7 +91,8 @@ impl Appender {
         names.dedup();
         let mut patience = Patience::new(self.shared.append_timeout);
         loop {
-            match self.try_settle(&names, wait_for.map(RoomName::as_str), patience.deadline).await {
+            let room = wait_for.map(RoomName::as_str);
+            match self.try_last_seqs(&names, room, patience.deadline).await {
                 Err(LogError::Unavailable(error)) => {
                     patience.after(error, &self.shared.health).await?
                 }
@@ -121,11 +122,11 @@ impl Appender {
             self.lane = Some(lane);
             return Ok(batch.nothing());
         };
-        // Read under the locks, so that within a room it is seldom behind the last event's.
+        // Read under the locks, so it is rarely earlier than the room's last event.
         let now = Timestamp::now();
         let decided = batch.decide(loaded.facts, now);
         if decided.writes_nothing() {
-            // The outcomes rest on what others committed before; nothing hangs on this answer.
+            // The outcomes rest on what was committed before, so nothing depends on this answer.
             if self.within(deadline, lane.rollback(), LogError::Unavailable).await.is_ok() {
                 self.lane = Some(lane);
             }
@@ -136,38 +137,39 @@ impl Appender {
         let is_announced = self.shared.mirrored && lane.announces;
         let commit = lane.commit(&rows, now, is_announced);
         let receipts = self.within(deadline, commit, LogError::Unknown).await;
-        // Also what nobody knows: a row for what is not there does no harm.
+        // Also when the commit is in doubt: an outbox row for events that do not exist does no
+        // harm.
         let may_be_there = matches!(receipts, Ok(_) | Err(LogError::Unknown(_)));
         if self.shared.mirrored && !is_announced && may_be_there {
             unannounced.remember(&rows);
         }
         if let Err(LogError::Unknown(_)) = receipts {
-            let room = |place: usize| batch.rooms()[place].clone();
-            self.doubtful = decided.changed().map(|changed| room(changed.place)).collect();
+            let room = |index: usize| batch.rooms()[index].clone();
+            self.doubtful = decided.changed().map(|changed| room(changed.index)).collect();
         }
         self.receipts = receipts?;
         self.lane = Some(lane);
         Ok(decided.outcomes)
     }
 
-    async fn try_settle(
+    async fn try_last_seqs(
         &mut self,
         names: &[&str],
         wait_for: Option<&str>,
         deadline: Instant,
     ) -> Result<Option<Vec<(RoomName, Seq)>>, LogError> {
         let kept = self.lane.take();
-        let settle = async {
+        let read = async {
             let lane = self.connected(kept).await?;
-            let settled = lane.settle(names, wait_for).await?;
-            Ok((lane, settled))
+            let last_seqs = lane.last_seqs_if_ended(names, wait_for).await?;
+            Ok((lane, last_seqs))
         };
-        let (lane, settled) = self.within(deadline, settle, LogError::Unavailable).await?;
+        let (lane, last_seqs) = self.within(deadline, read, LogError::Unavailable).await?;
         self.lane = Some(lane);
-        Ok(settled)
+        Ok(last_seqs)
     }
 
-    /// Runs a step until the deadline; `late` is what it means when that passes first.
+    /// Runs a step until the deadline; `late` makes the error if the deadline passes first.
     async fn within<T>(
         &self,
         deadline: Instant,
@@ -189,7 +191,7 @@ impl Appender {
         }
     }
 
-    /// Notes a final result for the node's log of itself. A refusal is an answer, too.
+    /// Reports a final result to the node's log. A refusal is an answer, too.
     fn told<T>(&self, result: Result<T, LogError>) -> Result<T, LogError> {
         match &result {
             Err(error @ LogError::Unknown(_)) => self.shared.health.failed(error),
@@ -199,7 +201,7 @@ impl Appender {
     }
 }
 
-/// The time budget of one call, and the pauses in it.
+/// The time limit of one call, and the pauses in it.
 struct Patience {
     deadline: Instant,
     backoff: Backoff,
@@ -211,7 +213,7 @@ impl Patience {
         Self { deadline: Instant::now() + timeout, backoff }
     }
 
-    /// Pauses before another try, or gives the error back when there is no time for one.
+    /// Pauses before another try, or returns the error if there is no time for one.
     async fn after(
         &mut self,
         error: Box<dyn Error + Send + Sync>,

@@ -1,6 +1,6 @@
-//! The one place where connections to PostgreSQL are made: addresses, limits of time, encryption.
+//! The one place that connects to PostgreSQL: addresses, timeouts, encryption.
 //!
-//! It does not retry and does not pool; whoever connects decides what a failure means.
+//! It neither retries nor pools; the caller decides what a failure means.
 
 use std::str::FromStr;
 use std::sync::Arc;
@@ -12,27 +12,27 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::OpenError;
 use super::hosts::Hosts;
+use super::parameters::Parameters;
 use super::tls::{self, Tls};
-use super::words::Words;
 use crate::config::LogConfig;
 
-/// A peer that vanished without a word is noticed after 30 + 3 × 5 s without traffic, and after
-/// 10 s if it owes an acknowledgement. (The defaults are two hours and never.) Lanes and reads give
-/// up earlier by themselves; this ends what they left behind.
+/// A peer that vanished is noticed after 30 + 3 × 5 s without traffic, or after 10 s if it owes an
+/// acknowledgement. (The defaults are two hours and never.) Lanes and reads give up earlier; this
+/// ends what they left behind.
 const KEEPALIVES_IDLE: Duration = Duration::from_secs(30);
 const KEEPALIVES_INTERVAL: Duration = Duration::from_secs(5);
 const KEEPALIVES_RETRIES: u32 = 3;
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// PostgreSQL cuts an application_name here, with a notice in its own log each time.
+/// PostgreSQL truncates application_name to this length, with a notice in its log each time.
 const APPLICATION_NAME_BYTES_MAX: usize = 63;
 
-/// A setting that a connection asks for when it begins, as `pg_settings` shows it.
+/// A setting that a connection asks for, as `pg_settings` shows it.
 pub(super) type Setting = (&'static str, String);
 
-/// Plans of a lane and of a reader are handfuls of index look-ups, whatever the tables hold. A plan
-/// that was made while a table was empty and that reads all of it would be kept until the next
-/// ANALYZE, a minute and a million rows later. So plans are made once, and only from index
+/// Plans of lanes and reads are a few index look-ups each, however large the tables are. A plan
+/// made while a table was empty reads the whole table, and would be kept until the next ANALYZE: a
+/// minute and a million rows later. So each statement is planned once, and only with index
 /// look-ups.
 const PLANNER: [(&str, &str); 5] = [
     ("plan_cache_mode", "force_generic_plan"),
@@ -42,25 +42,25 @@ const PLANNER: [(&str, &str); 5] = [
     ("jit", "off"),
 ];
 
-/// READ COMMITTED, whatever a database or a role has as its default: who has waited for a lock must
-/// see what was committed meanwhile. Under another level they would not, or would fail because of
-/// it: an append, the schema at the start, a sweep, and each update by itself.
+/// READ COMMITTED, whatever the default of the database or role: after waiting for a lock, a
+/// statement must see what was committed meanwhile. Under another level appends, the schema at the
+/// start, sweeps and single updates would not see it, or would fail.
 const ISOLATION: (&str, &str) = ("default_transaction_isolation", "read committed");
 
 /// Everything it takes to connect.
 #[derive(Clone)]
 pub(super) struct Connector {
-    /// All of the URL but its hosts.
+    /// Everything in the URL but its hosts.
     config: Config,
     hosts: Arc<Hosts>,
     tls: Tls,
     connect_timeout: Duration,
-    /// What the options of `config` say, but for the operator's own.
+    /// The settings in `config`'s options, without the operator's own.
     asked: Arc<[Setting]>,
 }
 
-/// A connection and the task that serves its socket. Dropping it closes the socket at once, even
-/// in the middle of an answer: nobody can be given a connection that owes one.
+/// A connection and the task that serves its socket. Dropping it closes the socket at once, even in
+/// the middle of an answer, so nobody gets a connection that still owes one.
 pub(super) struct Connection {
     pub client: Client,
     _task: AbortOnDropHandle<()>,
@@ -70,24 +70,24 @@ pub(super) struct Connection {
 pub(super) enum ConnectError {
     #[error("no connection within {0:?}")]
     TooSlow(Duration),
-    #[error("no address")]
+    #[error("the host has no address")]
     Name(#[source] std::io::Error),
-    #[error("no connection")]
+    #[error("cannot connect")]
     Failed(#[from] tokio_postgres::Error),
 }
 
 impl Connector {
-    /// Reads the URL. Its errors do not quote it: a password with an odd character in it is parsed
-    /// as something else, and would be shown as such.
+    /// Parses the URL. The errors do not quote it: a password with an unencoded special character
+    /// is parsed as something else, and would be shown as that.
     pub fn new(settings: &LogConfig, node_id: &str) -> Result<Self, OpenError> {
-        let words = Words::read(&settings.url.0)?;
-        let tls = tls::of(&words)?;
-        let url = Config::from_str(&words.url).map_err(|_| OpenError::Url)?;
-        if !words.ignored.is_empty() {
+        let parameters = Parameters::read(&settings.url.0)?;
+        let tls = tls::of(&parameters)?;
+        let url = Config::from_str(&parameters.url).map_err(|_| OpenError::Url)?;
+        if !parameters.ignored.is_empty() {
             tracing::warn!(
-                ignored = words.ignored.join(", "),
-                "log.url has parameters that verbatim sets by itself; how long connecting may take \
-                 is log.connect_timeout_ms"
+                ignored = parameters.ignored.join(", "),
+                "parameters of log.url were ignored, because verbatim sets them itself (the \
+                 connection timeout is log.connect_timeout_ms)"
             );
         }
         let hosts = Arc::new(Hosts::of(&url).ok_or(OpenError::Url)?);
@@ -104,8 +104,8 @@ impl Connector {
         Ok(Self { config, hosts, tls, connect_timeout, asked: Arc::default() })
     }
 
-    /// For a lane. A transaction that its lane has given up must not hold its rooms for long, so
-    /// the server ends it after the same time.
+    /// For a lane. A transaction that its lane gave up must not hold its rooms for long, so the
+    /// server ends it after the same time.
     pub fn for_lane(&self, settings: &LogConfig) -> Self {
         let ours = [
             ("statement_timeout", settings.statement_timeout_ms.to_string()),
@@ -115,10 +115,10 @@ impl Connector {
         self.asking(ours.into_iter().chain(planner()))
     }
 
-    /// For reads, also of a database that its operator, or a disk that is nearly full, has set to
-    /// read only: the setting is a default, which each session may change for itself. (A standby
-    /// cannot be talked into it.) A lane keeps to it. Of several hosts the one that takes writes is
-    /// read from, as a lane finds it: another may be behind.
+    /// For reads. They also work on a database that an operator, or a provider whose disk is nearly
+    /// full, has set to read-only: that is a default, which each session may override. (A standby
+    /// stays read-only.) A lane respects it. Of several hosts, reads use the one that accepts
+    /// writes, as lanes do, because another may lag behind.
     pub fn for_reads(&self, settings: &LogConfig) -> Self {
         let writes = ("default_transaction_read_only", "off".to_owned());
         let timeout = ("statement_timeout", settings.read_timeout_ms.to_string());
@@ -126,12 +126,12 @@ impl Connector {
         self.asking([timeout].into_iter().chain(also).chain(planner()))
     }
 
-    /// For the schema, which may wait for another node that is applying it.
+    /// For the schema, which may wait for another node that applies it.
     pub fn for_setup(&self, timeout: Duration) -> Self {
         self.asking([("statement_timeout", timeout.as_millis().to_string())])
     }
 
-    /// The operator's own options come first, so that ours win where both say something.
+    /// The operator's options come first, so that ours win.
     fn asking(&self, ours: impl IntoIterator<Item = Setting>) -> Self {
         let isolation = (ISOLATION.0, ISOLATION.1.to_owned());
         let asked: Arc<[Setting]> = std::iter::once(isolation).chain(ours).collect();
@@ -144,12 +144,12 @@ impl Connector {
         Self { config, asked, ..self.clone() }
     }
 
-    /// What every connection asks for.
+    /// The settings that every connection asks for.
     pub fn asked(&self) -> &[Setting] {
         &self.asked
     }
 
-    /// As an operator would write them.
+    /// The hosts, as an operator would write them.
     pub fn hosts(&self) -> String {
         self.hosts.shown()
     }
@@ -158,7 +158,7 @@ impl Connector {
         self.tls.clone()
     }
 
-    /// A connection to the first server that gives one.
+    /// Connects to the first server that accepts.
     pub async fn connect(&self) -> Result<Connection, ConnectError> {
         let connect = |config: Config| {
             let tls = self.tls();
@@ -166,15 +166,15 @@ impl Connector {
         };
         let (client, connection) = self.connect_by(connect).await?;
         let serve = async move {
-            // How it ended is told to whoever waits for an answer. Nobody else needs to know: an
-            // idle connection that ended is replaced when it is wanted.
+            // Callers waiting for an answer learn how it ended. Nobody else needs to know: an idle
+            // connection that ended is replaced when it is needed.
             let _ = connection.await;
         };
         Ok(Connection { client, _task: AbortOnDropHandle::new(tokio::spawn(serve)) })
     }
 
-    /// What `connect` makes of the first server for which it succeeds. `log.connect_timeout_ms` is
-    /// for all of it: names, all hosts, encryption, the start of the session and the password.
+    /// Runs `connect` for each server until one succeeds. `log.connect_timeout_ms` covers
+    /// everything: name resolution, all hosts, encryption, session start and password.
     pub async fn connect_by<T, F>(&self, connect: impl Fn(Config) -> F) -> Result<T, ConnectError>
     where
         F: Future<Output = Result<T, tokio_postgres::Error>>,
@@ -184,19 +184,19 @@ impl Connector {
 }
 
 impl ConnectError {
-    /// A name without an address, or a list without a name.
+    /// For a name without an address, or a list without a name.
     pub fn nowhere() -> Self {
         Self::Name(std::io::ErrorKind::NotFound.into())
     }
 }
 
-/// A configuration can be given more hosts, but not fewer. What else a URL may say and is not here
-/// is set by us.
+/// `Config` can add hosts but not remove them, so this copies everything else. What the URL may say
+/// and is not copied is set by us.
 ///
-/// Whatever it says, every connection must be to a server that writes, also one that only reads:
-/// a standby is behind. Who takes its word for where a room stands would tell clients that what
-/// they have seen never happened, and would give up events that are in the log. To ask when
-/// connecting is enough: a primary becomes a standby by a restart, which ends its connections.
+/// Every connection must be to a server that accepts writes, even for reads, because a standby lags
+/// behind. A node that believed it about where a room stands would tell clients that what they have
+/// seen never happened, and would give up events that are in the log. Checking at connect is
+/// enough: a primary becomes a standby only by a restart, which ends its connections.
 fn without_hosts(url: &Config) -> Config {
     let mut config = Config::new();
     config
@@ -223,7 +223,7 @@ fn planner() -> impl Iterator<Item = Setting> {
     PLANNER.iter().map(|(name, value)| (*name, (*value).to_owned()))
 }
 
-/// What `pg_stat_activity` shows. The server replaces what is not printable ASCII.
+/// The name in `pg_stat_activity`. The server replaces everything but printable ASCII.
 fn application_name(node_id: &str) -> String {
     let mut name = format!("verbatim {node_id}");
     name.truncate(name.floor_char_boundary(APPLICATION_NAME_BYTES_MAX));

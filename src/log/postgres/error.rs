@@ -1,6 +1,6 @@
-//! What PostgreSQL's errors mean: to the operator at the start, and to an append afterwards.
+//! What PostgreSQL's errors mean, for the operator at the start and for an append later.
 //!
-//! No error here quotes the URL: it may hold a password.
+//! No error here quotes the URL, because it may hold a password.
 
 use tokio_postgres::error::{Severity, SqlState};
 
@@ -21,14 +21,14 @@ pub enum OpenError {
          verify-full; correct it"
     )]
     SslMode,
-    #[error("log.url has {word}, which {advice}")]
-    Word { word: String, advice: &'static str },
+    #[error("log.url has {name}, which {advice}")]
+    Parameter { name: String, advice: &'static str },
     #[error(
-        "log.url has a parameter that verbatim does not know; remove it, or, if it is a part of \
-         the password, write @ : / ? & in that as %40 %3A %2F %3F %26"
+        "log.url has an unknown parameter; remove it, or, if it is part of the password, write \
+         @ : / ? & in it as %40 %3A %2F %3F %26"
     )]
-    UnnamedWord,
-    #[error("no certificate of an authority can be read from {file}; correct sslrootcert")]
+    UnnamedParameter,
+    #[error("no CA certificate can be read from {file}; correct sslrootcert")]
     RootCertificates { file: String },
     #[error("PostgreSQL at {at} cannot be reached ({why}); start it, or correct log.url")]
     Unreachable { at: String, why: String },
@@ -44,11 +44,11 @@ pub enum OpenError {
     #[error("PostgreSQL {found} is too old; verbatim needs 13 or later")]
     TooOld { found: i32 },
     #[error(
-        "the database of log.url is encoded in {found}, which cannot hold every message; make one \
-         with: createdb -E UTF8 -T template0"
+        "the database of log.url is encoded in {found}, which cannot store every message; create \
+         one with: createdb -E UTF8 -T template0"
     )]
     Encoding { found: String },
-    #[error("PostgreSQL at {at} only reads (a standby?); point log.url at the primary")]
+    #[error("PostgreSQL at {at} is read-only (a standby?); point log.url at the primary")]
     ReadOnly { at: String },
     #[error(
         "the database was prepared by a newer verbatim (schema {found}, this one knows {known}); \
@@ -56,29 +56,29 @@ pub enum OpenError {
     )]
     Newer { found: i32, known: i32 },
     #[error(
-        "the database holds a table {table} that is not verbatim's, and was not touched; set \
-         log.url to an empty database"
+        "the database has a table {table} that is not verbatim's; nothing was changed. Set log.url \
+         to an empty database"
     )]
     Foreign { table: String },
     #[error(
-        "the user of log.url may not create tables, or owns not those that are to be changed ({}); \
-         grant it that, or make it their owner",
+        "the user of log.url may not create tables, or does not own the tables to change ({}); \
+         grant it CREATE, or make it their owner",
         chain(.0)
     )]
     Privilege(#[source] tokio_postgres::Error),
-    #[error("the schema cannot be prepared ({}); see PostgreSQL's log", chain(.0))]
+    #[error("the schema cannot be applied ({}); see PostgreSQL's log", chain(.0))]
     Setup(#[source] tokio_postgres::Error),
     #[error(
-        "the schema cannot be brought to this version while something (pg_dump?) holds a table of \
-         the log; see pg_stat_activity, and start again when it has ended"
+        "the schema cannot be upgraded while something (pg_dump?) locks a table of the log; find \
+         it in pg_stat_activity, and start again when it has ended"
     )]
     Busy,
-    #[error("the schema was not ready within a minute; see who locks it in pg_stat_activity")]
+    #[error("applying the schema took over a minute; see what locks it in pg_stat_activity")]
     TooSlow,
 }
 
 impl OpenError {
-    /// For an error of the start's own statements.
+    /// From an error of the statements that run at the start.
     pub(super) fn setup(error: tokio_postgres::Error) -> Self {
         match of_pooler(&error) {
             Some(why) => Self::Pooler { why },
@@ -106,10 +106,11 @@ impl OpenError {
     }
 }
 
-/// What only a pooler says. PgBouncer: "unsupported startup parameter: options", or, in later
-/// versions, "… in options: lock_timeout", and "… not allowed in statement pooling mode"; Amazon's
-/// RDS Proxy: "… doesn't support command-line options". And a statement that is not there, or is
-/// there already, was prepared in another session.
+/// How a pooler betrays itself; `None` if the error is PostgreSQL's own. PgBouncer says
+/// "unsupported startup parameter: options", in later versions "… in options: lock_timeout", and "…
+/// not allowed in statement pooling mode"; Amazon's RDS Proxy says "… doesn't support command-line
+/// options". A prepared statement that is missing, or exists already, was prepared in another
+/// session.
 fn of_pooler(error: &tokio_postgres::Error) -> Option<String> {
     let error = error.as_db_error()?;
     let said = error.message();
@@ -121,8 +122,8 @@ fn of_pooler(error: &tokio_postgres::Error) -> Option<String> {
     (is_said || lost.contains(error.code())).then(|| format!("it says: {said}"))
 }
 
-/// The driver asked the server whether it writes, and says so as an error of the input that no
-/// system call has made.
+/// The driver asks the server whether it accepts writes. It reports "no" as a permission error of
+/// its own, without the number of a system call's error.
 fn only_reads(error: &ConnectError) -> bool {
     let source = std::error::Error::source(error).and_then(|error| error.source());
     let io = source.and_then(|error| error.downcast_ref::<std::io::Error>());
@@ -131,8 +132,8 @@ fn only_reads(error: &ConnectError) -> bool {
     })
 }
 
-/// True for what may be gone in a moment: nobody listens, or the server is starting, stopping or
-/// full, or a standby that is about to be the primary.
+/// True if the cause may pass in a moment: nobody listens, the server is starting, stopping or
+/// full, or a standby is about to be promoted.
 pub(super) fn is_passing(error: &tokio_postgres::Error) -> bool {
     match error.code() {
         Some(code) => [
@@ -149,29 +150,30 @@ pub(super) fn is_passing(error: &tokio_postgres::Error) -> bool {
     }
 }
 
-/// Two held what the other waited for, and this one was ended.
+/// Two transactions waited for each other, and PostgreSQL ended this one.
 pub(super) fn is_deadlock(error: &tokio_postgres::Error) -> bool {
     error.code() == Some(&SqlState::T_R_DEADLOCK_DETECTED)
 }
 
-/// Somebody held a lock for longer than it is waited for.
+/// A lock was not free within `lock_timeout`.
 pub(super) fn is_lock_timeout(error: &tokio_postgres::Error) -> bool {
     error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE)
 }
 
-/// PostgreSQL says that a page of a table or of an index is damaged.
+/// PostgreSQL reports a damaged page of a table or an index.
 pub(super) fn is_damage(error: &tokio_postgres::Error) -> bool {
     error
         .code()
         .is_some_and(|code| [SqlState::DATA_CORRUPTED, SqlState::INDEX_CORRUPTED].contains(code))
 }
 
-/// Before COMMIT was sent: nothing was written.
+/// For errors before COMMIT was sent: nothing was written.
 pub(super) fn before_commit(error: tokio_postgres::Error) -> LogError {
     if is_damage(&error) {
         return LogError::Damaged(error.into());
     }
-    // 22: the data is not what the column takes. 23: a constraint. The same batch meets them again.
+    // Class 22: the data does not fit the column. Class 23: a constraint. The same batch fails
+    // again.
     let poison = |code: &SqlState| code.code().starts_with("22") || code.code().starts_with("23");
     if error.code().is_some_and(poison) {
         LogError::Refused(error.into())
@@ -180,8 +182,8 @@ pub(super) fn before_commit(error: tokio_postgres::Error) -> LogError {
     }
 }
 
-/// The data statement failed, and COMMIT was sent behind it. If the server itself says so, the
-/// transaction is lost, whatever became of the connection since; else nobody knows.
+/// For a failed data statement with COMMIT sent behind it. If the server reports the error, the
+/// transaction is lost, whatever happened to the connection since. Otherwise nobody knows.
 pub(super) fn of_data(error: tokio_postgres::Error) -> LogError {
     if error.as_db_error().is_some() {
         before_commit(error)
@@ -190,9 +192,9 @@ pub(super) fn of_data(error: tokio_postgres::Error) -> LogError {
     }
 }
 
-/// COMMIT failed. An ERROR is PostgreSQL's word that the transaction is rolled back. FATAL only
-/// says that the session ends: it may do so between the commit and its answer (an administrator's
-/// shutdown while waiting for a standby), and then the transaction stands.
+/// For a failed COMMIT. After an ERROR the transaction is rolled back. FATAL only says that the
+/// session ends. That may happen between the commit and its answer (an administrator's shutdown
+/// while it waits for a standby), and then the transaction is committed.
 pub(super) fn of_commit(error: tokio_postgres::Error) -> LogError {
     match error.as_db_error().and_then(|error| error.parsed_severity()) {
         Some(Severity::Error) => before_commit(error),

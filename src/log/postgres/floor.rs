@@ -1,41 +1,45 @@
-//! The floor: the id up to which the outbox has no row and will have none, so that nobody looks
+//! The floor: an outbox id up to which no row exists or ever will, so that nobody needs to look
 //! there.
 //!
 //! Rows live for milliseconds, and each leaves a dead entry in the index. While somebody holds an
-//! old snapshot (`pg_dump`, a forgotten transaction) PostgreSQL may remove none of them, and every
-//! look that began with the oldest row would walk over all: a million after an hour.
+//! old snapshot (`pg_dump`, a forgotten transaction), PostgreSQL cannot remove dead entries, and
+//! every query that starts at the oldest row walks over all of them: a million after an hour.
 //!
-//! # Why no row comes up below the floor
+//! # Why no row appears below the floor
 //!
-//! An id is drawn from a sequence by a transaction that may be committed after others with higher
-//! ids. But whoever inserts holds the table's lock in ROW EXCLUSIVE mode from before it draws the
-//! id to the end of its transaction. So three things are read, in this order: how far ids are
-//! drawn; which transactions hold that lock; and, when none of those is left, the first row that is
-//! there. What was drawn by then is visible in the last of these, or never will be. (The oldest
-//! transaction under way, `pg_snapshot_xmin`, would tell it too, but waits for any that writes to
-//! any table of any database, and would have to be compared with an id of a transaction of ours:
-//! `pg_snapshot_xmax` is below those that are under way.)
+//! A transaction draws an id from a sequence, and may commit after others with higher ids. But an
+//! insert holds the table's lock in ROW EXCLUSIVE mode from before it draws the id until its
+//! transaction ends. So three things are read, in this order:
 //!
-//! A floor is of one connection: another may lead to another server. And what is written below it
-//! all the same, by hand, is found by a look from zero every few minutes.
+//! 1. The last id drawn.
+//! 2. The transactions that hold that lock.
+//! 3. When all of those have ended, the first row in the table.
+//!
+//! By then, an id drawn before step 1 is either visible in step 3 or will never appear. (The oldest
+//! running transaction, `pg_snapshot_xmin`, would do as well, but it waits for every transaction
+//! that writes to any table of any database, and must be compared with the id of a transaction of
+//! ours: `pg_snapshot_xmax` is below those that are running.)
+//!
+//! A floor belongs to one connection, because another may lead to another server. Rows that
+//! somebody writes below it by hand are found by a query from zero every few minutes.
 
 use std::time::{Duration, Instant};
 
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Error};
 
-/// How often the floor is raised. What was drawn since is walked over by every look.
+/// How often the floor is raised. Each query walks over the ids drawn since.
 const RAISE_EVERY: Duration = Duration::from_secs(1);
-/// How often the look begins from zero. A million dead rows take PostgreSQL half a second.
+/// How often a query starts at zero. A million dead rows take PostgreSQL half a second.
 const LOOK_FROM_ZERO_EVERY: Duration = Duration::from_secs(5 * 60);
 
-/// The last id that was drawn. No row, or null: there is none yet, or the role may not know.
+/// The last id drawn. No row, or NULL: none was drawn yet, or the role may not see it.
 const DRAWN: &str = "
     select pg_sequence_last_value(ids.oid)
     from (select pg_get_serial_sequence('outbox', 'id')::regclass as oid) ids
     where has_sequence_privilege(ids.oid, 'usage, select')";
 
-/// Transactions that may have drawn ids and are not over.
+/// Running transactions that may have drawn ids.
 const WRITERS: &str = "
     select distinct virtualtransaction
     from pg_locks
@@ -49,7 +53,7 @@ const FIRST: &str = "select id from outbox where id > $1::bigint order by id lim
 pub(super) struct Floor {
     /// No row has an id up to this one.
     id: i64,
-    /// Ids were drawn up to here before `writers` was read.
+    /// The last id drawn before `writers` was read.
     drawn: i64,
     writers: Vec<String>,
     raised: Option<Instant>,
@@ -61,17 +65,17 @@ impl Floor {
         self.id
     }
 
-    /// Raises it, if that is due.
+    /// Raises the floor, if it is due.
     pub async fn raise(&mut self, client: &Client) -> Result<(), Error> {
         let Some(from_zero) = self.is_due(Instant::now()) else { return Ok(()) };
         match self.read(client, from_zero).await {
-            // So many dead rows that they cannot be walked over in time: the floor stays.
+            // There are too many dead rows to walk over in time: the floor stays.
             Err(error) if error.code() == Some(&SqlState::QUERY_CANCELED) => Ok(()),
             raised => raised,
         }
     }
 
-    /// Whether it is, and if so, whether to look from zero.
+    /// `None` if it is not due, else whether to look from zero.
     fn is_due(&mut self, now: Instant) -> Option<bool> {
         let is_due =
             |at: Option<Instant>, every| at.is_none_or(|at| now.duration_since(at) >= every);
@@ -90,7 +94,7 @@ impl Floor {
         let row = client.query_opt(DRAWN, &[]).await?;
         let drawn: i64 = row.and_then(|row| row.get(0)).unwrap_or(0);
         if drawn < self.drawn {
-            // Ids are drawn anew: the table was emptied with its sequence, or restored.
+            // The sequence was reset: the table was truncated or restored.
             (self.id, self.drawn, self.writers) = (0, 0, Vec::new());
         }
         if drawn == self.id && !from_zero {
@@ -98,25 +102,25 @@ impl Floor {
         }
         let rows = client.query(WRITERS, &[]).await?;
         let writers: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
-        let settled = self.settled(drawn, writers);
+        let ended = self.ended_up_to(drawn, writers);
         let begin = if from_zero { 0 } else { self.id };
-        if settled > begin || from_zero {
+        if ended > begin || from_zero {
             let first = client.query_opt(FIRST, &[&begin]).await?;
             let first: Option<i64> = first.map(|row| row.get(0));
-            self.id = first.map_or(settled, |first| settled.min(first - 1));
+            self.id = first.map_or(ended, |first| ended.min(first - 1));
         }
         Ok(())
     }
 
-    /// Up to where all ids that were drawn are of transactions that are over.
-    fn settled(&mut self, drawn: i64, writers: Vec<String>) -> i64 {
-        let settled = match () {
+    /// The highest id up to which every transaction that drew one has ended.
+    fn ended_up_to(&mut self, drawn: i64, writers: Vec<String>) -> i64 {
+        let ended = match () {
             () if writers.is_empty() => drawn,
             () if self.writers.iter().any(|writer| writers.contains(writer)) => return self.id,
             () => self.drawn,
         };
         (self.drawn, self.writers) = (drawn, writers);
-        settled.max(self.id)
+        ended.max(self.id)
     }
 }
 
@@ -137,22 +141,22 @@ mod tests {
     }
 
     #[test]
-    fn ids_are_settled_when_those_who_may_have_drawn_them_are_gone() {
+    fn ids_are_done_when_the_transactions_that_may_have_drawn_them_have_ended() {
         let mut floor = Floor::default();
         let writers = |names: &[&str]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
-        let mut settle = |drawn, names: &[&str]| {
-            let settled = floor.settled(drawn, writers(names));
+        let mut ended_up_to = |drawn, names: &[&str]| {
+            let ended = floor.ended_up_to(drawn, writers(names));
             // No row is in the way.
-            floor.id = settled;
-            settled
+            floor.id = ended;
+            ended
         };
-        assert_eq!(settle(10, &["1/1", "2/1"]), 0);
-        assert_eq!(settle(20, &["2/1", "1/2"]), 0, "one of them may have drawn 10");
-        assert_eq!(settle(30, &["1/3"]), 10);
-        assert_eq!(settle(40, &["1/4"]), 30);
-        assert_eq!(settle(50, &[]), 50, "nobody writes");
-        assert_eq!(settle(60, &["1/5"]), 50);
-        assert_eq!(settle(60, &["1/5"]), 50);
-        assert_eq!(settle(60, &[]), 60);
+        assert_eq!(ended_up_to(10, &["1/1", "2/1"]), 0);
+        assert_eq!(ended_up_to(20, &["2/1", "1/2"]), 0, "one of them may have drawn 10");
+        assert_eq!(ended_up_to(30, &["1/3"]), 10);
+        assert_eq!(ended_up_to(40, &["1/4"]), 30);
+        assert_eq!(ended_up_to(50, &[]), 50, "nobody writes");
+        assert_eq!(ended_up_to(60, &["1/5"]), 50);
+        assert_eq!(ended_up_to(60, &["1/5"]), 50);
+        assert_eq!(ended_up_to(60, &[]), 60);
     }
 }

@@ -1,8 +1,8 @@
-//! The servers that a URL names, and how much of an attempt to connect each of them gets.
+//! The servers that a URL names, and how much of the connect timeout each gets.
 //!
-//! It makes no connections. The driver would go through the hosts by itself, but its time-out ends
+//! It makes no connections itself. The driver could try the hosts in turn, but its timeout ends
 //! with the TCP connection: a server that accepts and then says nothing, as a frozen machine does,
-//! would take the time of all the others.
+//! would use up the time of all others.
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -16,31 +16,32 @@ use tokio_postgres::config::{Host, LoadBalanceHosts};
 
 use super::connect::ConnectError;
 
-/// What a URL means when it says no port.
+/// The port of a URL that names none.
 const PORT: u16 = 5432;
 
 /// All of a URL's hosts.
 pub(super) struct Hosts {
     /// In the order of the URL; never empty.
     list: Vec<One>,
-    /// Whether the URL asks to begin anywhere.
+    /// Whether the URL asks to start with a random host.
     at_random: bool,
-    /// The one that was last connected to. It is asked first, so that the time that a dead one
-    /// takes is lost once and not by every connection.
+    /// The host of the last connection. It is tried first, so that a dead host costs its share
+    /// once, and not on every connection.
     last: AtomicUsize,
 }
 
 /// One host of a URL.
 struct One {
-    /// Whose certificate it must have; `None`: only its address is known.
+    /// The name that the certificate must have; `None`: only the address is known.
     host: Option<Host>,
-    /// `None`: to be looked up, or a socket file.
+    /// `None`: look the name up, or it is a Unix socket.
     address: Option<IpAddr>,
     port: u16,
 }
 
 impl Hosts {
-    /// Takes a URL apart. `None`: the driver could not tell which port is whose either.
+    /// Takes a URL apart. `None`: it is unclear which port belongs to which host, for the driver
+    /// too.
     pub fn of(config: &Config) -> Option<Self> {
         let (hosts, addresses) = (config.get_hosts(), config.get_hostaddrs());
         let (ports, len) = (config.get_ports(), hosts.len().max(addresses.len()));
@@ -63,8 +64,8 @@ impl Hosts {
         })
     }
 
-    /// Tries one server after the other until one succeeds: `common`, and the way to that one
-    /// alone. Each gets an equal share of the time that is left.
+    /// Tries one server after another with `common` plus that server's address, until one succeeds.
+    /// Each gets an equal share of the remaining time.
     pub async fn first<T, F>(
         &self,
         common: &Config,
@@ -101,7 +102,7 @@ impl Hosts {
         self.list.len() == 1
     }
 
-    /// As an operator would write them.
+    /// The hosts, as an operator would write them.
     pub fn shown(&self) -> String {
         let shown = |one: &One| match (&one.host, one.address) {
             (Some(Host::Tcp(name)), _) => name.clone(),
@@ -113,8 +114,8 @@ impl Hosts {
     }
 }
 
-/// One server's turn. If it ends without a connection, the next server is asked first from then on:
-/// also if whoever wanted one did not wait for all of them, and would not the next time either.
+/// One server's turn. If it ends without a connection, the next server is tried first from then on,
+/// also if the caller gave up before all were tried: it would do the same the next time.
 struct Turn<'a> {
     last: &'a AtomicUsize,
     index: usize,
@@ -124,14 +125,14 @@ struct Turn<'a> {
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
         let (index, next) = (self.index, self.next);
-        // Another may have found one that answers meanwhile.
+        // Another caller may have found a working host meanwhile.
         let _ = self.last.compare_exchange(index, next, Ordering::Relaxed, Ordering::Relaxed);
     }
 }
 
 impl One {
-    /// The same for the addresses of one host. A name may have several, of which some cannot be
-    /// reached from here: IPv6 behind a router that drops it.
+    /// Does the same with the addresses of one host. A name may have several, some unreachable from
+    /// here: IPv6 behind a router that drops it.
     async fn first<T, F>(
         &self,
         common: &Config,
@@ -146,7 +147,7 @@ impl One {
         let mut failed = ConnectError::nowhere();
         for (index, address) in addresses.iter().enumerate() {
             let share = share(until, addresses.len() - index);
-            // Boxed: it is long, and would stand in every future that may come to connect.
+            // Boxed: it is large, and would be part of every future that may connect.
             let connect = Box::pin(connect(self.alone(common.clone(), *address)));
             match within(share, async { Ok(connect.await?) }).await {
                 Ok(connected) => return Ok(connected),
@@ -156,7 +157,7 @@ impl One {
         Err(failed)
     }
 
-    /// `None`: the driver knows without one.
+    /// `None`: the driver needs no address.
     async fn addresses(&self) -> Result<Vec<Option<IpAddr>>, ConnectError> {
         match &self.host {
             Some(Host::Tcp(name)) if self.address.is_none() => {
@@ -201,7 +202,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn who_does_not_wait_for_the_first_gets_to_the_second_all_the_same() {
+    async fn a_caller_that_gives_up_on_the_first_host_reaches_the_second_next_time() {
         let config: Config = "host=127.0.0.1,127.0.0.2 user=u".parse().unwrap();
         let hosts = Hosts::of(&config).unwrap();
         let asked = Mutex::new(Vec::new());

@@ -1,32 +1,33 @@
-//! One lane's connection and the two round trips of an append: `load`, then `commit`.
+//! One lane's connection, and the two round trips of an append: `load`, then `commit`.
 //!
-//! It decides nothing and retries nothing. A lane that has returned an error is not used again, so
-//! no statement here ever meets what is left of an earlier one.
+//! It decides nothing and retries nothing. A lane that returned an error is not used again, so no
+//! statement here meets the remains of an earlier one.
 //!
-//! # One room's trouble is one room's
+//! # A locked room holds up nothing else
 //!
-//! A batch takes the rooms whose lock is free, and leaves the others out (`Loaded::free`): a room
-//! that an operator's psql or a frozen backend holds keeps no other room waiting. The caller may
-//! name one room to wait for. Without that, a room that other nodes write to all the time would
-//! never be found free: who waits for a row stands in PostgreSQL's queue for it.
+//! A batch takes the rooms whose lock is free and leaves the others out (`Loaded::facts`), so a
+//! room that an operator's psql or a frozen backend holds does not make other rooms wait. The
+//! caller may name one room to wait for. Without that, a room that other nodes write to all the
+//! time might never be found free: a transaction that waits for a row has a place in PostgreSQL's
+//! queue for it.
 //!
 //! # Why two nodes cannot deadlock
 //!
 //! An append takes its locks in this order:
 //!
-//! 1. The row of the room that is waited for (`WAIT`). The transaction holds nothing yet.
-//! 2. *Names*: each room that the batch may create has an advisory lock, which is tried and never
-//!    waited for; the rooms whose lock it got are inserted (`FOUND`). Whoever inserts a room holds
-//!    its lock, so an insert never waits for another node's.
-//! 3. *Rows*: those of the batch's rooms that are free (`LOCK`, `skip locked`).
+//! 1. The row of the room to wait for (`WAIT`). The transaction holds nothing yet.
+//! 2. *Names*: each room that the batch may create has an advisory lock, which is tried but never
+//!    waited for. Rooms whose lock it got are inserted (`FOUND`). An insert of a room always holds
+//!    the room's lock, so it never waits for another node's insert.
+//! 3. *Rows*: the batch's rooms that are free (`LOCK`, `skip locked`).
 //!
-//! It waits only where it holds nothing, so no circle can close.
+//! It only waits while it holds nothing, so no cycle can form.
 //!
 //! # Why a room is never left with last_seq 0
 //!
-//! A row that `FOUND` inserts belongs to a room that did not exist. Such a room has no receipts and
-//! is refused to every verb but `create`, so the first `create` of the batch is its seq 1, and
-//! `WRITE` sets its counters in the same transaction. See `Batch::founders`.
+//! `FOUND` only inserts a row for a room that does not exist. Such a room has no receipts and
+//! refuses every verb but `create`, so the first `create` of the batch is its seq 1, and `WRITE`
+//! sets its counters in the same transaction. See `Batch::founders`.
 
 use std::collections::HashSet;
 use std::time::SystemTime;
@@ -44,18 +45,18 @@ use crate::log::stored::count;
 use crate::model::{Role, RoomName, Seq, Timestamp, UserId};
 use crate::rules::{Receipt, Room};
 
-/// READ COMMITTED, as all that is sent: each statement after the locks must see what was committed
-/// while they were waited for.
+/// READ COMMITTED, as for every connection: each statement after the locks must see what was
+/// committed while the transaction waited for them.
 const BEGIN: &str = "begin";
 
-/// As `BEGIN`, where a room is waited for: not for long, because other rooms wait for their turn.
+/// `BEGIN` when a room is waited for: not for long, because other rooms wait their turn.
 const BEGIN_PATIENT: &str = "begin; set local lock_timeout = '100ms'";
 
-/// Stands in the queue for one room's row. A room that is not there is not waited for.
+/// Waits in the queue for one room's row. A room that does not exist is not waited for.
 const WAIT: &str = "select from rooms where name = $1::text for no key update";
 
-/// Rooms that the batch may create, in the order of their names, but for those that somebody else
-/// is making just now. 0 means "not made yet"; `rules` sees such a room as missing.
+/// Inserts the rooms that the batch may create, in the order of their names, except those that
+/// somebody else is creating. Seq 0 means "not created yet"; `rules` sees such a room as missing.
 const FOUND: &str = "
     insert into rooms (name, created_by, last_seq, message_count, member_count, created_at)
     select f.name, f.created_by, 0, 0, 0, now()
@@ -64,8 +65,8 @@ const FOUND: &str = "
     order by f.place
     on conflict (name) do nothing";
 
-/// Those of these rooms that nobody else holds, as they were left. (`+ 0`: without it a plan that
-/// is made while there are few rooms walks through all of them by id, and is kept.)
+/// Locks those of these rooms that nobody else holds, and reads them. (`+ 0`: without it, a plan
+/// made while there are few rooms walks through all of them by id, and is kept.)
 const LOCK: &str = "
     select id, name, created_by, last_seq, message_count, member_count,
            (select e.at from events e where e.room_id = r.id and e.seq = r.last_seq)
@@ -74,11 +75,11 @@ const LOCK: &str = "
     order by id + 0
     for no key update skip locked";
 
-/// When these events were committed, by their place in the arrays, from 1.
+/// When these events were committed, by index in the arrays, from 1.
 ///
-/// `LOCK` says so of nearly all rooms. The race this closes: another node's batch is committed
-/// between `LOCK`'s snapshot and its lock. Then PostgreSQL takes the row of the room as it is now,
-/// and of `events` still sees what the snapshot has: not the room's last event.
+/// `LOCK` returns the time for nearly all rooms. The race that this closes: another node's batch
+/// commits between `LOCK`'s snapshot and its lock. PostgreSQL then returns the room's row as it is
+/// now, but still reads `events` by the snapshot, which lacks the room's last event.
 const TIMES: &str = "
     select q.place, e.at
     from unnest($1::bigint[], $2::bigint[]) with ordinality as q (room_id, seq, place)
@@ -86,17 +87,17 @@ const TIMES: &str = "
         select at from events where room_id = q.room_id and seq = q.seq offset 0
     ) e";
 
-/// Which of these rooms there are, held or not, and where they stand.
+/// Which of these rooms exist, locked or not, and their last seqs.
 const KNOWN: &str = "select name, last_seq from rooms where name = any ($1::text[])";
 
-/// Whether nobody is making this room.
+/// Whether nobody is creating this room.
 const UNFOUNDED: &str = "select pg_try_advisory_xact_lock(hashtextextended($1::text, 0))";
 
-/// Which of these (room, user) are members, and as what, by their place in the arrays, from 1.
+/// Which of these (room, user) are members, and their roles, by index in the arrays, from 1.
 ///
-/// `lateral` and `offset 0`, here and below, leave no other plan than to look up the room and then
-/// the one row, for each of them. The planner is free to do otherwise while the tables are (nearly)
-/// empty, and then reads every member of a room for each user; that plan would be kept.
+/// `lateral` and `offset 0`, here and below, force the planner to look up the room and then the one
+/// row, for each pair. While the tables are (nearly) empty it would rather read all members of a
+/// room for each user, and that plan would be kept.
 const MEMBERS: &str = "
     select u.place, m.role
     from unnest($1::text[], $2::text[]) with ordinality as u (room, user_id, place)
@@ -107,7 +108,7 @@ const MEMBERS: &str = "
         select m.role from members m where m.room_id = r.id and m.user_id = u.user_id offset 0
     ) m";
 
-/// Which of these (room, user, id) were committed before, by their place in the arrays, from 1.
+/// Which of these (room, user, id) were committed before, by index in the arrays, from 1.
 const RECEIPTS: &str = "
     select k.place, e.type, e.seq, e.at
     from unnest($1::text[], $2::text[], $3::text[])
@@ -122,14 +123,18 @@ const RECEIPTS: &str = "
         offset 0
     ) e";
 
-/// Everything a batch writes, in one statement: so there is one answer that says whether it could
-/// be written, and no way to send a part of it. The parts touch different tables, or (`entered` and
-/// `gone`) different rows, so it does not matter that each sees the tables as they were before.
+/// Everything a batch writes, in one statement: one answer says whether it was written, and no part
+/// of it can be sent alone. The parts write to different tables, or (`entered` and `gone`) to
+/// different rows, so it does not matter that each sees the tables as they were before.
 ///
-/// The outbox has the clock's time, not the transaction's. The race this closes: T1 begins, waits
-/// for the room that T2, which began later, holds, and writes behind it. By the transactions' times
-/// T1's row would be the older one, and a sweep, which takes rows of some age, would take it alone
-/// and put it into Redis before T2's. Under the room's lock, a later row has a later time.
+/// Outbox rows have the clock's time, not the transaction's. The race that this closes:
+///
+/// 1. T1 begins, and waits for a room that T2, which began later, holds.
+/// 2. T2 commits, and T1 writes after it.
+/// 3. By transaction time T1's row would be the older one. A sweep, which takes rows of some age,
+///    would take it alone, and put it into Redis before T2's.
+///
+/// Under the room's lock, a later row has a later clock time.
 const WRITE: &str = "
     with changed as (
         select *
@@ -165,7 +170,7 @@ const WRITE: &str = "
     )
     select id from announced";
 
-/// In `WRITE`.
+/// Part of `WRITE`.
 const ANNOUNCED: &str = "
         insert into outbox (room_id, first_seq, last_seq, at)
         select c.id, c.first_seq, c.last_seq, clock_timestamp()
@@ -173,10 +178,10 @@ const ANNOUNCED: &str = "
         where $19::boolean
         returning id";
 
-/// The same where somebody has locked the outbox: to name a table, even in vain, takes a lock.
+/// Replaces it while the outbox is locked: naming a table takes a lock, even if nothing is written.
 const UNANNOUNCED: &str = "select null::bigint as id where $19::boolean and false";
 
-/// A connection with what an append runs on it, prepared once.
+/// A connection with the prepared statements of an append.
 pub(super) struct Lane {
     connection: Connection,
     wait: Statement,
@@ -187,13 +192,13 @@ pub(super) struct Lane {
     members: Statement,
     receipts: Statement,
     write: Statement,
-    /// Whether `write` knows the outbox.
+    /// Whether `write` writes to the outbox.
     pub announces: bool,
 }
 
-/// What was loaded, by the places of the batch.
+/// The loaded facts, by the batch's room indexes.
 pub(super) struct Loaded {
-    /// `None`: the room does not exist and is not being made.
+    /// `None`: the room does not exist and is not being created.
     pub ids: Vec<Option<i64>>,
     /// `None`: somebody else holds the room.
     pub facts: Vec<Option<Room>>,
@@ -241,9 +246,8 @@ impl Lane {
         &self.connection.client
     }
 
-    /// The first round trip: begins, locks those of the batch's rooms that are free, and loads what
-    /// must be known of them. `None`: the room at `wait_for` did not come free in time; nothing is
-    /// begun.
+    /// The first round trip: begins, locks the batch's rooms that are free, and loads their facts.
+    /// `None`: the room at `wait_for` was not free in time, and no transaction is open.
     pub async fn load(
         &self,
         batch: &Batch<'_>,
@@ -269,41 +273,41 @@ impl Lane {
         let founders = batch.founders();
         let users = Vec::from_iter(batch.users());
         let keys = Vec::from_iter(batch.keys());
-        let founded_names: Vec<&str> = founders.keys().map(|place| names[*place]).collect();
+        let founded_names: Vec<&str> = founders.keys().map(|index| names[*index]).collect();
         let founded_by: Vec<&str> = founders.values().map(|user| user.as_str()).collect();
-        let user_rooms: Vec<&str> = users.iter().map(|(place, _)| names[*place]).collect();
+        let user_rooms: Vec<&str> = users.iter().map(|(index, _)| names[*index]).collect();
         let user_ids: Vec<&str> = users.iter().map(|(_, user)| user.as_str()).collect();
-        let key_rooms: Vec<&str> = keys.iter().map(|(place, ..)| names[*place]).collect();
+        let key_rooms: Vec<&str> = keys.iter().map(|(index, ..)| names[*index]).collect();
         let key_users: Vec<&str> = keys.iter().map(|(_, user, _)| user.as_str()).collect();
         let key_ids: Vec<&str> = keys.iter().map(|(.., id)| id.as_str()).collect();
 
-        // Each request is sent when its future is first polled, and a join polls in order: one
-        // round trip. Separate statements, because the last two need a snapshot taken after the
-        // locks.
+        // Each request is sent when its future is first polled, and a join polls in order, so this
+        // is one round trip. The statements are separate because the last two need a snapshot taken
+        // after the locks.
         let (begun, founded, locked, members, receipts) = future::join5(
-            self.begin(wait_for.map(|place| names[place])),
+            self.begin(wait_for.map(|index| names[index])),
             self.found(&founded_names, &founded_by),
             client.query(&self.lock, &[&names]),
             client.query(&self.members, &[&user_rooms, &user_ids]),
             client.query(&self.receipts, &[&key_rooms, &key_users, &key_ids]),
         )
         .await;
-        // In the order of the statements: the first error is the cause of those after it.
+        // In the order of the statements: the first error causes those after it.
         begun?;
         founded?;
 
         let (mut ids, mut facts) = (vec![None; names.len()], vec![Room::default(); names.len()]);
         let mut untimed = Vec::new();
         for row in locked? {
-            let Some(place) = batch.place(row.get(1)) else { continue };
-            ids[place] = Some(row.get(0));
+            let Some(index) = batch.index(row.get(1)) else { continue };
+            ids[index] = Some(row.get(0));
             let last_seq = Seq::from_i64(row.get(3));
             if last_seq > Seq(0) {
                 let last_at = row.get::<_, Option<SystemTime>>(6).map(Timestamp::from_system);
                 if last_at.is_none() {
-                    untimed.push(place);
+                    untimed.push(index);
                 }
-                facts[place] = Room {
+                facts[index] = Room {
                     created_by: Some(UserId::stored(row.get(2))),
                     last_seq,
                     message_count: count(row.get(4)),
@@ -314,57 +318,57 @@ impl Lane {
             }
         }
         for row in members? {
-            let (place, user) = users[ordinal(row.get(0))];
-            facts[place].members.insert(user.clone(), Role::from_stored(row.get(1)));
+            let (index, user) = users[ordinal(row.get(0))];
+            facts[index].members.insert(user.clone(), Role::from_stored(row.get(1)));
         }
         for row in receipts? {
-            let (place, user, id) = keys[ordinal(row.get(0))];
+            let (index, user, id) = keys[ordinal(row.get(0))];
             let (kind, seq) = (row.get::<_, String>(1).into(), Seq::from_i64(row.get(2)));
             let receipt = Receipt { kind, seq, at: Timestamp::from_system(row.get(3)) };
-            facts[place].receipts.insert((user.clone(), id.clone()), receipt);
+            facts[index].receipts.insert((user.clone(), id.clone()), receipt);
         }
         if !untimed.is_empty() {
             self.load_times(&untimed, &ids, &mut facts).await?;
         }
         let mut facts: Vec<Option<Room>> = facts.into_iter().map(Some).collect();
-        // Hardly ever: of those that are not locked, which are held, and which are not there? One
-        // that was made since is somebody else's for the moment.
-        let unlocked: Vec<usize> = (0..names.len()).filter(|place| ids[*place].is_none()).collect();
+        // Rare: which of the rooms without a lock are held, and which do not exist? A room created
+        // since `LOCK` counts as held.
+        let unlocked: Vec<usize> = (0..names.len()).filter(|index| ids[*index].is_none()).collect();
         if !unlocked.is_empty() {
-            let asked: Vec<&str> = unlocked.iter().map(|place| names[*place]).collect();
+            let asked: Vec<&str> = unlocked.iter().map(|index| names[*index]).collect();
             let known = client.query(&self.known, &[&asked]).await?;
-            let known = known.iter().filter_map(|row| batch.place(row.get(0)));
-            // Not ours to make, and not made: somebody else is at it.
-            let unfounded = unlocked.iter().copied().filter(|place| founders.contains_key(place));
-            known.chain(unfounded).for_each(|place| facts[place] = None);
+            let known = known.iter().filter_map(|row| batch.index(row.get(0)));
+            // We may not create it, and it is not created: somebody else is creating it.
+            let unfounded = unlocked.iter().copied().filter(|index| founders.contains_key(index));
+            known.chain(unfounded).for_each(|index| facts[index] = None);
         }
         Ok(Loaded { ids, facts })
     }
 
-    /// One more round trip, hardly ever: see `TIMES`.
+    /// One more round trip, which is rare: see `TIMES`.
     async fn load_times(
         &self,
-        places: &[usize],
+        indexes: &[usize],
         ids: &[Option<i64>],
         facts: &mut [Room],
     ) -> Result<(), tokio_postgres::Error> {
-        let rooms: Vec<Option<i64>> = places.iter().map(|place| ids[*place]).collect();
-        let seqs: Vec<i64> = places.iter().map(|place| facts[*place].last_seq.to_i64()).collect();
+        let rooms: Vec<Option<i64>> = indexes.iter().map(|index| ids[*index]).collect();
+        let seqs: Vec<i64> = indexes.iter().map(|index| facts[*index].last_seq.to_i64()).collect();
         for row in self.client().query(&self.times, &[&rooms, &seqs]).await? {
-            let place = places[ordinal(row.get(0))];
-            facts[place].last_at = Timestamp::from_system(row.get(1));
+            let index = indexes[ordinal(row.get(0))];
+            facts[index].last_at = Timestamp::from_system(row.get(1));
         }
         Ok(())
     }
 
-    /// Begins, and waits for one room.
+    /// Begins, and waits for one room if asked to.
     async fn begin(&self, wait_for: Option<&str>) -> Result<(), tokio_postgres::Error> {
         let Some(room) = wait_for else { return self.client().batch_execute(BEGIN).await };
         let begin = self.client().batch_execute(BEGIN_PATIENT);
         future::try_join(begin, self.client().query(&self.wait, &[&room])).await.map(drop)
     }
 
-    /// Most batches create nothing, and then this is not even sent.
+    /// Skipped if the batch creates nothing, as most do.
     async fn found(&self, names: &[&str], by: &[&str]) -> Result<(), tokio_postgres::Error> {
         if !names.is_empty() {
             self.client().execute(&self.found, &[&names, &by]).await?;
@@ -372,8 +376,8 @@ impl Lane {
         Ok(())
     }
 
-    /// The second round trip: writes and commits. COMMIT is on its way as soon as this is polled.
-    /// Returns the rows that were written to the outbox.
+    /// The second round trip: writes and commits. COMMIT is sent as soon as this is polled. Returns
+    /// the ids of the outbox rows.
     pub async fn commit(
         &self,
         rows: &Rows<'_>,
@@ -406,38 +410,38 @@ impl Lane {
             &rows.event_data,
         ];
         let write = async { self.client().query(&self.write, &params).await.map_err(of_data) };
-        // After a failed statement, COMMIT answers ROLLBACK and no error: the answer that counts is
-        // that of the statement. And should the statement fail before it is even sent, the join
-        // ends there, and COMMIT is not sent either.
+        // After a failed statement COMMIT answers ROLLBACK without an error, so the statement's
+        // answer counts. If the statement fails before it is sent, the join ends, and COMMIT is not
+        // sent.
         let commit = async { self.client().batch_execute("commit").await.map_err(of_commit) };
         let (announced, ()) = future::try_join(write, commit).await?;
         Ok(announced.iter().map(|row| row.get(0)).collect())
     }
 
-    /// Ends a transaction that has nothing to write, and lets go of its locks.
+    /// Ends a transaction that writes nothing, and releases its locks.
     pub async fn rollback(&self) -> Result<(), LogError> {
         self.client().batch_execute("rollback").await.map_err(before_commit)
     }
 
-    /// Where the rooms of a lost transaction stand, if it has ended.
+    /// The last seqs of a lost transaction's rooms, if it has ended.
     ///
-    /// It held all of them until its end. So if one of them can be locked, or is not there although
-    /// nobody is making it, then it has ended, and what is read after that is final. One that
-    /// cannot be locked may be somebody else's by now.
-    pub async fn settle(
+    /// It held all its rooms until its end. So it has ended if one of them can be locked, or does
+    /// not exist although nobody is creating it; what is read after that is final. A room that
+    /// cannot be locked may be held by somebody else by now.
+    pub async fn last_seqs_if_ended(
         &self,
         names: &[&str],
         wait_for: Option<&str>,
     ) -> Result<Option<Vec<(RoomName, Seq)>>, LogError> {
-        let settled = match self.settle_rows(names, wait_for).await {
+        let last_seqs = match self.read_if_ended(names, wait_for).await {
             Err(error) if wait_for.is_some() && is_lock_timeout(&error) => None,
-            settled => settled.map_err(before_commit)?,
+            last_seqs => last_seqs.map_err(before_commit)?,
         };
         self.rollback().await?;
-        Ok(settled)
+        Ok(last_seqs)
     }
 
-    async fn settle_rows(
+    async fn read_if_ended(
         &self,
         names: &[&str],
         wait_for: Option<&str>,
@@ -448,7 +452,7 @@ impl Lane {
         if !has_ended {
             let known = client.query(&self.known, &[&names]).await?;
             let known: HashSet<&str> = known.iter().map(|row| row.get(0)).collect();
-            // If it made one of them, it is making all that are not there: one tells.
+            // It creates either all missing rooms or none, so one of them is enough to check.
             let missing = names.iter().find(|name| !known.contains(**name));
             if let Some(missing) = missing {
                 has_ended = client.query_one(UNFOUNDED, &[missing]).await?.get(0);
@@ -463,7 +467,7 @@ impl Lane {
     }
 }
 
-/// SQL counts places from 1.
-fn ordinal(place: i64) -> usize {
-    usize::try_from(place - 1).expect("ordinality counts from 1, and the array has that place")
+/// SQL counts from 1.
+fn ordinal(index: i64) -> usize {
+    usize::try_from(index - 1).expect("ordinality counts from 1, and the array has that index")
 }

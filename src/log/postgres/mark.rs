@@ -1,6 +1,6 @@
-//! How far members have read, written many at a time.
+//! Writes read marks, many at a time.
 //!
-//! It keeps nothing, and repeats nothing by itself: a mark that was written twice is where it was.
+//! It keeps no state and does not retry: writing a mark twice changes nothing.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,17 +14,17 @@ use super::connect::{ConnectError, Connection, Connector};
 use crate::log::{LogError, Mark, Marked};
 use crate::model::Seq;
 
-/// For one call, connecting included. Nobody waits for it but the next one.
+/// For one call, including connecting. Only the next call waits for it.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Which marks go forward, and, with true, which have gone.
+/// Returns the marks that should move, and again, with `true`, those that have moved.
 ///
-/// It never waits for a lock, so it cannot be part of a deadlock: a lane locks a batch's members in
-/// whatever order its plan comes by them, and two nodes write the marks of one user. A member who
-/// is locked is left for the next time.
+/// It never waits for a lock, so it cannot be part of a deadlock: a lane locks the members of a
+/// batch in whatever order its plan finds them, and two nodes may write the marks of one user. A
+/// locked member is left for the next time.
 ///
-/// A room's last event is as far as anyone can have read: who said 1000 in a room of 3 would else
-/// have read what is not said yet.
+/// A mark is capped at the room's last event: otherwise a client that says 1000 in a room of 3
+/// would have read what is not written yet.
 const MARK: &str = "
     with asked as materialized (
         select k.place, m.room_id, m.user_id, least(k.seq, r.last_seq) as seq
@@ -57,14 +57,14 @@ const MARK: &str = "
     union all
     select place, seq, false from asked";
 
-/// A node's way to write marks, for one task.
+/// Writes read marks, for one task.
 pub struct Marker {
     shared: Arc<Shared>,
-    /// `None` before the first use and after any failure. Taken out while it is used.
+    /// `None` before the first use and after a failure. Taken out while it is in use.
     session: Option<Session>,
 }
 
-/// A connection and what runs on it.
+/// A connection with its prepared statement.
 struct Session {
     connection: Connection,
     mark: Statement,
@@ -111,14 +111,14 @@ impl Marker {
         let mut asked = HashMap::new();
         let mut moved = HashMap::new();
         for row in &rows {
-            let (place, seq): (i64, i64) = (row.get(0), row.get(1));
+            let (index, seq): (i64, i64) = (row.get(0), row.get(1));
             let outcome = if row.get(2) { &mut moved } else { &mut asked };
-            // SQL counts places from 1.
-            let mark = usize::try_from(place - 1).ok().and_then(|place| marks.get(place));
+            // SQL counts from 1.
+            let mark = usize::try_from(index - 1).ok().and_then(|index| marks.get(index));
             outcome
-                .extend(mark.map(|mark| (place, Mark { seq: Seq::from_i64(seq), ..mark.clone() })));
+                .extend(mark.map(|mark| (index, Mark { seq: Seq::from_i64(seq), ..mark.clone() })));
         }
-        asked.retain(|place, _| !moved.contains_key(place));
+        asked.retain(|index, _| !moved.contains_key(index));
         let (moved, busy) = (moved.into_values().collect(), asked.into_values().collect());
         Ok(Marked { moved, busy })
     }

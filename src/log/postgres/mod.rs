@@ -1,8 +1,8 @@
-//! The log on PostgreSQL, shared by any number of nodes.
+//! The log on PostgreSQL, which any number of nodes share.
 //!
-//! Each lane writes on a connection of its own (`append`, `lane`), reads go through a pool
-//! (`read`), and what makes them agree is the row lock on each room. It keeps nothing in memory:
-//! another node may write to any room at any time.
+//! Each lane writes on its own connection (`append`, `lane`), and reads use a pool (`read`). The
+//! row lock of each room keeps them consistent. Nothing is cached: another node may write to any
+//! room at any time.
 
 mod append;
 mod connect;
@@ -12,6 +12,7 @@ mod hosts;
 mod lane;
 mod mark;
 mod outbox;
+mod parameters;
 mod ping;
 mod read;
 mod rows;
@@ -19,7 +20,6 @@ mod schema;
 mod session;
 mod tls;
 mod unannounced;
-mod words;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -36,7 +36,7 @@ use crate::config::LogConfig;
 use crate::model::{Event, LogIdentity, RoomName, Seq, UserId};
 use crate::rules::Standing;
 
-/// A node's way to the database. Clones share everything.
+/// A node's access to the database. Clones share everything.
 #[derive(Clone)]
 pub struct Postgres {
     shared: Arc<Shared>,
@@ -50,13 +50,13 @@ struct Shared {
     ping: ping::Ping,
     unannounced: unannounced::Unannounced,
     append_timeout: Duration,
-    /// Whether there is a mirror: then each batch also writes what it must be told.
+    /// Whether there is a mirror. If so, each batch also writes to the outbox.
     mirrored: bool,
 }
 
 impl Postgres {
-    /// Checks the server, applies the schema where it is missing, and returns: lanes and reads
-    /// connect when they are used, and by themselves again after an outage.
+    /// Checks the server, and applies the schema if it is missing. Lanes and reads connect when
+    /// they are first used, and reconnect after an outage.
     pub async fn open(
         config: &LogConfig,
         lanes: usize,
@@ -102,7 +102,7 @@ impl Postgres {
         &self.shared.identity
     }
 
-    /// The outbox; `None` if there is no mirror, and so nothing in it.
+    /// The outbox; `None` without a mirror, since nothing is written to it then.
     pub fn outbox(&self) -> Option<Outbox> {
         self.shared.mirrored.then(|| Outbox::new(Arc::clone(&self.shared)))
     }

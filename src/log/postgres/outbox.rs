@@ -1,11 +1,12 @@
-//! What is committed and not yet known to be in Redis: read, swept, and forgotten.
+//! The outbox, read, swept and cleared: batches that are committed and not yet known to be in
+//! Redis.
 //!
-//! It does not know Redis. The rows are written by the lanes, in the transactions of their events;
-//! this is the other end. Two nodes never sweep at once (an advisory lock sees to that), so what a
-//! dead node left reaches Redis in its order.
+//! It does not know Redis. The lanes write the rows, in the transactions of their events; this is
+//! the other end. An advisory lock ensures that two nodes never sweep at once, so what a dead node
+//! left reaches Redis in order.
 //!
-//! A row whose events cannot be read is set aside, so that it keeps no other from Redis, and looked
-//! at again a minute later.
+//! A row whose events cannot be read is set aside for a minute, so that it does not block the
+//! others.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -23,23 +24,23 @@ use crate::log::stored::StoredEvent;
 use crate::log::{LogError, News};
 use crate::model::{Event, RoomName, Seq, Timestamp};
 
-/// The lock that makes sweepers take turns: "vb sweep" in ASCII. It ends with the transaction.
+/// The lock for which sweepers take turns: "vb sweep" in ASCII. It ends with the transaction.
 const SWEEP_LOCK: i64 = 0x7662_2073_7765_6570;
-/// Batches in one sweep.
+/// Batches in one sweep, at most.
 const SWEEP_LEN: i64 = 512;
-/// Events in one sweep, and the rest of the batch that goes beyond. They are held in memory.
+/// Events in one sweep; the batch that passes this is taken whole. They are held in memory.
 const SWEEP_EVENTS: i64 = 512;
-/// The same for bytes of text.
+/// The same limit in bytes of text.
 const SWEEP_BYTES: i64 = 8 * 1024 * 1024;
-/// For how long rows that cannot be read are left alone.
+/// How long rows that cannot be read are set aside.
 const ASIDE_FOR: Duration = Duration::from_secs(60);
-/// Those that are remembered one by one. If there are more, all up to the last of them are left
-/// alone, whatever they hold.
+/// Rows set aside one by one. If there are more, all rows up to the highest of them are set aside,
+/// whatever they hold.
 const ASIDE_MAX: usize = 1000;
-/// While a sweep waits for Redis, its transaction is asked something this often within the time for
-/// which it may be idle.
+/// While a sweep waits for Redis, its transaction sends this many statements per idle timeout, so
+/// that PostgreSQL does not end it.
 const SIGNS_OF_LIFE: u32 = 4;
-/// For each statement here: none of them waits for a lock for long.
+/// For each statement here. None of them waits long for a lock.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 const NEWS: &str = "
@@ -50,9 +51,9 @@ const NEWS: &str = "
     order by o.id
     limit $3::bigint";
 
-/// Rows whose room was deleted by hand come, too, without an event: else they would stay for ever,
-/// and fill every sweep. `lateral` and `offset 0` leave no other plan than to look up each batch,
-/// so that it meets no damage but theirs.
+/// Includes rows whose room was deleted by hand, without events; otherwise they would stay forever
+/// and fill every sweep. `lateral` and `offset 0` force the planner to look up each batch, so it
+/// only reads the pages of these batches, and meets no other damage.
 const SWEEP: &str = "
     select o.id, r.name, e.seq, e.type, e.user_id, e.client_id, e.body, e.data, e.at
     from (
@@ -89,8 +90,8 @@ const SWEEP: &str = "
     where o.bytes_before < $4::bigint
     order by o.id, e.seq";
 
-/// The first that `SWEEP` would take. It touches no other table: a row of those may be what cannot
-/// be read.
+/// The first row that `SWEEP` would take. It reads no other table, because a row there may be the
+/// damaged one.
 const OLDEST: &str = "
     select id
     from outbox
@@ -105,9 +106,8 @@ const ROOM: &str = "
     join rooms r on r.id = o.room_id
     where o.id = $1::bigint";
 
-/// Rows that somebody sweeps just now are left to them, and if their sweep fails, come up again: it
-/// holds them for as long as Redis takes, and whoever would wait for it could look after nothing
-/// else meanwhile.
+/// Skips rows that somebody is sweeping; if that sweep fails, they come up again. A sweep holds its
+/// rows for as long as Redis takes, and waiting for it would stop all other work of this task.
 const FORGET: &str = "
     delete from outbox o
     using (
@@ -115,35 +115,35 @@ const FORGET: &str = "
     ) done
     where o.id = done.id";
 
-/// A node's way to the outbox, for one task.
+/// Access to the outbox, for one task.
 pub struct Outbox {
     shared: Arc<Shared>,
-    /// `None` before the first use and after any failure.
+    /// `None` before the first use and after a failure.
     connection: Option<Connection>,
-    /// Of that connection.
+    /// Belongs to that connection.
     floor: Floor,
     aside: Aside,
-    /// Batches in the next sweep.
+    /// Batches to take in the next sweep.
     len: i64,
 }
 
-/// Rows that this node does not sweep for a while, because their events cannot be read.
+/// Rows that this node does not sweep for now, because their events cannot be read.
 #[derive(Default)]
 struct Aside {
     ids: Vec<i64>,
-    /// All rows up to here are set aside.
+    /// All rows up to this id are set aside.
     up_to: i64,
-    /// How many there are.
+    /// How many rows are set aside.
     len: usize,
     /// When the first of them was set aside.
     since: Option<Instant>,
 }
 
-/// Rows that were taken out to be put into Redis. Dropping it puts them back.
+/// Rows that are being put into Redis. Dropping it puts them back.
 pub struct Sweep {
     connection: Connection,
     ids: Vec<i64>,
-    /// In the order in which they were committed, within each room.
+    /// In commit order within each room.
     pub events: Vec<Event>,
 }
 
@@ -152,7 +152,7 @@ pub struct Sweep {
 struct TooSlow;
 
 impl Outbox {
-    /// News read at once.
+    /// Rows read at once by `news`.
     pub const NEWS_LEN_MAX: usize = 2000;
 
     pub(super) fn new(shared: Arc<Shared>) -> Self {
@@ -160,9 +160,9 @@ impl Outbox {
         Self { shared, connection: None, floor, aside, len: SWEEP_LEN }
     }
 
-    /// What was committed behind the row `after`, at least `age` ago: which rooms have come how
-    /// far; not more than `NEWS_LEN_MAX`. Rows appear in the order of their ids within a room, not
-    /// between rooms.
+    /// Batches that were committed after the row `after` and at least `age` ago: which rooms have
+    /// come how far, at most `NEWS_LEN_MAX`. Within a room rows appear in the order of their ids;
+    /// between rooms they need not.
     pub async fn news(&mut self, after: i64, age: Duration) -> Result<Vec<News>, LogError> {
         self.raise_floor().await?;
         let (age, limit) = (millis(age), Self::NEWS_LEN_MAX as i64);
@@ -177,7 +177,7 @@ impl Outbox {
         Ok(rows.iter().map(news).collect())
     }
 
-    /// Writes the rows that could not be written with their events.
+    /// Writes the rows that could not be written together with their events.
     pub async fn announce(&mut self) -> Result<(), LogError> {
         if self.shared.unannounced.is_owing() {
             let connection = self.connected().await?;
@@ -187,22 +187,22 @@ impl Outbox {
         Ok(())
     }
 
-    /// Removes rows whose events are in Redis, but for those that are being swept.
+    /// Removes rows whose events are in Redis, except those that are being swept.
     pub async fn forget(&mut self, ids: &[i64]) -> Result<(), LogError> {
         self.query(FORGET, &[&ids]).await.map(drop)
     }
 
-    /// Takes out the oldest rows of that age. `None`: there are none, or another node is at it.
+    /// Takes the oldest rows of that age. `None`: there are none, or another node is sweeping.
     ///
-    /// If something cannot be read it takes fewer at once, until it has those in front of it, or
-    /// knows which row it is.
+    /// If something cannot be read, it halves the number of rows until it gets those before the
+    /// damage, or finds the damaged row.
     pub async fn sweep(&mut self, age: Duration) -> Result<Option<Sweep>, LogError> {
         self.raise_floor().await?;
         self.aside.look_again(Instant::now());
         let (age, mut len) = (millis(age), self.len);
         loop {
             match self.take(age, len).await {
-                // None of what it took can be read.
+                // Everything that it took was unreadable.
                 Ok(Some(sweep)) if sweep.ids.is_empty() => self.put_back(sweep).await?,
                 Err(LogError::Damaged(_)) if len > 1 => len /= 2,
                 Err(error @ LogError::Damaged(_)) => self.set_oldest_aside(age, error).await?,
@@ -211,11 +211,11 @@ impl Outbox {
         }
     }
 
-    /// Waits until it is known what became of a sweep in Redis. An error: its rows went back.
+    /// Waits until Redis has answered a sweep. On an error the rows have gone back.
     ///
-    /// Redis may take its time, and PostgreSQL ends a transaction that is idle for longer than
-    /// `log.append_timeout_ms`: that is how a node that was frozen loses its turn. So who is alive
-    /// says so. Else a Redis that takes longer would be given the same rows again for ever.
+    /// PostgreSQL ends a transaction that is idle for longer than `log.append_timeout_ms`, so that
+    /// a frozen node loses its turn. A node that only waits for Redis therefore keeps its
+    /// transaction busy. Otherwise a slow Redis would be given the same rows again and again.
     pub async fn wait_for<T>(
         &self,
         sweep: &Sweep,
@@ -227,7 +227,7 @@ impl Outbox {
         }
     }
 
-    /// Returns when that fails.
+    /// Returns when a statement fails.
     async fn keep_alive(&self, connection: &Connection) -> LogError {
         loop {
             sleep(self.shared.append_timeout / SIGNS_OF_LIFE).await;
@@ -237,7 +237,7 @@ impl Outbox {
         }
     }
 
-    /// Redis did not take a sweep: its rows go back. Perhaps it takes less.
+    /// Redis did not accept the sweep: puts its rows back, and takes fewer the next time.
     pub async fn refused(&mut self, sweep: Sweep) -> Result<(), LogError> {
         self.len = (self.len / 2).max(1);
         self.put_back(sweep).await
@@ -248,7 +248,7 @@ impl Outbox {
         self.aside.len
     }
 
-    /// Takes out up to so many rows, but for those whose events cannot be read.
+    /// Takes up to `len` rows, except those whose events cannot be read.
     async fn take(&mut self, age: i64, len: i64) -> Result<Option<Sweep>, LogError> {
         let connection = self.connected().await?;
         let begin = format!("begin; select pg_try_advisory_xact_lock({SWEEP_LOCK})");
@@ -304,14 +304,14 @@ impl Outbox {
         Ok(())
     }
 
-    /// Whatever is damaged, it is needed for the oldest row.
+    /// Sets the oldest row aside: whatever is damaged, that row needs it.
     async fn set_oldest_aside(&mut self, age: i64, error: LogError) -> Result<(), LogError> {
         let (after, ids) = (self.floor.id().max(self.aside.up_to), self.aside.ids.clone());
         let oldest = self.query(OLDEST, &[&age, &after, &ids]).await?;
         let Some(id) = oldest.first().map(|row| row.get::<_, i64>(0)) else { return Ok(()) };
         let room = match self.query(ROOM, &[&id]).await {
             Ok(rows) => rows.first().map(|row| RoomName::stored(row.get(0))),
-            // Its room is what cannot be read.
+            // The room itself cannot be read.
             Err(LogError::Damaged(_)) => None,
             Err(error) => return Err(error),
         };
@@ -320,8 +320,8 @@ impl Outbox {
         Ok(())
     }
 
-    /// The events of a sweep are in Redis: the rows are gone once this returns. On an error they
-    /// come up again, and their events reach Redis a second time.
+    /// The sweep's events are in Redis: removes its rows. On an error they come up again, and their
+    /// events reach Redis a second time.
     pub async fn swept(&mut self, sweep: Sweep) -> Result<(), LogError> {
         let client = &sweep.connection.client;
         let end = async {
@@ -330,7 +330,7 @@ impl Outbox {
         };
         within(end).await?;
         self.connection = Some(sweep.connection);
-        // Not all at once: Redis would be given most of what it has just refused again.
+        // Grows slowly: Redis would otherwise get most of what it has just refused again.
         self.len = (self.len + self.len / 8 + 1).min(SWEEP_LEN);
         Ok(())
     }
@@ -338,7 +338,7 @@ impl Outbox {
     async fn raise_floor(&mut self) -> Result<(), LogError> {
         let connection = self.connected().await?;
         match within(self.floor.raise(&connection.client)).await {
-            // It stays where it is. What is damaged is met again by who needs it.
+            // The floor stays where it is. Whoever needs the damaged page meets it again.
             Ok(()) | Err(LogError::Damaged(_)) => self.connection = Some(connection),
             Err(error) => return Err(error),
         }
@@ -358,7 +358,7 @@ impl Outbox {
         rows
     }
 
-    /// The connection is taken out while it is used: one that fails is not put back.
+    /// Takes the connection out while it is used: a failed one is not put back.
     async fn connected(&mut self) -> Result<Connection, LogError> {
         match self.connection.take().filter(|known| !known.client.is_closed()) {
             Some(connection) => Ok(connection),

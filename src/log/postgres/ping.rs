@@ -1,4 +1,4 @@
-//! Whether PostgreSQL takes commits, asked without changing anything.
+//! Checks whether PostgreSQL accepts commits, without changing anything.
 
 use std::sync::Arc;
 
@@ -9,10 +9,10 @@ use super::connect::Connection;
 use super::error::before_commit;
 use crate::log::LogError;
 
-/// Takes the locks that an append takes on its tables, does nothing in a way that a database which
-/// is set to read only refuses (it would take the other statements), writes a record to the
-/// write-ahead log that nobody reads, and commits: so it waits for the disk and for standbys as any
-/// commit does.
+/// Takes the locks that an append takes on its tables, and commits, so it waits for the disk and
+/// for standbys as any commit does. The `delete` deletes nothing but fails on a read-only database,
+/// which the other statements do not. `pg_logical_emit_message` writes a record to the write-ahead
+/// log that nobody reads.
 const PING: &str = "
     begin;
     set local lock_timeout = '500ms';
@@ -21,15 +21,16 @@ const PING: &str = "
     select pg_logical_emit_message(true, 'verbatim', '');
     commit";
 
-/// One to a node. `None` before the first use and after any failure.
+/// One per node. `None` before the first use and after a failure.
 ///
-/// A commit that hangs goes on hanging in PostgreSQL whether or not anybody waits for it, and each
-/// takes a connection. So it is asked by a task that ends with its answer, and there is one.
+/// A commit that hangs keeps hanging in PostgreSQL whether or not anybody waits for it, and each
+/// one occupies a connection. So a task asks, which ends with the answer, and there is one at a
+/// time.
 #[derive(Default)]
 pub(super) struct Ping(Arc<Mutex<Option<Connection>>>);
 
 #[derive(Debug, thiserror::Error)]
-#[error("a commit is not confirmed")]
+#[error("a test commit was not confirmed")]
 struct TooSlow;
 
 impl Ping {
@@ -38,7 +39,7 @@ impl Ping {
         let mut kept = self.0.clone().try_lock_owned().map_err(|_| too_slow())?;
         let shared = shared.clone();
         let ask = tokio::spawn(async move {
-            // One that ended quietly since is no sign of anything.
+            // A connection that ended quietly since then proves nothing.
             if let Some(connection) = kept.take().filter(|kept| !kept.client.is_closed())
                 && connection.client.batch_execute(PING).await.is_ok()
             {

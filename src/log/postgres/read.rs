@@ -1,9 +1,9 @@
-//! Reads: a bb8 pool of connections on which every query is prepared, so that each read is one
-//! round trip.
+//! Reads: a bb8 pool of connections on which every query is prepared, so each read is one round
+//! trip.
 //!
-//! The pool tests nothing at check-out (that would be a round trip more). A connection that died
-//! while idle knows it and is skipped; one whose query was not answered, because it failed or its
-//! caller gave up, is never used again.
+//! The pool tests nothing at check-out, which would cost a round trip. A connection that died while
+//! idle is detected and skipped. One whose query was not answered, because it failed or its caller
+//! gave up, is not used again.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -24,14 +24,14 @@ use crate::log::{LogError, Member, RoomSummary};
 use crate::model::{Event, Role, RoomName, Seq, Timestamp, UserId};
 use crate::rules::Standing;
 
-/// A connection is replaced after so long, so that a node finds a primary that has moved, and a
-/// backend that has grown gives its memory back.
+/// Connections are replaced after this time, so that a node finds a primary that has moved, and a
+/// backend that has grown frees its memory.
 const LIFETIME: Duration = Duration::from_secs(30 * 60);
-/// Connections that a burst needed are closed again after so long.
+/// Connections that a burst needed are closed after this time.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(10 * 60);
 const REAPER_RATE: Duration = Duration::from_secs(30);
 
-/// The queries, and where each stands in `QUERIES`.
+/// The queries; each is an index into `QUERIES`.
 #[derive(Clone, Copy)]
 enum Query {
     ReadPage,
@@ -46,8 +46,7 @@ enum Query {
 }
 
 const QUERIES: [&str; 9] = [
-    // The running sum is taken over `limit` rows at most; the first row is there however long it
-    // is.
+    // The running sum covers `limit` rows at most. The first row is returned however long it is.
     "select seq, type, user_id, client_id, body, data, at
      from (
          select e.*,
@@ -64,7 +63,7 @@ const QUERIES: [&str; 9] = [
      ) page
      where place = 1 or bytes <= $4::bigint
      order by seq",
-    // The same from the other end: what does not fit are the oldest.
+    // The same from the other end: the oldest are left out if they do not fit.
     "select seq, type, user_id, client_id, body, data, at
      from (
          select e.*,
@@ -81,11 +80,11 @@ const QUERIES: [&str; 9] = [
      ) page
      where place = 1 or bytes <= $4::bigint
      order by seq",
-    // Up to where the member has read (`m.read`) there are as many messages as before the last
-    // event that is none (`c`, which holds that number), and every event since is one: what was
-    // said between two joins is not counted one by one. Nodes of version 1 did not write that
-    // number: their events that are no messages (`uncounted`) must be left out. Each room by its
-    // place in the array. `lateral` and `offset 0` leave no other plan than to look up each.
+    // `m.read` is how far the member has read. Up to there, the number of messages is the number
+    // before the last non-message event (`c.messages`) plus every event since: what was said
+    // between two joins is not counted one by one. Nodes of version 1 did not write that number, so
+    // their non-message events (`uncounted`) are subtracted. `q.place` is the room's index in the
+    // array. `lateral` and `offset 0` force the planner to look up each room.
     "select q.place, r.last_seq, r.member_count, r.message_count, m.role, m.read,
             coalesce(c.messages, 0) + m.read - coalesce(c.seq, 0) - uncounted.len
      from unnest($1::text[]) with ordinality as q (name, place)
@@ -117,7 +116,7 @@ const QUERIES: [&str; 9] = [
      ) uncounted",
     "select last_seq from rooms where name = $1::text",
     "select name, last_seq from rooms where name = any ($1::text[])",
-    // As above.
+    // The same sum as above.
     "select r.name, r.last_seq, r.member_count, r.message_count, m.read,
             coalesce(c.messages, 0) + m.read - coalesce(c.seq, 0) - uncounted.len
      from (
@@ -158,22 +157,22 @@ const QUERIES: [&str; 9] = [
 ];
 
 /// Makes the pool's connections.
-pub(super) struct Readers {
+pub(super) struct ConnectionManager {
     connector: Connector,
 }
 
 /// A pooled connection.
-pub(super) struct Reader {
+pub(super) struct ReadConnection {
     client: Client,
     /// In the order of `QUERIES`.
     statements: Vec<Statement>,
-    /// True from the moment a query is sent until it is answered well.
+    /// True from when a query is sent until it is answered.
     owes: bool,
 }
 
-/// What reads from the log.
+/// Reads from the log.
 pub(super) struct Reads {
-    pool: Pool<Readers>,
+    pool: Pool<ConnectionManager>,
     timeout: Duration,
     health: Arc<Health>,
 }
@@ -183,36 +182,36 @@ pub(super) struct Reads {
 struct TooSlow(Duration);
 
 #[derive(Debug, thiserror::Error)]
-#[error("no connection to read with")]
+#[error("no connection for reads")]
 struct NoConnection;
 
-impl ManageConnection for Readers {
-    type Connection = Reader;
+impl ManageConnection for ConnectionManager {
+    type Connection = ReadConnection;
     type Error = ConnectError;
 
-    async fn connect(&self) -> Result<Reader, ConnectError> {
+    async fn connect(&self) -> Result<ReadConnection, ConnectError> {
         let connect = |config| {
             let manager = PostgresConnectionManager::new(config, self.connector.tls());
             async move {
                 let client = manager.connect().await?;
                 let statements = try_join_all(QUERIES.map(|sql| client.prepare(sql))).await?;
-                Ok(Reader { client, statements, owes: false })
+                Ok(ReadConnection { client, statements, owes: false })
             }
         };
         self.connector.connect_by(connect).await
     }
 
-    /// Not asked: `test_on_check_out` is off.
-    async fn is_valid(&self, _reader: &mut Reader) -> Result<(), ConnectError> {
+    /// Never called: `test_on_check_out` is off.
+    async fn is_valid(&self, _reader: &mut ReadConnection) -> Result<(), ConnectError> {
         Ok(())
     }
 
-    fn has_broken(&self, reader: &mut Reader) -> bool {
+    fn has_broken(&self, reader: &mut ReadConnection) -> bool {
         reader.owes || reader.client.is_closed()
     }
 }
 
-/// The pool retries by itself while a read waits; what it meets is told here.
+/// The pool retries by itself while a read waits; its errors are reported here.
 #[derive(Clone)]
 struct Sink(Arc<Health>);
 
@@ -233,7 +232,7 @@ impl ErrorSink<ConnectError> for Sink {
 }
 
 impl Reads {
-    /// Connects when something is read, not before.
+    /// Connects at the first read.
     pub fn new(
         connector: Connector,
         connections_max: u32,
@@ -249,10 +248,10 @@ impl Reads {
             .reaper_rate(REAPER_RATE)
             .connection_timeout(timeout)
             .retry_connection(true)
-            // The one used last, so that those of a burst fall idle and are closed.
+            // The most recently used one, so that those of a burst become idle and are closed.
             .queue_strategy(QueueStrategy::Lifo)
             .error_sink(Box::new(Sink(Arc::clone(&health))))
-            .build_unchecked(Readers { connector });
+            .build_unchecked(ConnectionManager { connector });
         Self { pool, timeout, health }
     }
 
@@ -307,10 +306,10 @@ impl Reads {
                 role: row.get::<_, Option<&str>>(4).map(Role::from_stored),
                 reading: reading(row.get(3), row.get(5), row.get(6)),
             };
-            // Places count from 1, as SQL does.
-            let place = usize::try_from(row.get::<_, i64>(0)).unwrap_or(0).checked_sub(1);
-            if let Some(place) = place.and_then(|place| standings.get_mut(place)) {
-                *place = Some(standing);
+            // SQL counts from 1.
+            let index = usize::try_from(row.get::<_, i64>(0)).unwrap_or(0).checked_sub(1);
+            if let Some(found) = index.and_then(|index| standings.get_mut(index)) {
+                *found = Some(standing);
             }
         }
         Ok(standings)
@@ -324,9 +323,9 @@ impl Reads {
     pub async fn last_seqs(&self, rooms: &[RoomName]) -> Result<Vec<Option<Seq>>, LogError> {
         let names: Vec<&str> = rooms.iter().map(RoomName::as_str).collect();
         let rows = self.ask(Query::LastSeqs, &[&names]).await?;
-        let place = |row: &Row| (RoomName::stored(row.get(0)), Seq::from_i64(row.get(1)));
-        let places: HashMap<RoomName, Seq> = rows.iter().map(place).collect();
-        Ok(rooms.iter().map(|room| places.get(room).copied()).collect())
+        let last_seq = |row: &Row| (RoomName::stored(row.get(0)), Seq::from_i64(row.get(1)));
+        let last_seqs: HashMap<RoomName, Seq> = rows.iter().map(last_seq).collect();
+        Ok(rooms.iter().map(|room| last_seqs.get(room).copied()).collect())
     }
 
     pub async fn rooms(
@@ -335,7 +334,7 @@ impl Reads {
         after: Option<&RoomName>,
         limit: usize,
     ) -> Result<Vec<RoomSummary>, LogError> {
-        // No name is empty, so every name is above the empty one, and nobody is a member with it.
+        // No name is empty: every name is above the empty one, and no member has it.
         let after = after.map_or("", RoomName::as_str);
         let user = user.map_or("", UserId::as_str);
         let rows = self.ask(Query::Rooms, &[&after, &to_limit(limit), &user]).await?;
@@ -365,7 +364,7 @@ impl Reads {
 
     pub async fn time(&self) -> Result<SystemTime, LogError> {
         let rows = self.ask(Query::Time, &[]).await?;
-        // One row, always.
+        // There is always one row.
         Ok(rows.first().map_or_else(SystemTime::now, |row| row.get(0)))
     }
 
@@ -373,7 +372,7 @@ impl Reads {
         self.ask(Query::Ping, &[]).await.map(drop)
     }
 
-    /// One query, within the budget: waiting for a connection included.
+    /// Runs one query within the timeout, which includes waiting for a connection.
     async fn ask(
         &self,
         query: Query,
@@ -382,10 +381,10 @@ impl Reads {
         let work = async {
             let mut reader = loop {
                 let reader = self.pool.get().await.map_err(|_| {
-                    // What kept the pool from connecting went to its error sink.
+                    // The pool's error sink has reported why it could not connect.
                     LogError::Unavailable(NoConnection.into())
                 })?;
-                // Died while idle: dropped here, replaced by the pool.
+                // It died while idle: it is dropped here, and the pool replaces it.
                 if !reader.client.is_closed() {
                     break reader;
                 }

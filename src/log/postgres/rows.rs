@@ -1,4 +1,4 @@
-//! A decided batch as the columns that a lane writes: arrays, each of which is one parameter.
+//! A decided batch as the columns that a lane writes: each is an array, and one parameter.
 
 use std::time::SystemTime;
 
@@ -6,7 +6,7 @@ use crate::log::batch::Decided;
 use crate::model::UserId;
 use crate::rules::Membership;
 
-/// What a lane writes, column by column.
+/// The columns of `WRITE`.
 #[derive(Default)]
 pub(super) struct Rows<'a> {
     pub room_ids: Vec<i64>,
@@ -32,7 +32,7 @@ pub(super) struct Rows<'a> {
 }
 
 impl<'a> Rows<'a> {
-    /// Each room that has new events, with the first and the last of them.
+    /// Each room with new events, and their first and last seq.
     pub fn changed(&self) -> impl Iterator<Item = (i64, i64, i64)> {
         let seqs = self.first_seqs.iter().zip(&self.last_seqs);
         self.room_ids.iter().zip(seqs).map(|(room, (first, last))| (*room, *first, *last))
@@ -40,10 +40,10 @@ impl<'a> Rows<'a> {
 
     pub fn of(ids: &[Option<i64>], decided: &'a Decided) -> Self {
         let id =
-            |place: usize| ids[place].expect("events are only decided in rooms that have a row");
+            |index: usize| ids[index].expect("events are only decided in rooms that have a row");
         let mut rows = Self::default();
         for changed in decided.changed() {
-            let (room_id, room) = (id(changed.place), changed.room);
+            let (room_id, room) = (id(changed.index), changed.room);
             rows.room_ids.push(room_id);
             rows.first_seqs.push(changed.first_seq.to_i64());
             rows.last_seqs.push(room.last_seq.to_i64());
@@ -53,8 +53,8 @@ impl<'a> Rows<'a> {
                 rows.member(room_id, user, *membership);
             }
         }
-        for (place, event, messages) in decided.events() {
-            rows.event_rooms.push(id(place));
+        for (index, event, messages) in decided.events() {
+            rows.event_rooms.push(id(index));
             rows.event_seqs.push(event.seq.to_i64());
             rows.event_types.push(event.kind.name());
             rows.event_users.push(event.user.as_str());

@@ -1,11 +1,11 @@
-//! The start: is this a PostgreSQL that can keep the promise, and is the schema there?
+//! The checks at the start: is this a PostgreSQL that can keep the promise, and is its schema ours?
 //!
-//! Nodes that start at once wait for each other on an advisory lock, and the first one makes the
-//! tables, or brings those of an older version here step by step. Where they are there already
-//! nothing is run: even `create index if not exists` would wait for every append under way, and
-//! make the next ones wait behind it.
+//! Nodes that start at the same time wait for each other on an advisory lock. The first one creates
+//! the tables, or upgrades older ones step by step. Where the schema is up to date nothing runs:
+//! even `create index if not exists` would wait for every running append, and make the next ones
+//! wait behind it.
 //!
-//! A log of a newer version is taken where it is marked as one that this version can carry.
+//! A log with a newer schema is accepted if it is marked as one that this version can use.
 
 use std::time::Duration;
 
@@ -21,39 +21,38 @@ use crate::model::LogIdentity;
 
 const SCHEMA: &str = include_str!("../../../schema.sql");
 
-/// The version that `schema.sql` inserts.
+/// The version that `schema.sql` inserts into `verbatim_schema`.
 const SCHEMA_VERSION: i32 = 4;
 
-/// What brings a log of version 1 to version 2, one of version 2 to version 3, and so on. Each file
-/// inserts its version.
+/// Upgrades: from version 1 to 2, from 2 to 3, and so on. Each file inserts its version.
 const STEPS: [&str; SCHEMA_VERSION as usize - 1] =
     [include_str!("steps/2.sql"), include_str!("steps/3.sql"), include_str!("steps/4.sql")];
 
-/// How long a step waits for a lock before it lets go of what it has, and tries again. A step locks
-/// whole tables. If it waited behind a transaction that lasts (pg_dump), all who came after it
-/// would wait behind the step, on every node.
+/// How long a step waits for a lock before it rolls back and tries again. A step locks whole
+/// tables. If it waited behind a long transaction (pg_dump), everybody who came later would wait
+/// behind the step, on every node.
 const STEP_LOCK_TIMEOUT: &str = "set local lock_timeout = '100ms'";
-/// The pause before that, more or less, in which the others get on.
+/// The pause before the next try (with jitter), in which the others proceed.
 const STEP_PAUSE: Duration = Duration::from_secs(2);
-/// For how long it is tried: shorter than `SETUP_TIMEOUT`, which can say less.
+/// How long steps are tried: shorter than `SETUP_TIMEOUT`, whose message says less.
 const STEP_PATIENCE: Duration = Duration::from_secs(45);
 
-/// The advisory lock: "verbatim" in ASCII, so that no other program has the same by chance.
+/// The advisory lock: "verbatim" in ASCII, so that no other program uses the same number.
 const SCHEMA_LOCK: i64 = 0x7665_7262_6174_696D;
 
 /// The oldest version with every feature that `schema.sql` uses.
 const SERVER_VERSION_MIN: i32 = 13;
 
-/// How long a start waits for a PostgreSQL that is not there, before it says so and ends. Long
-/// enough for one that is restarting; whoever supervises the process starts it again.
+/// How long a start waits for a PostgreSQL that cannot be reached before it gives up: long enough
+/// for a restart. A supervisor starts the process again.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
 const CONNECT_PAUSE: Duration = Duration::from_millis(250);
 
-/// How long the schema may take: another node may be applying it just now.
+/// How long applying the schema may take, including the wait for another node that applies it.
 const SETUP_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Connects, checks the server and applies the schema where it is missing; says which log it is.
-/// `lanes` and `reads` are how the node is going to connect.
+/// Connects, checks the server and applies the schema if it is missing. Returns the log's identity.
+/// `lanes` and `reads` are the connectors that the node will use.
 pub(super) async fn prepare(
     connector: &Connector,
     (lanes, reads): (&Connector, &Connector),
@@ -69,7 +68,7 @@ pub(super) async fn prepare(
     tokio::time::timeout(SETUP_TIMEOUT, work).await.map_err(|_| OpenError::TooSlow)?
 }
 
-/// A connection, from a PostgreSQL that may still be starting.
+/// Connects, waiting for a PostgreSQL that is still starting.
 pub(super) async fn connect(connector: &Connector) -> Result<Connection, OpenError> {
     let deadline = Instant::now() + CONNECT_PATIENCE;
     loop {
@@ -81,7 +80,7 @@ pub(super) async fn connect(connector: &Connector) -> Result<Connection, OpenErr
             ConnectError::TooSlow(_) | ConnectError::Name(_) => true,
             ConnectError::Failed(error) => is_passing(error),
         };
-        // Jitter, so that nodes which were started together do not knock together.
+        // Jitter, so that nodes started together do not connect together.
         let pause = CONNECT_PAUSE.mul_f64(rand::rng().random_range(0.5..1.5));
         if !passing || Instant::now() + pause > deadline {
             return Err(OpenError::of_connect(error, connector.hosts()));
@@ -91,7 +90,7 @@ pub(super) async fn connect(connector: &Connector) -> Result<Connection, OpenErr
 }
 
 async fn check_server(connection: &Connection, connections: usize) -> Result<(), OpenError> {
-    // Nothing is prepared: it must tell a version that nobody knows, and a pooler, by other means.
+    // Nothing is prepared here: this must also work on an unknown version, and behind a pooler.
     let row = connection
         .client
         .query_typed_one(
@@ -116,14 +115,15 @@ async fn check_server(connection: &Connection, connections: usize) -> Result<(),
     Ok(())
 }
 
-/// Legal, but it breaks a promise or will hurt: said once, at the start.
+/// Warns once, at the start, about settings that are legal but break a promise or will cause
+/// trouble.
 fn warn_of_doubtful_settings(row: &Row, connections: usize) {
     let connections_max: i32 = row.get(2);
     if usize::try_from(connections_max).is_ok_and(|max| connections > max) {
         tracing::warn!(
             connections,
             connections_max,
-            "this node alone may open more connections than PostgreSQL's max_connections allows"
+            "this node may open more connections than PostgreSQL allows (max_connections)"
         );
     }
     let (fsync, synchronous_commit): (bool, bool) = (row.get(3), row.get(4));
@@ -131,7 +131,7 @@ fn warn_of_doubtful_settings(row: &Row, connections: usize) {
         tracing::warn!(
             fsync,
             synchronous_commit,
-            "PostgreSQL does not wait for its disk: a crash of it loses acknowledged messages"
+            "PostgreSQL does not wait for its disk: a crash loses acknowledged messages"
         );
     }
 }
@@ -144,12 +144,12 @@ async fn apply(connection: &Connection) -> Result<(), OpenError> {
         if !is_lock_timeout(error) && !is_deadlock(error) {
             return applied;
         }
-        // Jitter, so that nodes which were started together do not take turns without a pause.
+        // Jitter, so that nodes started together do not alternate without a pause.
         let pause = STEP_PAUSE.mul_f64(rand::rng().random_range(0.5..1.5));
         if Instant::now() + pause > deadline {
             return Err(OpenError::Busy);
         }
-        tracing::info!("the schema waits for a lock on a table of the log");
+        tracing::info!("waiting for a lock on a table of the log, to upgrade the schema");
         connection.client.batch_execute("rollback").await.map_err(OpenError::setup)?;
         tokio::time::sleep(pause).await;
     }
@@ -157,7 +157,7 @@ async fn apply(connection: &Connection) -> Result<(), OpenError> {
 
 async fn apply_once(connection: &Connection) -> Result<(), OpenError> {
     let client = &connection.client;
-    // A statement of its own: what follows must see what the holder before us committed.
+    // A statement of its own: the next one must see what the previous lock holder committed.
     let lock = format!("begin; select pg_advisory_xact_lock({SCHEMA_LOCK})");
     client.batch_execute(&lock).await.map_err(OpenError::setup)?;
     let row = client
@@ -180,7 +180,7 @@ async fn apply_once(connection: &Connection) -> Result<(), OpenError> {
         if carried_by > SCHEMA_VERSION {
             return Err(OpenError::Newer { found: version, known: SCHEMA_VERSION });
         }
-        tracing::info!(version, known = SCHEMA_VERSION, "the log is of a newer version");
+        tracing::info!(version, known = SCHEMA_VERSION, "the log has a newer schema");
     }
     if version < SCHEMA_VERSION {
         client.batch_execute(STEP_LOCK_TIMEOUT).await.map_err(OpenError::setup)?;
@@ -194,7 +194,7 @@ async fn apply_once(connection: &Connection) -> Result<(), OpenError> {
                 _ => OpenError::setup(error),
             })?;
         }
-        tracing::info!(version = SCHEMA_VERSION, "the schema was applied");
+        tracing::info!(version = SCHEMA_VERSION, "schema applied");
     }
     client.batch_execute("commit").await.map_err(OpenError::setup)
 }
@@ -204,7 +204,7 @@ async fn version(client: &Client) -> Result<i32, OpenError> {
     Ok(client.query_one(version, &[]).await.map_err(OpenError::setup)?.get(0))
 }
 
-/// The oldest version that can work on this log, which is of a newer one than ours.
+/// The oldest version that can use this log, whose schema is newer than ours.
 async fn carried_by(client: &Client) -> Result<i32, OpenError> {
     let carried_by = "
         select max(coalesce(carried_by, version))

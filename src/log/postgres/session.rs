@@ -1,9 +1,8 @@
-//! Whether a connection is a session of PostgreSQL's own, asked once at the start.
+//! Checks at the start that a connection is one PostgreSQL session, with no pooler in between.
 //!
-//! A pooler such as PgBouncer gives a connection another session for each transaction, or drops
-//! the settings that a connection asks for when it begins. Then prepared statements fail now and
-//! then, time-outs of the server do not exist, and plans read whole tables. All of that looks like
-//! a node that is ready.
+//! A pooler such as PgBouncer gives a connection another session for each transaction, or drops the
+//! settings that it asks for. Then prepared statements fail now and then, server-side timeouts do
+//! not exist, and plans read whole tables, while the node looks ready.
 
 use tokio_postgres::{Error, SimpleQueryMessage};
 
@@ -11,11 +10,11 @@ use super::connect::{Connection, Connector, Setting};
 use super::error::OpenError;
 use super::schema::connect;
 
-/// Statements of one connection that must all be in one session. PgBouncer gives the session that
-/// was used last, or, as it is told, each in turn.
+/// Statements on one connection that must all run in one session. PgBouncer gives out the session
+/// used last or, if configured so, each in turn.
 const STATEMENTS: usize = 4;
 
-/// Refuses a pooler between us and PostgreSQL.
+/// Refuses a pooler.
 pub(super) async fn check(lanes: &Connector, reads: &Connector) -> Result<(), OpenError> {
     let reader = connect(reads).await?;
     check_settings(&reader, reads).await?;
@@ -28,7 +27,7 @@ pub(super) async fn check(lanes: &Connector, reads: &Connector) -> Result<(), Op
     }
 }
 
-/// That a connection has the settings that it asked for.
+/// Checks that a connection has the settings that it asked for.
 async fn check_settings(connection: &Connection, connector: &Connector) -> Result<(), OpenError> {
     let asked = connector.asked();
     let found = settings(connection, asked).await.map_err(OpenError::setup)?;
@@ -36,14 +35,15 @@ async fn check_settings(connection: &Connection, connector: &Connector) -> Resul
         let found = found.iter().find(|(found, _)| found == name).map(|(_, value)| value.as_str());
         if found != Some(wanted) {
             let found = found.unwrap_or("unknown");
-            let why = format!("it dropped {name}={wanted}, which is {found}");
+            let why = format!("it dropped {name}={wanted}; the session has {found}");
             return Err(OpenError::Pooler { why });
         }
     }
     Ok(())
 }
 
-/// By the simple protocol: what is prepared in one session of a pooler may be run in another.
+/// Uses the simple protocol: behind a pooler, a statement may be prepared in one session and run in
+/// another.
 async fn settings(
     connection: &Connection,
     asked: &[Setting],
@@ -59,11 +59,11 @@ async fn settings(
     Ok(answer.iter().filter_map(setting).collect())
 }
 
-/// Whether two connections are not two sessions, and how that was seen.
+/// Whether two connections share sessions, and how that was seen.
 ///
-/// While the second is in a transaction it keeps its session. If that is the first one's, or the
-/// first one gets another meanwhile, sessions are shared. That is seen with one session, which the
-/// second gets, with the last one used, and with each in turn.
+/// While the second connection is in a transaction it keeps its session. If that is the first one's
+/// session, or the first one gets another meanwhile, sessions are shared. This finds a pool of one
+/// session, one that gives out the session used last, and one that takes turns.
 async fn shared(one: &Connection, two: &Connection) -> Result<Option<&'static str>, Error> {
     const BOTH: &str = "two connections had one session";
     const MOVED: &str = "one connection had two sessions";

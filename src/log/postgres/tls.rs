@@ -1,12 +1,12 @@
-//! Encryption towards PostgreSQL, with the words that libpq has for it in a URL.
+//! TLS for PostgreSQL, by libpq's URL parameters.
 //!
-//! - `disable`: none.
-//! - `prefer`, when nothing is said: encrypted if the server offers it; who it is, is not checked.
-//! - `require`, or `no-verify`: encrypted, or no connection; who it is, is not checked.
-//! - `verify-full`: and its certificate must be for that host, by a known authority.
+//! - `disable`: no encryption.
+//! - `prefer`, the default: encrypted if the server offers it; its certificate is not checked.
+//! - `require`, or `no-verify`: encrypted or no connection; its certificate is not checked.
+//! - `verify-full`: the certificate must also be for that host, and from a known authority.
 //!
-//! Known authorities are the system's, or those of the file that `sslrootcert` names. It makes no
-//! connections. The driver itself knows the first three words only; `words` reads the URL.
+//! Known authorities are the system's, or those in the file that `sslrootcert` names. This module
+//! makes no connections. The driver only knows the first three modes; `parameters` reads the URL.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -19,13 +19,13 @@ use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::OpenError;
-use super::words::Words;
+use super::parameters::Parameters;
 
 pub(super) type Tls = MakeRustlsConnect;
 
-/// What these words ask for.
-pub(super) fn of(words: &Words) -> Result<Tls, OpenError> {
-    if words.verify { verified(words.roots.as_deref()) } else { unverified() }
+/// The TLS settings that the URL asks for.
+pub(super) fn of(parameters: &Parameters) -> Result<Tls, OpenError> {
+    if parameters.verify { verified(parameters.roots.as_deref()) } else { unverified() }
 }
 
 fn verified(roots: Option<&str>) -> Result<Tls, OpenError> {
@@ -39,7 +39,7 @@ fn verified(roots: Option<&str>) -> Result<Tls, OpenError> {
                 store.add(certificate).map_err(|_| unreadable())?;
             }
         }
-        // Some of a system's certificates are always odd; what counts is that there are any.
+        // Some of a system's certificates are always malformed; it is enough that there are some.
         None => {
             store.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         }
@@ -59,15 +59,15 @@ fn unverified() -> Result<Tls, OpenError> {
     Ok(MakeRustlsConnect::new(config))
 }
 
-/// The provider is named, so that nothing depends on one that is set for the whole process.
+/// Names the provider, so that nothing depends on a process-wide default.
 fn builder() -> Result<rustls::ConfigBuilder<ClientConfig, rustls::WantsVerifier>, OpenError> {
     ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
         .map_err(|_| OpenError::SslMode)
 }
 
-/// Checks that the server holds the key of the certificate it shows, and not whose it is: what
-/// libpq does up to `require`. It keeps out those who only listen.
+/// Checks that the server holds the key of its certificate, but not whose certificate it is, as
+/// libpq does up to `require`. That protects against passive listeners.
 #[derive(Debug)]
 struct AnyServer(CryptoProvider);
 

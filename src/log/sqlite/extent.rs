@@ -1,7 +1,7 @@
-//! How long the file is, and how long it says that it must be.
+//! How long the file is, and how long its header says it must be.
 //!
-//! SQLite makes a file of no bytes into a new database, and one that lacks its end into a longer
-//! one with zeros. So it is looked at before SQLite may write to it.
+//! SQLite turns an empty file into a new database, and pads one that lacks its end with zeros. So
+//! the file is checked before SQLite may write to it.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -14,14 +14,14 @@ const HEADER_LEN: usize = 100;
 const WAL_HEADER_LEN: u64 = 32;
 const FRAME_HEADER_LEN: u64 = 24;
 
-/// What the beginning of the file says.
+/// The result of the check.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Extent {
-    /// It has no bytes at all.
+    /// It has no bytes.
     Empty,
-    /// It does not begin as a SQLite database.
+    /// It does not begin like a SQLite database.
     Foreign,
-    /// It is too short for its own header.
+    /// It is shorter than a header.
     Headless,
     PageSize(u32),
     Cut {
@@ -31,7 +31,7 @@ pub(super) enum Extent {
     Whole,
 }
 
-/// Looks at a file that nobody has open: closing it drops the locks that SQLite has on it.
+/// Checks a file that nobody has open. (Closing it drops the locks that SQLite has on it.)
 pub(super) fn of_file(path: &Path, has_wal: bool) -> io::Result<Extent> {
     let file = File::open(path)?;
     let is = file.metadata()?.len();
@@ -52,15 +52,15 @@ pub(super) fn of_file(path: &Path, has_wal: bool) -> io::Result<Extent> {
         return Ok(Extent::Foreign);
     }
     let page_size = match u16::from_be_bytes([header[16], header[17]]) {
-        // It does not fit into two bytes.
+        // 65,536 does not fit into two bytes.
         1 => 65_536,
         size => u32::from(size),
     };
     if !page_size.is_power_of_two() || page_size < 512 {
         return Ok(Extent::PageSize(page_size));
     }
-    // The number of pages counts if whoever changed the file last wrote it. While there is a
-    // write-ahead log the pages may be there: see `lacks`.
+    // The page count is valid if the program that last changed the file wrote it. With a
+    // write-ahead log the missing pages may be there: see `lacks`.
     let pages = number(&header, 28);
     let should_be = u64::from(pages) * u64::from(page_size);
     if number(&header, 24) == number(&header, 92) && !has_wal && is < should_be {
@@ -69,7 +69,7 @@ pub(super) fn of_file(path: &Path, has_wal: bool) -> io::Result<Extent> {
     Ok(Extent::Whole)
 }
 
-/// Whether there is anything in the write-ahead log.
+/// Whether the write-ahead log holds anything.
 pub(super) fn has_frames(wal: &Path) -> io::Result<bool> {
     match std::fs::metadata(wal) {
         Ok(wal) => Ok(wal.len() > WAL_HEADER_LEN),
@@ -78,10 +78,10 @@ pub(super) fn has_frames(wal: &Path) -> io::Result<bool> {
     }
 }
 
-/// Whether the pages from `first` to `last` are not all in the write-ahead log.
+/// Whether the write-ahead log lacks any of the pages from `first` to `last`.
 ///
-/// It does not look at checksums, and so may take a page that was not written to its end for one
-/// that was. SQLite does not.
+/// It does not check checksums, so it may count a page that was not written completely. SQLite will
+/// not.
 pub(super) fn lacks(wal: &Path, first: u32, last: u32) -> io::Result<bool> {
     let wal = match File::open(wal) {
         Ok(wal) => wal,
@@ -94,15 +94,15 @@ pub(super) fn lacks(wal: &Path, first: u32, last: u32) -> io::Result<bool> {
     }
     let frame_len = FRAME_HEADER_LEN + u64::from(number(&header, 8));
     let mut missing: BTreeSet<u32> = (first..=last).collect();
-    let mut place = WAL_HEADER_LEN;
+    let mut offset = WAL_HEADER_LEN;
     let mut frame = [0; FRAME_HEADER_LEN as usize];
-    while !missing.is_empty() && wal.read_exact_at(&mut frame, place).is_ok() {
-        // Both salts: else it is a frame of the time before the log was begun anew.
+    while !missing.is_empty() && wal.read_exact_at(&mut frame, offset).is_ok() {
+        // Compares both salts: a frame with others is from before the log was restarted.
         if frame[8..16] != header[16..24] {
             break;
         }
         missing.remove(&number(&frame, 0));
-        place += frame_len;
+        offset += frame_len;
     }
     Ok(!missing.is_empty())
 }

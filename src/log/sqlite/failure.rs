@@ -1,4 +1,4 @@
-//! What SQLite's errors mean: whose fault they are, and what is known of the transaction.
+//! What SQLite's errors mean: what is at fault, and what is known about the transaction.
 
 use std::error::Error as StdError;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use rusqlite::{Error, ErrorCode, ffi};
 
 use crate::log::LogError;
 
-/// Errors that one part of the disk or of the file system gives, and another does not.
+/// Errors that one part of a disk or file system may give while another works.
 const UNREADABLE: [i32; 4] = [
     ffi::SQLITE_IOERR_READ,
     ffi::SQLITE_IOERR_SHORT_READ,
@@ -20,17 +20,17 @@ const UNREADABLE: [i32; 4] = [
 pub(super) struct Failure {
     means: fn(Box<dyn StdError + Send + Sync>) -> LogError,
     pub source: Arc<Error>,
-    /// It is the fault of rows that the transaction touched, so without them it may succeed. The
-    /// others (no room, busy, no memory, a file that is not writable) are everyone's.
+    /// Rows that the transaction touched are at fault, so it may succeed without them. All other
+    /// errors (no space, busy, no memory, a file that is not writable) affect every batch.
     pub is_of_rows: bool,
 }
 
 impl Failure {
-    /// Before the commit: nothing was written, whatever it was.
+    /// For errors before the commit: nothing was written.
     pub fn of_statement(source: Error) -> Self {
         let means = match source.sqlite_error_code() {
             _ if is_damage(&source) => LogError::Damaged,
-            // A bug: rusqlite was asked for what the statement does not have.
+            // A bug: rusqlite was asked for something that the statement does not have.
             None => LogError::Refused,
             Some(ErrorCode::ConstraintViolation | ErrorCode::TypeMismatch | ErrorCode::TooBig) => {
                 LogError::Refused
@@ -40,11 +40,11 @@ impl Failure {
         Self { means, source: Arc::new(source), is_of_rows: true }
     }
 
-    /// While committing. A full disk is definite: the frame that makes a transaction count is the
-    /// last one written. So is a lock that was not given. Nothing else is: that frame may have
-    /// reached the disk although the sync failed, or although there was no memory to note it, and a
-    /// crash right now would find it there. (The next commit overwrites it and syncs anew, so no
-    /// other event can get the same seq.)
+    /// For errors while committing. A full disk is definite, because the frame that makes a
+    /// transaction count is written last; so is a lock that was not granted. Nothing else is: that
+    /// frame may be on the disk although the sync failed, or although there was no memory to note
+    /// it, and a crash at this point would find it there. (The next commit overwrites it and syncs
+    /// again, so no other event can get the same seq.)
     pub fn of_commit(source: Error) -> Self {
         match source.sqlite_error_code() {
             Some(ErrorCode::DiskFull | ErrorCode::DatabaseBusy) => {
@@ -65,7 +65,7 @@ impl From<Failure> for LogError {
     }
 }
 
-/// What a read that failed is told. Unless something is damaged, it may do better later.
+/// For a failed read. Unless something is damaged, it may succeed later.
 pub(super) fn of_read(error: Error) -> LogError {
     if is_damage(&error) || error.sqlite_error_code() == Some(ErrorCode::NotADatabase) {
         LogError::Damaged(error.into())
@@ -74,8 +74,8 @@ pub(super) fn of_read(error: Error) -> LogError {
     }
 }
 
-/// A page that is not what the tree needs, one that the disk does not give, or a row that does not
-/// hold what this version wrote.
+/// A page that does not fit the tree, a page that the disk cannot read, or a row that does not hold
+/// what this version wrote.
 pub(super) fn is_damage(error: &Error) -> bool {
     match error {
         Error::FromSqlConversionFailure(..)
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_are_at_fault_for_damage_and_constraints_and_the_file_for_all_else() {
+    fn damage_and_constraints_are_the_rows_fault_and_all_else_the_files() {
         for code in [
             ffi::SQLITE_CORRUPT,
             ffi::SQLITE_CORRUPT_INDEX,
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn a_commit_that_failed_is_only_definite_where_nothing_can_have_been_written() {
+    fn a_failed_commit_is_only_definite_if_nothing_can_be_written() {
         for code in [ffi::SQLITE_FULL, ffi::SQLITE_BUSY] {
             let failure = Failure::of_commit(error(code));
             assert!(matches!(failure.into(), LogError::Unavailable(_)), "{code}");

@@ -1,8 +1,8 @@
-//! The embedded log: one SQLite file, one node, nothing to install.
+//! The embedded log: one SQLite file for one node, with nothing to install.
 //!
-//! One thread writes and a few read, each with a connection of its own; the async side only ever
-//! waits for their answers, and never longer than its time budget. Reads see a commit as soon as
-//! its append is answered, and go on while the disk is full.
+//! One thread writes and a few read, each with its own connection. Async code only waits for their
+//! answers, within a time limit. Reads see a commit as soon as its append is answered, and continue
+//! while the disk is full.
 //!
 //! ```text
 //!  lanes ──▶ queue ──▶ log-writer ──▶ data/verbatim.db + -wal (one sync per transaction)
@@ -12,7 +12,7 @@
 mod extent;
 mod failure;
 mod file;
-mod place;
+mod location;
 mod reader;
 mod rows;
 mod threads;
@@ -38,10 +38,10 @@ use crate::config::LogConfig;
 use crate::model::{Event, RoomName, Seq, UserId};
 use crate::rules::{Outcome, Standing, Write};
 
-/// Batches that wait for the writer. Each lane has one under way, so this is never reached; a lane
-/// that found it full would wait within its budget.
+/// Batches waiting for the writer. Each lane has one at a time, so the queue never fills up; a lane
+/// that found it full would wait within its time limit.
 const WRITER_QUEUE_LEN: usize = 64;
-/// Reads that wait for a reader. When it is full, a read waits for a place within its budget and is
+/// Reads waiting for a reader. When the queue is full, a read waits within its time limit, and is
 /// then `Unavailable`.
 const READER_QUEUE_LEN: usize = 1024;
 
@@ -55,17 +55,17 @@ pub struct Sqlite {
     shared: Arc<Shared>,
 }
 
-/// One lane's place at the writer's queue.
+/// One lane's access to the writer's queue.
 pub struct Appender {
     shared: Arc<Shared>,
 }
 
-/// Dropping it ends both queues, and so the threads. It does not wait for them: it is dropped by
-/// whatever task happens to be the last, on a thread of the runtime, and a disk may hang.
+/// Dropping it ends both queues, and so the threads. It does not wait for them: any task may drop
+/// it, on a thread of the runtime, and a disk may hang.
 struct Shared {
     reads: mpsc::Sender<reader::Job>,
     writes: mpsc::Sender<writer::Job>,
-    /// Cancelled when a reader, or the writer, has ended.
+    /// Cancelled when a reader or the writer has ended.
     reader_ended: CancellationToken,
     writer_ended: CancellationToken,
     /// Cancelled when the file is closed.
@@ -75,10 +75,10 @@ struct Shared {
     health: Arc<Health>,
 }
 
-/// What the writer's thread owns, dropped in the order of its fields when it has served its queue.
+/// What the writer's thread owns, dropped in this order after it has served its queue.
 struct Writing {
-    /// Its connection closes after those of the readers, which is when SQLite folds the write-ahead
-    /// log into the file.
+    /// Its connection closes after the readers' connections; then SQLite moves the write-ahead log
+    /// into the file.
     writer: writer::Writer,
     readers: Threads,
     /// Holds the lock on the file until everything above is gone.
@@ -86,15 +86,16 @@ struct Writing {
     _closed: DropGuard,
 }
 
-/// A budget of time that ran out.
+/// A call took longer than its time limit.
 #[derive(Debug, thiserror::Error)]
 #[error("{0} did not answer within {1:?}")]
 struct TooSlow(&'static str, Duration);
 
 impl Sqlite {
-    /// Opens the file, or makes it. Blocks for as long as the disk takes: it is for the start.
+    /// Opens or creates the file. Blocks for as long as the disk takes, so it is for the start
+    /// only.
     pub fn open(config: &LogConfig) -> Result<Self, OpenError> {
-        // What a statement may wait for a lock is what SQLite calls busy.
+        // SQLite calls waiting for a lock "busy".
         let busy_timeout = Duration::from_millis(config.lock_timeout_ms);
         let (file, connection) = LogFile::open(Path::new(&config.path), busy_timeout)?;
         let path = file.shown();
@@ -134,8 +135,8 @@ impl Sqlite {
         Ok(Self { shared: Arc::new(shared) })
     }
 
-    /// Resolves when a thread of the log has ended, which none does while this exists unless it
-    /// panicked. The node cannot do its work any more and should stop.
+    /// Resolves when a thread of the log has ended, which only happens by a panic while this
+    /// exists. The node cannot work without it, and should stop.
     pub async fn thread_ended(&self) -> ThreadEnded {
         tokio::select! {
             () = self.shared.writer_ended.cancelled() => ThreadEnded(WRITER),
@@ -224,7 +225,7 @@ impl Sqlite {
             .await
     }
 
-    /// Moves marks forward. There is one writer, so none is ever busy.
+    /// Moves marks forward. With one writer, none is ever busy.
     pub async fn mark(&self, marks: &[Mark]) -> Result<Marked, LogError> {
         let (answer, answered) = oneshot::channel();
         let job = writer::Job::Mark(writer::MarkAll { marks: marks.to_vec(), answer });
@@ -248,7 +249,7 @@ impl Sqlite {
         self.ask(move |connection| reader::members(connection, &room, after.as_ref(), limit)).await
     }
 
-    /// As `Log::examine`. It has no budget: a large file takes minutes.
+    /// Implements `Log::examine`. It has no time limit: a large file takes minutes.
     pub async fn examine(&self) -> Result<Vec<String>, LogError> {
         let query = |connection: &Connection| file::examine(connection).map_err(failure::of_read);
         self.ask_within(Duration::MAX, query).await
@@ -269,7 +270,7 @@ impl Sqlite {
         self.ask(reader::ping).await
     }
 
-    /// Has a reader run the query, and waits for it within the budget.
+    /// Sends the query to a reader, and waits for the answer within the time limit.
     async fn ask<T: Send + 'static>(
         &self,
         query: impl FnOnce(&Connection) -> Result<T, LogError> + Send + 'static,
@@ -284,9 +285,9 @@ impl Sqlite {
     ) -> Result<T, LogError> {
         let (answer, answered) = oneshot::channel();
         let job: reader::Job = Box::new(move |connection| {
-            // Nobody waits any more: leave the reader to those who do.
+            // Nobody waits any more: leave the reader to others.
             if !answer.is_closed() {
-                // The same, a moment later.
+                // An error: the caller has just given up.
                 let _ = answer.send(query(connection));
             }
         });
@@ -324,16 +325,19 @@ impl Appender {
         self.shared.write(job, deadline).await?;
         match timeout_at(deadline, answered).await {
             Ok(Ok(outcomes)) => outcomes,
-            // The writer may have got as far as the commit before it ended.
+            // The writer may have committed before it ended.
             Ok(Err(_)) => Err(LogError::Unknown(ThreadEnded(WRITER).into())),
-            // The writer drops the batch if it has not begun it, and else it may yet commit.
+            // The writer drops the batch if it has not begun it; otherwise it may still commit.
             Err(_) => Err(LogError::Unknown(self.shared.too_slow().into())),
         }
     }
 
-    pub async fn settle(&mut self, rooms: &[RoomName]) -> Result<Vec<(RoomName, Seq)>, LogError> {
+    pub async fn last_seqs(
+        &mut self,
+        rooms: &[RoomName],
+    ) -> Result<Vec<(RoomName, Seq)>, LogError> {
         let (answer, answered) = oneshot::channel();
-        let job = writer::Job::Settle(writer::Settle { rooms: rooms.to_vec(), answer });
+        let job = writer::Job::LastSeqs(writer::LastSeqs { rooms: rooms.to_vec(), answer });
         let deadline = Instant::now() + self.shared.append_timeout;
         self.shared.write(job, deadline).await?;
         match timeout_at(deadline, answered).await {
@@ -353,7 +357,7 @@ impl Writing {
 }
 
 impl Shared {
-    /// Hands the writer a job.
+    /// Sends the writer a job.
     async fn write(&self, job: writer::Job, deadline: Instant) -> Result<(), LogError> {
         match timeout_at(deadline, self.writes.send(job)).await {
             Ok(Ok(())) => Ok(()),
@@ -374,9 +378,9 @@ mod tests {
     use super::*;
     use crate::config::Secret;
 
-    /// A panic in a thread would else be a log that answers ever less, until it answers nothing.
+    /// Without this check a panicked thread would leave a log that answers less and less.
     #[tokio::test]
-    async fn a_thread_that_panics_is_told_to_the_caller_and_to_the_node() {
+    async fn a_thread_that_panics_is_reported_to_the_caller_and_the_node() {
         let folder = tempfile::tempdir().unwrap();
         let log = Sqlite::open(&LogConfig {
             path: folder.path().join("log.db").display().to_string(),

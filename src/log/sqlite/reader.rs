@@ -1,5 +1,5 @@
-//! What the threads that read ask the file. Every query is an index range with a limit (or of a
-//! few joins), so that none keeps an old snapshot of the file alive for long.
+//! What the reading threads ask the file. Every query is an index range with a limit (or of a few
+//! joins), so none keeps an old snapshot of the file alive for long.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -12,14 +12,14 @@ use crate::log::{LogError, Member, RoomSummary};
 use crate::model::{Event, Role, RoomName, Seq, Timestamp, UserId};
 use crate::rules::{Reading, Standing};
 
-/// One read. It carries its own way to answer.
+/// One read, with its own channel for the answer.
 pub(super) type Job = Box<dyn FnOnce(&Connection) + Send>;
 
-/// Serves reads until the last sender is gone. Several threads share one queue: whoever is free
-/// holds the lock while it waits for the next job, and lets go of it before it works.
+/// Runs reads until the last sender is gone. Several threads share one queue: an idle one holds the
+/// lock while it waits for the next job, and releases it before it works.
 pub(super) fn run(connection: &Connection, jobs: &Mutex<mpsc::Receiver<Job>>) {
     loop {
-        // The lock is only ever held around the wait, which cannot leave the queue half changed.
+        // The lock is only held while waiting, which cannot leave the queue half changed.
         let next = jobs.lock().unwrap_or_else(PoisonError::into_inner).blocking_recv();
         let Some(job) = next else { return };
         job(connection);
@@ -132,11 +132,11 @@ pub(super) fn standing(
     standing.optional().map_err(of_read)
 }
 
-/// How far a member has read; `read` is null for who is not a member.
+/// How far a member has read; `read` is NULL for users who are not members.
 ///
-/// Up to there, there are as many messages as before the last event that is none (it holds that
-/// number), and every event since is one: what was said between two joins is not counted one by
-/// one. Version 1 did not write that number: its events that are no messages must be left out.
+/// The number of messages up to there is the number before the last non-message event, which that
+/// event holds, plus every event since: what was said between two joins is not counted one by one.
+/// Version 1 did not write that number, so its non-message events are subtracted.
 fn read_up_to(
     connection: &Connection,
     room_id: i64,
@@ -186,7 +186,7 @@ pub(super) fn rooms(
              limit ?2",
         )
         .map_err(of_read)?;
-    // No name is empty, so every name is above the empty one, and nobody is a member with it.
+    // No name is empty: every name is above the empty one, and no member has it.
     let (after, user) = (after.map_or("", RoomName::as_str), user.map_or("", UserId::as_str));
     let rows = statement.query_map(params![after, to_limit(limit), user], |row| {
         Ok(RoomSummary {

@@ -1,7 +1,7 @@
 //! The rows that a batch reads and writes, within the writer's transaction.
 //!
-//! It does not begin, commit or roll back, and it holds no rule: it loads the facts, has them
-//! decided, and writes what came of it.
+//! It does not begin, commit or roll back, and has no rules: it loads the facts, has them decided,
+//! and writes the result.
 
 use rusqlite::{OptionalExtension, Transaction, params};
 
@@ -11,7 +11,7 @@ use crate::log::stored::count;
 use crate::model::{Role, Seq, Timestamp, UserId};
 use crate::rules::{Outcome, Receipt, Room, Write};
 
-/// Loads what the batch must know, decides it, and writes what came of it.
+/// Loads what the batch needs to know, decides it, and writes the result.
 pub(super) fn write(
     transaction: &Transaction<'_>,
     writes: &[Write],
@@ -22,12 +22,12 @@ pub(super) fn write(
     let decided = batch.decide(facts.into_iter().map(Some).collect(), now);
     write_rooms(transaction, &batch, &decided, &mut ids, now)?;
     write_events(transaction, &decided, &ids)?;
-    // There is nobody else who could hold a room.
+    // Nobody else could hold a room.
     Ok(decided.outcomes.into_iter().flatten().collect())
 }
 
-/// The facts by place, and the ids of those rooms that exist. The transaction is the lock: there
-/// is one writer.
+/// The facts by room index, and the ids of rooms that exist. With one writer, the transaction is
+/// the lock.
 fn load(
     transaction: &Transaction<'_>,
     batch: &Batch<'_>,
@@ -58,29 +58,29 @@ fn load(
     }
     let mut select = transaction
         .prepare_cached("select role from members where room_id = ?1 and user_id = ?2")?;
-    for (place, user) in batch.users() {
-        let role = select.query_row(params![ids[place], user.as_str()], |row| {
+    for (index, user) in batch.users() {
+        let role = select.query_row(params![ids[index], user.as_str()], |row| {
             Ok(Role::from_stored(row.get_ref(0)?.as_str()?))
         });
-        facts[place].members.extend(role.optional()?.map(|role| (user.clone(), role)));
+        facts[index].members.extend(role.optional()?.map(|role| (user.clone(), role)));
     }
     let mut select = transaction.prepare_cached(
         "select type, seq, at
          from events
          where room_id = ?1 and user_id = ?2 and client_id = ?3",
     )?;
-    for (place, user, id) in batch.keys() {
-        let receipt = select.query_row(params![ids[place], user.as_str(), id.as_str()], |row| {
+    for (index, user, id) in batch.keys() {
+        let receipt = select.query_row(params![ids[index], user.as_str(), id.as_str()], |row| {
             let (kind, seq) = (row.get::<_, String>(0)?.into(), Seq::from_i64(row.get(1)?));
             Ok(Receipt { kind, seq, at: Timestamp(row.get(2)?) })
         });
         let receipt = receipt.optional()?;
-        facts[place].receipts.extend(receipt.map(|it| ((user.clone(), id.clone()), it)));
+        facts[index].receipts.extend(receipt.map(|it| ((user.clone(), id.clone()), it)));
     }
     Ok((ids, facts))
 }
 
-/// Makes new rooms, which gives them their ids, and brings counters and members up to date.
+/// Creates new rooms, which gives them their ids, and updates counters and members.
 fn write_rooms(
     transaction: &Transaction<'_>,
     batch: &Batch<'_>,
@@ -111,7 +111,7 @@ fn write_rooms(
         let room = changed.room;
         let id: i64 = upsert.query_row(
             params![
-                batch.rooms()[changed.place].as_str(),
+                batch.rooms()[changed.index].as_str(),
                 room.created_by.as_ref().map(UserId::as_str),
                 room.last_seq.to_i64(),
                 room.message_count.cast_signed(),
@@ -120,7 +120,7 @@ fn write_rooms(
             ],
             |row| row.get(0),
         )?;
-        ids[changed.place] = Some(id);
+        ids[changed.index] = Some(id);
         for (user, membership) in &room.changed_members {
             let user = user.as_str();
             match membership {
@@ -134,7 +134,7 @@ fn write_rooms(
     Ok(())
 }
 
-/// Moves marks forward, never back and not beyond the room's last event; says which have moved.
+/// Moves marks forward, never back and not beyond the room's last event; returns those that moved.
 pub(super) fn mark(transaction: &Transaction<'_>, marks: &[Mark]) -> rusqlite::Result<Vec<Mark>> {
     let mut update = transaction.prepare_cached(
         "update members as m
@@ -162,9 +162,9 @@ fn write_events(
         "insert into events (room_id, seq, type, user_id, client_id, body, data, messages, at)
          values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
     )?;
-    for (place, event, messages) in decided.events() {
+    for (index, event, messages) in decided.events() {
         insert.execute(params![
-            ids[place],
+            ids[index],
             event.seq.to_i64(),
             event.kind.name(),
             event.user.as_str(),

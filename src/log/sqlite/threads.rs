@@ -1,5 +1,5 @@
-//! Threads that serve a bounded queue until its last sender is gone. Not a pool: SQLite blocks, so
-//! each of its connections lives in a thread of its own, and nothing async ever waits in SQLite.
+//! Threads that serve a bounded queue until its last sender is gone. SQLite blocks, so each of its
+//! connections has its own thread, and no async code ever waits in SQLite.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -7,15 +7,15 @@ use std::thread::{self, JoinHandle};
 
 use tokio_util::sync::CancellationToken;
 
-/// The threads of one queue. They end when its last sender is gone; dropping this does not wait for
-/// them, because it is dropped where nothing may block.
+/// The threads of one queue. They end when its last sender is gone. Dropping this does not wait for
+/// them, because that may happen where nothing may block.
 pub(super) struct Threads {
     handles: Vec<JoinHandle<()>>,
-    /// Cancelled when any of the threads ends, for whatever reason.
+    /// Cancelled when any of the threads ends, for any reason.
     ended: CancellationToken,
 }
 
-/// The thread that would have answered is gone.
+/// The thread that should have answered is gone.
 #[derive(Debug, thiserror::Error)]
 #[error("the thread {0} has ended")]
 pub struct ThreadEnded(pub &'static str);
@@ -33,10 +33,10 @@ impl Threads {
         let ended = self.ended.clone();
         let handle = thread::Builder::new().name(name.to_owned()).spawn(move || {
             let ending = catch_unwind(AssertUnwindSafe(work));
-            // Known first, told second: whatever becomes of the line, the node ends.
+            // Cancel first, log second: the node must end even if logging fails.
             ended.cancel();
             if ending.is_err() {
-                tracing::error!(thread = name, "a thread of the log ended by a panic");
+                tracing::error!(thread = name, "a thread of the log panicked");
             }
         })?;
         self.handles.push(handle);
@@ -48,10 +48,10 @@ impl Threads {
         self.ended.clone()
     }
 
-    /// Blocks until all have ended: for a thread that may.
+    /// Blocks until all have ended.
     pub fn join(&mut self) {
         for handle in self.handles.drain(..) {
-            // A thread that panicked has said so itself.
+            // A thread that panicked has logged it.
             let _ = handle.join();
         }
     }
@@ -63,7 +63,7 @@ mod tests {
     use crate::trace::broken::Broken;
 
     #[test]
-    fn a_panic_is_known_even_if_it_cannot_be_told() {
+    fn a_panic_is_noticed_even_if_it_cannot_be_logged() {
         let mut threads = Threads::new();
         let work = || {
             // For as long as this thread lives.

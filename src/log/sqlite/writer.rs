@@ -1,8 +1,8 @@
-//! The one thread that writes: everything that waits becomes one transaction and one sync of the
-//! disk, whichever lane it came from.
+//! The one thread that writes: everything that waits, from all lanes, becomes one transaction and
+//! one disk sync.
 //!
-//! A batch whose caller has given up before it was begun is dropped unwritten: its caller was told
-//! that nobody knows, and now "not written" is so.
+//! A batch whose caller gave up before it was begun is dropped. Its caller was told that nobody
+//! knows, and now it is certain that nothing was written.
 
 use std::fs;
 use std::path::PathBuf;
@@ -21,15 +21,15 @@ use crate::rules::{Outcome, Write};
 /// Jobs taken at once: more than there are lanes, so one commit serves all that wait.
 const JOBS_TAKEN_MAX: usize = 64;
 
-/// Above this many bytes the write-ahead log is emptied by force. SQLite empties it by itself at
-/// about 4 MB whenever no reader is looking; readers that overlap without end could prevent that
-/// for ever, so then the writer makes the next ones wait for the moment it takes.
+/// Above this size the write-ahead log is emptied by force. SQLite empties it at about 4 MB
+/// whenever no reader is active. Readers that overlap without a gap could prevent that
+/// indefinitely; then the writer makes the next ones wait for a moment.
 const WAL_BYTES_MAX: u64 = 64 << 20;
 
-/// What a lane asks of the writer.
+/// A request to the writer.
 pub(super) enum Job {
     Append(Append),
-    Settle(Settle),
+    LastSeqs(LastSeqs),
     Mark(MarkAll),
     Ping(oneshot::Sender<Result<(), LogError>>),
 }
@@ -39,7 +39,7 @@ pub(super) struct Append {
     pub answer: oneshot::Sender<Result<Vec<Outcome>, LogError>>,
 }
 
-pub(super) struct Settle {
+pub(super) struct LastSeqs {
     pub rooms: Vec<RoomName>,
     pub answer: oneshot::Sender<Result<Vec<(RoomName, Seq)>, LogError>>,
 }
@@ -52,10 +52,10 @@ pub(super) struct MarkAll {
 pub(super) struct Writer {
     connection: Connection,
     wal_path: PathBuf,
-    /// The next size of the write-ahead log at which to empty it: grows when a person's shell
-    /// keeps it from being emptied, so that not every commit tries in vain.
+    /// The size at which the write-ahead log is emptied next. It grows while a person's shell keeps
+    /// the log from being emptied, so that not every commit tries in vain.
     wal_bytes_max: u64,
-    /// Hears of damage that nobody is told of.
+    /// Told about damage that no caller hears of.
     health: Arc<Health>,
 }
 
@@ -68,27 +68,27 @@ impl Writer {
     pub fn run(&mut self, mut jobs: mpsc::Receiver<Job>) {
         let mut taken = Vec::with_capacity(JOBS_TAKEN_MAX);
         while jobs.blocking_recv_many(&mut taken, JOBS_TAKEN_MAX) > 0 {
-            let (mut appends, mut settles, mut marks) = (Vec::new(), Vec::new(), Vec::new());
+            let (mut appends, mut questions, mut marks) = (Vec::new(), Vec::new(), Vec::new());
             let mut pings = Vec::new();
             for job in taken.drain(..) {
                 match job {
                     Job::Append(append) if append.answer.is_closed() => {}
                     Job::Append(append) => appends.push(append),
-                    Job::Settle(settle) => settles.push(settle),
+                    Job::LastSeqs(question) => questions.push(question),
                     Job::Mark(all) => marks.push(all),
                     Job::Ping(answer) if answer.is_closed() => {}
                     Job::Ping(answer) => pings.push(answer),
                 }
             }
             self.append(appends);
-            // Whatever batch a caller asks about was in the queue before its question, so by now
-            // it has been committed, or has failed, or was dropped.
-            for settle in settles {
-                // A caller who no longer waits has no use for the answer.
-                let _ = settle.answer.send(self.settle(&settle.rooms));
+            // A batch was in the queue before a question about it, so by now it is committed,
+            // failed or dropped.
+            for question in questions {
+                // An error: the caller has given up.
+                let _ = question.answer.send(self.last_seqs(&question.rooms));
             }
             for all in marks {
-                // Moved all the same, and nobody is told: who asks is.
+                // An error: the caller has given up; the marks have moved all the same.
                 let _ = all.answer.send(self.mark(&all.marks));
             }
             if !pings.is_empty() {
@@ -102,7 +102,7 @@ impl Writer {
         }
     }
 
-    /// Commits, and changes nothing: a version is written as it is.
+    /// Commits without a change: rewrites the version with the same value.
     fn ping(&mut self) -> Result<(), Failure> {
         let transaction = self.begin().map_err(Failure::of_statement)?;
         let version = transaction.query_row("pragma user_version", [], |row| row.get::<_, i32>(0));
@@ -119,11 +119,12 @@ impl Writer {
         match self.commit(&batches) {
             Ok(outcomes) => {
                 for (append, outcomes) in appends.into_iter().zip(outcomes) {
-                    // Committed all the same: the caller was told that nobody knows.
+                    // An error: the caller was told that nobody knows. It is committed all the
+                    // same.
                     let _ = append.answer.send(Ok(outcomes));
                 }
             }
-            // Some of the commands are at fault, and their neighbours need not suffer.
+            // Some of the commands are at fault; the others need not fail with them.
             Err(failure)
                 if failure.is_of_rows
                     && batches.iter().map(|writes| writes.len()).sum::<usize>() > 1 =>
@@ -135,7 +136,7 @@ impl Writer {
         }
     }
 
-    /// Commits the batches that have no culprit, and tells the others who theirs are.
+    /// Commits the batches without culprits, and returns theirs to the others.
     fn append_without(
         &mut self,
         appends: Vec<Append>,
@@ -151,8 +152,8 @@ impl Writer {
         for append in appends {
             let end = begin + append.writes.len();
             let mut own = Vec::new();
-            while let Some((place, failure)) = culprits.next_if(|(place, _)| *place < end) {
-                own.push((place - begin, LogError::from(failure)));
+            while let Some((index, failure)) = culprits.next_if(|(index, _)| *index < end) {
+                own.push((index - begin, LogError::from(failure)));
             }
             begin = end;
             if own.is_empty() {
@@ -166,13 +167,13 @@ impl Writer {
                     LogError::Culprits(own)
                 }
             };
-            // A caller who no longer waits was told that nobody knows.
+            // An error: the caller was told that nobody knows.
             let _ = append.answer.send(Err(error));
         }
         if was_found {
             self.append(well);
         } else if well.len() > 1 {
-            // They only fail together: each batch alone.
+            // They only fail together: tries each batch alone.
             for append in well {
                 self.append(vec![append]);
             }
@@ -181,7 +182,7 @@ impl Writer {
         }
     }
 
-    /// Which commands are at fault, by their places, and why.
+    /// Which commands are at fault (by index), and why.
     fn culprits(&mut self, writes: &[Write]) -> Result<Vec<(usize, Failure)>, Failure> {
         let now = Timestamp::now();
         self.try_each(writes, |transaction, write| {
@@ -189,9 +190,9 @@ impl Writer {
         })
     }
 
-    /// The items for which that fails because of the rows that it touches. They are tried one after
-    /// the other and never committed, so it costs no sync. Behind a failure it goes on in a new
-    /// transaction: SQLite takes more for damaged in the old one than is, whatever is rolled back.
+    /// The items for which `write` fails because of rows that it touches. They are tried one after
+    /// another and never committed, so this costs no sync. After a failure it continues in a new
+    /// transaction: in the old one SQLite reports more damage than there is, even after a rollback.
     fn try_each<T>(
         &mut self,
         items: &[T],
@@ -214,15 +215,15 @@ impl Writer {
     }
 
     fn begin(&mut self) -> rusqlite::Result<Transaction<'_>> {
-        // Whatever an error has left of the last one: a transaction that is dropped rolls back, and
-        // tells nobody if that fails.
+        // An error may have left a transaction open: a dropped one rolls back, and does not report
+        // a failure.
         if !self.connection.is_autocommit() {
             self.connection.execute_batch("rollback")?;
         }
         self.connection.transaction_with_behavior(TransactionBehavior::Immediate)
     }
 
-    /// One transaction for all batches. An error rolls it back, when the transaction is dropped.
+    /// One transaction for all batches. After an error it is rolled back when it is dropped.
     fn commit(&mut self, batches: &[&[Write]]) -> Result<Vec<Vec<Outcome>>, Failure> {
         let transaction = self.begin().map_err(Failure::of_statement)?;
         let now = Timestamp::now();
@@ -233,11 +234,11 @@ impl Writer {
         Ok(outcomes)
     }
 
-    /// A mark that meets damage is dropped: it would keep the others waiting for nothing.
+    /// A mark that meets damage is dropped, because it would make the others fail each time.
     fn mark(&mut self, marks: &[Mark]) -> Result<Vec<Mark>, LogError> {
         let mut error = match self.try_mark(marks) {
             Err(error) if is_damage(&error) => error,
-            // Whatever it was: a mark that is written again is where it was.
+            // Whatever the error is: writing a mark twice changes nothing.
             other => return other.map_err(|error| LogError::Unavailable(error.into())),
         };
         let found = self.try_each(marks, |transaction, mark| {
@@ -245,8 +246,8 @@ impl Writer {
         })?;
         let is_known = !found.is_empty();
         let mut well = marks.to_vec();
-        for (place, failure) in found.into_iter().rev() {
-            let mark = well.remove(place);
+        for (index, failure) in found.into_iter().rev() {
+            let mark = well.remove(index);
             self.health.of_room(Some(&mark.room), &failure.into());
         }
         if is_known {
@@ -265,8 +266,8 @@ impl Writer {
         Ok(moved)
     }
 
-    /// A room that cannot be read is left out: whoever asks would ask for ever.
-    fn settle(&self, rooms: &[RoomName]) -> Result<Vec<(RoomName, Seq)>, LogError> {
+    /// Rooms that cannot be read are left out; otherwise the caller would ask forever.
+    fn last_seqs(&self, rooms: &[RoomName]) -> Result<Vec<(RoomName, Seq)>, LogError> {
         let seq = |room: &RoomName| -> rusqlite::Result<Option<i64>> {
             let mut select =
                 self.connection.prepare_cached("select last_seq from rooms where name = ?1")?;
@@ -301,7 +302,7 @@ impl Writer {
                 tracing::warn!(
                     bytes,
                     err,
-                    "the write-ahead log cannot be emptied: is it open in a shell?"
+                    "cannot empty the write-ahead log; is the file open in a shell?"
                 );
                 bytes + WAL_BYTES_MAX
             }
@@ -309,10 +310,10 @@ impl Writer {
     }
 }
 
-/// Tells everyone in a transaction why it failed.
+/// Tells the callers of a transaction why it failed.
 fn tell(appends: Vec<Append>, failure: &Failure) {
     for append in appends {
-        // A caller who no longer waits was told that nobody knows.
+        // An error: the caller was told that nobody knows.
         let _ = append.answer.send(Err(failure.clone().into()));
     }
 }
@@ -328,7 +329,7 @@ mod tests {
     use crate::model::{Text, UserId};
     use crate::protocol::command::Verb;
 
-    /// A writer on a file in a folder of its own, and a connection that reads it.
+    /// A writer on a file in its own folder, and a connection that reads it.
     fn writer() -> (tempfile::TempDir, LogFile, Writer, Connection) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("log.db");
@@ -351,9 +352,9 @@ mod tests {
         reader.query_row("select count(*) from events", [], |row| row.get(0)).unwrap()
     }
 
-    /// The limit on pages gives the same SQLITE_FULL, at the same place, as a full disk.
+    /// This page limit gives the same SQLITE_FULL at the same point as a full disk.
     #[test]
-    fn a_full_disk_is_unavailable_keeps_what_was_there_and_passes() {
+    fn a_full_disk_is_unavailable_loses_nothing_and_passes() {
         let (_folder, _file, mut writer, reader) = writer();
         writer.commit(&[&[write(Verb::Create), long()]]).unwrap();
         let pages: i64 =
@@ -382,7 +383,7 @@ mod tests {
     fn a_poisoned_batch_fails_alone() {
         let (_folder, _file, mut writer, reader) = writer();
         writer.commit(&[&[write(Verb::Create)]]).unwrap();
-        // By hand: the seq that the next event of this room needs is taken.
+        // Somebody's hand has taken the seq that the next event of this room needs.
         let poison = "insert into events (room_id, seq, type, user_id, at)
                       values (1, 2, 'message', '1', 0)";
         writer.connection.execute(poison, []).unwrap();
@@ -404,7 +405,7 @@ mod tests {
     }
 
     #[test]
-    fn the_write_ahead_log_is_emptied_unless_someone_looks() {
+    fn the_write_ahead_log_is_emptied_unless_somebody_reads_it() {
         let (_folder, file, mut writer, reader) = writer();
         let wal_bytes = || fs::metadata(file.wal_path()).unwrap().len();
         writer.commit(&[&[write(Verb::Create), long()]]).unwrap();

@@ -1,4 +1,4 @@
-//! The node's place in the stream under schedules of a seed. Whatever Redis does, every event in it
+//! The node's position in the stream under seeded schedules. Whatever Redis does, every event in it
 //! is handed on, or the log is asked after its commit.
 //!
 //! Redis is a model here, and so is `Follow`: a step is one round trip, in `Follow`'s order.
@@ -13,10 +13,10 @@ use crate::model::{RoomName, Seq};
 use crate::protocol::frame::Frame;
 use crate::sim::chance::Chance;
 
-/// Schedules of an ordinary run.
+/// Schedules in an ordinary run.
 const SCHEDULES: u64 = 20_000;
 
-/// An event that was put into Redis: its number among all, and whether it is sealed.
+/// An event in Redis: its number among all, and whether it is sealed.
 type Put = (StreamId, usize, bool);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -48,24 +48,24 @@ const TROUBLES: [Trouble; 9] = [
 struct Redis {
     origin: usize,
     clock: u64,
-    /// `None`: there is none.
+    /// `None`: there is no stream.
     stream: Option<Stream>,
-    group: Option<Place>,
-    /// What is on its way to the node; `None`: it does not listen.
+    group: Option<StreamPosition>,
+    /// Messages on their way to the node; `None`: it does not listen.
     channel: Option<VecDeque<Put>>,
 }
 
 #[derive(Clone, Default)]
 struct Stream {
     entries: VecDeque<Put>,
-    end: Place,
+    end: StreamPosition,
 }
 
-/// Where the node is with its connection.
+/// How far the node is with its connection.
 enum Phase {
     Away,
-    /// It listens, and has asked so much.
-    Asks(Option<String>, Option<Option<Place>>),
+    /// It listens, and has asked for the origin, then for the end.
+    Asks(Option<String>, Option<Option<StreamPosition>>),
     Reads(CatchUp),
     Live,
 }
@@ -79,36 +79,36 @@ struct World {
     phase: Phase,
     /// Whether somebody may follow: the first attempt is over.
     is_serving: bool,
-    /// How many events there are.
+    /// The number of events.
     count: usize,
-    /// Those that nobody here knows yet.
+    /// Events that nobody here knows yet.
     open: BTreeSet<usize>,
     doubts: usize,
     restarts: usize,
 }
 
 impl Redis {
-    /// The script of an append: the stream and the channel at once.
+    /// The script of an append: stream and channel at once.
     fn append(&mut self, number: usize, is_sealed: bool) {
         let stream = self.stream.get_or_insert_default();
         let now = StreamId { ms: self.clock, number: 0 };
         let last = stream.end.id;
         let next = StreamId { ms: last.ms, number: last.number + 1 };
-        stream.end = Place { id: now.max(next), read: stream.end.read + 1 };
+        stream.end = StreamPosition { id: now.max(next), read: stream.end.read + 1 };
         let put = (stream.end.id, number, is_sealed);
         stream.entries.push_back(put);
         self.channel.iter_mut().for_each(|channel| channel.push_back(put));
     }
 
-    fn end(&self) -> Option<Place> {
+    fn end(&self) -> Option<StreamPosition> {
         self.stream.as_ref().map(|stream| stream.end)
     }
 
     /// `false`: there is no stream, or no group.
-    fn set_group(&mut self, place: Place) -> bool {
+    fn set_group(&mut self, position: StreamPosition) -> bool {
         let is_there = self.stream.is_some() && self.group.is_some();
         if is_there {
-            self.group = Some(place);
+            self.group = Some(position);
         }
         is_there
     }
@@ -118,16 +118,16 @@ impl Redis {
     }
 
     /// `None`: there is no stream, or no group.
-    fn read(&mut self, len: usize) -> Option<Page> {
+    fn read(&mut self, len: usize) -> Option<StreamPage> {
         let (stream, group) = (self.stream.as_ref()?, self.group.as_mut()?);
         let news = stream.entries.iter().filter(|(id, ..)| *id > group.id).take(len);
         let entries: Vec<(StreamId, Found)> = news.map(|put| (put.0, found(*put))).collect();
         if let Some((id, _)) = entries.last() {
             let after = stream.entries.iter().filter(|(known, ..)| known > id).count();
-            *group = Place { id: *id, read: stream.end.read - after as u64 };
+            *group = StreamPosition { id: *id, read: stream.end.read - after as u64 };
         }
         let end = (entries.len() < len).then_some(stream.end);
-        Some(Page { entries, end })
+        Some(StreamPage { entries, end })
     }
 }
 
@@ -171,7 +171,7 @@ impl World {
                 _ => self.suffer(*self.chance.pick(&troubles)),
             }
         }
-        // Everything is well from here on.
+        // From here on everything works.
         for _ in 0..60 {
             self.advance();
         }
@@ -245,9 +245,9 @@ impl World {
         }
     }
 
-    fn begin(&mut self, origin: String, end: Option<Place>) -> Phase {
+    fn begin(&mut self, origin: String, end: Option<StreamPosition>) -> Phase {
         let group = self.redis.group.filter(|_| self.redis.stream.is_some());
-        let catch_up = self.position.begin(Standing { origin, end, group });
+        let catch_up = self.position.begin(StreamState { origin, end, group });
         match catch_up.from {
             Some(from) if !self.redis.set_group(from) => return self.lose(),
             Some(_) => {}
@@ -274,7 +274,7 @@ impl World {
         Phase::Live
     }
 
-    /// The connection is lost, or of no use any more. From the first attempt on the node serves.
+    /// The connection is lost, or of no use any more. After the first attempt the node serves.
     fn lose(&mut self) -> Phase {
         self.chance.tell(|| "the connection is lost".to_owned());
         self.restarts += usize::from(!self.is_serving);
@@ -282,8 +282,8 @@ impl World {
         Phase::Away
     }
 
-    /// Whether place and count were those of the stream's end.
-    fn hear(&mut self, messages: Vec<Put>, end: Option<Place>) -> bool {
+    /// Whether position and count were those of the stream's end.
+    fn hear(&mut self, messages: Vec<Put>, end: Option<StreamPosition>) -> bool {
         let mut hearing = self.position.hear(end);
         let mut events = Vec::new();
         for put in messages {
@@ -334,7 +334,7 @@ impl World {
                         stream.entries.pop_back();
                         let before = stream.entries.back().map(|(id, ..)| *id);
                         let read = stream.end.read - 1;
-                        stream.end = Place { id: before.unwrap_or_default(), read };
+                        stream.end = StreamPosition { id: before.unwrap_or_default(), read };
                     }
                     let end = stream.end;
                     self.redis.group =
@@ -348,7 +348,7 @@ impl World {
                 self.redis.clock = self.redis.clock.saturating_sub(self.chance.below(20) as u64);
             }
             Trouble::Stranger => {}
-            // The process ends and is there again: nobody follows anything yet.
+            // The process ends and starts again: nobody follows anything yet.
             Trouble::Restart => {
                 (self.position, self.is_serving) = (Position::default(), false);
                 (self.phase, self.redis.channel) = (Phase::Away, None);
@@ -366,7 +366,7 @@ impl World {
 }
 
 #[test]
-fn sim_what_is_in_the_stream_is_handed_on_or_asked_for() {
+fn sim_every_event_in_the_stream_is_handed_on_or_asked_for() {
     let setting = |name| std::env::var(name).ok().and_then(|text| text.parse().ok());
     let seeds = match setting("SIM_SEED") {
         Some(seed) => seed..seed + 1,

@@ -46,7 +46,7 @@ impl Appending for Appender {
     async fn settled(&mut self, rooms: &[RoomName]) -> Result<Vec<(RoomName, Seq)>, LogError> {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            if let Some(standing) = self.settle(rooms, None).await? {
+            if let Some(standing) = self.last_seqs_if_ended(rooms, None).await? {
                 return Ok(standing);
             }
             assert!(Instant::now() < deadline, "some are held: {rooms:?}");

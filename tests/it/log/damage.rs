@@ -171,7 +171,7 @@ async fn whichever_page_is_damaged_nothing_untrue_is_said() {
             Ok(log) => Log::Sqlite(log),
             Err(refused) => {
                 assert_eq!(page, 0, "{refused}");
-                assert!(refused.to_string().contains("restore a copy of it"), "{refused}");
+                assert!(refused.to_string().contains("restore a backup"), "{refused}");
                 continue;
             }
         };
@@ -345,9 +345,9 @@ async fn who_meets_damage_is_told_and_another_room_never_notices() {
     let wanted = format!("\nverbatim_log_errors_total{{kind=\"damaged\"}} {TIMES}\n");
     assert!(metrics.contains(&wanted), "{metrics}");
     let output = process.output();
-    let told: Vec<_> = output.lines().filter(|line| line.contains("holds something")).collect();
+    let told: Vec<_> = output.lines().filter(|line| line.contains("found damaged data")).collect();
     let [told] = told[..] else { panic!("it must be told once: {output}") };
-    for wanted in ["ERROR", "SQLite holds something damaged", "room=\"sick\"", "is malformed"] {
+    for wanted in ["ERROR", "SQLite found damaged data", "room=\"sick\"", "is malformed"] {
         assert!(told.contains(wanted), "no {wanted} in {told}");
     }
 }

@@ -27,7 +27,7 @@ async fn is_refused(pooling: Pooling, why: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pooler_that_drops_the_options_is_refused() {
-    let why = "it dropped statement_timeout=20000, which is 0";
+    let why = "it dropped statement_timeout=20000; the session has 0";
     is_refused(Pooling::NoOptions, why).await;
 }
 

@@ -75,7 +75,7 @@ async fn what_cannot_work_is_refused_with_a_sentence() {
     let foreign = server.database("another").await;
     let inside = client(&foreign.url.0).await;
     inside.batch_execute("create table events (x int)").await.unwrap();
-    assert!(refusal(&foreign).await.contains("holds a table events that is not verbatim's"));
+    assert!(refusal(&foreign).await.contains("has a table events that is not verbatim's"));
 
     admin
         .batch_execute("create database latin encoding 'LATIN1' locale 'C' template template0")
@@ -89,7 +89,7 @@ async fn what_cannot_work_is_refused_with_a_sentence() {
         .await
         .unwrap();
     let sentence = refusal(&settings(&server.url("standby"))).await;
-    assert!(sentence.contains("only reads (a standby?)"), "{sentence}");
+    assert!(sentence.contains("is read-only (a standby?)"), "{sentence}");
 
     let guest = "create role guest login password 's3cret-word';
                  create database closed; revoke all on database closed from public";

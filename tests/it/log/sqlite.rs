@@ -101,7 +101,7 @@ async fn a_folder_that_cannot_be_made_is_told() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("file"), "").unwrap();
     let sentence = refusal(&folder.path().join("file/log.db"));
-    assert!(sentence.contains("cannot be made or written"), "{sentence}");
+    assert!(sentence.contains("cannot be created or written"), "{sentence}");
     let sentence = refusal(folder.path());
     assert!(sentence.contains("cannot be opened or written"), "{sentence}");
 }

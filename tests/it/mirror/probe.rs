@@ -75,7 +75,7 @@ async fn check_says_what_redis_refuses_and_leaves_nothing() {
         let line = failed(&url(user)).await;
         assert!(line.starts_with("Redis ") && line.contains(told), "{user}: {line}");
         assert_eq!(
-            line.ends_with("; let the user of mirror.url do that"),
+            line.ends_with("; give the user of mirror.url permission"),
             user != "nobody",
             "{line}"
         );

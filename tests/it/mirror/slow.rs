@@ -115,10 +115,10 @@ async fn a_redis_that_does_not_take_what_is_swept_is_told() {
         let output = process.output();
         output.lines().filter(|line| line.contains(text)).count()
     };
-    let refused = "does not take what is in the outbox";
+    let refused = "does not accept events from the outbox";
     until("the warning", async || lines(refused).await, |len| *len == 1).await;
     proxy.no_rule();
-    let taken = "takes what is in the outbox again";
+    let taken = "accepts events from the outbox again";
     until("the end of it", async || lines(taken).await, |len| *len == 1).await;
     cluster.outbox_is_empty().await;
     cluster.assert_streamed("r", 9).await;

@@ -71,7 +71,7 @@ async fn a_follower_gets_what_is_before_the_damage_and_is_closed_then(world: Wor
     let output = process.output();
     let told: Vec<_> = output.lines().filter(|line| line.contains("ERROR")).collect();
     let [told] = told[..] else { panic!("it must be told once: {output}") };
-    assert!(told.contains("holds something damaged") && told.contains("sick"), "{told}");
+    assert!(told.contains("found damaged data") && told.contains("sick"), "{told}");
 
     harm::heal_event(&world, DAMAGED).await;
     let mut client = Client::greeted(addr).await;

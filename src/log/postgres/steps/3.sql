@@ -1,4 +1,4 @@
--- What a log of version 2 lacks. It stops nobody: a node of version 2 goes on beside it.
+-- From version 2 to 3. Nodes of version 2 keep working.
 create table verbatim_log (
     id      uuid    not null default gen_random_uuid(),
     secret  bytea   not null

@@ -1,6 +1,6 @@
--- What a log of version 3 lacks: a place for what only an event's type has, and for which versions
--- can carry a newer one. It reads nothing, so it takes no time; nodes of version 3 go on beside it.
--- First the view: who reads it locks it before its tables.
+-- From version 3 to 4: fields of an event's type alone, and which older versions can use a newer
+-- log. It reads no rows, so it takes no time; nodes of version 3 keep working. First the view: a
+-- reader of it locks it before its tables.
 drop view if exists event_log;
 
 alter table events

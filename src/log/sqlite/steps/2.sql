@@ -1,4 +1,4 @@
--- What the embedded log of version 1 lacks. See schema.sql for what it is.
+-- The embedded log from version 1 to 2. For the meaning see schema.sql.
 
 alter table events add column messages integer;
 

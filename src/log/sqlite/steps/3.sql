@@ -1,4 +1,4 @@
--- What the embedded log of version 2 lacks. See schema.sql for what it is.
+-- The embedded log from version 2 to 3. For the meaning see schema.sql.
 
 create table verbatim_schema (
     version    integer primary key,

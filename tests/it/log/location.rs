@@ -104,7 +104,7 @@ async fn a_link_that_leads_nowhere_is_told() {
     symlink(at("missing/log.db"), at("log.db")).unwrap();
     for name in ["circle.db", "log.db"] {
         let refused = refusal(&at(name));
-        assert!(refused.contains("cannot be made or written"), "{refused}");
+        assert!(refused.contains("cannot be created or written"), "{refused}");
     }
     assert_eq!(names(folder.path()), ["circle.db", "log.db"]);
 }

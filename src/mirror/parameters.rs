@@ -1,22 +1,22 @@
-//! The parameters of `mirror.url`: a word that nobody would obey is refused, by its name.
+//! The parameters of `mirror.url`: those that would have no effect are refused, by name.
 //!
-//! The driver skips what it does not know, and what other clients mean by it differs: `?db=3`,
-//! `?ssl_cert_reqs=none`. Values are never shown; they may be secrets.
+//! The driver skips parameters that it does not know, and other clients use them differently:
+//! `?db=3`, `?ssl_cert_reqs=none`. Values are never shown, because they may be secrets.
 
 use super::OpenError;
 use crate::config::may_be_named;
 
-const UNKNOWN: &str = "verbatim does not know; remove it";
+const UNKNOWN: &str = "verbatim does not support; remove it";
 
 pub(super) fn check(url: &str) -> Result<(), OpenError> {
     let (rest, fragment) = url.split_once('#').map_or((url, None), |(a, b)| (a, Some(b)));
     match fragment {
         None => {}
         Some("insecure") => {
-            return Err(OpenError::Word {
-                word: "#insecure".to_owned(),
-                advice: "would trust anybody; remove it, and let SSL_CERT_FILE name a file with \
-                         the certificate of Redis' authority",
+            return Err(OpenError::Parameter {
+                name: "#insecure".to_owned(),
+                advice: "would trust any server; remove it, and let SSL_CERT_FILE name a file with \
+                         the certificate of Redis's CA",
             });
         }
         Some(_) => return Err(OpenError::Fragment),
@@ -24,30 +24,30 @@ pub(super) fn check(url: &str) -> Result<(), OpenError> {
     let is_socket = rest.split_once("://").is_some_and(|(scheme, _)| scheme.contains("unix"));
     let query = rest.split_once('?').map_or("", |(_, query)| query);
     for parameter in query.split('&').filter(|parameter| !parameter.is_empty()) {
-        let (word, value) = parameter.split_once('=').unwrap_or((parameter, ""));
-        let advice = match word {
+        let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
+        let advice = match name {
             "db" | "user" | "pass" if is_socket => continue,
             "protocol" if ["3", "resp3"].contains(&value) => continue,
             "protocol" => "must be 3; write that, or remove it",
-            "db" => "another driver knows; write the number behind the host: redis://host:6379/1",
+            "db" => "is for another driver; write the number after the host: redis://host:6379/1",
             "user" | "username" | "pass" | "password" => {
-                "another driver knows; write redis://user:password@host:6379/0"
+                "is for another driver; write redis://user:password@host:6379/0"
             }
-            word if word.starts_with("ssl") || word.starts_with("tls") => {
-                "another driver knows; write rediss:// to encrypt and to check the certificate \
-                 (SSL_CERT_FILE may name a file with that of its authority)"
+            name if name.starts_with("ssl") || name.starts_with("tls") => {
+                "is for another driver; write rediss:// to encrypt and check the certificate \
+                 (SSL_CERT_FILE may name a file with its CA's)"
             }
             _ => UNKNOWN,
         };
-        return Err(refused(word, advice, query));
+        return Err(refused(name, advice, query));
     }
     Ok(())
 }
 
-fn refused(word: &str, advice: &'static str, query: &str) -> OpenError {
-    match may_be_named(word, query) {
-        true => OpenError::Word { word: word.to_owned(), advice },
-        false => OpenError::UnnamedWord,
+fn refused(name: &str, advice: &'static str, query: &str) -> OpenError {
+    match may_be_named(name, query) {
+        true => OpenError::Parameter { name: name.to_owned(), advice },
+        false => OpenError::UnnamedParameter,
     }
 }
 
@@ -62,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_driver_obeys_is_taken() {
+    fn parameters_that_the_driver_obeys_are_accepted() {
         for url in [
             "redis://cache",
             "redis://ann:s3cret@cache:6379/3?",
@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_would_obey_is_named_with_what_to_write() {
+    fn parameters_without_effect_are_refused_with_advice() {
         for (end, name, advice) in [
             ("#insecure", "#insecure", "SSL_CERT_FILE"),
             ("?db=3", "db", "redis://host:6379/1"),
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn what_may_be_a_part_of_a_password_is_not_named() {
+    fn a_possible_part_of_a_password_is_not_named() {
         for url in [
             "redis://ann:1#s3cret@cache:6379/0",
             "redis://ann:1?s3cret@cache:6379/0",

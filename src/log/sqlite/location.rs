@@ -1,7 +1,7 @@
-//! Where the log's file is: its folder, its one name, the lock beside it, and who else can read it.
+//! Where the log's file is: its folder, its one path, its lock, and who else can read it.
 //!
-//! It knows nothing of what is in the file, and it is done before SQLite opens it: SQLite's own
-//! locks are POSIX ones, which any close of the same file in this process would drop.
+//! It knows nothing about the file's content, and is done before SQLite opens the file: SQLite's
+//! own locks are POSIX locks, which closing the same file anywhere in this process would drop.
 
 use std::fs::{self, DirBuilder, File, Metadata, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind};
@@ -12,38 +12,39 @@ use std::time::{Duration, Instant};
 
 use super::file::OpenError;
 
-/// Everybody's words are in it: nobody else on this machine may read it. The files that SQLite
-/// makes beside it take its mode, whatever the umask.
+/// The file holds everybody's messages: no other user of this machine may read it. Files that
+/// SQLite creates beside it get its mode, whatever the umask.
 const FILE_MODE: u32 = 0o600;
 const FOLDER_MODE: u32 = 0o700;
 
-/// Symbolic links followed before they are taken for a circle; Linux follows as many.
+/// Symbolic links followed before they count as a cycle; Linux follows as many.
 const LINKS_MAX: usize = 40;
-/// Between two tries to lock the file.
+/// Pause between two tries to lock the file.
 const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
-/// Files that SQLite keeps beside the one that is made, if whoever made it was killed.
+/// Files that SQLite keeps beside a file under construction, and that a killed process may leave.
 const BESIDE: [&str; 4] = ["", "-journal", "-wal", "-shm"];
 
-/// The file, or where it will be, locked against any other process while this lives.
-pub(super) struct Place {
+/// The file, or where it will be, locked against other processes while this exists.
+pub(super) struct Location {
     /// Absolute and without symbolic links.
     pub path: PathBuf,
-    /// As the settings have it.
+    /// The path as configured.
     pub shown: String,
-    /// Keeps the lock until it is dropped; the kernel drops it for a process that was killed.
+    /// Holds the lock until it is dropped. The kernel releases it when a process is killed.
     _lock: File,
 }
 
-impl Place {
-    /// Makes the folder where it is missing. Waits that long for another process that has the file,
-    /// because it may be about to end.
+impl Location {
+    /// Creates the folder if it is missing. Waits up to `lock_timeout` for another process that has
+    /// the file, because that may be about to end.
     pub fn take(path: &Path, lock_timeout: Duration) -> Result<Self, OpenError> {
         let shown = path.display().to_string();
         let folder_error = |source| OpenError::Folder { path: shown.clone(), source };
         make_folder(path).map_err(folder_error)?;
-        // The lock, the write-ahead log and what readers share go by the file's name. If it had
-        // two, two processes could write it at once, each with a write-ahead log of its own.
+        // The lock, the write-ahead log and the readers' shared memory are named after the file. If
+        // the file had two names, two processes could write to it, each with its own write-ahead
+        // log.
         let path = resolve(path).map_err(folder_error)?;
         match fs::metadata(&path) {
             Ok(file) if !file.is_file() => return Err(OpenError::NotAFile { path: shown }),
@@ -69,13 +70,13 @@ impl Place {
         Ok(Self { path, shown, _lock: lock })
     }
 
-    /// Whether there is a file already. There is none that was not made to its end: see `make`.
+    /// Whether the file exists. An existing file is always complete: see `make`.
     pub fn is_taken(&self) -> io::Result<bool> {
         fs::exists(&self.path)
     }
 
-    /// Makes the file: with another name, until it is written and on the disk. Whoever is killed
-    /// meanwhile leaves nothing behind that looks like a log, and the next one removes it.
+    /// Creates the file, under another name until it is written and on the disk. A process killed
+    /// meanwhile leaves nothing that looks like a log, and the next one removes the remains.
     pub fn make<E>(&self, write: impl FnOnce(&Path) -> Result<(), E>) -> Result<(), E>
     where
         E: From<io::Error>,
@@ -94,7 +95,7 @@ impl Place {
         Ok(())
     }
 
-    /// As `sync`, of this file.
+    /// Like the function `sync`, for this file.
     pub fn sync(&self) -> io::Result<()> {
         sync(&self.path)
     }
@@ -104,7 +105,7 @@ impl Place {
         with_suffix(&self.path, "-wal")
     }
 
-    /// What was there already is its owner's to close.
+    /// Files that existed before are left as they are: their owner must restrict them.
     pub fn warn_if_exposed(&self) {
         let folder = folder_of(&self.path);
         let (Ok(in_folder), Ok(file)) = (fs::metadata(folder), fs::metadata(&self.path)) else {
@@ -114,15 +115,15 @@ impl Place {
         let (folder, path) = (folder.display(), self.path.display());
         tracing::warn!(
             setting = "log.path",
-            "{who} can read the log {}: type `chmod 700 {folder}` or `chmod 600 {path}*`",
+            "{who} can read the log {}; run `chmod 700 {folder}` or `chmod 600 {path}*`",
             self.shown
         );
     }
 }
 
-/// Who beside its owner can read such a file in such a folder.
+/// Who, besides the owner, can read such a file in such a folder.
 fn readers(folder: &Metadata, file: &Metadata) -> Option<&'static str> {
-    // Whoever may search a folder gets at the files in it whose names they know.
+    // Search permission on a folder gives access to the files in it whose names one knows.
     const SEARCH: u32 = 0o1;
     const READ: u32 = 0o4;
     let may =
@@ -134,16 +135,16 @@ fn readers(folder: &Metadata, file: &Metadata) -> Option<&'static str> {
     }
 }
 
-/// Puts on the disk whatever is in the file as the system has it, before anything is read from it.
+/// Syncs everything that the system has of the file, before anything is read from it. The race:
 ///
-/// 1. A process writes a commit into the write-ahead log and is killed before its sync.
-/// 2. The next one reads that commit, from the system's memory: to it, it happened.
-/// 3. Its client sends the command again, and is told that it is a duplicate: an ack.
-/// 4. The power goes, and takes the commit with it.
+/// 1. A process writes a commit into the write-ahead log, and is killed before its sync.
+/// 2. The next process reads that commit from the system's memory.
+/// 3. The client sends the command again, and is told that it is a duplicate: an ack.
+/// 4. The power fails, and the commit is lost.
 ///
-/// An error means that what can be read may not be on the disk: there is nothing to serve then. The
-/// system tells such an error once, and takes the pages for written from then on, so this alone
-/// would let the next start pass. That is why `LogFile::fold` writes them a second time.
+/// After an error, what can be read may not be on the disk, so nothing may be served. The system
+/// reports such an error once, and then considers the pages written, so this check alone would let
+/// the next start pass. That is why `LogFile::fold` writes the pages again.
 fn sync(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()?;
     match File::open(with_suffix(path, "-wal")) {
@@ -151,7 +152,7 @@ fn sync(path: &Path) -> io::Result<()> {
         Err(err) if err.kind() == ErrorKind::NotFound => {}
         Err(err) => return Err(err),
     }
-    // Their names.
+    // The folder, for the files' names.
     File::open(folder_of(path))?.sync_all()
 }
 
@@ -161,13 +162,13 @@ fn private_file() -> OpenOptions {
     options
 }
 
-/// The folder of a file; of a bare name it is the working directory.
+/// The folder of a file; the working directory for a bare name.
 fn folder_of(path: &Path) -> &Path {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     folder.unwrap_or(Path::new("."))
 }
 
-/// The one name of a file that may not be there yet, but whose folder is.
+/// The one path of a file that need not exist yet, but whose folder does.
 fn resolve(path: &Path) -> io::Result<PathBuf> {
     let mut path = path.to_owned();
     for _ in 0..LINKS_MAX {
@@ -175,9 +176,9 @@ fn resolve(path: &Path) -> io::Result<PathBuf> {
         let folder = fs::canonicalize(folder_of(&path))?;
         let here = folder.join(name);
         match fs::read_link(&here) {
-            // From the folder of the link, unless it is absolute.
+            // Relative to the link's folder, unless it is absolute.
             Ok(target) => path = folder.join(target),
-            // Not a link, or not there.
+            // Not a link, or it does not exist.
             Err(err) if [ErrorKind::InvalidInput, ErrorKind::NotFound].contains(&err.kind()) => {
                 return Ok(here);
             }
@@ -187,15 +188,15 @@ fn resolve(path: &Path) -> io::Result<PathBuf> {
     Err(io::Error::other("too many symbolic links"))
 }
 
-/// `x.db` and `-wal` to `x.db-wal`.
+/// Appends to the file name: `x.db` and `-wal` give `x.db-wal`.
 fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     name.into()
 }
 
-/// Makes the folders that are missing, each known to its parent on the disk: a log that survives
-/// the power going must not lie in a folder that does not.
+/// Creates the missing folders and syncs each in its parent: a log that survives a power failure
+/// must not be in a folder that does not.
 fn make_folder(path: &Path) -> io::Result<()> {
     let folders = path.ancestors().skip(1).filter(|folder| !folder.as_os_str().is_empty());
     let missing: Vec<&Path> = folders.take_while(|folder| !folder.exists()).collect();

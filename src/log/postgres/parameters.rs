@@ -1,81 +1,81 @@
-//! The parameters of `log.url`, word by word: which are taken, ignored or refused.
+//! Which parameters of `log.url` are passed on, ignored or refused.
 //!
-//! libpq and other drivers know many more than ours does. None is skipped in silence: a word about
-//! encryption that nobody obeys would be worse than none. Values are never shown; they may be
-//! secrets.
+//! libpq and other drivers know many more parameters than ours does. None is skipped silently: a
+//! parameter about encryption that nobody obeys is worse than none. Values are never shown, because
+//! they may be secrets.
 
 use super::OpenError;
 use crate::config::may_be_named;
 
-/// A URL taken apart.
+/// The URL and what its parameters ask for.
 #[derive(Debug, Default)]
-pub(super) struct Words {
-    /// What is left for the driver.
+pub(super) struct Parameters {
+    /// The URL for the driver, with the parameters that it knows.
     pub url: String,
     /// `sslmode=verify-full`.
     pub verify: bool,
-    /// The file of `sslrootcert`; `None`: the system's authorities.
+    /// The file that `sslrootcert` names; `None`: the system's authorities.
     pub roots: Option<String>,
-    /// Words whose meaning verbatim decides by itself.
+    /// Parameters that verbatim sets itself.
     pub ignored: Vec<String>,
 }
 
-/// What becomes of one word.
+/// What happens to one parameter.
 enum Fate {
     ToDriver,
-    /// It says what is true anyway.
+    /// It asks for what verbatim does anyway.
     Agrees,
     Ignored,
-    /// Why, and what to do: the end of a sentence that begins with the word.
+    /// Why, and what to do: the end of a sentence that begins with the parameter's name.
     Refused(&'static str),
 }
 
-const UNKNOWN: &str = "verbatim does not know; remove it";
-const NO_VALUE: &str = "has a value that verbatim does not know; correct it";
+const UNKNOWN: &str = "verbatim does not support; remove it";
+const NO_VALUE: &str = "has a value that verbatim does not support; correct it";
 
-impl Words {
+impl Parameters {
     pub fn read(url: &str) -> Result<Self, OpenError> {
         let (base, query) = split(url);
-        let mut words = Self::default();
+        let mut parameters = Self::default();
         let (mut rest, mut has_roots) = (Vec::new(), false);
         for parameter in query.split('&').filter(|parameter| !parameter.is_empty()) {
-            // Without one it is more likely a part of a password than a word.
-            let (word, value) = parameter.split_once('=').ok_or(OpenError::Url)?;
-            match (word, value) {
+            // Without `=` it is more likely part of a password than a parameter.
+            let (name, value) = parameter.split_once('=').ok_or(OpenError::Url)?;
+            match (name, value) {
                 ("sslmode", "verify-full") => {
-                    words.verify = true;
+                    parameters.verify = true;
                     rest.push("sslmode=require");
                 }
-                // node-postgres' name for it.
+                // node-postgres's name for `require`.
                 ("sslmode", "no-verify") => rest.push("sslmode=require"),
                 ("sslmode", "disable" | "prefer" | "require") => rest.push(parameter),
                 ("sslmode", _) => return Err(OpenError::SslMode),
                 ("sslrootcert", file) => {
                     has_roots = true;
-                    words.roots = Some(file.to_owned()).filter(|file| file != "system");
+                    parameters.roots = Some(file.to_owned()).filter(|file| file != "system");
                 }
-                _ => match fate(word, value) {
+                _ => match fate(name, value) {
                     Fate::ToDriver => rest.push(parameter),
                     Fate::Agrees => {}
-                    Fate::Ignored => words.ignored.push(word.to_owned()),
-                    Fate::Refused(advice) => return Err(refused(word, advice, query)),
+                    Fate::Ignored => parameters.ignored.push(name.to_owned()),
+                    Fate::Refused(advice) => return Err(refused(name, advice, query)),
                 },
             }
         }
-        if has_roots && !words.verify {
-            // libpq would check the certificate then, whatever the mode; we would not.
-            let advice = "is used with sslmode=verify-full only; write that, or remove it";
-            return Err(OpenError::Word { word: "sslrootcert".to_owned(), advice });
+        if has_roots && !parameters.verify {
+            // libpq would then check the certificate in every mode; verbatim would not.
+            let advice = "only works with sslmode=verify-full; write that, or remove it";
+            return Err(OpenError::Parameter { name: "sslrootcert".to_owned(), advice });
         }
-        words.url = match rest.is_empty() {
+        parameters.url = match rest.is_empty() {
             true => base.to_owned(),
             false => format!("{base}?{}", rest.join("&")),
         };
-        Ok(words)
+        Ok(parameters)
     }
 }
 
-/// As the driver does it: credentials end at the first `@`, and may hold a `?`.
+/// Splits where the driver does: the credentials end at the first `@`, and may contain a `?`.
 fn split(url: &str) -> (&str, &str) {
     let credentials = url.find('@').unwrap_or(0);
     match url[credentials..].split_once('?') {
@@ -84,12 +84,12 @@ fn split(url: &str) -> (&str, &str) {
     }
 }
 
-fn fate(word: &str, value: &str) -> Fate {
+fn fate(name: &str, value: &str) -> Fate {
     let one_of = |values: &[&str]| match values.contains(&value) {
         true => Fate::ToDriver,
         false => Fate::Refused(NO_VALUE),
     };
-    match word {
+    match name {
         "user" | "password" | "dbname" | "host" | "hostaddr" | "port" | "options" => Fate::ToDriver,
         "channel_binding" => one_of(&["disable", "prefer", "require"]),
         "sslnegotiation" => one_of(&["postgres", "direct"]),
@@ -106,31 +106,33 @@ fn fate(word: &str, value: &str) -> Fate {
         | "keepalives_count"
         | "keepalives_retries"
         | "tcp_user_timeout" => Fate::Ignored,
-        "gssencmode" => Fate::Refused("verbatim cannot do; write gssencmode=disable, or remove it"),
+        "gssencmode" => {
+            Fate::Refused("verbatim does not support; write gssencmode=disable, or remove it")
+        }
         "target_session_attrs" => Fate::Refused(
-            "must be read-write, because a standby is behind; write that, or remove it",
+            "must be read-write, because a standby lags behind; write that, or remove it",
         ),
         "sslcert" | "sslkey" | "sslpassword" | "sslcertmode" => Fate::Refused(
-            "verbatim cannot do (it has no certificate of its own); remove it and use a password",
+            "verbatim does not support (it has no client certificate); remove it, use a password",
         ),
         "ssl" => Fate::Refused(
-            "another driver knows; write sslmode=require, or sslmode=verify-full to check the \
+            "is for another driver; write sslmode=require, or sslmode=verify-full to check the \
              certificate",
         ),
         "pgbouncer" => {
             Fate::Refused("is for a pooler; remove it and write the address of PostgreSQL itself")
         }
         "schema" | "search_path" | "currentSchema" => {
-            Fate::Refused("another driver knows; write options=-c%20search_path%3DNAME")
+            Fate::Refused("is for another driver; write options=-c%20search_path%3DNAME")
         }
         _ => Fate::Refused(UNKNOWN),
     }
 }
 
-fn refused(word: &str, advice: &'static str, query: &str) -> OpenError {
-    match may_be_named(word, query) {
-        true => OpenError::Word { word: word.to_owned(), advice },
-        false => OpenError::UnnamedWord,
+fn refused(name: &str, advice: &'static str, query: &str) -> OpenError {
+    match may_be_named(name, query) {
+        true => OpenError::Parameter { name: name.to_owned(), advice },
+        false => OpenError::UnnamedParameter,
     }
 }
 
@@ -138,16 +140,16 @@ fn refused(word: &str, advice: &'static str, query: &str) -> OpenError {
 mod tests {
     use super::*;
 
-    fn read(query: &str) -> Result<Words, String> {
+    fn read(query: &str) -> Result<Parameters, String> {
         let url = format!("postgres://ann:s3cret?sslmode=x@db:5432/chat?{query}");
-        Words::read(&url).map_err(|error| {
+        Parameters::read(&url).map_err(|error| {
             let said = error.to_string();
             assert!(!said.contains("s3cret") && !said.contains("db:5432"), "{said}");
             said
         })
     }
 
-    /// What the driver is left with.
+    /// What is passed on to the driver.
     fn left(query: &str) -> String {
         let url = read(query).unwrap().url;
         url.strip_prefix("postgres://ann:s3cret?sslmode=x@db:5432/chat").unwrap().to_owned()
@@ -158,9 +160,9 @@ mod tests {
     }
 
     #[test]
-    fn words_that_agree_are_taken_and_do_not_trouble_the_driver() {
+    fn parameters_that_agree_are_accepted_and_not_passed_on() {
         assert_eq!(left(""), "");
-        for word in [
+        for parameter in [
             "gssencmode=disable",
             "gssencmode=prefer",
             "target_session_attrs=primary",
@@ -168,10 +170,10 @@ mod tests {
             "target_session_attrs=any",
             "client_encoding=UTF8",
         ] {
-            assert_eq!(left(word), "", "{word}");
-            assert_eq!(read(word).unwrap().ignored, [""; 0], "{word}");
+            assert_eq!(left(parameter), "", "{parameter}");
+            assert_eq!(read(parameter).unwrap().ignored, [""; 0], "{parameter}");
         }
-        for word in [
+        for parameter in [
             "sslmode=disable",
             "sslmode=prefer",
             "sslmode=require",
@@ -181,7 +183,7 @@ mod tests {
             "options=-c%20search_path%3Dchat",
             "host=a,b&port=1,2",
         ] {
-            assert_eq!(left(word), format!("?{word}"));
+            assert_eq!(left(parameter), format!("?{parameter}"));
         }
         assert_eq!(left("sslmode=no-verify"), "?sslmode=require");
         assert!(!read("sslmode=no-verify").unwrap().verify);
@@ -189,37 +191,40 @@ mod tests {
     }
 
     #[test]
-    fn words_about_certificates_say_which_authorities_count() {
-        let words = read("sslmode=verify-full&sslrootcert=/ours.pem").unwrap();
-        assert!(words.verify && words.url.ends_with("chat?sslmode=require"), "{words:?}");
-        assert_eq!(words.roots.as_deref(), Some("/ours.pem"));
-        let words = read("sslrootcert=system&sslmode=verify-full").unwrap();
-        assert!(words.verify && words.roots.is_none(), "{words:?}");
+    fn parameters_name_the_certificate_authorities() {
+        let parameters = read("sslmode=verify-full&sslrootcert=/ours.pem").unwrap();
+        assert!(
+            parameters.verify && parameters.url.ends_with("chat?sslmode=require"),
+            "{parameters:?}"
+        );
+        assert_eq!(parameters.roots.as_deref(), Some("/ours.pem"));
+        let parameters = read("sslrootcert=system&sslmode=verify-full").unwrap();
+        assert!(parameters.verify && parameters.roots.is_none(), "{parameters:?}");
         for weak in ["", "&sslmode=require", "&sslmode=no-verify"] {
             let said = refusal(&format!("sslrootcert=/ours.pem{weak}"));
-            assert!(said.contains("sslrootcert, which is used with sslmode=verify-full"), "{said}");
+            assert!(said.contains("sslrootcert, which only works with sslmode=verify"), "{said}");
         }
     }
 
     #[test]
-    fn what_verbatim_decides_is_ignored_and_named() {
-        let words = read("connect_timeout=10&keepalives_count=3&application_name=x").unwrap();
-        assert_eq!(words.ignored, ["connect_timeout", "keepalives_count", "application_name"]);
-        assert!(words.url.ends_with("/chat"), "{words:?}");
+    fn parameters_that_verbatim_sets_are_ignored_and_named() {
+        let parameters = read("connect_timeout=10&keepalives_count=3&application_name=x").unwrap();
+        assert_eq!(parameters.ignored, ["connect_timeout", "keepalives_count", "application_name"]);
+        assert!(parameters.url.ends_with("/chat"), "{parameters:?}");
     }
 
     #[test]
-    fn what_cannot_be_obeyed_is_refused_by_name_and_without_its_value() {
-        for word in ["allow", "verify-ca", "verify_full", ""] {
-            let said = refusal(&format!("sslmode={word}"));
+    fn unsupported_parameters_are_refused_by_name_without_their_value() {
+        for parameter in ["allow", "verify-ca", "verify_full", ""] {
+            let said = refusal(&format!("sslmode={parameter}"));
             assert!(said.contains("sslmode that is not one of disable, prefer"), "{said}");
         }
-        for (word, advice) in [
+        for (parameter, advice) in [
             ("gssencmode=require", "write gssencmode=disable"),
             ("target_session_attrs=standby", "must be read-write"),
             ("target_session_attrs=prefer-standby", "must be read-write"),
             ("target_session_attrs=read-only", "must be read-write"),
-            ("channel_binding=s3cret", "has a value that verbatim does not know"),
+            ("channel_binding=s3cret", "has a value that verbatim does not support"),
             ("sslcert=s3cret", "use a password"),
             ("sslkey=s3cret", "use a password"),
             ("sslpassword=s3cret", "use a password"),
@@ -231,16 +236,16 @@ mod tests {
             ("service=s3cret", UNKNOWN),
             ("nonsense=s3cret", UNKNOWN),
         ] {
-            let (name, _) = word.split_once('=').unwrap();
-            let said = refusal(&format!("dbname=x&{word}"));
+            let (name, _) = parameter.split_once('=').unwrap();
+            let said = refusal(&format!("dbname=x&{parameter}"));
             assert!(said.starts_with(&format!("log.url has {name}, which ")), "{said}");
             assert!(said.contains(advice), "{said}");
         }
     }
 
-    /// `postgres://ann:pw@1?s3cret=more@db/chat`: the password was not encoded.
+    /// `postgres://ann:pw@1?s3cret=more@db/chat`: the password is not percent-encoded.
     #[test]
-    fn what_may_be_a_part_of_a_password_is_not_named() {
+    fn a_possible_part_of_a_password_is_not_named() {
         for query in ["s3cret=more@db/chat", "s3cret%20x=1", "s3cret/x=1", "sslmode=require&s3cret"]
         {
             refusal(query);
