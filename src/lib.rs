@@ -94,10 +94,3 @@ pub mod tasks;
 pub mod trace;
 /// When memory is given back to the system.
 pub mod trim;
-
-// Clients, which use nothing of the server.
-
-/// A load generator, for `verbatim bench`.
-pub mod bench;
-/// Clients that put a cluster's promise to the test, for `verbatim verify`.
-pub mod verify;

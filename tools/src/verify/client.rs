@@ -12,14 +12,34 @@ use tokio::sync::watch;
 use verbatim_checker::{
     Ack, Asked, Command, Connection, Kind, Nanos, Node, Page, Start, View, ViewOf, Wanted, at_ms,
 };
+use verbatim_client::frame::{self, Frame};
+use verbatim_client::{Connection as Line, Target, Waits};
 
-use super::frame::{self, Frame};
-use super::line::{Gone, Line, Target};
 use super::recorder::{Counters, Recorder};
 use super::{Ends, Phase};
 
 /// Between two attempts to connect, when no node was there to connect to.
 const KNOCK_PAUSE: Duration = Duration::from_millis(50);
+
+/// How long a client waits for a server. Shorter than a person would: what a fault does is to be
+/// seen, and not waited out.
+pub const WAITS: Waits = Waits {
+    open: Duration::from_millis(1500),
+    silence: Duration::from_millis(800),
+    answer: Duration::from_millis(1500),
+    send: Duration::from_secs(2),
+    receive_bytes: None,
+};
+
+/// The connection has ended, or the run.
+#[derive(Debug)]
+pub struct Gone;
+
+impl From<verbatim_client::Gone> for Gone {
+    fn from(_: verbatim_client::Gone) -> Self {
+        Self
+    }
+}
 
 /// What all clients of a run have in common.
 pub struct Stage {
@@ -117,7 +137,7 @@ impl Client {
                 return Err(Gone);
             }
             let target = &self.stage.targets[self.home];
-            if let Ok(mut line) = Line::open(target, receive_bytes).await
+            if let Ok(mut line) = Line::open(target, Waits { receive_bytes, ..WAITS }).await
                 && let Ok(hello) = line.next().await
                 && let Ok(Frame { node: Some(node), .. }) = serde_json::from_str(&hello)
             {

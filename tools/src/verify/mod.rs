@@ -4,8 +4,11 @@
 //! it runs. It judges nothing: `verbatim_checker` does. It shares nothing with the server but the
 //! description of the protocol.
 //!
+//! Of `verbatim_client` it uses the connections and frames, and not the `Client` above them, which
+//! drops duplicates and mends holes: the checker must see them.
+//!
 //! - `plan`: what a seed decides; `text`: what is said
-//! - `line`: one connection; `client`: what every client does; `frame`: what is on the wire
+//! - `client`: what every client does
 //! - `talker`, with its `shadow`s, and `follower`
 //! - `recorder`: the history while it is made
 //! - `run`: from the first room to the last event
@@ -13,8 +16,6 @@
 
 mod client;
 mod follower;
-mod frame;
-mod line;
 pub mod plan;
 pub mod recorder;
 mod report;
@@ -29,8 +30,8 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use verbatim_checker::{History, Report, check};
+pub use verbatim_client::{BadUrl, Target};
 
-pub use self::line::{BadUrl, Target};
 pub use self::report::thousands;
 pub use self::run::{NotReady, Run, Settings};
 

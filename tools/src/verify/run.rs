@@ -9,11 +9,11 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use verbatim_checker::{Asked, History, Kind, Limits, Start};
+use verbatim_client::frame::{Command, Frame};
+use verbatim_client::{Connection, Target};
 
-use super::client::{Answered, Client, Heard, Open, Stage};
+use super::client::{Answered, Client, Gone, Heard, Open, Stage, WAITS};
 use super::follower::Follower;
-use super::frame::{Command, Frame};
-use super::line::{Gone, Line, Target};
 use super::plan::{Plan, Shape, Words};
 use super::recorder::Recorder;
 use super::shadow::{Paged, page};
@@ -87,15 +87,15 @@ impl Run {
             troubles: Vec::new(),
         };
         for target in &run.stage.targets {
-            let line = Line::open(target, None).await;
-            line.map_err(|_| NotReady::NoAnswer(target.url.clone()))?.close().await;
+            let line = Connection::open(target, WAITS).await;
+            line.map_err(|_| NotReady::NoAnswer(target.url().to_owned()))?.close().await;
         }
         let made = timeout(BEGIN_TIMEOUT, run.make_rooms()).await;
         made.map_err(|_| NotReady::TooSlow("the rooms could not be made"))?;
         for target in 0..run.stage.targets.len() {
             let knows = timeout(BEGIN_TIMEOUT, run.knows_rooms(target)).await;
             if !knows.map_err(|_| NotReady::TooSlow("the rooms could not be read"))? {
-                return Err(NotReady::NotOneCluster(run.stage.targets[target].url.clone()));
+                return Err(NotReady::NotOneCluster(run.stage.targets[target].url().to_owned()));
             }
         }
         let talkers = timeout(BEGIN_TIMEOUT, run.enlist(&plan)).await;

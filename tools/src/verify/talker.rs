@@ -11,11 +11,10 @@ use rand::{Rng, SeedableRng};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 use verbatim_checker::{Command, Kind, Start};
+use verbatim_client::frame::{self, Frame};
 
 use super::Phase;
-use super::client::{Answered, Client, Heard, Open};
-use super::frame::{self, Frame};
-use super::line::Gone;
+use super::client::{Answered, Client, Gone, Heard, Open};
 use super::plan::{self, Manner, What, Words};
 use super::shadow::{self, Reader};
 
@@ -182,7 +181,10 @@ impl Talker {
                 self.impatient_at = Some(now + Duration::from_millis(patience_ms));
             }
         }
-        if frames.is_empty() { Ok(()) } else { open.line.send(frames).await }
+        if !frames.is_empty() {
+            open.line.send(frames).await?;
+        }
+        Ok(())
     }
 
     /// Its frame, recorded as sent.
@@ -224,7 +226,7 @@ impl Talker {
         }
         let again = self.sending(open, &job);
         self.pending.push_back(job);
-        open.line.send([again]).await
+        Ok(open.line.send([again]).await?)
     }
 
     /// After its connection has ended: what was not answered goes first, in the old order.

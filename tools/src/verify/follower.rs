@@ -11,11 +11,10 @@ use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 use tokio::time::{Instant, sleep, sleep_until};
 use verbatim_checker::{Command, Kind, Start};
+use verbatim_client::frame::{self, Frame};
 
 use super::Phase;
-use super::client::{Answered, Client, Heard, Open};
-use super::frame::{self, Frame};
-use super::line::Gone;
+use super::client::{Answered, Client, Gone, Heard, Open};
 use super::plan::{self, Entry, Habit, Vanish};
 
 /// Connections that nobody reads any more and that are not closed either, of one client.
@@ -54,6 +53,12 @@ enum End {
 
 impl From<Gone> for End {
     fn from(_: Gone) -> Self {
+        Self::Gone
+    }
+}
+
+impl From<verbatim_client::Gone> for End {
+    fn from(_: verbatim_client::Gone) -> Self {
         Self::Gone
     }
 }
@@ -137,7 +142,7 @@ impl Follower {
         for room in self.rooms.iter().filter(|room| !known.contains(room)) {
             frames.push(self.client.join(open, room, self.entry, None));
         }
-        open.line.send(frames).await
+        Ok(open.line.send(frames).await?)
     }
 
     /// Tells the run how far it is.
@@ -163,7 +168,7 @@ impl Follower {
             // It was its own wish, and the answer to it is still to come.
             Heard::Left(room) => {
                 let join = self.client.join(open, &room, self.entry, None);
-                open.line.send([join]).await
+                Ok(open.line.send([join]).await?)
             }
             Heard::Answer => {
                 let frame: Frame<'_> = serde_json::from_str(text).map_err(|_| Gone)?;
@@ -196,7 +201,7 @@ impl Follower {
         self.client.not_joined(room);
         sleep(AGAIN_PAUSE).await;
         let join = self.client.join(open, room, self.entry, None);
-        open.line.send([join]).await
+        Ok(open.line.send([join]).await?)
     }
 
     /// Does what its habit is.
@@ -232,6 +237,6 @@ impl Follower {
             frame::Command { r#type: "leave", user_id, room, id: id_text, ..Default::default() };
         self.client.sent(open, command);
         self.leaving = Some((command, id.clone()));
-        open.line.send([leave.json()]).await
+        Ok(open.line.send([leave.json()]).await?)
     }
 }

@@ -1,7 +1,8 @@
-//! One connection of a client to a node, which may break or fall silent at any moment.
+//! One connection to a node, which may break or fall silent at any moment.
 //!
-//! It knows no command and keeps no record. That it broke is a value and the usual case; that it
-//! fell silent is found out by asking.
+//! It knows no command and hides nothing: each frame comes as the server sent it, duplicates and
+//! all. That it broke is a value and the usual case; it finds out by itself that a server has
+//! fallen silent.
 
 use std::io;
 use std::sync::Arc;
@@ -15,49 +16,108 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::http::Uri;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
-use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
+use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_tungstenite::{Connector, MaybeTlsStream, WebSocketStream, client_async_tls_with_config};
 
-/// For connection, TLS and upgrade together. A node that is stopped accepts connections, in its
-/// kernel, and says nothing.
-const OPEN_TIMEOUT: Duration = Duration::from_millis(1500);
-/// A line that was silent for so long is asked whether it is there, with a ping,
-const SILENCE: Duration = Duration::from_millis(800);
-/// and counts as broken if nothing came by then.
-const ANSWER_TIMEOUT: Duration = Duration::from_millis(1500);
-/// Longest wait until the node has taken what is sent.
-const SEND_TIMEOUT: Duration = Duration::from_secs(2);
 /// What one read of a socket takes. The default is 128 KiB for each connection, at once.
 const READ_BYTES: usize = 4096;
+/// Longest frame of a server; a longer one ends the connection. Pages of history are the longest,
+/// and have some 1 MiB unless the server's settings say otherwise.
+const FRAME_BYTES_MAX: usize = 64 << 20;
+/// Close code of a connection that ended without one (RFC 6455, section 7.1.5).
+const NO_CODE: u16 = 1005;
 
-/// The address of a node or of a load balancer, in parts.
-#[derive(Clone)]
+/// The address of a node or of a load balancer.
+#[derive(Clone, Debug)]
 pub struct Target {
-    pub url: String,
+    url: String,
     host: String,
     port: u16,
     /// `None` for `ws:`.
     tls: Option<Arc<ClientConfig>>,
 }
 
-/// Why a URL is none that could be connected to.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+/// The text is not the URL of a WebSocket.
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 #[error("{0:?} is not a URL like ws://127.0.0.1:8080/ws or wss://chat.example.org/ws")]
 pub struct BadUrl(pub String);
 
-pub struct Line {
+/// How long a [`Connection`] waits, and how much the kernel keeps for it.
+#[derive(Clone, Debug)]
+pub struct Waits {
+    /// For connection, TLS and upgrade together. A node that is stopped accepts connections, in its
+    /// kernel, and says nothing.
+    pub open: Duration,
+    /// A connection that was silent for so long is asked with a ping whether it is there,
+    pub silence: Duration,
+    /// and counts as broken if nothing came within this time.
+    pub answer: Duration,
+    /// Until the server has taken what is sent.
+    pub send: Duration,
+    /// Bytes that the kernel keeps for a client that does not read; `None`: as many as it likes.
+    pub receive_bytes: Option<u32>,
+}
+
+impl Default for Waits {
+    /// 10 s each, and a ping after 15 s: a server sends one every 25 s unless its settings say
+    /// otherwise.
+    fn default() -> Self {
+        let each = Duration::from_secs(10);
+        let silence = Duration::from_secs(15);
+        Self { open: each, silence, answer: each, send: each, receive_bytes: None }
+    }
+}
+
+/// A WebSocket to a node.
+pub struct Connection {
     socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
+    waits: Waits,
     heard_at: Instant,
     /// It was silent, and was asked whether it is there.
     is_asked: bool,
 }
 
-/// The connection has ended, in order or not, or is as good as ended.
-#[derive(Debug)]
-pub struct Gone;
+/// The connection has ended, in order or not, or is as good as ended, or could not be made.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Gone {
+    /// The server answered the upgrade with another HTTP status than 101.
+    #[error("the server refused the connection with HTTP status {0}")]
+    Refused(u16),
+    /// The server closed, with a code that docs/protocol.md explains.
+    #[error("the server closed the connection with {code} {reason}")]
+    Closed {
+        /// The close code; 1005 if there was none.
+        code: u16,
+        /// For people.
+        reason: String,
+    },
+    /// It broke, fell silent or could not be made; the text says which.
+    #[error("{0}")]
+    Lost(String),
+}
+
+impl Gone {
+    /// Whether the server says that this client does something wrong: it would do so again.
+    pub fn is_for_good(&self) -> bool {
+        matches!(self, Self::Closed { code: 1002 | 1003 | 1007..=1009, .. })
+    }
+
+    fn silent(what: &str) -> Self {
+        Self::Lost(format!("the server did not {what} in time"))
+    }
+}
+
+impl From<Error> for Gone {
+    fn from(err: Error) -> Self {
+        match err {
+            Error::Http(answer) => Self::Refused(answer.status().as_u16()),
+            err => Self::Lost(err.to_string()),
+        }
+    }
+}
 
 impl Target {
-    /// Without a path, the path is `/ws`.
+    /// Of a `ws://` or `wss://` URL. Without a path, the path is `/ws`.
     pub fn parse(url: &str) -> Result<Self, BadUrl> {
         let bad = || BadUrl(url.to_owned());
         let uri: Uri = url.parse().map_err(|_| bad())?;
@@ -84,58 +144,80 @@ impl Target {
             tls: if default_port == 443 { Some(tls().map_err(|_| bad())?) } else { None },
         })
     }
+
+    /// With its path.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
 }
 
-impl Line {
-    /// With `receive_bytes`, the kernel keeps no more than that for a client that does not read.
-    pub async fn open(target: &Target, receive_bytes: Option<u32>) -> Result<Self, Gone> {
-        match timeout(OPEN_TIMEOUT, Self::try_open(target, receive_bytes)).await {
-            Ok(Ok(line)) => Ok(line),
-            Ok(Err(_)) | Err(_) => Err(Gone),
-        }
+impl Connection {
+    /// Connects. The server's first frame, `hello`, is the first of [`Connection::next`].
+    ///
+    /// Cancel-safe: dropped, there is no connection.
+    pub async fn open(target: &Target, waits: Waits) -> Result<Self, Gone> {
+        let open = timeout(waits.open, Self::try_open(target, waits.receive_bytes)).await;
+        let socket = open.map_err(|_| Gone::silent("answer"))??;
+        Ok(Self { socket, waits, heard_at: Instant::now(), is_asked: false })
     }
 
-    async fn try_open(target: &Target, receive_bytes: Option<u32>) -> io::Result<Self> {
+    async fn try_open(
+        target: &Target,
+        receive_bytes: Option<u32>,
+    ) -> Result<WebSocketStream<MaybeTlsStream<TcpStream>>, Error> {
         let stream = connect(target, receive_bytes).await?;
         stream.set_nodelay(true)?;
-        let request = (&*target.url).into_client_request().map_err(io::Error::other)?;
-        let config = WebSocketConfig::default().read_buffer_size(READ_BYTES).write_buffer_size(0);
+        let request = (&*target.url).into_client_request()?;
+        let config = WebSocketConfig::default()
+            .read_buffer_size(READ_BYTES)
+            .write_buffer_size(0)
+            .max_message_size(Some(FRAME_BYTES_MAX))
+            .max_frame_size(Some(FRAME_BYTES_MAX));
         let connector = target.tls.clone().map_or(Connector::Plain, Connector::Rustls);
         let upgrade = client_async_tls_with_config(request, stream, Some(config), Some(connector));
-        let (socket, _) = upgrade.await.map_err(io::Error::other)?;
-        Ok(Self { socket, heard_at: Instant::now(), is_asked: false })
+        Ok(upgrade.await?.0)
     }
 
-    /// All of them in as few writes as possible.
+    /// Sends text frames, all of them in as few writes as possible.
+    ///
+    /// Not cancel-safe: if it is dropped, some of the frames may have been sent and others not.
     pub async fn send(&mut self, frames: impl IntoIterator<Item = String>) -> Result<(), Gone> {
         let send = async {
             for frame in frames {
-                self.socket.feed(Message::text(frame)).await.map_err(|_| Gone)?;
+                self.socket.feed(Message::text(frame)).await?;
             }
-            self.socket.flush().await.map_err(|_| Gone)
+            Ok(self.socket.flush().await?)
         };
-        timeout(SEND_TIMEOUT, send).await.unwrap_or(Err(Gone))
+        timeout(self.waits.send, send).await.unwrap_or_else(|_| Err(Gone::silent("read")))
     }
 
-    /// The next text frame. Cancel-safe: reading is, and a ping that was not sent is sent later.
-    pub async fn next(&mut self) -> Result<Utf8Bytes, Gone> {
+    /// The next text frame, as it came.
+    ///
+    /// Cancel-safe: reading is, and a ping that was not sent is sent later.
+    pub async fn next(&mut self) -> Result<String, Gone> {
         loop {
-            let patience = if self.is_asked { ANSWER_TIMEOUT } else { SILENCE };
+            let patience = if self.is_asked { self.waits.answer } else { self.waits.silence };
             match timeout_at(self.heard_at + patience, self.socket.next()).await {
                 Ok(Some(Ok(message))) => {
-                    self.heard_at = Instant::now();
-                    self.is_asked = false;
+                    self.rested();
                     match message {
-                        Message::Text(text) => return Ok(text),
-                        Message::Close(_) | Message::Binary(_) => return Err(Gone),
+                        Message::Text(text) => return Ok(text.as_str().to_owned()),
+                        Message::Close(close) => {
+                            let close = close.map(|it| (it.code.into(), it.reason.to_string()));
+                            let (code, reason) = close.unwrap_or((NO_CODE, String::new()));
+                            return Err(Gone::Closed { code, reason });
+                        }
+                        Message::Binary(_) => return Err(Gone::Lost("a binary frame".to_owned())),
                         _ => {}
                     }
                 }
-                Ok(_) => return Err(Gone),
-                Err(_) if self.is_asked => return Err(Gone),
+                Ok(Some(Err(err))) => return Err(err.into()),
+                Ok(None) => return Err(Gone::Lost("the connection has ended".to_owned())),
+                Err(_) if self.is_asked => return Err(Gone::silent("answer a ping")),
                 Err(_) => {
                     let ping = self.socket.send(Message::Ping("there?".into()));
-                    timeout(SEND_TIMEOUT, ping).await.map_err(|_| Gone)?.map_err(|_| Gone)?;
+                    let sent = timeout(self.waits.send, ping).await;
+                    sent.map_err(|_| Gone::silent("read"))??;
                     self.heard_at = Instant::now();
                     self.is_asked = true;
                 }
@@ -143,13 +225,13 @@ impl Line {
         }
     }
 
-    /// After a time in which nobody read it, silence is nothing to wonder about.
+    /// Says that nobody read it for a while: then the silence is not the server's.
     pub fn rested(&mut self) {
         self.heard_at = Instant::now();
         self.is_asked = false;
     }
 
-    /// Ends it as one should.
+    /// Closes, and waits for the server's close; for no longer than [`Waits::answer`].
     pub async fn close(mut self) {
         let close = async {
             // What was under way may still come; it ends with the server's close.
@@ -158,7 +240,7 @@ impl Line {
             }
         };
         // A node that does not answer the close is not waited for.
-        let _ = timeout(ANSWER_TIMEOUT, close).await;
+        let _ = timeout(self.waits.answer, close).await;
     }
 
     /// Ends it with a reset: what was under way is lost on both sides.

@@ -9,10 +9,9 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use verbatim_checker::Asked;
+use verbatim_client::frame;
 
-use super::client::{Client, Heard, Open};
-use super::frame;
-use super::line::Gone;
+use super::client::{Client, Gone, Heard, Open};
 use super::talker::{Job, take_answered};
 
 /// The longest that a reader waits for a connection or an answer; then this reading is not done.

@@ -3,7 +3,7 @@
 use super::*;
 use crate::bench::args::Spoken;
 use crate::bench::dialect;
-use crate::protocol::frame::{Opcode, encode};
+use crate::bench::wire::from_server;
 
 /// A line of one client, and all around it.
 struct Stand {
@@ -48,7 +48,7 @@ impl Stand {
     }
 
     fn hear(&mut self, text: &str) -> Outcome {
-        self.read(&encode(Opcode::Text, text.as_bytes()))
+        self.read(&from_server(Opcode::Text, text.as_bytes()))
     }
 
     fn hear_message(&mut self, seq: u64) {
@@ -156,7 +156,7 @@ fn a_refused_upgrade_and_a_close_are_the_end() {
 
     let mut stand = Stand::new("fanout");
     stand.connect();
-    assert!(stand.read(&encode(Opcode::Close, b"\x03\xe8bye")).is_over);
+    assert!(stand.read(&from_server(Opcode::Close, b"\x03\xe8bye")).is_over);
     assert_eq!(stand.board.trouble().as_deref(), Some("bye"));
 }
 
@@ -164,7 +164,7 @@ fn a_refused_upgrade_and_a_close_are_the_end() {
 fn a_ping_is_answered_and_a_piece_of_a_frame_is_left() {
     let mut stand = Stand::new("fanout");
     stand.connect();
-    let outcome = stand.read(&encode(Opcode::Ping, b"hi"));
+    let outcome = stand.read(&from_server(Opcode::Ping, b"hi"));
     assert_eq!(outcome.reply, b"\x8a\x82\0\0\0\0hi");
     let mut around = Surroundings {
         plan: &stand.plan,
