@@ -2,7 +2,7 @@
 //!
 //! It knows no command and hides nothing: each frame comes as the server sent it, duplicates and
 //! all. That it broke is a value and the usual case; it finds out by itself that a server has
-//! fallen silent.
+//! fallen silent. [`Client`](crate::Client) is what comes back after a break.
 
 use std::io;
 use std::sync::Arc;

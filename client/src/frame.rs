@@ -45,8 +45,17 @@ pub struct Frame<'a> {
     /// In `hello`: the node's name.
     #[serde(borrow)]
     pub node: Option<Cow<'a, str>>,
+    /// In `hello`: what the server takes.
+    pub limits: Option<Limits>,
     /// In `goodbye`: how long to wait before connecting again, in milliseconds.
     pub reconnect_ms: Option<u64>,
+}
+
+/// What a server takes.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub struct Limits {
+    /// Bytes of a frame; a longer one ends the connection.
+    pub frame_bytes: Option<usize>,
 }
 
 /// A page of history, its events as the bytes they are.
