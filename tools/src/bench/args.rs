@@ -17,9 +17,6 @@ pub struct Args {
     /// Where to connect; repeat it for several nodes, over which the clients are spread
     #[arg(long = "url", value_name = "URL", default_value = "ws://127.0.0.1:8080/ws")]
     pub urls: Vec<String>,
-    /// What the server speaks
-    #[arg(long, value_enum, default_value_t = Spoken::Verbatim)]
-    pub dialect: Spoken,
     /// Connections, beside the few that only send
     #[arg(long)]
     pub clients: Option<usize>,
@@ -107,29 +104,6 @@ impl Shape {
             Self::Idle => "idle",
             Self::Storm => "storm",
             Self::Jitter => "jitter",
-        }
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Spoken {
-    /// Our own protocol
-    Verbatim,
-    /// The bare broadcaster of benches/peers/floor (fanout and idle only, as those below)
-    Floor,
-    /// nats-server over WebSocket
-    Nats,
-    /// Socket.IO 4, the server of benches/peers/socketio
-    Socketio,
-}
-
-impl Spoken {
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Verbatim => "verbatim",
-            Self::Floor => "floor",
-            Self::Nats => "nats",
-            Self::Socketio => "socketio",
         }
     }
 }

@@ -84,7 +84,7 @@ mod tests {
     use clap::Parser;
 
     use super::super::args::Args;
-    use super::super::dialect;
+    use super::super::dialect::verbatim::Verbatim;
     use super::*;
 
     #[derive(Parser)]
@@ -95,12 +95,11 @@ mod tests {
 
     /// How many of a thousand messages leave, if nobody ever answers and one may be unanswered.
     fn sent(is_answered: bool) -> u64 {
-        let words = "bench fanout --senders 1 --in-flight 1 --rate 1000000 --dialect floor \
-                     --url ws://127.0.0.1:9";
+        let words = "bench fanout --senders 1 --in-flight 1 --rate 1000000 --url ws://127.0.0.1:9";
         let args = Program::parse_from(words.split_whitespace()).args;
-        let plan = Arc::new(Plan::new(&args, "r").unwrap());
+        let plan = Arc::new(Plan::new(&args, "r", false).unwrap());
         let pacer = Pacer {
-            script: Arc::new(Script::new(&plan, &*dialect::of(args.dialect))),
+            script: Arc::new(Script::new(&plan, &Verbatim::default())),
             board: Arc::new(Board::new(plan.rooms.len())),
             outlets: Arc::new(plan.clients.iter().map(|_| Arc::default()).collect()),
             plan,

@@ -4,7 +4,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
 use std::time::Duration;
 
-use super::args::{Args, Shape, Spoken};
+use super::args::{Args, Shape};
 use super::stamp;
 
 /// A whole run.
@@ -92,7 +92,7 @@ impl Rooms {
         Self { prefix, names }
     }
 
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.names.len()
     }
 
@@ -133,14 +133,20 @@ impl Defaults {
 }
 
 impl Plan {
-    /// `run` is a word that no other run has.
-    pub fn new(args: &Args, run: &str) -> Result<Self, Wrong> {
+    /// `run` is a word that no other run has. Only with a dialect that numbers events
+    /// (`is_numbered`) can everything be measured.
+    pub fn new(args: &Args, run: &str, is_numbered: bool) -> Result<Self, Wrong> {
         let defaults = Defaults::of(args.shape);
         let clients = args.clients.unwrap_or(defaults.clients);
         let rooms = args.rooms.unwrap_or(defaults.rooms);
         let rate = args.rate.unwrap_or(defaults.rate);
         let in_flight = args.in_flight.unwrap_or(defaults.in_flight);
         check(args, clients, rooms, rate, in_flight)?;
+        let is_simple = matches!(args.shape, Shape::Fanout | Shape::Idle);
+        if !is_numbered && (!is_simple || args.follows.unwrap_or(1) > 1) {
+            let what = "others than verbatim can do fanout and idle, in one room";
+            return Err(wrong("dialect", what));
+        }
         let targets = args.urls.iter().map(|url| Target::parse(url)).collect::<Result<_, _>>()?;
         let mut plan = Self {
             shape: args.shape,
@@ -302,10 +308,6 @@ fn check(
     if args.duration.is_zero() {
         return Err(wrong("duration", "must be above 0"));
     }
-    let is_ours = args.dialect == Spoken::Verbatim;
-    if !is_ours && (!matches!(args.shape, Shape::Fanout | Shape::Idle) || follows > 1) {
-        return Err(wrong("dialect", "others than verbatim can do fanout and idle, in one room"));
-    }
     if args.kill.is_some() && (args.shape != Shape::Storm || args.urls.len() < 2) {
         return Err(wrong("kill", "is for storm, with a second --url to go to"));
     }
@@ -357,7 +359,7 @@ impl Plan {
         }
         let words = ["bench"].into_iter().chain(arguments.split_whitespace());
         let line: Line = clap::Parser::try_parse_from(words).map_err(|err| err.to_string())?;
-        Self::new(&line.args, "x").map_err(|err| err.to_string())
+        Self::new(&line.args, "x", true).map_err(|err| err.to_string())
     }
 }
 
@@ -429,7 +431,6 @@ mod tests {
             ("fanout --slow 51", "--slow: must be from 0 to 50"),
             ("fanout --duration 0s", "--duration: must be above 0"),
             ("fanout --url http://x", "--url: http://x: must begin with ws://"),
-            ("write --dialect nats", "--dialect: others than verbatim"),
             ("storm --kill 1", "--kill: is for storm, with a second --url"),
             ("fan-out", "invalid value 'fan-out'"),
         ];

@@ -12,7 +12,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use super::args::{Args, Shape};
 use super::board::Board;
 use super::crew::{Crew, Order};
-use super::dialect::{self, Dialect};
+use super::dialect::Dialect;
+use super::dialect::verbatim::Verbatim;
 use super::line::Line;
 use super::outlet::Outlet;
 use super::pacer::Pacer;
@@ -45,16 +46,19 @@ pub enum BenchError {
 /// Between two looks at the board.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
-/// Runs, and prints the report. Whether everything was whole.
+/// Runs on a server of ours, and prints the report. Whether everything was whole.
 pub fn run(args: &Args) -> Result<bool, BenchError> {
+    run_in(args, Arc::new(Verbatim::default()))
+}
+
+/// The same on a server that speaks this dialect.
+pub fn run_in(args: &Args, dialect: Arc<dyn Dialect>) -> Result<bool, BenchError> {
     let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let plan = Plan::new(args, &format!("{:x}", since_1970.as_millis()))?;
-    let dialect = dialect::of(args.dialect);
-    let has_acks = dialect.is_numbered();
+    let (name, has_acks) = (dialect.name(), dialect.is_numbered());
+    let plan = Plan::new(args, &format!("{:x}", since_1970.as_millis()), has_acks)?;
     let mut run = Run::new(args, plan, dialect);
     let measured = run.measure()?;
-    let (has_pids, name) = (!args.pids.is_empty(), args.dialect.name());
-    let report = Report::new(&run.plan, name, has_acks, has_pids, &measured);
+    let report = Report::new(&run.plan, name, has_acks, !args.pids.is_empty(), &measured);
     run.progress.clear();
     print(args, &report)?;
     if let (Some(path), Some(arrivals)) = (&args.arrivals, &measured.tally.arrivals) {

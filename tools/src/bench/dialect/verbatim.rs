@@ -23,6 +23,10 @@ impl Default for Verbatim {
 }
 
 impl Dialect for Verbatim {
+    fn name(&self) -> &'static str {
+        "verbatim"
+    }
+
     fn path(&self, _: &Client) -> &'static str {
         "/ws"
     }

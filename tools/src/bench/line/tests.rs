@@ -1,8 +1,7 @@
 //! A line is told what a server said, and what it counts is looked at.
 
 use super::*;
-use crate::bench::args::Spoken;
-use crate::bench::dialect;
+use crate::bench::dialect::verbatim::Verbatim;
 use crate::bench::wire::from_server;
 
 /// A line of one client, and all around it.
@@ -18,7 +17,7 @@ struct Stand {
 impl Stand {
     fn new(arguments: &str) -> Self {
         let plan = Plan::typed(arguments).unwrap();
-        let (board, dialect) = (Board::new(plan.rooms.len()), dialect::of(Spoken::Verbatim));
+        let (board, dialect) = (Board::new(plan.rooms.len()), Arc::new(Verbatim::default()));
         board.open_window();
         let line = Line::new(0, 0, Arc::default());
         Self { plan, dialect, board, tally: Tally::default(), line, delivered: 0 }

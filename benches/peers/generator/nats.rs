@@ -2,11 +2,10 @@
 //! A room is a subject.
 
 use memchr::memmem;
-
-use super::{Dialect, Place, Seen, Template};
-use crate::bench::plan::{Client, Rooms};
-use crate::bench::stamp::Stamp;
-use crate::bench::wire::{self, Opcode};
+use verbatim_tools::bench::dialect::{Dialect, Place, Seen, Template};
+use verbatim_tools::bench::stamp::Stamp;
+use verbatim_tools::bench::wire::{self, Opcode};
+use verbatim_tools::bench::{Client, Rooms};
 
 const CONNECT: &str = "CONNECT {\"verbose\":false,\"pedantic\":false,\"lang\":\"bench\",\
                        \"version\":\"1\",\"protocol\":1}\r\n";
@@ -16,6 +15,10 @@ const PONG: &[u8] = b"\x82\x86\0\0\0\0PONG\r\n";
 pub struct Nats;
 
 impl Dialect for Nats {
+    fn name(&self) -> &'static str {
+        "nats"
+    }
+
     fn path(&self, _: &Client) -> &'static str {
         "/"
     }

@@ -1,16 +1,10 @@
 //! What the load generator must know of a server's own protocol above WebSocket.
 //!
-//! One implementation for each kind of server that is measured. A dialect has no state: the
-//! conversation is the line's.
+//! Ours is `verbatim`. Those of other servers, to compare with, are in `benches/peers/generator`,
+//! and not in the program. A dialect has no state: the conversation is the line's.
 
-mod floor;
-mod nats;
-mod socketio;
-mod verbatim;
+pub(super) mod verbatim;
 
-use std::sync::Arc;
-
-use super::args::Spoken;
 use super::plan::{Client, Rooms};
 use super::stamp::Stamp;
 
@@ -57,19 +51,13 @@ pub struct Template {
     pub id_at: Option<usize>,
 }
 
-pub fn of(spoken: Spoken) -> Arc<dyn Dialect> {
-    match spoken {
-        Spoken::Verbatim => Arc::new(verbatim::Verbatim::default()),
-        Spoken::Floor => Arc::new(floor::Floor::default()),
-        Spoken::Nats => Arc::new(nats::Nats),
-        Spoken::Socketio => Arc::new(socketio::SocketIo::default()),
-    }
-}
-
 /// Digits of a message's id.
 pub const ID_LEN: usize = 12;
 
 pub trait Dialect: Send + Sync {
+    /// As it is called in the report.
+    fn name(&self) -> &'static str;
+
     /// Where the upgrade is asked for, unless the URL says so.
     fn path(&self, client: &Client) -> &'static str;
 

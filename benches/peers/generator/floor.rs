@@ -3,10 +3,10 @@
 //! What it is given to broadcast is as long as the event that Verbatim would send for the same
 //! text, so that both write the same bytes.
 
-use super::{Dialect, Place, Seen, Template};
-use crate::bench::plan::{Client, Rooms};
-use crate::bench::stamp::Stamps;
-use crate::bench::wire::{self, Opcode};
+use verbatim_tools::bench::dialect::{Dialect, Place, Seen, Template};
+use verbatim_tools::bench::stamp::Stamps;
+use verbatim_tools::bench::wire::{self, Opcode};
+use verbatim_tools::bench::{Client, Rooms};
 
 #[derive(Default)]
 pub struct Floor {
@@ -14,6 +14,10 @@ pub struct Floor {
 }
 
 impl Dialect for Floor {
+    fn name(&self) -> &'static str {
+        "floor"
+    }
+
     fn path(&self, client: &Client) -> &'static str {
         if client.follows.is_empty() { "/send" } else { "/" }
     }

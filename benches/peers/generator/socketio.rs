@@ -1,10 +1,10 @@
 //! The protocols of Socket.IO 4 over a WebSocket: Engine.IO's digit, then Socket.IO's packet. The
 //! server is the one of `benches/peers/socketio`.
 
-use super::{Dialect, Place, Seen, Template};
-use crate::bench::plan::{Client, Rooms};
-use crate::bench::stamp::Stamps;
-use crate::bench::wire::{self, Opcode};
+use verbatim_tools::bench::dialect::{Dialect, Place, Seen, Template};
+use verbatim_tools::bench::stamp::Stamps;
+use verbatim_tools::bench::wire::{self, Opcode};
+use verbatim_tools::bench::{Client, Rooms};
 
 /// Engine.IO's answer to a ping, framed.
 const PONG: &[u8] = b"\x81\x81\0\0\0\x003";
@@ -15,6 +15,10 @@ pub struct SocketIo {
 }
 
 impl Dialect for SocketIo {
+    fn name(&self) -> &'static str {
+        "socketio"
+    }
+
     fn path(&self, _: &Client) -> &'static str {
         "/socket.io/?EIO=4&transport=websocket"
     }
