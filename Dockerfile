@@ -10,6 +10,11 @@ COPY . .
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/build/target \
     cargo build --release --locked --bin verbatim && cp target/release/verbatim /usr/local/bin/
+# Most of the file is for debuggers. It stays here, beside the program and known to it by name, for
+# `docker build --target build`. The names of functions, for backtraces, stay in the program.
+RUN cd /usr/local/bin \
+    && objcopy --only-keep-debug verbatim verbatim.debug \
+    && objcopy --strip-debug --add-gnu-debuglink=verbatim.debug verbatim
 
 # The same Debian, whose C library the program is linked to.
 FROM debian:12-slim

@@ -97,10 +97,3 @@ pub mod tasks;
 pub mod trace;
 /// Returns freed memory to the system.
 pub mod trim;
-
-// Clients, which use nothing of the server.
-
-/// A load generator, for `verbatim bench`.
-pub mod bench;
-/// Clients that test a cluster's promises, for `verbatim verify`.
-pub mod verify;

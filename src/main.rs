@@ -19,10 +19,11 @@ use verbatim::metrics::Metrics;
 use verbatim::node::Node;
 use verbatim::server::files;
 use verbatim::shutdown::Signals;
-use verbatim::verify::plan::Shape;
-use verbatim::verify::{Settings, Target};
-use verbatim::{bench, health, probe, trace, verify};
+use verbatim::{health, probe, trace};
 use verbatim_checker::Limits;
+use verbatim_tools::verify::plan::Shape;
+use verbatim_tools::verify::{Settings, Target};
+use verbatim_tools::{bench, verify};
 
 /// The node could not start, or `check` found a problem.
 const EXIT_FAILED: u8 = 1;

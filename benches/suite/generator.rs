@@ -1,4 +1,5 @@
-//! `verbatim bench` as a child process, and its report.
+//! `verbatim bench` as a child process, or for a peer the generator of `benches/peers`, and its
+//! report.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -7,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 use tokio::process::Command;
 
-use crate::rig::Running;
+use crate::rig::{Running, example};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_verbatim");
 
@@ -18,9 +19,16 @@ pub async fn run(
     running: &Running,
     arrivals: Option<&Path>,
 ) -> Result<Value> {
-    let mut command = Command::new(PROGRAM);
-    command.arg("bench").args(arguments.split_whitespace());
-    command.args(["--dialect", dialect, "--json", "-"]);
+    let mut command = if dialect == "verbatim" {
+        let mut command = Command::new(PROGRAM);
+        command.arg("bench");
+        command
+    } else {
+        let mut command = Command::new(example("peers")?);
+        command.args(["--dialect", dialect]);
+        command
+    };
+    command.args(arguments.split_whitespace()).args(["--json", "-"]);
     for url in &running.urls {
         command.args(["--url", url]);
     }

@@ -164,15 +164,20 @@ impl Running {
     }
 
     fn floor() -> Result<Self> {
-        let folder = Path::new(env!("CARGO_BIN_EXE_verbatim")).parent();
-        let program = folder.context("a program has a folder")?.join("examples/floor");
-        ensure!(program.exists(), "{} is not built: run `make bench`", program.display());
         let port = free_port();
-        let mut command = Command::new(program);
+        let mut command = Command::new(example("floor")?);
         command.arg(format!("127.0.0.1:{port}"));
         let daemon = daemon(command, &sandbox().folder("floor").keep(), port)?;
         Ok(Self::peer(daemon, port, Vec::new()))
     }
+}
+
+/// One of the programs that `benches/peers` has beside ours.
+pub fn example(name: &str) -> Result<PathBuf> {
+    let folder = Path::new(env!("CARGO_BIN_EXE_verbatim")).parent();
+    let program = folder.context("a program has a folder")?.join("examples").join(name);
+    ensure!(program.exists(), "{} is not built: run `make bench`", program.display());
+    Ok(program)
 }
 
 fn peers() -> PathBuf {

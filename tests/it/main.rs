@@ -10,6 +10,7 @@ mod stored;
 
 mod api;
 mod bench;
+mod client;
 mod clock;
 mod config;
 mod crash;

@@ -23,7 +23,7 @@ const COLUMNS_MAX: usize = 100;
 
 /// The modules of the library from the top down. A module may use those of its own line and of the
 /// lines below. (`main` and `lib` stand above all; they are checked as `node` is.)
-const LEVELS: [&[&str]; 14] = [
+const LEVELS: [&[&str]; 13] = [
     &["main", "lib", "node", "probe", "health"],
     &["server"],
     &["session"],
@@ -40,22 +40,22 @@ const LEVELS: [&[&str]; 14] = [
         "model", "budget", "config", "metrics", "rate", "share", "shutdown", "tasks", "trace",
         "trim",
     ],
-    // It talks to a server as any client does, and shares nothing with it.
-    &["verify", "bench"],
 ];
 
 /// Of one level, and still strangers: replacing one must not touch another.
 const STRANGERS: [&str; 3] = ["log", "mirror", "socket"];
 
 /// Foreign crates with the places, by the beginning of their paths, that may use them: replacing a
-/// library is rewriting one place.
-const CRATES: [(&str, &[&str]); 20] = [
+/// library is rewriting one place. (What only another package has needs no rule.)
+const CRATES: [(&str, &[&str]); 18] = [
     ("hyper", &["src/server"]),
     ("hyper_util", &["src/server"]),
     ("http_body_util", &["src/server"]),
-    ("tungstenite", &["src/socket", "src/server/upgrade", "src/verify/line"]),
-    ("tokio_tungstenite", &["src/socket", "src/server/upgrade", "src/verify/line"]),
-    ("verbatim_checker", &["src/verify", "src/main"]),
+    ("tungstenite", &["src/socket", "src/server/upgrade", "client/src/connection"]),
+    ("tokio_tungstenite", &["src/socket", "src/server/upgrade", "client/src/connection"]),
+    // The clients of the program are none of the library's business.
+    ("verbatim_checker", &["src/main", "tools/src/verify"]),
+    ("verbatim_tools", &["src/main"]),
     ("verbatim_heap", &["src/trim"]),
     ("tokio_postgres", &["src/log/postgres"]),
     ("bb8", &["src/log/postgres"]),
@@ -66,10 +66,7 @@ const CRATES: [(&str, &[&str]); 20] = [
     ("unicode_normalization", &["src/model/name"]),
     ("icu_properties", &["src/model/name"]),
     ("tracing_subscriber", &["src/trace"]),
-    ("clap", &["src/main", "src/bench/args"]),
-    ("hdrhistogram", &["src/bench/tally"]),
-    ("mio", &["src/bench"]),
-    ("memchr", &["src/bench"]),
+    ("clap", &["src/main", "tools/src/bench/args"]),
 ];
 
 #[test]
@@ -83,11 +80,14 @@ fn the_sources_are_tidy() {
             violations.extend(unwraps(&file));
             violations.extend(impure(&file));
         }
-        if file.path.starts_with("src/") && !is_test(&file) {
+        let is_in = |folder: &str| file.path.starts_with(folder) && !is_test(&file);
+        if ["src/", "client/src/", "tools/src/"].into_iter().any(is_in) {
             violations.extend(unwraps(&file));
-            violations.extend(imports(&file));
             violations.extend(crates(&file));
             violations.extend(prints(&file));
+        }
+        if is_in("src/") {
+            violations.extend(imports(&file));
         }
     }
     for file in web() {
@@ -99,8 +99,7 @@ fn the_sources_are_tidy() {
     assert!(violations.is_empty(), "\n{}\n", violations.join("\n"));
 }
 
-/// A `tests.rs` in the sources is a test module that was given a file of its own; `sim` is a test
-/// that was given some.
+/// A test module in a file of its own, or `sim`, which is one in several.
 fn is_test(file: &File) -> bool {
     file.path.ends_with("/tests.rs") || file.path.starts_with("src/sim/")
 }
@@ -114,6 +113,9 @@ fn sources() -> Vec<File> {
         "examples",
         "checker/src",
         "checker/tests",
+        "client/src",
+        "client/examples",
+        "tools/src",
         "fuzz/fuzz_targets",
     ];
     files(&folders, &["rs"])

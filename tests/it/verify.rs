@@ -3,9 +3,9 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use verbatim::verify::plan::Shape;
-use verbatim::verify::{self, Settings, Target};
 use verbatim_checker::{Limits, Report};
+use verbatim_tools::verify::plan::Shape;
+use verbatim_tools::verify::{self, Settings, Target};
 
 use crate::harness::World;
 use crate::harness::process::{self, Exit};

@@ -3,21 +3,24 @@
 //! It goes on whatever becomes of its node: everything it does has its time, and then it tries the
 //! next.
 
-use std::future::Future;
 use std::time::Duration;
 
-use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
-use tokio_tungstenite::tungstenite::Message;
-use tokio_tungstenite::{WebSocketStream, client_async};
+use verbatim_client::{Connection, Gone, Target, Waits};
 
 /// What the names of the runner's own rooms and users begin with: nobody else's do.
 pub const PREFIX: &str = "runner ";
 
 /// For a connection, and for an answer.
 const STEP_TIMEOUT: Duration = Duration::from_secs(2);
+const WAITS: Waits = Waits {
+    open: STEP_TIMEOUT,
+    silence: STEP_TIMEOUT,
+    answer: STEP_TIMEOUT,
+    send: STEP_TIMEOUT,
+    receive_bytes: None,
+};
 const AGAIN_PAUSE: Duration = Duration::from_millis(100);
 
 /// One who says something in a room, and reads what is said there.
@@ -25,7 +28,7 @@ pub struct Bystander {
     urls: Vec<String>,
     /// The URL of its next connection.
     home: usize,
-    socket: Option<WebSocketStream<TcpStream>>,
+    connection: Option<Connection>,
     room: String,
     sent: u64,
     /// The events that it was shown, by their seqs and texts, in the order of coming; what is
@@ -42,7 +45,7 @@ impl Bystander {
         Self {
             urls: urls.to_vec(),
             home: 0,
-            socket: None,
+            connection: None,
             room: room.to_owned(),
             sent: 0,
             shown: Vec::new(),
@@ -114,16 +117,8 @@ impl Bystander {
             return;
         }
         while Instant::now() < until && !is_enough(&self.shown) {
-            // A ping now and then says whether anybody is there.
-            let Some(frame) = self.next(STEP_TIMEOUT).await else {
-                if self.socket.is_none() || !self.send(&json!({"type": "ping"})).await {
-                    return;
-                }
-                if self.next(STEP_TIMEOUT).await.is_none() {
-                    return self.hang_up();
-                }
-                continue;
-            };
+            let left = until.saturating_duration_since(Instant::now());
+            let Some(frame) = self.next(left).await else { return };
             if frame["type"] == "error" {
                 self.refused += 1;
                 sleep(AGAIN_PAUSE).await;
@@ -133,50 +128,39 @@ impl Bystander {
     }
 
     fn hang_up(&mut self) {
-        self.socket = None;
+        self.connection = None;
         self.home += 1;
     }
 
     /// `false`: it could not be sent, and the connection has ended.
     async fn send(&mut self, command: &Value) -> bool {
-        if self.socket.is_none() {
-            let connected = timed(connect(&self.urls[self.home % self.urls.len()])).await;
-            self.socket = connected.flatten();
-            self.home += usize::from(self.socket.is_none());
+        if self.connection.is_none() {
+            let url = &self.urls[self.home % self.urls.len()];
+            let target = Target::parse(url).expect("the URL of a node");
+            self.connection = Connection::open(&target, WAITS).await.ok();
+            self.home += usize::from(self.connection.is_none());
         }
-        let Some(socket) = &mut self.socket else { return false };
-        let is_sent = timed(socket.send(Message::text(command.to_string()))).await;
-        if !matches!(is_sent, Some(Ok(()))) {
+        let Some(connection) = &mut self.connection else { return false };
+        let is_sent = connection.send([command.to_string()]).await.is_ok();
+        if !is_sent {
             self.hang_up();
-            return false;
         }
-        true
+        is_sent
     }
 
     /// The next frame, with what it says taken down. `None`: there was none, or the connection has
     /// ended.
     async fn next(&mut self, within: Duration) -> Option<Value> {
-        let until = Instant::now() + within;
-        loop {
-            let left = until.saturating_duration_since(Instant::now());
-            let message = timeout(left, self.socket.as_mut()?.next()).await.ok()?;
-            match message {
-                Some(Ok(Message::Text(text))) => {
-                    let frame: Value = serde_json::from_str(&text).ok()?;
-                    self.take_down(&frame);
-                    return Some(frame);
-                }
-                Some(Ok(Message::Close(close))) => {
-                    let is_told = close.is_some_and(|close| u16::from(close.code) == 4000);
-                    self.closed += usize::from(is_told);
-                    self.hang_up();
-                    return None;
-                }
-                Some(Ok(_)) => {}
-                Some(Err(_)) | None => {
-                    self.hang_up();
-                    return None;
-                }
+        match timeout(within, self.connection.as_mut()?.next()).await.ok()? {
+            Ok(text) => {
+                let frame: Value = serde_json::from_str(&text).ok()?;
+                self.take_down(&frame);
+                Some(frame)
+            }
+            Err(gone) => {
+                self.closed += usize::from(matches!(gone, Gone::Closed { code: 4000, .. }));
+                self.hang_up();
+                None
             }
         }
     }
@@ -196,15 +180,4 @@ impl Bystander {
             _ => {}
         }
     }
-}
-
-/// `ws://host:port`
-async fn connect(url: &str) -> Option<WebSocketStream<TcpStream>> {
-    let stream = TcpStream::connect(url.strip_prefix("ws://")?).await.ok()?;
-    let (socket, _) = client_async(format!("{url}/ws"), stream).await.ok()?;
-    Some(socket)
-}
-
-async fn timed<T>(future: impl Future<Output = T>) -> Option<T> {
-    timeout(STEP_TIMEOUT, future).await.ok()
 }

@@ -5,8 +5,8 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use tokio_postgres::Client as Sql;
-use verbatim::verify::recorder::Recorder;
 use verbatim_checker::{MembersRow, Place, Read, RoomRow, Row, StreamEntry};
+use verbatim_tools::verify::recorder::Recorder;
 
 use crate::site::Site;
 use crate::{bystander, crew};

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::time::sleep;
-use verbatim::verify::thousands;
+use verbatim_tools::verify::thousands;
 
 use crate::crew::Waits;
 use crate::round::{Kind, Live, Outcome};

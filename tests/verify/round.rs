@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
-use verbatim::verify::plan::Shape;
-use verbatim::verify::{Run, Settings, Target};
 use verbatim_checker::{History, Limits, Nanos, Report, check};
+use verbatim_tools::verify::plan::Shape;
+use verbatim_tools::verify::{Run, Settings, Target};
 
 use crate::crew::{Crew, Waits, furnish};
 use crate::fault::{Fault, Table};

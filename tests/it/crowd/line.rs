@@ -1,15 +1,15 @@
 //! One connection that may break at any moment, which is then a value and not the end of the test.
+//!
+//! It is the connection of the Rust client, and not the client above it: what a server repeats or
+//! leaves out must reach the record.
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use futures_util::{SinkExt, StreamExt};
 use serde_json::Value;
-use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::timeout;
-use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
-use tokio_tungstenite::{WebSocketStream, client_async};
+use verbatim_client::{Connection, Target, Waits};
 
 use crate::harness::PATIENCE;
 
@@ -20,7 +20,7 @@ const KNOCK_PAUSE: Duration = Duration::from_millis(20);
 const KNOCKS_MAX: u32 = 1000;
 
 pub struct Line {
-    socket: WebSocketStream<TcpStream>,
+    connection: Connection,
     /// By its hello.
     pub node: String,
 }
@@ -28,6 +28,12 @@ pub struct Line {
 /// The connection has ended, in order or not.
 #[derive(Debug)]
 pub struct Gone;
+
+impl From<verbatim_client::Gone> for Gone {
+    fn from(_: verbatim_client::Gone) -> Self {
+        Self
+    }
+}
 
 impl Line {
     /// Connects to wherever the server is by then, and takes its hello.
@@ -43,44 +49,32 @@ impl Line {
     }
 
     async fn try_open(address: SocketAddr) -> Result<Self, Gone> {
-        let stream = TcpStream::connect(address).await.map_err(|_| Gone)?;
-        stream.set_nodelay(true).map_err(|_| Gone)?;
-        let upgrade = client_async(format!("ws://{address}/ws"), stream);
-        let (socket, _) = upgrade.await.map_err(|_| Gone)?;
-        let mut line = Self { socket, node: String::new() };
+        let target = Target::parse(&format!("ws://{address}")).expect("a URL");
+        let connection = Connection::open(&target, Waits::default()).await?;
+        let mut line = Self { connection, node: String::new() };
         let hello = line.next().await?;
         line.node = hello["node"].as_str().ok_or(Gone)?.to_owned();
         Ok(line)
     }
 
     pub async fn send(&mut self, command: &Value) -> Result<(), Gone> {
-        self.socket.send(Message::text(command.to_string())).await.map_err(|_| Gone)
+        self.send_all(std::slice::from_ref(command)).await
     }
 
     /// Several in one write.
     pub async fn send_all(&mut self, commands: &[Value]) -> Result<(), Gone> {
-        for command in commands {
-            self.socket.feed(Message::text(command.to_string())).await.map_err(|_| Gone)?;
-        }
-        self.socket.flush().await.map_err(|_| Gone)
+        Ok(self.connection.send(commands.iter().map(Value::to_string)).await?)
     }
 
-    /// The next frame. Cancel-safe, as reading from the stream is.
+    /// The next frame. Cancel-safe, as reading from the connection is.
     pub async fn next(&mut self) -> Result<Value, Gone> {
         let text = self.next_text().await?;
         Ok(serde_json::from_str(&text).expect("a frame that is not JSON"))
     }
 
     /// The same, as it came.
-    pub async fn next_text(&mut self) -> Result<Utf8Bytes, Gone> {
-        loop {
-            match self.socket.next().await {
-                Some(Ok(Message::Text(text))) => return Ok(text),
-                Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
-                Some(Ok(other)) if !other.is_close() => panic!("the server sent {other:?}"),
-                _ => return Err(Gone),
-            }
-        }
+    pub async fn next_text(&mut self) -> Result<String, Gone> {
+        Ok(self.connection.next().await?)
     }
 
     /// A command with an id and its answer, whatever comes between; for what nothing disturbs.

@@ -6,8 +6,8 @@
 use std::sync::MutexGuard;
 
 use serde_json::Value;
-use verbatim::verify::recorder::Recorder;
 use verbatim_checker::{Ack, Command, Connection, History, Kind, Limits, Nanos, Wanted, at_ms};
+use verbatim_tools::verify::recorder::Recorder;
 
 pub struct Record(Recorder);
 

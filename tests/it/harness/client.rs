@@ -1,6 +1,9 @@
 //! A chat client whose use reads like a script of the conversation.
 //!
 //! Whatever does not go by the script ends the test with everything that was said so far.
+//!
+//! It stands on tungstenite, and not on the Rust client: it sends what no client should, such as
+//! other headers and binary frames, and it must see pings, close codes and the socket itself.
 
 use std::collections::VecDeque;
 use std::fmt::Write;

@@ -8,9 +8,9 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 use tokio::time::timeout;
-use verbatim::verify::plan::Shape;
-use verbatim::verify::{Run, Settings, Target};
 use verbatim_checker::{Limits, Rule, check};
+use verbatim_tools::verify::plan::Shape;
+use verbatim_tools::verify::{Run, Settings, Target};
 
 use self::proxy::{Deed, Frame, Saboteur, every};
 use crate::harness::proxy::Way;

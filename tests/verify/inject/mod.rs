@@ -23,8 +23,8 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 use tokio::time::{sleep, timeout};
-use verbatim::verify::Run;
 use verbatim_checker::Nanos;
+use verbatim_tools::verify::Run;
 
 use self::sessions::Lock;
 use crate::fault::{Fault, Link, To};

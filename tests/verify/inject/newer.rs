@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 use tokio_postgres::Client as Sql;
-use verbatim::verify::Run;
 use verbatim_checker::{Kind, Wanted};
+use verbatim_tools::verify::Run;
 
 use super::{Effect, LOOK_PAUSE};
 use crate::site::Site;

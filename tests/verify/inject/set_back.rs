@@ -4,8 +4,8 @@
 use std::time::SystemTime;
 
 use tokio_postgres::{Client as Sql, Row};
-use verbatim::verify::Run;
 use verbatim_checker::{Row as EventRow, SetBack};
+use verbatim_tools::verify::Run;
 
 use crate::reading::{at_ms, number};
 use crate::site::Site;

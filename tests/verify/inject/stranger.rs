@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
-use verbatim::verify::Run;
+use verbatim_tools::verify::Run;
 
 use super::{Effect, LOOK_PAUSE};
 use crate::bystander::Bystander;

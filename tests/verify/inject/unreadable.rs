@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 use tokio_postgres::Client as Sql;
-use verbatim::verify::Run;
+use verbatim_tools::verify::Run;
 
 use super::Effect;
 use crate::bystander::{Bystander, PREFIX};

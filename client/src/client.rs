@@ -1,0 +1,413 @@
+//! A client that comes back: a handle for commands, a stream of updates, and the task between them
+//! and the server.
+//!
+//! What it knows is [`State`]; here is the I/O around it. Nothing grows without a bound:
+//! - Commands without an answer have `outbox_len_max` places, for which the next command waits.
+//! - Updates that nobody takes have `updates_len_max` places. When they are full, the task stops
+//!   reading, and the server waits. If a command has no answer meanwhile, the answer stands behind
+//!   those events, and whoever should take them may be waiting for it. Then the task makes a new
+//!   connection, on which no room is followed until half of the places are free again. No event is
+//!   lost: each room goes on from where it was.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+
+use crate::backoff::Backoff;
+use crate::connection::{BadUrl, Connection, Gone, Target, Waits};
+use crate::error::{Error, Refused};
+use crate::event::{Page, Update};
+use crate::state::{Answer, Ask, Output, Start, State};
+
+/// Updates that one frame may lead to: a `leave`, and that the room is not followed any more.
+const UPDATES_PER_FRAME: usize = 2;
+/// How long a command may wait for updates to be taken before its connection is given up.
+const STALL: Duration = Duration::from_secs(1);
+/// A connection that lasted for so long was a good one, and the next is made without much waiting.
+const GOOD: Duration = Duration::from_secs(10);
+
+/// How a [`Client`] behaves.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Nodes of one cluster, or a load balancer. After a break the next one is tried. Without any,
+    /// the client ends at once.
+    pub targets: Vec<Target>,
+    /// The user who sends and follows.
+    pub user: String,
+    /// How long each connection waits for the server.
+    pub waits: Waits,
+    /// Between two attempts to connect: by default up to 1 s, doubling up to 30 s.
+    pub backoff: Backoff,
+    /// Commands without an answer; by default 256. The next one waits. At least 1.
+    pub outbox_len_max: usize,
+    /// Updates that were not taken; by default 1024. Then the client stops reading. At least 4.
+    pub updates_len_max: usize,
+}
+
+impl Settings {
+    /// With the defaults.
+    pub fn new(url: &str, user: &str) -> Result<Self, BadUrl> {
+        let (first, longest) = (Duration::from_secs(1), Duration::from_secs(30));
+        Ok(Self {
+            targets: vec![Target::parse(url)?],
+            user: user.to_owned(),
+            waits: Waits::default(),
+            backoff: Backoff { first, longest },
+            outbox_len_max: 256,
+            updates_len_max: 1024,
+        })
+    }
+}
+
+/// Sends commands. Clones share one connection.
+///
+/// Every command waits for as long as it must: for one of `outbox_len_max` places, for a
+/// connection, for its answer. Commands of one room are carried out in the order of the calls.
+///
+/// When the last clone is dropped, the client ends as soon as every command has its answer.
+#[derive(Clone)]
+pub struct Client {
+    requests: mpsc::Sender<Request>,
+    places: Arc<Semaphore>,
+}
+
+/// What a client is told. Dropped, the client goes on, and the updates are lost.
+pub struct Updates(mpsc::Receiver<Update>);
+
+/// The answer to come of a message that was taken on.
+#[must_use = "it says whether the message was written; drop it if that does not matter"]
+pub struct Receipt(oneshot::Receiver<Result<Answer, Refused>>);
+
+struct Request {
+    room: String,
+    ask: Ask,
+    reply: Reply,
+}
+
+/// Whom to answer, and the command's place until then.
+struct Reply {
+    to: oneshot::Sender<Result<Answer, Refused>>,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Client {
+    /// Starts a client, which connects by and by. It needs a tokio runtime.
+    pub fn start(settings: Settings) -> (Self, Updates) {
+        let places = settings.outbox_len_max.clamp(1, Semaphore::MAX_PERMITS);
+        let (requests, taken) = mpsc::channel(places);
+        let updates_len = settings.updates_len_max.max(2 * UPDATES_PER_FRAME);
+        let (updates, shown) = mpsc::channel(updates_len);
+        let task = Task {
+            state: State::new(settings.user.clone(), format!("{:032x}", rand::random::<u128>())),
+            settings,
+            requests: taken,
+            updates,
+            updates_len,
+            news: None,
+            follows: true,
+            pause: None,
+            target: 0,
+        };
+        tokio::spawn(task.run());
+        (Self { requests, places: Arc::new(Semaphore::new(places)) }, Updates(shown))
+    }
+
+    /// Makes a room, whose first member and owner is the user. Returns the seq of the event.
+    pub async fn create(&self, room: &str) -> Result<u64, Error> {
+        seq(self.ask(room, Ask::Create).await?.answer().await?)
+    }
+
+    /// Makes the user a member of the room and follows it, across all breaks from then on. A room
+    /// that is followed already stays where it is. Returns the seq of the room's last event.
+    ///
+    /// Unlike what is written, it is not tried again when the server cannot do it for now: that is
+    /// an error like any other, with the code `unavailable` or `rate_limited`.
+    pub async fn join(&self, room: &str, start: Start) -> Result<u64, Error> {
+        seq(self.ask(room, Ask::Join(start)).await?.answer().await?)
+    }
+
+    /// Ends the user's membership, and with it following. Returns the seq of the event.
+    pub async fn leave(&self, room: &str) -> Result<u64, Error> {
+        seq(self.ask(room, Ask::Leave).await?.answer().await?)
+    }
+
+    /// Sends a message, and waits until it is written; returns its seq. It is sent again, with the
+    /// same id, after every break and after every `unavailable` and `rate_limited`, so it is
+    /// written once.
+    ///
+    /// Dropped before it has found a place, nothing was sent; later, the message is sent all the
+    /// same.
+    ///
+    /// While you wait here you do not take updates. In a loop over [`Updates`] use
+    /// [`Client::post`].
+    pub async fn send(&self, room: &str, message: &str) -> Result<u64, Error> {
+        self.post(room, message).await?.seq().await
+    }
+
+    /// Takes a message on as [`Client::send`] does, and waits only for a place, not until it is
+    /// written. Cancel-safe: dropped, nothing was sent.
+    pub async fn post(&self, room: &str, message: &str) -> Result<Receipt, Error> {
+        self.ask(room, Ask::Message(message.to_owned())).await
+    }
+
+    /// A page of the room's past, of up to `limit` events (1 to 200): the next ones above `after`,
+    /// those right below `before`, or the newest; not both may be given. It is not tried again, as
+    /// [`Client::join`] is not.
+    pub async fn history(
+        &self,
+        room: &str,
+        before: Option<u64>,
+        after: Option<u64>,
+        limit: u64,
+    ) -> Result<Page, Error> {
+        match self.ask(room, Ask::History { before, after, limit }).await?.answer().await? {
+            Answer::Page(page) => Ok(page),
+            Answer::Seq(_) => Err(Error::Closed),
+        }
+    }
+
+    async fn ask(&self, room: &str, ask: Ask) -> Result<Receipt, Error> {
+        let place = self.places.clone().acquire_owned().await.map_err(|_| Error::Closed)?;
+        let (to, answer) = oneshot::channel();
+        let reply = Reply { to, _place: place };
+        let request = Request { room: room.to_owned(), ask, reply };
+        // There is room for as many as there are places.
+        self.requests.try_send(request).map_err(|_| Error::Closed)?;
+        Ok(Receipt(answer))
+    }
+}
+
+impl Receipt {
+    /// Waits until the message is written; returns its seq.
+    pub async fn seq(self) -> Result<u64, Error> {
+        seq(self.answer().await?)
+    }
+
+    async fn answer(self) -> Result<Answer, Error> {
+        Ok(self.0.await.map_err(|_| Error::Closed)??)
+    }
+}
+
+fn seq(answer: Answer) -> Result<u64, Error> {
+    match answer {
+        Answer::Seq(seq) => Ok(seq),
+        // A server that answers something else is none that this client can talk to.
+        Answer::Page(_) => Err(Error::Closed),
+    }
+}
+
+impl Updates {
+    /// The next update; `None` when the client has ended. Cancel-safe.
+    pub async fn next(&mut self) -> Option<Update> {
+        self.0.recv().await
+    }
+}
+
+struct Task {
+    settings: Settings,
+    state: State<Reply>,
+    requests: mpsc::Receiver<Request>,
+    updates: mpsc::Sender<Update>,
+    updates_len: usize,
+    /// The last word on the connection, if it was not told: only the last one matters.
+    news: Option<Update>,
+    /// `false` while it only sends commands, because too many updates were not taken.
+    follows: bool,
+    /// What the server wishes to pass before the next connection.
+    pause: Option<Duration>,
+    /// Which of the targets is next.
+    target: usize,
+}
+
+/// Why a connection is not used any more.
+enum End {
+    Gone(Gone),
+    /// Updates were not taken while a command was under way.
+    Stalled,
+    /// Nobody needs the client any more.
+    Over,
+}
+
+impl From<Gone> for End {
+    fn from(gone: Gone) -> Self {
+        Self::Gone(gone)
+    }
+}
+
+impl Task {
+    async fn run(mut self) {
+        let mut tries = 0;
+        while let Some(target) = self.settings.targets.get(self.target).cloned() {
+            let end = match self.connect(&target, &mut tries).await {
+                Ok(never) => match never {},
+                Err(end) => end,
+            };
+            self.state.disconnected();
+            match end {
+                End::Over => return,
+                End::Stalled => continue,
+                End::Gone(why) if why.is_for_good() => return self.give_up(why).await,
+                End::Gone(why) => self.news = Some(Update::Disconnected { why }),
+            }
+            self.tell_news();
+            self.target = (self.target + 1) % self.settings.targets.len();
+            // After a `goodbye`, as the server says, or up to twice as long: not all at once.
+            let wait = match self.pause.take() {
+                Some(pause) => pause.mul_f64(1.0 + rand::random::<f64>()),
+                None => self.settings.backoff.wait(tries, rand::random()),
+            };
+            tries = tries.saturating_add(1);
+            if self.beside(sleep(wait)).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Makes a connection and uses it. `tries` is 0 after one that was good.
+    async fn connect(&mut self, target: &Target, tries: &mut u32) -> Result<Never, End> {
+        let open = Connection::open(target, self.settings.waits.clone());
+        let mut connection = self.beside(open).await??;
+        let begun = Instant::now();
+        let Err(end) = self.converse(&mut connection).await;
+        if begun.elapsed() > GOOD {
+            *tries = 0;
+        }
+        if matches!(end, End::Over) {
+            connection.close().await;
+        }
+        Err(end)
+    }
+
+    /// Ends, as connecting again would not help.
+    async fn give_up(self, why: Gone) {
+        let Self { state, requests, updates, .. } = self;
+        // First, because who should take the update may wait for an answer.
+        drop((state, requests));
+        // An error: nobody wants to know.
+        let _ = updates.send(Update::Disconnected { why }).await;
+    }
+
+    /// Does that, and takes on commands meanwhile. `Err`: nobody needs the client any more.
+    async fn beside<F: Future>(&mut self, job: F) -> Result<F::Output, End> {
+        tokio::pin!(job);
+        loop {
+            if self.is_over() {
+                return Err(End::Over);
+            }
+            let nobody_sends = self.nobody_sends();
+            tokio::select! {
+                done = &mut job => return Ok(done),
+                request = self.requests.recv(), if !nobody_sends => self.take(request),
+                () = self.updates.closed(), if nobody_sends => {}
+            }
+        }
+    }
+
+    /// One connection, from its greeting to its end.
+    async fn converse(&mut self, connection: &mut Connection) -> Result<Never, End> {
+        loop {
+            if self.is_over() {
+                return Err(End::Over);
+            }
+            self.tell_news();
+            let is_shut = self.updates.is_closed();
+            self.follows |= is_shut || self.updates.capacity() >= self.updates_len / 2;
+            let due = self.state.due(Instant::now(), self.follows);
+            let frames = self.act(due)?;
+            if !frames.is_empty() {
+                connection.send(frames).await?;
+            }
+            let is_full = !is_shut && self.updates.capacity() < UPDATES_PER_FRAME;
+            if is_full && self.state.is_following() {
+                self.wait_for_taker().await?;
+                connection.rested();
+                continue;
+            }
+            let (wake, nobody_sends) = (self.state.wake(), self.nobody_sends());
+            tokio::select! {
+                text = connection.next() => {
+                    let heard = self.state.hear(&text?, Instant::now(), rand::random());
+                    self.act(heard)?;
+                }
+                request = self.requests.recv(), if !nobody_sends => self.take(request),
+                () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {}
+                () = has_places(&self.updates, self.updates_len / 2), if !self.follows => {}
+                () = self.updates.closed(), if nobody_sends && !is_shut => {}
+            }
+        }
+    }
+
+    /// There is no place for more updates, so nothing is read.
+    async fn wait_for_taker(&mut self) -> Result<(), End> {
+        let nobody_sends = self.nobody_sends();
+        let taken = has_places(&self.updates, UPDATES_PER_FRAME);
+        if !self.state.is_idle() {
+            if timeout(STALL, taken).await.is_err() {
+                self.follows = false;
+                return Err(End::Stalled);
+            }
+            return Ok(());
+        }
+        tokio::select! {
+            () = taken => {}
+            request = self.requests.recv(), if !nobody_sends => self.take(request),
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, request: Option<Request>) {
+        // `None`: the last handle was dropped.
+        if let Some(Request { room, ask, reply }) = request {
+            self.state.push(room, ask, reply);
+        }
+    }
+
+    /// Tells and answers. What is to be sent it returns.
+    fn act(&mut self, outputs: Vec<Output<Reply>>) -> Result<Vec<String>, End> {
+        let mut frames = Vec::new();
+        for output in outputs {
+            match output {
+                Output::Send(frame) => frames.push(frame),
+                Output::Tell(update @ Update::Connected { .. }) => self.news = Some(update),
+                // There is a place for it (`converse`), unless nothing is followed; what comes then
+                // may be lost, as signals are.
+                Output::Tell(update) => drop(self.updates.try_send(update)),
+                // An error: nobody waits for it.
+                Output::Answer(reply, answer) => drop(reply.to.send(answer)),
+                Output::Hole => return Err(Gone::Lost("an event is missing".to_owned()).into()),
+                Output::Wait(pause) => self.pause = Some(pause),
+            }
+        }
+        Ok(frames)
+    }
+
+    /// If there is no place for it now, it is told later.
+    fn tell_news(&mut self) {
+        if let Some(Err(TrySendError::Full(news))) =
+            self.news.take().map(|news| self.updates.try_send(news))
+        {
+            self.news = Some(news);
+        }
+    }
+
+    /// Nobody sends, and nothing is left to send, or nobody is there to hear what becomes of it.
+    fn is_over(&self) -> bool {
+        self.nobody_sends() && (self.state.is_idle() || self.updates.is_closed())
+    }
+
+    fn nobody_sends(&self) -> bool {
+        self.requests.is_closed() && self.requests.is_empty()
+    }
+}
+
+/// Waits for places; when nobody takes updates any more, for none.
+async fn has_places(updates: &mpsc::Sender<Update>, len: usize) {
+    // An error says the latter.
+    let _ = updates.reserve_many(len).await;
+}
+
+/// A connection is used until it ends.
+type Never = std::convert::Infallible;

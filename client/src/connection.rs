@@ -1,0 +1,307 @@
+//! One connection to a node, which may break or fall silent at any moment.
+//!
+//! It knows no command and hides nothing: each frame comes as the server sent it, duplicates and
+//! all. That it broke is a value and the usual case; it finds out by itself that a server has
+//! fallen silent. [`Client`](crate::Client) is what comes back after a break.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::{SinkExt, StreamExt};
+use rustls::{ClientConfig, RootCertStore};
+use socket2::SockRef;
+use tokio::net::{TcpSocket, TcpStream, lookup_host};
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::http::Uri;
+use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
+use tokio_tungstenite::tungstenite::{Error, Message};
+use tokio_tungstenite::{Connector, MaybeTlsStream, WebSocketStream, client_async_tls_with_config};
+
+/// What one read of a socket takes. The default is 128 KiB for each connection, at once.
+const READ_BYTES: usize = 4096;
+/// Longest frame of a server; a longer one ends the connection. Pages of history are the longest,
+/// and have some 1 MiB unless the server's settings say otherwise.
+const FRAME_BYTES_MAX: usize = 64 << 20;
+/// Close code of a connection that ended without one (RFC 6455, section 7.1.5).
+const NO_CODE: u16 = 1005;
+
+/// The address of a node or of a load balancer.
+#[derive(Clone, Debug)]
+pub struct Target {
+    url: String,
+    host: String,
+    port: u16,
+    /// `None` for `ws:`.
+    tls: Option<Arc<ClientConfig>>,
+}
+
+/// The text is not the URL of a WebSocket.
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+#[error("{0:?} is not a URL like ws://127.0.0.1:8080/ws or wss://chat.example.org/ws")]
+pub struct BadUrl(pub String);
+
+/// How long a [`Connection`] waits, and how much the kernel keeps for it.
+#[derive(Clone, Debug)]
+pub struct Waits {
+    /// For connection, TLS and upgrade together. A node that is stopped accepts connections, in its
+    /// kernel, and says nothing.
+    pub open: Duration,
+    /// A connection that was silent for so long is asked with a ping whether it is there,
+    pub silence: Duration,
+    /// and counts as broken if nothing came within this time.
+    pub answer: Duration,
+    /// Until the server has taken what is sent.
+    pub send: Duration,
+    /// Bytes that the kernel keeps for a client that does not read; `None`: as many as it likes.
+    pub receive_bytes: Option<u32>,
+}
+
+impl Default for Waits {
+    /// 10 s each, and a ping after 15 s: a server sends one every 25 s unless its settings say
+    /// otherwise.
+    fn default() -> Self {
+        let each = Duration::from_secs(10);
+        let silence = Duration::from_secs(15);
+        Self { open: each, silence, answer: each, send: each, receive_bytes: None }
+    }
+}
+
+/// A WebSocket to a node.
+pub struct Connection {
+    socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
+    waits: Waits,
+    heard_at: Instant,
+    /// It was silent, and was asked whether it is there.
+    is_asked: bool,
+}
+
+/// The connection has ended, in order or not, or is as good as ended, or could not be made.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Gone {
+    /// The server answered the upgrade with another HTTP status than 101.
+    #[error("the server refused the connection with HTTP status {0}")]
+    Refused(u16),
+    /// The server closed, with a code that docs/protocol.md explains.
+    #[error("the server closed the connection with {code} {reason}")]
+    Closed {
+        /// The close code; 1005 if there was none.
+        code: u16,
+        /// For people.
+        reason: String,
+    },
+    /// It broke, fell silent or could not be made; the text says which.
+    #[error("{0}")]
+    Lost(String),
+}
+
+impl Gone {
+    /// Whether the server says that this client does something wrong: it would do so again.
+    pub fn is_for_good(&self) -> bool {
+        matches!(self, Self::Closed { code: 1002 | 1003 | 1007..=1009, .. })
+    }
+
+    fn silent(what: &str) -> Self {
+        Self::Lost(format!("the server did not {what} in time"))
+    }
+}
+
+impl From<Error> for Gone {
+    fn from(err: Error) -> Self {
+        match err {
+            Error::Http(answer) => Self::Refused(answer.status().as_u16()),
+            err => Self::Lost(err.to_string()),
+        }
+    }
+}
+
+impl Target {
+    /// Of a `ws://` or `wss://` URL. Without a path, the path is `/ws`.
+    pub fn parse(url: &str) -> Result<Self, BadUrl> {
+        let bad = || BadUrl(url.to_owned());
+        let uri: Uri = url.parse().map_err(|_| bad())?;
+        let default_port = match uri.scheme_str() {
+            Some("ws") => 80,
+            Some("wss") => 443,
+            _ => return Err(bad()),
+        };
+        let host = uri.host().filter(|host| !host.is_empty()).ok_or_else(bad)?;
+        // Nothing but a port stands behind the host, and nothing before it.
+        let authority = uri.authority().and_then(|it| it.as_str().strip_prefix(host));
+        let port = match (authority, uri.port_u16()) {
+            (Some(""), _) => default_port,
+            (Some(_), Some(port)) => port,
+            _ => return Err(bad()),
+        };
+        let has_path = uri.path_and_query().is_some_and(|path| path.as_str() != "/");
+        let path = if has_path { "" } else { "/ws" };
+        Ok(Self {
+            url: format!("{}{path}", url.trim_end_matches('/')),
+            // Brackets belong to the URL and not to the address.
+            host: host.trim_matches(['[', ']']).to_owned(),
+            port,
+            tls: if default_port == 443 { Some(tls().map_err(|_| bad())?) } else { None },
+        })
+    }
+
+    /// With its path.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+}
+
+impl Connection {
+    /// Connects. The server's first frame, `hello`, is the first of [`Connection::next`].
+    ///
+    /// Cancel-safe: dropped, there is no connection.
+    pub async fn open(target: &Target, waits: Waits) -> Result<Self, Gone> {
+        let open = timeout(waits.open, Self::try_open(target, waits.receive_bytes)).await;
+        let socket = open.map_err(|_| Gone::silent("answer"))??;
+        Ok(Self { socket, waits, heard_at: Instant::now(), is_asked: false })
+    }
+
+    async fn try_open(
+        target: &Target,
+        receive_bytes: Option<u32>,
+    ) -> Result<WebSocketStream<MaybeTlsStream<TcpStream>>, Error> {
+        let stream = connect(target, receive_bytes).await?;
+        stream.set_nodelay(true)?;
+        let request = (&*target.url).into_client_request()?;
+        let config = WebSocketConfig::default()
+            .read_buffer_size(READ_BYTES)
+            .write_buffer_size(0)
+            .max_message_size(Some(FRAME_BYTES_MAX))
+            .max_frame_size(Some(FRAME_BYTES_MAX));
+        let connector = target.tls.clone().map_or(Connector::Plain, Connector::Rustls);
+        let upgrade = client_async_tls_with_config(request, stream, Some(config), Some(connector));
+        Ok(upgrade.await?.0)
+    }
+
+    /// Sends text frames, all of them in as few writes as possible.
+    ///
+    /// Not cancel-safe: if it is dropped, some of the frames may have been sent and others not.
+    pub async fn send(&mut self, frames: impl IntoIterator<Item = String>) -> Result<(), Gone> {
+        let send = async {
+            for frame in frames {
+                self.socket.feed(Message::text(frame)).await?;
+            }
+            Ok(self.socket.flush().await?)
+        };
+        timeout(self.waits.send, send).await.unwrap_or_else(|_| Err(Gone::silent("read")))
+    }
+
+    /// The next text frame, as it came.
+    ///
+    /// Cancel-safe: reading is, and a ping that was not sent is sent later.
+    pub async fn next(&mut self) -> Result<String, Gone> {
+        loop {
+            let patience = if self.is_asked { self.waits.answer } else { self.waits.silence };
+            match timeout_at(self.heard_at + patience, self.socket.next()).await {
+                Ok(Some(Ok(message))) => {
+                    self.rested();
+                    match message {
+                        Message::Text(text) => return Ok(text.as_str().to_owned()),
+                        Message::Close(close) => {
+                            let close = close.map(|it| (it.code.into(), it.reason.to_string()));
+                            let (code, reason) = close.unwrap_or((NO_CODE, String::new()));
+                            return Err(Gone::Closed { code, reason });
+                        }
+                        Message::Binary(_) => return Err(Gone::Lost("a binary frame".to_owned())),
+                        _ => {}
+                    }
+                }
+                Ok(Some(Err(err))) => return Err(err.into()),
+                Ok(None) => return Err(Gone::Lost("the connection has ended".to_owned())),
+                Err(_) if self.is_asked => return Err(Gone::silent("answer a ping")),
+                Err(_) => {
+                    let ping = self.socket.send(Message::Ping("there?".into()));
+                    let sent = timeout(self.waits.send, ping).await;
+                    sent.map_err(|_| Gone::silent("read"))??;
+                    self.heard_at = Instant::now();
+                    self.is_asked = true;
+                }
+            }
+        }
+    }
+
+    /// Says that nobody read it for a while: then the silence is not the server's.
+    pub fn rested(&mut self) {
+        self.heard_at = Instant::now();
+        self.is_asked = false;
+    }
+
+    /// Closes, and waits for the server's close; for no longer than [`Waits::answer`].
+    pub async fn close(mut self) {
+        let close = async {
+            // What was under way may still come; it ends with the server's close.
+            if self.socket.close(None).await.is_ok() {
+                while let Some(Ok(_)) = self.socket.next().await {}
+            }
+        };
+        // A node that does not answer the close is not waited for.
+        let _ = timeout(self.waits.answer, close).await;
+    }
+
+    /// Ends it with a reset: what was under way is lost on both sides.
+    pub fn reset(self) {
+        let stream = match self.socket.get_ref() {
+            MaybeTlsStream::Plain(stream) => stream,
+            MaybeTlsStream::Rustls(tls) => tls.get_ref().0,
+            _ => return,
+        };
+        // An error: it is reset already.
+        let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
+    }
+}
+
+async fn connect(target: &Target, receive_bytes: Option<u32>) -> io::Result<TcpStream> {
+    let Some(receive_bytes) = receive_bytes else {
+        return TcpStream::connect((&*target.host, target.port)).await;
+    };
+    let mut addresses = lookup_host((&*target.host, target.port)).await?;
+    let address = addresses.next().ok_or(io::ErrorKind::AddrNotAvailable)?;
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // Before connecting: the window is agreed on then.
+    socket.set_recv_buffer_size(receive_bytes)?;
+    socket.connect(address).await
+}
+
+/// Trusts whom this machine trusts. The provider is named, so that nothing depends on one that is
+/// set for the whole process.
+fn tls() -> Result<Arc<ClientConfig>, rustls::Error> {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config =
+        ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    Ok(Arc::new(config?.with_root_certificates(roots).with_no_client_auth()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_target_has_a_host_a_port_and_a_path() {
+        let check = |url: &str, full: &str, host: &str, port: u16| {
+            let target = Target::parse(url).unwrap();
+            assert_eq!((&*target.url, &*target.host, target.port), (full, host, port));
+        };
+        check("ws://127.0.0.1:8080", "ws://127.0.0.1:8080/ws", "127.0.0.1", 8080);
+        check("ws://127.0.0.1:8080/", "ws://127.0.0.1:8080/ws", "127.0.0.1", 8080);
+        check("ws://chat/socket", "ws://chat/socket", "chat", 80);
+        check("wss://chat.example.org", "wss://chat.example.org/ws", "chat.example.org", 443);
+        check("ws://[::1]:9/ws", "ws://[::1]:9/ws", "::1", 9);
+    }
+
+    #[test]
+    fn what_is_no_websocket_url_is_refused_with_its_text() {
+        for url in
+            ["", "127.0.0.1:8080", "http://chat", "ws://", "ws:///ws", "ws://a:b", "ws://a@b"]
+        {
+            let told = Target::parse(url).err().map(|err| err.to_string());
+            assert!(told.is_some_and(|told| told.contains(&format!("{url:?}"))), "{url}");
+        }
+    }
+}

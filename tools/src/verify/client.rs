@@ -1,0 +1,421 @@
+//! One client, whatever it does: its connection, the rooms it follows, and the record of all that
+//! it is shown.
+//!
+//! It decides nothing about when to say what; talkers and followers do. What every client of this
+//! server has to do is here: keep the highest seq of each room, find another node when one is gone.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use verbatim_checker::{
+    Ack, Asked, Command, Connection, Kind, Nanos, Node, Page, Start, View, ViewOf, Wanted, at_ms,
+};
+use verbatim_client::frame::{self, Frame};
+use verbatim_client::{Connection as Line, Target, Waits};
+
+use super::recorder::{Counters, Recorder};
+use super::{Ends, Phase};
+
+/// Between two attempts to connect, when no node was there to connect to.
+const KNOCK_PAUSE: Duration = Duration::from_millis(50);
+
+/// How long a client waits for a server. Shorter than a person would: what a fault does is to be
+/// seen, and not waited out.
+pub const WAITS: Waits = Waits {
+    open: Duration::from_millis(1500),
+    silence: Duration::from_millis(800),
+    answer: Duration::from_millis(1500),
+    send: Duration::from_secs(2),
+    receive_bytes: None,
+};
+
+/// The connection has ended, or the run.
+#[derive(Debug)]
+pub struct Gone;
+
+impl From<verbatim_client::Gone> for Gone {
+    fn from(_: verbatim_client::Gone) -> Self {
+        Self
+    }
+}
+
+/// What all clients of a run have in common.
+pub struct Stage {
+    pub recorder: Recorder,
+    pub targets: Vec<Target>,
+    /// Those that talkers talk in and followers follow.
+    pub rooms: Vec<String>,
+    /// Those that talkers have made beside them.
+    pub made: Mutex<BTreeSet<String>>,
+    pub phase: watch::Sender<Phase>,
+    /// Followers that follow all their rooms for good, and that have seen the ends of all.
+    pub settled: watch::Sender<usize>,
+    pub arrived: watch::Sender<usize>,
+}
+
+pub struct Client {
+    pub stage: Arc<Stage>,
+    /// For the report, and what tells two clients of one user apart.
+    pub name: String,
+    pub user: String,
+    /// The target of its last connection, or of its first.
+    pub home: usize,
+    pub phase: watch::Receiver<Phase>,
+    slow: bool,
+    /// What it follows or followed, by the room's name.
+    rooms: HashMap<String, Place>,
+    /// Whether it had a connection before.
+    has_connected: bool,
+}
+
+/// A connection that was greeted.
+pub struct Open {
+    pub line: Line,
+    pub id: Connection,
+    pub node: Node,
+}
+
+/// Where a client is in one room.
+struct Place {
+    view: View,
+    /// The highest seq it has seen, or above which it asked for everything.
+    last: Option<u64>,
+    /// `join`s and `resume`s on their way, in the order of their answers: where each shall begin,
+    /// and when it was sent.
+    asked: VecDeque<(Start, Nanos)>,
+    /// While it follows: as of which seq its user was known to be a member. Only a later `leave`
+    /// ends it.
+    as_of: Option<u64>,
+}
+
+/// What a frame was to the client beside being recorded.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Heard {
+    Nothing,
+    /// It follows the room now.
+    Joined(String),
+    /// Its own user left the room.
+    Left(String),
+    /// An answer to be matched with what was sent.
+    Answer,
+}
+
+/// How a command was answered.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Answered {
+    Acked(u64),
+    /// Not now: written or not, the same id may be sent again.
+    Unavailable,
+    Refused,
+}
+
+impl Client {
+    pub fn new(stage: &Arc<Stage>, name: &str, user: &str, home: usize, slow: bool) -> Self {
+        Self {
+            stage: stage.clone(),
+            name: name.to_owned(),
+            user: user.to_owned(),
+            home: home % stage.targets.len(),
+            phase: stage.phase.subscribe(),
+            slow,
+            rooms: HashMap::new(),
+            has_connected: false,
+        }
+    }
+
+    /// Connects to the next node that is there, however long that takes. `Err`: the run is over.
+    pub async fn connect(&mut self) -> Result<Open, Gone> {
+        const NARROW_BYTES: u32 = 4096;
+        if std::mem::replace(&mut self.has_connected, true) {
+            Counters::add(&self.stage.recorder.counters.reconnects);
+        }
+        let receive_bytes = self.slow.then_some(NARROW_BYTES);
+        loop {
+            if *self.phase.borrow() == Phase::Over {
+                return Err(Gone);
+            }
+            let target = &self.stage.targets[self.home];
+            if let Ok(mut line) = Line::open(target, Waits { receive_bytes, ..WAITS }).await
+                && let Ok(hello) = line.next().await
+                && let Ok(Frame { node: Some(node), .. }) = serde_json::from_str(&hello)
+            {
+                let mut history = self.stage.recorder.history();
+                let node = history.node(&node);
+                let id = history.connection(node, &self.name);
+                return Ok(Open { line, id, node });
+            }
+            self.move_on();
+            tokio::time::sleep(KNOCK_PAUSE).await;
+        }
+    }
+
+    /// As if it had never been connected, but for what it has seen.
+    pub fn fresh(mut self) -> Self {
+        self.has_connected = false;
+        self
+    }
+
+    /// The next connection is to another node.
+    pub fn move_on(&mut self) {
+        self.home = (self.home + 1) % self.stage.targets.len();
+    }
+
+    /// Its connection has ended, or is not listened to any more. It will come back.
+    pub fn disconnected(&mut self) {
+        for place in self.rooms.values_mut() {
+            place.as_of = None;
+            place.asked.clear();
+        }
+    }
+
+    /// As `disconnected`, and it will not follow again where it did.
+    pub fn unfollow(&mut self) {
+        let now = self.stage.recorder.now();
+        for place in self.rooms.values() {
+            self.stage.recorder.history().unfollowed(place.view, now);
+        }
+        self.disconnected();
+    }
+
+    /// The command to join a room, about to be sent: from where it was there, else as `entry` says.
+    pub fn join(&mut self, open: &Open, room: &str, entry: Start, id: Option<&str>) -> String {
+        let command = self.command(Kind::Join, room, id, None);
+        // One time for both: by it the checker knows which attempt a `joined` answers.
+        let asked_at = self.sent(open, command);
+        let user = self.user.clone();
+        let place = self.place(room);
+        let start = place.last.map_or(entry, Start::After);
+        if let Start::After(seq) = start {
+            place.last = Some(seq);
+        }
+        place.asked.push_back((start, asked_at));
+        let (since, last) = match start {
+            Start::After(seq) => (Some(seq), None),
+            Start::Last(0) | Start::Unmoved => (None, None),
+            Start::Last(len) => (None, Some(len)),
+        };
+        let (user_id, room) = (&*user, Some(room));
+        let r#type = "join";
+        frame::Command { r#type, user_id, room, since, last, id, ..Default::default() }.json()
+    }
+
+    /// The command to follow again what it followed, where it has seen something; `None`: nowhere.
+    pub fn resume(&mut self) -> Option<String> {
+        let asked_at = self.stage.recorder.now();
+        let mut positions = frame::Positions::new();
+        for (room, place) in &mut self.rooms {
+            if let Some(last) = place.last {
+                place.asked.push_back((Start::After(last), asked_at));
+                positions.insert(room, last);
+            }
+        }
+        if positions.is_empty() {
+            return None;
+        }
+        let (user_id, rooms) = (&*self.user, Some(positions));
+        let resume = frame::Command { r#type: "resume", user_id, rooms, ..Default::default() };
+        Some(resume.json())
+    }
+
+    /// A `join` of that room, or a `resume` as far as it goes for it, was answered with an error.
+    pub fn not_joined(&mut self, room: &str) {
+        if let Some(place) = self.rooms.get_mut(room) {
+            place.asked.pop_front();
+        }
+    }
+
+    fn place(&mut self, room: &str) -> &mut Place {
+        self.rooms.entry(room.to_owned()).or_insert_with(|| {
+            let mut history = self.stage.recorder.history();
+            let (number, user) = (history.room(room), history.user(&self.user));
+            let (who, slow) = (&*self.name, self.slow);
+            let view = history.view(&ViewOf { who, room: number, user: Some(user), slow });
+            Place { view, last: None, asked: VecDeque::new(), as_of: None }
+        })
+    }
+
+    /// Whether it has been somewhere in that room.
+    pub fn knows(&self, room: &str) -> bool {
+        self.rooms.get(room).is_some_and(|place| place.last.is_some())
+    }
+
+    pub fn follows(&self, room: &str) -> bool {
+        self.rooms.get(room).is_some_and(|place| place.as_of.is_some())
+    }
+
+    /// Whether it has seen everything up to there, in the rooms that it follows. Who joined at the
+    /// end, and has seen nothing since, has.
+    pub fn has_seen(&self, ends: &Ends) -> bool {
+        let has_seen = |(room, place): (&String, &Place)| {
+            place.as_of.is_none_or(|as_of| {
+                let seen = place.last.unwrap_or(as_of);
+                ends.get(room).is_none_or(|end| seen >= *end)
+            })
+        };
+        self.rooms.iter().all(has_seen)
+    }
+
+    /// Writes down what came, and says what it was.
+    pub fn hear(&mut self, open: &Open, text: &str) -> Heard {
+        let Ok(frame) = serde_json::from_str::<Frame<'_>>(text) else {
+            self.stray(open, text);
+            return Heard::Nothing;
+        };
+        match &*frame.r#type {
+            _ if frame.is_event() => self.on_event(&frame, text).unwrap_or_else(|| {
+                self.stray(open, text);
+                Heard::Nothing
+            }),
+            "joined" => self.on_joined(open, &frame),
+            "reset" => {
+                if let (Some(room), Some(last_seq)) = (&frame.room, frame.last_seq) {
+                    let place = self.place(room);
+                    place.last = Some(last_seq);
+                    let view = place.view;
+                    self.stage.recorder.history().reset(view, last_seq);
+                }
+                Heard::Nothing
+            }
+            "ack" | "error" | "history" => Heard::Answer,
+            "hello" | "pong" | "resumed" | "goodbye" | "rooms" | "members" => Heard::Nothing,
+            // Signs of life: nothing is promised of them.
+            "who" | "presence" | "typing" | "read" => Heard::Nothing,
+            _ => {
+                self.stray(open, text);
+                Heard::Nothing
+            }
+        }
+    }
+
+    /// A frame that nothing accounts for.
+    pub fn stray(&self, open: &Open, text: &str) {
+        let now = self.stage.recorder.now();
+        let mut history = self.stage.recorder.history();
+        let frame = history.frame(text.as_bytes());
+        history.stray(open.id, now, frame);
+    }
+
+    /// `None`: it is of a room that this connection does not follow.
+    fn on_event(&mut self, frame: &Frame<'_>, text: &str) -> Option<Heard> {
+        let now = self.stage.recorder.now();
+        let (room, seq) = (frame.room.as_deref()?, frame.seq?);
+        let place = self.rooms.get_mut(room)?;
+        let as_of = place.as_of?;
+        let mut history = self.stage.recorder.history();
+        let bytes = history.frame(text.as_bytes());
+        history.delivered(place.view, now, bytes);
+        Counters::add(&self.stage.recorder.counters.deliveries);
+        place.last = place.last.max(Some(seq));
+        let is_mine = frame.user_id.as_deref() == Some(&self.user);
+        if frame.r#type == "leave" && is_mine && seq > as_of {
+            history.unfollowed(place.view, now);
+            place.as_of = None;
+            return Some(Heard::Left(room.to_owned()));
+        }
+        Some(Heard::Nothing)
+    }
+
+    fn on_joined(&mut self, open: &Open, frame: &Frame<'_>) -> Heard {
+        let now = self.stage.recorder.now();
+        let (Some(room), Some(last_seq)) = (&frame.room, frame.last_seq) else {
+            return Heard::Nothing;
+        };
+        let place = self.place(room);
+        let view = place.view;
+        let (mut start, asked_at) = place.asked.pop_front().unwrap_or((Start::Unmoved, now));
+        if place.as_of.is_some() {
+            start = Start::Unmoved;
+        }
+        place.as_of = place.as_of.max(Some(last_seq));
+        let mut history = self.stage.recorder.history();
+        history.followed(view, open.id, asked_at, now, start, last_seq);
+        Heard::Joined(room.clone().into_owned())
+    }
+
+    /// Writes down the answer to a command, and says what it was.
+    pub fn answered(
+        &self,
+        open: &Open,
+        command: Command,
+        frame: &Frame<'_>,
+        text: &str,
+    ) -> Answered {
+        let (recorder, connection) = (&self.stage.recorder, open.id);
+        let (at, counters) = (recorder.now(), &recorder.counters);
+        if let Some(code) = frame.code.as_deref() {
+            recorder.history().refused(command, connection, at, code);
+            let is_unavailable = matches!(code, "unavailable" | "rate_limited");
+            Counters::add(if is_unavailable { &counters.unavailable } else { &counters.answered });
+            if !matches!(code, "not_member" | "room_exists") && !is_unavailable {
+                // Nothing that these clients send may be refused for another reason.
+                self.stray(open, text);
+            }
+            return if is_unavailable { Answered::Unavailable } else { Answered::Refused };
+        }
+        let re = frame.re.as_deref().and_then(kind);
+        let event_at_ms = frame.at.as_deref().and_then(at_ms);
+        let (Some(re), Some(seq), Some(event_at_ms)) = (re, frame.seq, event_at_ms) else {
+            self.stray(open, text);
+            return Answered::Refused;
+        };
+        let duplicate = frame.duplicate.unwrap_or(false);
+        recorder.history().acked(Ack { command, connection, at, re, seq, event_at_ms, duplicate });
+        Counters::add(&counters.answered);
+        Counters::add(&counters.acked);
+        Answered::Acked(seq)
+    }
+
+    /// A `history` frame, that was asked for so. The highest seq in it, and whether there is more.
+    pub fn page(
+        &self,
+        open: &Open,
+        room: &str,
+        asked: Asked,
+        asked_at: Nanos,
+        text: &str,
+    ) -> Result<(u64, bool), Gone> {
+        let page: frame::History<'_> = serde_json::from_str(text).map_err(|_| Gone)?;
+        let mut history = self.stage.recorder.history();
+        let events = page.events.iter().map(|event| history.frame(event.get().as_bytes()));
+        let events = events.collect();
+        let (node, room, more) = (open.node, history.room(room), page.more);
+        history.page(Page { node, room, asked, asked_at, events, more });
+        Ok((page.last.unwrap_or_default(), more))
+    }
+
+    /// A room was made that is not one of the stage's.
+    pub fn made(&self, room: &str) {
+        let mut made = self.stage.made.lock().unwrap_or_else(PoisonError::into_inner);
+        made.insert(room.to_owned());
+    }
+
+    /// Before a command is sent for the first time.
+    pub fn command(&self, kind: Kind, room: &str, id: Option<&str>, text: Option<&str>) -> Command {
+        let mut history = self.stage.recorder.history();
+        let (room, user) = (history.room(room), history.user(&self.user));
+        history.command(&Wanted { kind, room, user, id, text })
+    }
+
+    /// Just before it is sent; the time of that.
+    pub fn sent(&self, open: &Open, command: Command) -> Nanos {
+        let now = self.stage.recorder.now();
+        self.stage.recorder.history().sent(command, open.id, now);
+        now
+    }
+
+    pub fn abandoned(&self, command: Command) {
+        self.stage.recorder.history().abandoned(command);
+    }
+}
+
+fn kind(name: &str) -> Option<Kind> {
+    Some(match name {
+        "create" => Kind::Create,
+        "join" => Kind::Join,
+        "leave" => Kind::Leave,
+        "message" => Kind::Message,
+        _ => return None,
+    })
+}
