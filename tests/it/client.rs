@@ -11,7 +11,7 @@ use crate::harness::proxy::{Fate, Pieces, Proxy};
 use crate::harness::{PATIENCE, World};
 
 /// The example of `client/`, as it stands there.
-#[path = "../../client/examples/echo.rs"]
+#[path = "../../client/examples/echo_bot.rs"]
 #[allow(dead_code)]
 mod echo;
 

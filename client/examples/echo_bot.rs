@@ -1,7 +1,7 @@
 //! A bot that says again whatever others say in a room. With a server running:
 //!
 //! ```text
-//! cargo run -p verbatim-client --example echo -- ws://127.0.0.1:8080/ws general
+//! cargo run -p verbatim-client --example echo_bot -- ws://127.0.0.1:8080/ws general
 //! ```
 
 use std::error::Error;
