@@ -254,10 +254,11 @@ impl Task {
             }
             self.tell_news();
             self.target = (self.target + 1) % self.settings.targets.len();
+            let backoff = self.settings.backoff;
             // After a `goodbye`, as the server says, or up to twice as long: not all at once.
             let wait = match self.pause.take() {
-                Some(pause) => pause.mul_f64(1.0 + rand::random::<f64>()),
-                None => self.settings.backoff.wait(tries, rand::random()),
+                Some(pause) => pause.min(backoff.longest).mul_f64(1.0 + rand::random::<f64>()),
+                None => backoff.wait(tries, rand::random()),
             };
             tries = tries.saturating_add(1);
             if self.beside(sleep(wait)).await.is_err() {
