@@ -26,6 +26,9 @@ macro_rules! metrics {
         }
 
         impl Metrics {
+            /// All of them, without prefix and unit.
+            pub const NAMES: &[&str] = &[$(stringify!($name)),*];
+
             pub fn new() -> Self {
                 let mut registry = Registry::with_prefix("verbatim");
                 $(

@@ -278,11 +278,8 @@ fn metrics_in_use() -> Metrics {
     metrics.log_error("refused");
     metrics.budget("unsent", 0, 1);
     metrics.evicted("unsent").inc();
-    let text = include_str!("../../src/metrics.rs");
-    let registered =
-        text.matches("m.register(").count() + text.matches("m.register_with_unit(").count();
     let shown = metrics.render().matches("# TYPE ").count();
-    assert_eq!(shown, registered, "a metric with labels was not used here");
+    assert_eq!(shown, Metrics::NAMES.len(), "a metric with labels was not used here");
     metrics
 }
 
