@@ -10,7 +10,10 @@ use tokio::time::{sleep, timeout};
 use super::chance::ms;
 use super::node::Node;
 use super::plan::{FOLLOWS_MAX, Redis};
-use super::schedule::Schedule;
+use super::schedule::{Schedule, Submitted};
+use super::truth::Truth;
+use crate::lane::{Answer, Failure};
+use crate::protocol::frame;
 use crate::rules::Outcome;
 
 /// How often is checked, and the pause between two checks: half a minute is more than anything may
@@ -70,9 +73,9 @@ impl Schedule {
 
     /// Every command must be answered.
     async fn answered(&mut self) -> Result<(), String> {
-        for answered in self.submitted.drain(..) {
-            match timeout(ms(20_000), answered).await {
-                Ok(Ok(_)) => {}
+        for mut submitted in self.submitted.drain(..) {
+            match timeout(ms(20_000), &mut submitted.answer).await {
+                Ok(Ok(answer)) => submitted.check(answer, &self.node.truth)?,
                 Ok(Err(_)) => return Err("an answer was dropped".into()),
                 Err(_) => return Err("a command was never answered".into()),
             }
@@ -126,6 +129,29 @@ impl Schedule {
             lacks
         })
         .await
+    }
+}
+
+impl Submitted {
+    /// Whether the answer agrees with the log, unless that has gone back since.
+    fn check(&self, answer: Answer, truth: &Truth) -> Result<(), String> {
+        let Self { room, user, id, at, is_repeated, .. } = self;
+        let written = truth.written(*room, id);
+        let is_true = match &answer {
+            Ok(Outcome::Committed { event, .. }) => {
+                written == Some(event.seq) && truth.fact(frame::event(event).bytes()).is_some()
+            }
+            Ok(Outcome::Duplicate(receipt)) => *is_repeated && written == Some(receipt.seq),
+            Ok(Outcome::Refused(_)) => !truth.was_member_since(*room, *user, *at),
+            Ok(Outcome::Joined { .. }) => false,
+            Err(Failure::Unwritten | Failure::Damaged) => written.is_none() || *is_repeated,
+            Err(Failure::Unavailable) => true,
+            Err(Failure::Internal) => false,
+        };
+        if is_true || truth.has_gone_back(*room) {
+            return Ok(());
+        }
+        Err(format!("{id} of user {user} in room {room}: {answer:?}, and the log has {written:?}"))
     }
 }
 

@@ -23,7 +23,7 @@ use crate::log::memory::{Leg, Memory};
 use crate::log::{Log, LogError};
 use crate::metrics::Metrics;
 use crate::mirror::{Incoming, Mirrored};
-use crate::model::{Event, Text};
+use crate::model::{ClientId, Event, Text};
 use crate::protocol::command::Verb;
 use crate::protocol::frame;
 use crate::relay::Relay;
@@ -108,8 +108,15 @@ impl Node {
     }
 
     /// Sends a command that comes from no socket through this node's lane.
-    pub fn submit(&self, room: usize, user: usize, verb: Verb) -> oneshot::Receiver<Answer> {
-        let (answered, parked) = self.desk.lanes.submit(write(room, user, verb));
+    pub fn submit(
+        &self,
+        room: usize,
+        user: usize,
+        verb: Verb,
+        id: Option<&str>,
+    ) -> oneshot::Receiver<Answer> {
+        let id = id.map(ClientId::stored);
+        let (answered, parked) = self.desk.lanes.submit(Write { id, ..write(room, user, verb) });
         if let Some(parked) = parked {
             tokio::spawn(parked.send());
         }

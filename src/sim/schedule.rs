@@ -31,12 +31,26 @@ pub struct Schedule {
     /// The socket of each client, if it has one.
     pub lines: Vec<Option<ClientEnd>>,
     /// Commands that came from no socket, and must all be answered.
-    pub submitted: Vec<oneshot::Receiver<Answer>>,
+    pub submitted: Vec<Submitted>,
+    /// Ids so far.
+    ids: usize,
     /// Ring memory that somebody else holds.
     pub pressure: Option<Held>,
     damaged: Vec<(usize, Seq)>,
     /// The log goes back only once.
     has_gone_back: bool,
+}
+
+/// A message that came from no socket.
+pub struct Submitted {
+    pub room: usize,
+    pub user: usize,
+    pub id: String,
+    /// The number of the last event by then.
+    pub at: usize,
+    /// Another one has the same id.
+    pub is_repeated: bool,
+    pub answer: oneshot::Receiver<Answer>,
 }
 
 /// A client's end of a socket. Dropping it does not end the socket.
@@ -72,7 +86,8 @@ impl Schedule {
         let clients: Vec<_> = (0..node.plan.clients).map(client).collect();
         let lines = clients.iter().map(|_| None).collect();
         let (submitted, pressure, damaged) = (Vec::new(), None, Vec::new());
-        Self { node, clients, lines, submitted, pressure, damaged, has_gone_back: false }
+        let (ids, has_gone_back) = (0, false);
+        Self { node, clients, lines, submitted, ids, pressure, damaged, has_gone_back }
     }
 
     pub async fn run(&mut self) {
@@ -206,8 +221,28 @@ impl Schedule {
             let deed = Deed::Write(Verb::Message(text));
             self.command(client, Command::InRoom { user, room, deed });
         } else {
-            self.submitted.push(self.node.submit(room, user, message(&self.node.chance)));
+            self.submit(room, user);
         }
+    }
+
+    /// A message with an id of its own, or one that was sent before and is repeated.
+    fn submit(&mut self, room: usize, user: usize) {
+        let again = self.submitted.len().checked_sub(1).filter(|_| self.node.chance.percent(30));
+        let (room, user, id) = match again {
+            Some(last) => {
+                let before = &mut self.submitted[last];
+                before.is_repeated = true;
+                (before.room, before.user, before.id.clone())
+            }
+            None => {
+                self.ids += 1;
+                (room, user, format!("c{}", self.ids))
+            }
+        };
+        let (at, verb) = (self.node.truth.now(), message(&self.node.chance));
+        let answer = self.node.submit(room, user, verb, Some(&id));
+        let is_repeated = again.is_some();
+        self.submitted.push(Submitted { room, user, id, at, is_repeated, answer });
     }
 
     pub fn command(&self, client: usize, command: Command) -> bool {
@@ -309,6 +344,7 @@ impl Schedule {
             commands: said,
             gone: gone.clone(),
             awaited: None,
+            asked: Default::default(),
             resumes: Default::default(),
         };
         node.desk.tasks.spawn("session", session.run());
@@ -371,7 +407,7 @@ impl Schedule {
     }
 
     pub fn host_says(&self, room: usize) -> oneshot::Receiver<Answer> {
-        self.node.submit(room, HOST, message(&self.node.chance))
+        self.node.submit(room, HOST, message(&self.node.chance), None)
     }
 }
 

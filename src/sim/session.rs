@@ -22,7 +22,7 @@ use crate::desk::resume::Resuming;
 use crate::desk::{Caller, Outage, Pending, Reply, Way};
 use crate::hub::Follower;
 use crate::model::Seq;
-use crate::protocol::command::{Command, Request};
+use crate::protocol::command::{Command, Deed, Request, Start};
 use crate::protocol::error::{Code, Problem};
 use crate::protocol::frame::Frame;
 use crate::protocol::table::CommandType;
@@ -51,8 +51,19 @@ pub struct Session {
     pub gone: CancellationToken,
     /// An event that is an answer, and the follower through which it comes.
     pub awaited: Option<(Arc<Follower>, Seq)>,
+    /// What each room was asked for, in the order of the answers.
+    pub asked: VecDeque<Asked>,
     /// For each `resume` in progress, the followers and their seqs.
     pub resumes: VecDeque<Vec<(Arc<Follower>, Seq)>>,
+}
+
+/// A room that the client wants to follow.
+pub struct Asked {
+    room: usize,
+    user: usize,
+    start: Start,
+    /// The number of the last event by then.
+    at: usize,
 }
 
 /// Why the session has its turn.
@@ -83,8 +94,11 @@ impl Session {
     /// Only damage, or a log that went back, is a reason to end a socket.
     fn judge(&self, lost: &LostSync) {
         let truth = &self.node.truth;
-        let went_back = self.node.plan.goes_back && *lost == LostSync::Differs;
-        if !went_back && !truth.was_damaged() {
+        let is_justified = match lost {
+            LostSync::Differs => truth.has_any_gone_back() || truth.was_damaged(),
+            LostSync::Damaged => truth.was_damaged(),
+        };
+        if !is_justified {
             truth.fail(format!("client {} was closed for nothing: {lost:?}", self.client.number));
         }
     }
@@ -193,6 +207,19 @@ impl Session {
             }
         };
         self.follows.ask(&asks.follows);
+        let at = self.node.truth.now();
+        let starts: Vec<_> = match &request.command {
+            Command::InRoom { deed: Deed::Join(start), .. } => vec![*start],
+            Command::Resume { rooms, .. } => {
+                rooms.iter().map(|(_, seq)| Start::Since(*seq)).collect()
+            }
+            _ => Vec::new(),
+        };
+        assert_eq!(starts.len(), asks.follows.len());
+        for ((room, user), start) in asks.follows.iter().zip(starts) {
+            let (room, user) = (room_of(room), user_of(user));
+            self.asked.push_back(Asked { room, user, start, at });
+        }
         let held = self.node.desk.budgets.inbound.hold(OWED_BYTES);
         // Each read fails on its own, because an outage is timed by the real clock.
         let (address, outage) = (self.address, Outage::default());
@@ -242,8 +269,22 @@ impl Session {
         Ok(())
     }
 
-    fn refuse(&self, room: usize, user: usize, problem: &Problem) {
+    fn asked(&mut self, room: usize, user: usize) -> Asked {
+        let asked = self.asked.pop_front().expect("an answer to nothing");
+        assert_eq!((asked.room, asked.user), (room, user));
+        asked
+    }
+
+    /// Nobody may be refused who was a member all the time, as all rooms exist.
+    fn refuse(&mut self, room: usize, user: usize, problem: &Problem) {
+        let Asked { at, .. } = self.asked(room, user);
         let is_stranger = matches!(problem.code, Code::NotMember | Code::RoomNotFound);
+        let truth = &self.node.truth;
+        if problem.code == Code::RoomNotFound
+            || is_stranger && truth.was_member_since(room, user, at)
+        {
+            truth.fail(format!("user {user} was refused room {room}: {problem:?}"));
+        }
         self.say(Said::Refused { room, user, is_stranger });
     }
 
@@ -256,8 +297,23 @@ impl Session {
         let is_new = before.is_none_or(|before| !Arc::ptr_eq(&before, &follower));
         let (room, user) = (room_of(&asked.room), user_of(&asked.user));
         let is_reset = *reset && is_new;
-        if is_reset && !self.node.truth.has_gone_back(room) && !self.node.plan.has_liars {
-            self.node.truth.fail(format!("room {room} was reset for nothing at {last_seq}"));
+        let Asked { start, .. } = self.asked(room, user);
+        let own = joined.event.as_ref().map_or(last_seq, |event| event.seq.prev());
+        let wanted = match start {
+            Start::Here => own,
+            Start::Last(len) => Seq(own.0.saturating_sub(len)),
+            Start::Since(seq) => seq,
+        };
+        let truth = &self.node.truth;
+        let is_right = match *reset {
+            true => *position == last_seq && (wanted > last_seq || truth.has_gone_back(room)),
+            false => *position == wanted,
+        };
+        if is_new && !is_right {
+            truth.fail(format!(
+                "room {room}, asked for with {start:?} at {last_seq}, begins at {position}, reset \
+                 {reset}"
+            ));
         }
         let begins = is_new.then_some(*position);
         let (as_of, is_resumed) = (last_seq, asked.re == CommandType::Resume);

@@ -1,11 +1,11 @@
 //! Everything that was committed in a schedule. Clients are checked against it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
-use crate::model::{Event, RoomName, Seq, UserId};
+use crate::model::{Event, EventKind, RoomName, Seq, UserId};
 use crate::protocol::frame::Frame;
 
 /// One committed event.
@@ -35,6 +35,11 @@ struct State {
     highest: Vec<usize>,
     /// Rooms that have gone back.
     back: Vec<usize>,
+    /// Of each room and user: whether they are a member, and the number of the event that made it
+    /// so.
+    members: BTreeMap<(usize, usize), (bool, usize)>,
+    /// The seqs of the events that were written under an id.
+    ids: HashMap<(usize, String), Seq>,
     was_damaged: bool,
     /// The first promise that was broken.
     broken: Option<String>,
@@ -55,6 +60,15 @@ impl Truth {
             state.highest.resize(room + 1, 0);
         }
         let left = event.left().map(user_of);
+        if matches!(event.kind, EventKind::Create | EventKind::Join | EventKind::Leave) {
+            state.members.insert((room, user_of(&event.user)), (left.is_none(), state.count));
+        }
+        if let Some(id) = &event.client_id
+            && state.ids.insert((room, id.as_str().to_owned()), event.seq).is_some()
+            && !state.back.contains(&room)
+        {
+            state.broken.get_or_insert(format!("{id:?} was committed twice in room {room}"));
+        }
         let before = state.rooms[room].last().copied().unwrap_or(0);
         let (seq, number) = (event.seq, state.count);
         state.facts.insert(frame.bytes().clone(), Fact { room, seq, left, number, before });
@@ -66,6 +80,23 @@ impl Truth {
         self.state().facts.get(frame).copied()
     }
 
+    /// The number of the last event.
+    pub fn now(&self) -> usize {
+        self.state().count
+    }
+
+    /// Whether the user has been a member since that event, as far as the log went back nowhere.
+    pub fn was_member_since(&self, room: usize, user: usize, number: usize) -> bool {
+        let state = self.state();
+        let member = state.members.get(&(room, user));
+        !state.back.contains(&room) && member.is_some_and(|(is, since)| *is && *since <= number)
+    }
+
+    /// The seq of the event that was written under this id.
+    pub fn written(&self, room: usize, id: &str) -> Option<Seq> {
+        self.state().ids.get(&(room, id.to_owned())).copied()
+    }
+
     pub fn went_back(&self, room: usize, to: Seq) {
         let mut state = self.state();
         state.rooms[room].truncate(to.0 as usize);
@@ -74,6 +105,10 @@ impl Truth {
 
     pub fn has_gone_back(&self, room: usize) -> bool {
         self.state().back.contains(&room)
+    }
+
+    pub fn has_any_gone_back(&self) -> bool {
+        !self.state().back.is_empty()
     }
 
     pub fn set_damaged(&self) {
