@@ -273,6 +273,7 @@ impl ClientState {
         if is_other && !truth.has_gone_back(room) {
             return Err(format!("was shown {seq} of room {room}, which follows on another"));
         }
+        truth.shown();
         shown.last = seq;
         shown.numbers.push(number);
         if let Some(left) = left {

@@ -44,11 +44,14 @@ const SCHEDULES: u64 = 2_000;
 struct Bench {
     config: Config,
     metrics: Arc<Metrics>,
+    /// Events that clients were shown, in all schedules.
+    shown: AtomicU64,
 }
 
 impl Bench {
     fn new() -> Self {
-        Self { config: Config::from_defaults(), metrics: Arc::new(Metrics::new()) }
+        let (config, metrics) = (Config::from_defaults(), Arc::new(Metrics::new()));
+        Self { config, metrics, shown: AtomicU64::new(0) }
     }
 
     /// Runs one schedule. Returns its digest, or the promise that was broken.
@@ -79,6 +82,7 @@ impl Bench {
             return Err(failed);
         }
         truth.broken().map_or(ended, Err)?;
+        self.shown.fetch_add(truth.shown_len(), Relaxed);
         Ok(chance.digest())
     }
 }
@@ -88,9 +92,14 @@ fn setting(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
 
+/// Events that clients are shown in a schedule, on average: a good half of what it is. If members
+/// were refused, or nobody came back, nothing else would be wrong.
+const SHOWN_MIN: u64 = 15;
+
 /// Runs seeds on all processors, until one of them fails.
 fn run_all(seeds: std::ops::Range<u64>) {
     let (next, failed) = (AtomicU64::new(seeds.start), AtomicU64::new(u64::MAX));
+    let shown = AtomicU64::new(0);
     let work = || {
         let bench = Bench::new();
         while failed.load(Relaxed) == u64::MAX {
@@ -103,6 +112,7 @@ fn run_all(seeds: std::ops::Range<u64>) {
                 eprintln!("after {} schedules: SIM_SEED={seed}: {broken}", seed - seeds.start);
             }
         }
+        shown.fetch_add(bench.shown.into_inner(), Relaxed);
     };
     std::thread::scope(|scope| {
         let threads = std::thread::available_parallelism().map_or(1, Into::into);
@@ -110,6 +120,8 @@ fn run_all(seeds: std::ops::Range<u64>) {
     });
     let failed = failed.into_inner();
     assert_eq!(failed, u64::MAX, "a promise was broken; SIM_SEED={failed} shows how");
+    let (shown, schedules) = (shown.into_inner(), seeds.end - seeds.start);
+    assert!(shown >= SHOWN_MIN * schedules, "only {shown} events shown in {schedules} schedules");
 }
 
 #[test]

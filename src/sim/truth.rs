@@ -41,6 +41,8 @@ struct State {
     /// The seqs of the events that were written under an id.
     ids: HashMap<(usize, String), Seq>,
     was_damaged: bool,
+    /// Events that clients were shown.
+    shown: u64,
     /// The first promise that was broken.
     broken: Option<String>,
 }
@@ -74,6 +76,14 @@ impl Truth {
         state.facts.insert(frame.bytes().clone(), Fact { room, seq, left, number, before });
         state.rooms[room].push(number);
         state.highest[room] = state.highest[room].max(state.rooms[room].len());
+    }
+
+    pub fn shown(&self) {
+        self.state().shown += 1;
+    }
+
+    pub fn shown_len(&self) -> u64 {
+        self.state().shown
     }
 
     pub fn fact(&self, frame: &[u8]) -> Option<Fact> {
