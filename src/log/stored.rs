@@ -60,8 +60,7 @@ impl StoredEvent<'_> {
         // Every message has a text, even if its row lost it.
         let body = match kind {
             EventKind::Message => Some(self.body.unwrap_or_default()),
-            EventKind::Create | EventKind::Join | EventKind::Leave => None,
-            EventKind::Other(_) => self.body,
+            _ => self.body,
         };
         Ok(Event {
             room: room.clone(),
