@@ -55,9 +55,10 @@ struct Arguments {
 enum Command {
     /// Print the effective settings with passwords masked, and test the log and the mirror
     Check,
-    /// Check whether the node on this machine is alive (exit code 0) or not (1)
+    /// Check whether the node on this machine is alive; exits with 0 if so, with 1 if not
     Health,
-    /// Check that a running cluster loses, repeats and reorders nothing (exit code 0), or not (1)
+    /// Check that a running cluster loses, repeats and reorders no message; exits with 0 if so,
+    /// with 1 if not
     Verify(VerifyArguments),
     Bench(Box<bench::Args>),
 }

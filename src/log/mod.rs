@@ -44,7 +44,7 @@ use crate::rules::Standing;
 const JUST_NOW: Duration = Duration::from_secs(2);
 
 /// The log of a node. Cheap to clone; clones share connections.
-// The larger variant is the usual one, and a node has few of these.
+// A node has few of these, so the size of the larger variant does not matter.
 #[allow(clippy::large_enum_variant)]
 #[derive(Clone)]
 pub enum Log {
@@ -55,7 +55,7 @@ pub enum Log {
 }
 
 /// Writes read marks, for one task.
-// The larger variant is the usual one, and a node has one of these.
+// A node has one of these, so the size of the larger variant does not matter.
 #[allow(clippy::large_enum_variant)]
 pub enum Marker {
     Sqlite(sqlite::Sqlite),

@@ -13,7 +13,7 @@ use super::plan::{FOLLOWS_MAX, Redis};
 use super::schedule::Schedule;
 use crate::rules::Outcome;
 
-/// How often is checked, and the pause between two checks: half a minute is more than anything may
+/// How many checks, and the pause between two. Together half a minute, longer than anything may
 /// take.
 const LOOKS: usize = 600;
 const LOOK_PAUSE_MS: usize = 50;
