@@ -423,10 +423,10 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_is_said_with_its_argument() {
+    fn an_impossible_plan_is_refused_with_the_argument_named() {
         let cases = [
             ("fanout --clients 0", "--clients: must be from 1"),
-            ("fanout --rate 0", "--rate: fanout needs one above 0"),
+            ("fanout --rate 0", "--rate: must be above 0 for fanout"),
             ("fanout --rate nan", "--rate: must be from 0"),
             ("fanout --size 19", "--size: must be from 20"),
             ("fanout --rooms 2 --follows 3", "--follows: must be from 1 to 2"),
