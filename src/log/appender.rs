@@ -10,8 +10,6 @@ use crate::model::{RoomName, Seq};
 use crate::rules::{Outcome, Write};
 
 /// One lane's access to the log. Each lane has its own.
-// A node has one per lane, so the size of the larger variant does not matter.
-#[allow(clippy::large_enum_variant)]
 pub enum Appender {
     Sqlite(sqlite::Appender),
     Postgres(postgres::Appender),

@@ -44,8 +44,6 @@ use crate::rules::Standing;
 const JUST_NOW: Duration = Duration::from_secs(2);
 
 /// The log of a node. Cheap to clone; clones share connections.
-// A node has few of these, so the size of the larger variant does not matter.
-#[allow(clippy::large_enum_variant)]
 #[derive(Clone)]
 pub enum Log {
     Sqlite(sqlite::Sqlite),
@@ -55,8 +53,6 @@ pub enum Log {
 }
 
 /// Writes read marks, for one task.
-// A node has one of these, so the size of the larger variant does not matter.
-#[allow(clippy::large_enum_variant)]
 pub enum Marker {
     Sqlite(sqlite::Sqlite),
     Postgres(postgres::Marker),
