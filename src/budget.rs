@@ -112,13 +112,13 @@ pub trait Holder: Send + Sync {
 /// The known connections, each in a slot.
 #[derive(Default)]
 struct Holders {
-    places: Vec<Option<Weak<dyn Holder>>>,
+    slots: Vec<Option<Weak<dyn Holder>>>,
     free: Vec<u32>,
 }
 
 /// The slot of a holder; given back when dropped.
 #[derive(Debug)]
-pub struct Place {
+pub struct Registered {
     budget: Arc<Budget>,
     index: u32,
 }
@@ -221,14 +221,14 @@ impl Budget {
     }
 
     /// Registers a connection while the slot is kept.
-    pub fn enter(self: &Arc<Self>, holder: Weak<dyn Holder>) -> Place {
+    pub fn enter(self: &Arc<Self>, holder: Weak<dyn Holder>) -> Registered {
         let mut holders = self.holders();
         let index = holders.free.pop().unwrap_or_else(|| {
-            holders.places.push(None);
-            u32::try_from(holders.places.len() - 1).expect("there are never so many connections")
+            holders.slots.push(None);
+            u32::try_from(holders.slots.len() - 1).expect("there are never so many connections")
         });
-        holders.places[index as usize] = Some(holder);
-        Place { budget: self.clone(), index }
+        holders.slots[index as usize] = Some(holder);
+        Registered { budget: self.clone(), index }
     }
 
     /// Closes connections while somebody waits for room or the limit is exceeded, then waits for
@@ -253,7 +253,7 @@ impl Budget {
     fn evict(&self, now: Instant) -> usize {
         // Holders are kept only while they are asked: the owner of a connection may need the only
         // reference to it.
-        let known: Vec<_> = self.holders().places.iter().flatten().cloned().collect();
+        let known: Vec<_> = self.holders().slots.iter().flatten().cloned().collect();
         let waiting = |holder: Weak<dyn Holder>| {
             let (bytes, since) = holder.upgrade()?.waiting()?;
             (now.saturating_duration_since(since) >= PATIENCE).then_some((bytes, holder))
@@ -344,16 +344,16 @@ impl<T: AsRef<[u8]>> AsRef<[u8]> for Kept<T> {
     }
 }
 
-impl Drop for Place {
+impl Drop for Registered {
     fn drop(&mut self) {
         let mut holders = self.budget.holders();
-        holders.places[self.index as usize] = None;
+        holders.slots[self.index as usize] = None;
         holders.free.push(self.index);
     }
 }
 
 impl std::fmt::Debug for Holders {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Holders({})", self.places.len() - self.free.len())
+        write!(f, "Holders({})", self.slots.len() - self.free.len())
     }
 }

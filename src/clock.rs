@@ -19,7 +19,7 @@ const ASK_EVERY: Duration = Duration::from_secs(60);
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// A slower answer proves nothing: nobody knows in which direction it was delayed.
 const ANSWER_TIME_MAX: Duration = Duration::from_millis(500);
-/// From this many seconds a clock is wrong, and below the second it is right again.
+/// A clock is wrong from `WRONG` seconds of difference, and right again below `RIGHT`.
 const WRONG: f64 = 1.0;
 const RIGHT: f64 = 0.5;
 

@@ -26,7 +26,7 @@ pub enum Unhealthy {
     AnyPort(String),
     #[error("nothing answers at {0}: {1}")]
     NoAnswer(String, io::Error),
-    #[error("no answer from {0} within 2 s")]
+    #[error("no answer from {0} within {seconds} s", seconds = TIMEOUT.as_secs())]
     TooLate(String),
     #[error("{0} did not answer /healthz with 200 OK")]
     NotOk(String),

@@ -254,7 +254,7 @@ impl Lane {
                 self.waiting.splice(..0, again(writes, waiters, len - failed));
             }
             Err(error @ (LogError::Refused(_) | LogError::Damaged(_))) if writes.len() > 1 => {
-                tracing::debug!(err = %error, len = writes.len(), "batch not committed; by halves");
+                tracing::debug!(err = %error, len = writes.len(), "batch failed; trying halves");
                 let half = writes.len().div_ceil(2);
                 self.waiting.splice(..0, again(writes, waiters, half));
             }

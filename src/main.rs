@@ -55,9 +55,9 @@ struct Arguments {
 enum Command {
     /// Print the effective settings with passwords masked, and test the log and the mirror
     Check,
-    /// Check whether the node on this machine is alive (exit code 0) or not (1)
+    /// Check whether the node on this machine is alive; exits with 0 if so, else 1
     Health,
-    /// Check that a running cluster loses, repeats and reorders nothing (exit code 0), or not (1)
+    /// Check that a cluster loses, repeats and reorders no message; exits with 0 if so, else 1
     Verify(VerifyArguments),
     Bench(Box<bench::Args>),
 }

@@ -87,7 +87,7 @@ metrics! {
     commit_batch_size: Histogram = Histogram::new(BATCH_LEN);
     /// Duration of a transaction of the log
     commit_duration: Histogram = Histogram::new(SECONDS), in Seconds;
-    /// Time from commit to the last write of a fan-out
+    /// Time from commit, or arrival through Redis, to the last write of a fan-out
     commit_to_delivery: Histogram = Histogram::new(SECONDS), in Seconds;
     /// Events handed to sockets
     deliveries: Counter;
@@ -129,7 +129,7 @@ metrics! {
     mirror_doubts: Counter;
     /// Events from Redis that were ignored because they lack a valid seal
     mirror_unsealed: Counter;
-    /// Events appended to Redis on behalf of another node
+    /// Events appended to Redis by sweeping the outbox
     outbox_swept: Counter;
     /// Outbox batches set aside because they cannot be read from the log
     outbox_damaged: Gauge;

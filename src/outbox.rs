@@ -82,7 +82,7 @@ impl Outbox {
                     let look = self.look(&mut receipts, &mut seen).await;
                     if look.is_err() != is_failing {
                         is_failing = look.is_err();
-                        tracing::debug!(is_failing, "reading the outbox fails, or works again");
+                        tracing::debug!(is_failing, "reading the outbox began or ceased to fail");
                     }
                 }
             }
@@ -151,8 +151,8 @@ impl Sweeper {
         }
     }
 
-    /// Puts the oldest events that are not in Redis there. `false`: nothing of that age is left, or
-    /// Redis refuses it.
+    /// Puts the oldest events that Redis lacks into Redis. `false`: none of that age is left,
+    /// another node is sweeping, or Redis refuses them.
     async fn sweep_some(&mut self) -> Result<bool, LogError> {
         let age = Duration::from_millis(self.config.outbox_age_ms);
         let sweep = self.outbox.sweep(age).await;

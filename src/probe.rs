@@ -59,10 +59,9 @@ async fn answer(log: &Log, path: &str, progress: impl Fn(&str)) -> Result<String
     match problems.as_deref() {
         None => Ok("answers".to_owned()),
         Some([]) => Ok("answers; no damage found".to_owned()),
-        Some(problems) => Err(format!(
-            "the log {path} is damaged ({}); restore a copy of it",
-            problems.join("; ")
-        )),
+        Some(problems) => {
+            Err(format!("the log {path} is damaged ({}); restore a backup", problems.join("; ")))
+        }
     }
 }
 

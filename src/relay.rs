@@ -44,7 +44,7 @@ pub struct Relay {
     looks: Semaphore,
     /// When a log that went back was last logged.
     told: Mutex<Option<Instant>>,
-    /// Rooms with an event that followers could not pass.
+    /// Rooms with an event that cannot be delivered, because the log cannot read it.
     pub sick: Sick,
 }
 
@@ -134,7 +134,7 @@ impl Relay {
         }
     }
 
-    /// Takes events that were committed according to another node. Many of them are known.
+    /// Takes events that came through Redis, from any node. Many of them are known already.
     pub fn deliver_heard(self: &Arc<Self>, name: &RoomName, entries: &[Entry]) {
         let Some(room) = self.hub.room(name) else { return };
         if self.take(&room, entries) == Overlap::Differs {

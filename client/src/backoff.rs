@@ -1,19 +1,19 @@
-//! How long to wait before the next try.
+//! How long to wait before the next attempt.
 
 use std::time::Duration;
 
-/// Exponential back-off with full jitter: the wait before a try is random, up to a bound that
-/// doubles with each try in vain. So clients that were cut off together do not return together.
+/// Exponential back-off with full jitter. The wait before an attempt is random, up to a bound that
+/// doubles with each failed attempt. So clients that were cut off together do not return together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Backoff {
     /// The bound of the first wait.
     pub first: Duration,
-    /// What the bound never exceeds.
+    /// The highest bound.
     pub longest: Duration,
 }
 
 impl Backoff {
-    /// The wait after so many tries in vain; `random` is from 0 to 1.
+    /// The wait after `tries` failed attempts; `random` is from 0 to 1.
     pub(crate) fn wait(self, tries: u32, random: f64) -> Duration {
         let bound = self.first.saturating_mul(2_u32.saturating_pow(tries)).min(self.longest);
         bound.mul_f64(random.clamp(0.0, 1.0))

@@ -1,13 +1,13 @@
-//! A client that comes back: a handle for commands, a stream of updates, and the task between them
+//! A client that reconnects: a handle for commands, a stream of updates, and the task between them
 //! and the server.
 //!
-//! What it knows is [`State`]; here is the I/O around it. Nothing grows without a bound:
-//! - Commands without an answer have `outbox_len_max` places, for which the next command waits.
-//! - Updates that nobody takes have `updates_len_max` places. When they are full, the task stops
-//!   reading, and the server waits. If a command has no answer meanwhile, the answer stands behind
-//!   those events, and whoever should take them may be waiting for it. Then the task makes a new
-//!   connection, on which no room is followed until half of the places are free again. No event is
-//!   lost: each room goes on from where it was.
+//! [`State`] holds what the client knows; this module does the I/O. Nothing grows without a bound:
+//! - Unanswered commands have `outbox_len_max` slots. When all are taken, the next command waits.
+//! - Updates that the program has not taken have `updates_len_max` slots. When all are taken, the
+//!   task stops reading, and the server waits. A command's answer may then be queued behind the
+//!   unread events, while the program waits for that answer and takes no updates. To break this
+//!   deadlock, the task makes a new connection and follows no room on it until half of the slots
+//!   are free again. No event is lost: each room continues from its position.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,31 +24,32 @@ use crate::state::{Answer, Ask, Output, Start, State};
 
 /// Updates that one frame may lead to: a `leave`, and that the room is not followed any more.
 const UPDATES_PER_FRAME: usize = 2;
-/// How long a command may wait for updates to be taken before its connection is given up.
+/// How long a command waits for the program to take updates before its connection is given up.
 const STALL: Duration = Duration::from_secs(1);
-/// A connection that lasted for so long was a good one, and the next is made without much waiting.
+/// A connection that lasted this long was a good one: the back-off starts again.
 const GOOD: Duration = Duration::from_secs(10);
 
 /// How a [`Client`] behaves.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Nodes of one cluster, or a load balancer. After a break the next one is tried. Without any,
-    /// the client ends at once.
+    /// Nodes of one cluster, or a load balancer. When a connection is lost, the next one is tried.
+    /// If there is none, the client ends at once.
     pub targets: Vec<Target>,
-    /// The user who sends and follows.
+    /// The user as whom the client sends and follows.
     pub user: String,
     /// How long each connection waits for the server.
     pub waits: Waits,
-    /// Between two attempts to connect: by default up to 1 s, doubling up to 30 s.
+    /// The wait between attempts to connect; by default up to 1 s, doubling up to 30 s.
     pub backoff: Backoff,
-    /// Commands without an answer; by default 256. The next one waits. At least 1.
+    /// The most unanswered commands; the next one waits. By default 256; at least 1.
     pub outbox_len_max: usize,
-    /// Updates that were not taken; by default 1024. Then the client stops reading. At least 4.
+    /// The most updates that are kept for [`Updates::next`]; then the client stops reading. By
+    /// default 1024; at least 4.
     pub updates_len_max: usize,
 }
 
 impl Settings {
-    /// With the defaults.
+    /// Settings with the defaults.
     pub fn new(url: &str, user: &str) -> Result<Self, BadUrl> {
         let (first, longest) = (Duration::from_secs(1), Duration::from_secs(30));
         Ok(Self {
@@ -64,21 +65,21 @@ impl Settings {
 
 /// Sends commands. Clones share one connection.
 ///
-/// Every command waits for as long as it must: for one of `outbox_len_max` places, for a
-/// connection, for its answer. Commands of one room are carried out in the order of the calls.
+/// A command waits, without a time limit, for one of `outbox_len_max` slots, for a connection and
+/// for its answer. Commands of one room are carried out in the order of the calls.
 ///
-/// When the last clone is dropped, the client ends as soon as every command has its answer.
+/// When the last clone is dropped, the client ends as soon as every command is answered.
 #[derive(Clone)]
 pub struct Client {
     requests: mpsc::Sender<Request>,
-    places: Arc<Semaphore>,
+    slots: Arc<Semaphore>,
 }
 
-/// What a client is told. Dropped, the client goes on, and the updates are lost.
+/// The updates of a client. If it is dropped, the client continues, and the updates are lost.
 pub struct Updates(mpsc::Receiver<Update>);
 
-/// The answer to come of a message that was taken on.
-#[must_use = "it says whether the message was written; drop it if that does not matter"]
+/// The future answer to a message that was accepted for sending.
+#[must_use = "it says whether the message was stored; drop it if that does not matter"]
 pub struct Receipt(oneshot::Receiver<Result<Answer, Refused>>);
 
 struct Request {
@@ -87,17 +88,17 @@ struct Request {
     reply: Reply,
 }
 
-/// Whom to answer, and the command's place until then.
+/// Where the answer goes, and the command's slot until then.
 struct Reply {
     to: oneshot::Sender<Result<Answer, Refused>>,
-    _place: OwnedSemaphorePermit,
+    _slot: OwnedSemaphorePermit,
 }
 
 impl Client {
-    /// Starts a client, which connects by and by. It needs a tokio runtime.
+    /// Starts a client, which connects in the background. Call it inside a tokio runtime.
     pub fn start(settings: Settings) -> (Self, Updates) {
-        let places = settings.outbox_len_max.clamp(1, Semaphore::MAX_PERMITS);
-        let (requests, taken) = mpsc::channel(places);
+        let slots = settings.outbox_len_max.clamp(1, Semaphore::MAX_PERMITS);
+        let (requests, taken) = mpsc::channel(slots);
         let updates_len = settings.updates_len_max.max(2 * UPDATES_PER_FRAME);
         let (updates, shown) = mpsc::channel(updates_len);
         let task = Task {
@@ -112,50 +113,49 @@ impl Client {
             target: 0,
         };
         tokio::spawn(task.run());
-        (Self { requests, places: Arc::new(Semaphore::new(places)) }, Updates(shown))
+        (Self { requests, slots: Arc::new(Semaphore::new(slots)) }, Updates(shown))
     }
 
-    /// Makes a room, whose first member and owner is the user. Returns the seq of the event.
+    /// Creates a room, whose owner and first member is the user. Returns the seq of the event.
     pub async fn create(&self, room: &str) -> Result<u64, Error> {
         seq(self.ask(room, Ask::Create).await?.answer().await?)
     }
 
-    /// Makes the user a member of the room and follows it, across all breaks from then on. A room
-    /// that is followed already stays where it is. Returns the seq of the room's last event.
+    /// Makes the user a member of the room, and follows the room from then on, across reconnects.
+    /// A room that is already followed keeps its position. Returns the seq of the room's last
+    /// event.
     ///
-    /// Unlike what is written, it is not tried again when the server cannot do it for now: that is
-    /// an error like any other, with the code `unavailable` or `rate_limited`.
+    /// Unlike a message, it is not retried while the server cannot carry it out: `unavailable` and
+    /// `rate_limited` are returned like any other error.
     pub async fn join(&self, room: &str, start: Start) -> Result<u64, Error> {
         seq(self.ask(room, Ask::Join(start)).await?.answer().await?)
     }
 
-    /// Ends the user's membership, and with it following. Returns the seq of the event.
+    /// Ends the user's membership, and stops following the room. Returns the seq of the event.
     pub async fn leave(&self, room: &str) -> Result<u64, Error> {
         seq(self.ask(room, Ask::Leave).await?.answer().await?)
     }
 
-    /// Sends a message, and waits until it is written; returns its seq. It is sent again, with the
-    /// same id, after every break and after every `unavailable` and `rate_limited`, so it is
-    /// written once.
+    /// Sends a message, and waits until it is stored; returns its seq. It is sent again, with the
+    /// same id, after every reconnect, `unavailable` and `rate_limited`, so it is stored once.
     ///
-    /// Dropped before it has found a place, nothing was sent; later, the message is sent all the
-    /// same.
+    /// If the call is dropped while it waits for a slot, nothing is sent. If it is dropped later,
+    /// the message is sent all the same.
     ///
-    /// While you wait here you do not take updates. In a loop over [`Updates`] use
-    /// [`Client::post`].
+    /// While you wait here, you take no updates. In a loop over [`Updates`], use [`Client::post`].
     pub async fn send(&self, room: &str, message: &str) -> Result<u64, Error> {
         self.post(room, message).await?.seq().await
     }
 
-    /// Takes a message on as [`Client::send`] does, and waits only for a place, not until it is
-    /// written. Cancel-safe: dropped, nothing was sent.
+    /// Sends a message as [`Client::send`] does, but waits only for a slot, not until the message
+    /// is stored. Cancel-safe: if the call is dropped, nothing is sent.
     pub async fn post(&self, room: &str, message: &str) -> Result<Receipt, Error> {
         self.ask(room, Ask::Message(message.to_owned())).await
     }
 
-    /// A page of the room's past, of up to `limit` events (1 to 200): the next ones above `after`,
-    /// those right below `before`, or the newest; not both may be given. It is not tried again, as
-    /// [`Client::join`] is not.
+    /// A page of the room's past, with up to `limit` events (1 to 200): the next ones above
+    /// `after`, those right below `before`, or, with neither, the newest. Do not give both. Like
+    /// [`Client::join`], it is not retried.
     pub async fn history(
         &self,
         room: &str,
@@ -170,18 +170,18 @@ impl Client {
     }
 
     async fn ask(&self, room: &str, ask: Ask) -> Result<Receipt, Error> {
-        let place = self.places.clone().acquire_owned().await.map_err(|_| Error::Closed)?;
+        let slot = self.slots.clone().acquire_owned().await.map_err(|_| Error::Closed)?;
         let (to, answer) = oneshot::channel();
-        let reply = Reply { to, _place: place };
+        let reply = Reply { to, _slot: slot };
         let request = Request { room: room.to_owned(), ask, reply };
-        // There is room for as many as there are places.
+        // The channel is as long as there are slots.
         self.requests.try_send(request).map_err(|_| Error::Closed)?;
         Ok(Receipt(answer))
     }
 }
 
 impl Receipt {
-    /// Waits until the message is written; returns its seq.
+    /// Waits until the message is stored; returns its seq.
     pub async fn seq(self) -> Result<u64, Error> {
         seq(self.answer().await?)
     }
@@ -194,7 +194,7 @@ impl Receipt {
 fn seq(answer: Answer) -> Result<u64, Error> {
     match answer {
         Answer::Seq(seq) => Ok(seq),
-        // A server that answers something else is none that this client can talk to.
+        // The server does not speak this protocol.
         Answer::Page(_) => Err(Error::Closed),
     }
 }
@@ -212,22 +212,23 @@ struct Task {
     requests: mpsc::Receiver<Request>,
     updates: mpsc::Sender<Update>,
     updates_len: usize,
-    /// The last word on the connection, if it was not told: only the last one matters.
+    /// The last `Connected` or `Disconnected`, while there is no slot for it. Earlier ones do not
+    /// matter.
     news: Option<Update>,
-    /// `false` while it only sends commands, because too many updates were not taken.
+    /// `false` while the connection only carries commands, because too many updates wait.
     follows: bool,
-    /// What the server wishes to pass before the next connection.
+    /// How long the server asked to wait before the next connection.
     pause: Option<Duration>,
-    /// Which of the targets is next.
+    /// The index of the next target.
     target: usize,
 }
 
 /// Why a connection is not used any more.
 enum End {
     Gone(Gone),
-    /// Updates were not taken while a command was under way.
+    /// The program took no updates while a command was unanswered.
     Stalled,
-    /// Nobody needs the client any more.
+    /// The program does not use the client any more.
     Over,
 }
 
@@ -255,7 +256,8 @@ impl Task {
             self.tell_news();
             self.target = (self.target + 1) % self.settings.targets.len();
             let backoff = self.settings.backoff;
-            // After a `goodbye`, as the server says, or up to twice as long: not all at once.
+            // After a `goodbye`, as long as the server says, or up to twice as long, so that not
+            // all clients return at once.
             let wait = match self.pause.take() {
                 Some(pause) => pause.min(backoff.longest).mul_f64(1.0 + rand::random::<f64>()),
                 None => backoff.wait(tries, rand::random()),
@@ -267,7 +269,7 @@ impl Task {
         }
     }
 
-    /// Makes a connection and uses it. `tries` is 0 after one that was good.
+    /// Makes a connection and uses it. Resets `tries` if the connection was a good one.
     async fn connect(&mut self, target: &Target, tries: &mut u32) -> Result<Never, End> {
         let open = Connection::open(target, self.settings.waits.clone());
         let mut connection = self.beside(open).await??;
@@ -282,16 +284,17 @@ impl Task {
         Err(end)
     }
 
-    /// Ends, as connecting again would not help.
+    /// Ends, because connecting again would not help.
     async fn give_up(self, why: Gone) {
         let Self { state, requests, updates, .. } = self;
-        // First, because who should take the update may wait for an answer.
+        // First, because the program may wait for an answer before it takes the update.
         drop((state, requests));
-        // An error: nobody wants to know.
+        // An error: the program has dropped the updates.
         let _ = updates.send(Update::Disconnected { why }).await;
     }
 
-    /// Does that, and takes on commands meanwhile. `Err`: nobody needs the client any more.
+    /// Waits for `job`, and takes commands meanwhile. `Err`: the program does not use the client
+    /// any more.
     async fn beside<F: Future>(&mut self, job: F) -> Result<F::Output, End> {
         tokio::pin!(job);
         loop {
@@ -335,16 +338,16 @@ impl Task {
                 }
                 request = self.requests.recv(), if !nobody_sends => self.take(request),
                 () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {}
-                () = has_places(&self.updates, self.updates_len / 2), if !self.follows => {}
+                () = has_slots(&self.updates, self.updates_len / 2), if !self.follows => {}
                 () = self.updates.closed(), if nobody_sends && !is_shut => {}
             }
         }
     }
 
-    /// There is no place for more updates, so nothing is read.
+    /// Waits, without reading, until there are slots for the updates of one more frame.
     async fn wait_for_taker(&mut self) -> Result<(), End> {
         let nobody_sends = self.nobody_sends();
-        let taken = has_places(&self.updates, UPDATES_PER_FRAME);
+        let taken = has_slots(&self.updates, UPDATES_PER_FRAME);
         if !self.state.is_idle() {
             if timeout(STALL, taken).await.is_err() {
                 self.follows = false;
@@ -366,15 +369,15 @@ impl Task {
         }
     }
 
-    /// Tells and answers. What is to be sent it returns.
+    /// Passes updates and answers on. Returns the frames to send.
     fn act(&mut self, outputs: Vec<Output<Reply>>) -> Result<Vec<String>, End> {
         let mut frames = Vec::new();
         for output in outputs {
             match output {
                 Output::Send(frame) => frames.push(frame),
                 Output::Tell(update @ Update::Connected { .. }) => self.news = Some(update),
-                // There is a place for it (`converse`), unless nothing is followed; what comes then
-                // may be lost, as signals are.
+                // There is a slot for it (see `converse`), unless nothing is followed. What comes
+                // then may be lost, as signals are.
                 Output::Tell(update) => drop(self.updates.try_send(update)),
                 // An error: nobody waits for it.
                 Output::Answer(reply, answer) => drop(reply.to.send(answer)),
@@ -385,7 +388,7 @@ impl Task {
         Ok(frames)
     }
 
-    /// If there is no place for it now, it is told later.
+    /// If there is no slot for the news now, it is passed on later.
     fn tell_news(&mut self) {
         if let Some(Err(TrySendError::Full(news))) =
             self.news.take().map(|news| self.updates.try_send(news))
@@ -394,7 +397,8 @@ impl Task {
         }
     }
 
-    /// Nobody sends, and nothing is left to send, or nobody is there to hear what becomes of it.
+    /// The program has dropped all handles, and either every command is answered or the updates
+    /// were dropped as well.
     fn is_over(&self) -> bool {
         self.nobody_sends() && (self.state.is_idle() || self.updates.is_closed())
     }
@@ -404,9 +408,9 @@ impl Task {
     }
 }
 
-/// Waits for places; when nobody takes updates any more, for none.
-async fn has_places(updates: &mpsc::Sender<Update>, len: usize) {
-    // An error says the latter.
+/// Waits for free slots. Returns at once if the program has dropped the updates.
+async fn has_slots(updates: &mpsc::Sender<Update>, len: usize) {
+    // An error: they were dropped.
     let _ = updates.reserve_many(len).await;
 }
 

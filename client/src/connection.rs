@@ -1,8 +1,8 @@
 //! One connection to a node, which may break or fall silent at any moment.
 //!
-//! It knows no command and hides nothing: each frame comes as the server sent it, duplicates and
-//! all. That it broke is a value and the usual case; it finds out by itself that a server has
-//! fallen silent. [`Client`](crate::Client) is what comes back after a break.
+//! It knows no commands and hides nothing: each frame comes as the server sent it, including
+//! duplicates. A lost connection is the usual case, so it is a value ([`Gone`]). The connection
+//! itself detects that a server has fallen silent. [`Client`](crate::Client) reconnects.
 
 use std::io;
 use std::sync::Arc;
@@ -19,10 +19,10 @@ use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_tungstenite::{Connector, MaybeTlsStream, WebSocketStream, client_async_tls_with_config};
 
-/// What one read of a socket takes. The default is 128 KiB for each connection, at once.
+/// The read buffer of a connection. The library's default is 128 KiB, allocated at once.
 const READ_BYTES: usize = 4096;
-/// Longest frame of a server; a longer one ends the connection. Pages of history are the longest,
-/// and have some 1 MiB unless the server's settings say otherwise.
+/// The longest frame that is accepted; a longer one ends the connection. The longest frames are
+/// pages of history, some 1 MiB unless the server's settings say otherwise.
 const FRAME_BYTES_MAX: usize = 64 << 20;
 /// Close code of a connection that ended without one (RFC 6455, section 7.1.5).
 const NO_CODE: u16 = 1005;
@@ -37,7 +37,7 @@ pub struct Target {
     tls: Option<Arc<ClientConfig>>,
 }
 
-/// The text is not the URL of a WebSocket.
+/// The text is not a WebSocket URL.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 #[error("{0:?} is not a URL like ws://127.0.0.1:8080/ws or wss://chat.example.org/ws")]
 pub struct BadUrl(pub String);
@@ -45,21 +45,21 @@ pub struct BadUrl(pub String);
 /// How long a [`Connection`] waits, and how much the kernel keeps for it.
 #[derive(Clone, Debug)]
 pub struct Waits {
-    /// For connection, TLS and upgrade together. A node that is stopped accepts connections, in its
-    /// kernel, and says nothing.
+    /// For connecting, TLS and the upgrade together. The kernel of a suspended node still accepts
+    /// connections, but the node does not answer.
     pub open: Duration,
-    /// A connection that was silent for so long is asked with a ping whether it is there,
+    /// After this long without a frame, the connection sends a ping.
     pub silence: Duration,
-    /// and counts as broken if nothing came within this time.
+    /// If nothing arrives within this time after the ping, the connection counts as broken.
     pub answer: Duration,
-    /// Until the server has taken what is sent.
+    /// Until the server has accepted what is sent.
     pub send: Duration,
-    /// Bytes that the kernel keeps for a client that does not read; `None`: as many as it likes.
+    /// Size of the kernel's receive buffer; `None`: as the kernel decides.
     pub receive_bytes: Option<u32>,
 }
 
 impl Default for Waits {
-    /// 10 s each, and a ping after 15 s: a server sends one every 25 s unless its settings say
+    /// 10 s each, and a ping after 15 s. The server sends a ping every 25 s unless its settings say
     /// otherwise.
     fn default() -> Self {
         let each = Duration::from_secs(10);
@@ -73,31 +73,32 @@ pub struct Connection {
     socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
     waits: Waits,
     heard_at: Instant,
-    /// It was silent, and was asked whether it is there.
+    /// It was silent, and a ping was sent.
     is_asked: bool,
 }
 
-/// The connection has ended, in order or not, or is as good as ended, or could not be made.
+/// Why a connection has ended, does not work any more, or could not be made.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Gone {
-    /// The server answered the upgrade with another HTTP status than 101.
+    /// The server answered the upgrade with an HTTP status other than 101.
     #[error("the server refused the connection with HTTP status {0}")]
     Refused(u16),
-    /// The server closed, with a code that docs/protocol.md explains.
+    /// The server closed the connection. docs/protocol.md explains the codes.
     #[error("the server closed the connection with {code} {reason}")]
     Closed {
         /// The close code; 1005 if there was none.
         code: u16,
-        /// For people.
+        /// The reason, for people.
         reason: String,
     },
-    /// It broke, fell silent or could not be made; the text says which.
+    /// The connection broke, fell silent or could not be made; the text says which.
     #[error("{0}")]
     Lost(String),
 }
 
 impl Gone {
-    /// Whether the server says that this client does something wrong: it would do so again.
+    /// Whether the server says that this client does something wrong, which reconnecting would not
+    /// change.
     pub fn is_for_good(&self) -> bool {
         matches!(self, Self::Closed { code: 1002 | 1003 | 1007..=1009, .. })
     }
@@ -117,7 +118,7 @@ impl From<Error> for Gone {
 }
 
 impl Target {
-    /// Of a `ws://` or `wss://` URL. Without a path, the path is `/ws`.
+    /// Parses a `ws://` or `wss://` URL. If the URL has no path, the path is `/ws`.
     pub fn parse(url: &str) -> Result<Self, BadUrl> {
         let bad = || BadUrl(url.to_owned());
         let uri: Uri = url.parse().map_err(|_| bad())?;
@@ -127,7 +128,7 @@ impl Target {
             _ => return Err(bad()),
         };
         let host = uri.host().filter(|host| !host.is_empty()).ok_or_else(bad)?;
-        // Nothing but a port stands behind the host, and nothing before it.
+        // Only a port may follow the host, and nothing may precede it.
         let authority = uri.authority().and_then(|it| it.as_str().strip_prefix(host));
         let port = match (authority, uri.port_u16()) {
             (Some(""), _) => default_port,
@@ -138,14 +139,14 @@ impl Target {
         let path = if has_path { "" } else { "/ws" };
         Ok(Self {
             url: format!("{}{path}", url.trim_end_matches('/')),
-            // Brackets belong to the URL and not to the address.
+            // The brackets of an IPv6 address belong to the URL.
             host: host.trim_matches(['[', ']']).to_owned(),
             port,
             tls: if default_port == 443 { Some(tls().map_err(|_| bad())?) } else { None },
         })
     }
 
-    /// With its path.
+    /// The URL, with its path.
     pub fn url(&self) -> &str {
         &self.url
     }
@@ -154,7 +155,7 @@ impl Target {
 impl Connection {
     /// Connects. The server's first frame, `hello`, is the first of [`Connection::next`].
     ///
-    /// Cancel-safe: dropped, there is no connection.
+    /// Cancel-safe: if it is dropped, there is no connection.
     pub async fn open(target: &Target, waits: Waits) -> Result<Self, Gone> {
         let open = timeout(waits.open, Self::try_open(target, waits.receive_bytes)).await;
         let socket = open.map_err(|_| Gone::silent("answer"))??;
@@ -178,7 +179,7 @@ impl Connection {
         Ok(upgrade.await?.0)
     }
 
-    /// Sends text frames, all of them in as few writes as possible.
+    /// Sends text frames, in as few writes as possible.
     ///
     /// Not cancel-safe: if it is dropped, some of the frames may have been sent and others not.
     pub async fn send(&mut self, frames: impl IntoIterator<Item = String>) -> Result<(), Gone> {
@@ -193,7 +194,7 @@ impl Connection {
 
     /// The next text frame, as it came.
     ///
-    /// Cancel-safe: reading is, and a ping that was not sent is sent later.
+    /// Cancel-safe: nothing read is lost, and a ping that was not sent is sent later.
     pub async fn next(&mut self) -> Result<String, Gone> {
         loop {
             let patience = if self.is_asked { self.waits.answer } else { self.waits.silence };
@@ -207,7 +208,9 @@ impl Connection {
                             let (code, reason) = close.unwrap_or((NO_CODE, String::new()));
                             return Err(Gone::Closed { code, reason });
                         }
-                        Message::Binary(_) => return Err(Gone::Lost("a binary frame".to_owned())),
+                        Message::Binary(_) => {
+                            return Err(Gone::Lost("the server sent a binary frame".to_owned()));
+                        }
                         _ => {}
                     }
                 }
@@ -225,32 +228,33 @@ impl Connection {
         }
     }
 
-    /// Says that nobody read it for a while: then the silence is not the server's.
+    /// Call this after a pause in reading, so that the pause does not count as the server's
+    /// silence.
     pub fn rested(&mut self) {
         self.heard_at = Instant::now();
         self.is_asked = false;
     }
 
-    /// Closes, and waits for the server's close; for no longer than [`Waits::answer`].
+    /// Closes, and waits for the server's close, but no longer than [`Waits::answer`].
     pub async fn close(mut self) {
         let close = async {
-            // What was under way may still come; it ends with the server's close.
+            // Frames on their way may still arrive; the server's close is the last.
             if self.socket.close(None).await.is_ok() {
                 while let Some(Ok(_)) = self.socket.next().await {}
             }
         };
-        // A node that does not answer the close is not waited for.
+        // An error: the node did not answer the close in time.
         let _ = timeout(self.waits.answer, close).await;
     }
 
-    /// Ends it with a reset: what was under way is lost on both sides.
+    /// Ends the connection with a TCP reset. What is on its way is lost, in both directions.
     pub fn reset(self) {
         let stream = match self.socket.get_ref() {
             MaybeTlsStream::Plain(stream) => stream,
             MaybeTlsStream::Rustls(tls) => tls.get_ref().0,
             _ => return,
         };
-        // An error: it is reset already.
+        // An error: the connection is already gone.
         let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
     }
 }
@@ -262,13 +266,13 @@ async fn connect(target: &Target, receive_bytes: Option<u32>) -> io::Result<TcpS
     let mut addresses = lookup_host((&*target.host, target.port)).await?;
     let address = addresses.next().ok_or(io::ErrorKind::AddrNotAvailable)?;
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-    // Before connecting: the window is agreed on then.
+    // Before connecting, because the TCP window is negotiated then.
     socket.set_recv_buffer_size(receive_bytes)?;
     socket.connect(address).await
 }
 
-/// Trusts whom this machine trusts. The provider is named, so that nothing depends on one that is
-/// set for the whole process.
+/// Trusts the certificate authorities of this machine. The crypto provider is given explicitly, so
+/// that nothing depends on one that is set for the whole process.
 fn tls() -> Result<Arc<ClientConfig>, rustls::Error> {
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
@@ -296,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_websocket_url_is_refused_with_its_text() {
+    fn a_text_that_is_not_a_websocket_url_is_refused_and_named() {
         for url in
             ["", "127.0.0.1:8080", "http://chat", "ws://", "ws:///ws", "ws://a:b", "ws://a@b"]
         {

@@ -1,4 +1,4 @@
-//! What a command may come to other than its answer.
+//! The errors of commands.
 
 use std::time::Duration;
 
@@ -10,8 +10,8 @@ pub enum Error {
     /// The server refused it.
     #[error(transparent)]
     Refused(#[from] Refused),
-    /// The client has ended, and nobody knows whether the command was carried out. For a message:
-    /// it was, or was not, and will not be later.
+    /// The client has ended, and it is unknown whether the command was carried out. It will not be
+    /// carried out later.
     #[error("the client has ended")]
     Closed,
 }
@@ -20,11 +20,11 @@ pub enum Error {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message} ({code})")]
 pub struct Refused {
-    /// Which error, as docs/protocol.md lists them, such as `not_member`.
+    /// One of the codes in docs/protocol.md, such as `not_member`.
     pub code: String,
-    /// A sentence for people, which says what to do.
+    /// A sentence for people that says what to do.
     pub message: String,
-    /// How long to wait before trying again, if the server says so.
+    /// How long to wait before trying again, if the server says.
     pub retry_after: Option<Duration>,
 }
 
@@ -32,12 +32,12 @@ impl Refused {
     pub(crate) fn of(frame: &Frame<'_>) -> Self {
         Self {
             code: frame.code.as_deref().unwrap_or("internal").to_owned(),
-            message: frame.error.as_deref().unwrap_or("the server refused it").to_owned(),
+            message: frame.error.as_deref().unwrap_or("the server refused the command").to_owned(),
             retry_after: frame.retry_after_ms.map(Duration::from_millis),
         }
     }
 
-    /// Whether the same command, with the same id, may be carried out later.
+    /// Whether the same command, with the same id, may succeed later.
     pub(crate) fn is_for_now(&self) -> bool {
         matches!(&*self.code, "unavailable" | "rate_limited")
     }

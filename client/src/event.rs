@@ -1,4 +1,4 @@
-//! What a client is told: events of rooms, and what becomes of following them.
+//! What a client receives: events of rooms, and changes of its connection and of what it follows.
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -9,10 +9,11 @@ use crate::error::Refused;
 /// What [`Updates::next`](crate::Updates::next) returns.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Update {
-    /// The next event of a room that is followed: each once, in order and without a hole.
+    /// The next event of a room that is followed. Each event comes once, in order and without a
+    /// hole.
     Event(Event),
-    /// The server's log is older than what you were told of this room: forget it. The next event
-    /// is that above `last_seq`.
+    /// The server's log went back: it lacks events of this room that you have received. Forget what
+    /// you have of the room. The next event is the one above `last_seq`.
     Reset {
         /// The room.
         room: String,
@@ -23,28 +24,29 @@ pub enum Update {
     Left {
         /// The room.
         room: String,
-        /// Why the server refused to let the client follow it again; `None`: the user left it.
+        /// Why the server refused to let the client follow the room again; `None`: the user left.
         error: Option<Refused>,
     },
-    /// There is a connection.
+    /// The client has connected.
     Connected {
         /// The node's name.
         node: String,
     },
-    /// There is none, and the client tries to make one; or, if this is the last update, it has
-    /// given up, because the server says that it does something wrong.
+    /// The connection is lost, and the client tries to reconnect. If this is the last update, the
+    /// client has given up, because the server says that it does something wrong.
     Disconnected {
         /// Why.
         why: Gone,
     },
-    /// Another frame, as the server sent it: a signal, or one of a type that is unknown here.
+    /// Another frame, as the server sent it: a signal, or a frame of a type that this client does
+    /// not know.
     Other(String),
 }
 
 /// An event of a room's log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
-    /// `create`, `join`, `leave`, `message`, or one that a newer server knows.
+    /// `create`, `join`, `leave`, `message`, or the type of a newer server.
     pub kind: String,
     /// The room.
     pub room: String,
@@ -52,17 +54,18 @@ pub struct Event {
     pub seq: u64,
     /// When it happened: RFC 3339 in UTC with milliseconds.
     pub at: String,
-    /// Who did it.
+    /// The author.
     pub user_id: Option<String>,
     /// The text of a message.
     pub message: Option<String>,
     /// The id that the author's client gave it.
     pub client_id: Option<String>,
-    /// The frame as it came, with all members: one JSON object.
+    /// The frame as it came, with all members, as one JSON object.
     pub raw: String,
 }
 
-/// The members that make a frame an event, and those of today's events, of whatever type.
+/// The members that make a frame an event, and the optional members of today's events. Those may
+/// have any JSON type.
 #[derive(Deserialize)]
 struct Members<'a> {
     r#type: String,
@@ -80,8 +83,8 @@ struct Members<'a> {
 }
 
 impl Event {
-    /// `None`: it is no event. What an event of a newer server has in the place of a text is left
-    /// to `raw`.
+    /// `None`: the frame is not an event. If a newer server sends something else where a text is
+    /// expected, the field is `None`, and `raw` has it.
     pub fn parse(raw: &str) -> Option<Self> {
         let members: Members<'_> = serde_json::from_str(raw).ok()?;
         if members.re.is_some() {
@@ -104,9 +107,9 @@ impl Event {
 /// A page of a room's past.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Page {
-    /// Ascending by seq; there may be fewer than were asked for.
+    /// Ascending by seq; there may be fewer events than requested.
     pub events: Vec<Event>,
-    /// There are events beyond it in the direction that was asked for.
+    /// There are more events in the requested direction.
     pub more: bool,
 }
 
@@ -123,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn an_ack_is_no_event() {
+    fn an_ack_is_not_an_event() {
         let ack = r#"{"type":"ack","re":"message","room":"r","seq":3,"id":"c","at":"t"}"#;
         assert_eq!(Event::parse(ack), None);
         assert_eq!(Event::parse(r#"{"type":"read","room":"r","user_id":"2","seq":3}"#), None);

@@ -1,8 +1,8 @@
-//! Talks to a Verbatim server, as docs/protocol.md says a client should.
+//! A client for Verbatim servers that does what docs/protocol.md asks of clients.
 //!
-//! A [`Client`] is what most programs want. It connects, comes back after every break, follows each
-//! room from where it was, and sends each message until it is stored: you get every event once and
-//! in order, and every message is written once.
+//! Most programs want a [`Client`]. It connects, reconnects when a connection is lost, follows each
+//! room from its position, and sends each message until it is stored. You get every event once and
+//! in order, and every message is stored once.
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -20,8 +20,8 @@
 //! # }
 //! ```
 //!
-//! Below it is a [`Connection`]: one WebSocket, and its frames as they come. Who tests a server
-//! wants that one, because it hides nothing. [`frame`] says what the frames have in them.
+//! Below it is a [`Connection`]: one WebSocket, and its frames as they come. Programs that test a
+//! server want this one, because it hides nothing. [`frame`] has the members of the frames.
 
 #![warn(missing_docs)]
 
@@ -40,7 +40,7 @@ pub use self::error::{Error, Refused};
 pub use self::event::{Event, Page, Update};
 pub use self::state::Start;
 
-/// The examples in the documentation are compiled with those of this page.
+/// Compiles the examples of docs/clients.md along with those in this package.
 #[cfg(doctest)]
 #[doc = include_str!("../../docs/clients.md")]
 struct Documentation;

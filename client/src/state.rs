@@ -1,11 +1,11 @@
-//! What a client knows whatever becomes of its connections: the rooms it follows and how far it is
-//! in each, and the commands that have no answer.
+//! What a client knows across its connections: the rooms it follows with its position in each, and
+//! the unanswered commands.
 //!
-//! It does no I/O, has no clock and no chance: frames come in, and what is to be sent, told and
-//! answered comes out. `T` is whom to give a command's answer.
+//! It is pure: no I/O, no clock, no randomness. Frames come in; frames to send, updates and answers
+//! come out. `T` says where a command's answer goes.
 //!
-//! Of each room one command is under way at a time. Were the first of two messages refused as
-//! `unavailable` for a moment, the second would be stored before it.
+//! In each room, one command is on its way at a time. Otherwise, if the first of two messages were
+//! refused as `unavailable`, the second would be stored before it.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -17,20 +17,20 @@ use crate::error::Refused;
 use crate::event::{Event, Page, Update};
 use crate::frame::{Command, Frame, History, Positions};
 
-/// Before a command that could not be carried out for now is sent again.
+/// The wait before a command that the server could not carry out is sent again.
 const AGAIN: Backoff =
     Backoff { first: Duration::from_millis(200), longest: Duration::from_secs(10) };
-/// Rooms of one `resume`. With the longest names it stays below 64 KiB, the longest frame that a
-/// server takes by default.
+/// Rooms in one `resume`. Even with the longest names it stays below 64 KiB, the longest frame that
+/// a server accepts by default.
 const RESUME_ROOMS_MAX: usize = 200;
 
 /// Where to begin following a room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Start {
-    /// With every event above this seq; 0: with the whole room.
+    /// With every event above this seq. 0 means the whole room.
     After(u64),
-    /// With so many of the newest events, up to 1000; 0: with what is new. After a break right at
-    /// the beginning it may be one more.
+    /// With this many of the newest events, up to 1000. 0 means only new events. If the connection
+    /// is lost before the first event, it may be one event more.
     Last(u64),
 }
 
@@ -44,10 +44,10 @@ pub enum Ask {
     History { before: Option<u64>, after: Option<u64>, limit: u64 },
 }
 
-/// What the server says to a command.
+/// The server's answer to a command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// The seq of what was written, or of the last event of the room that is followed now.
+    /// The seq of the event that was stored; for a `join`, of the room's last event.
     Seq(u64),
     Page(Page),
 }
@@ -57,15 +57,15 @@ pub enum Output<T> {
     Send(String),
     Tell(Update),
     Answer(T, Result<Answer, Refused>),
-    /// The server skipped an event. It does not do that; a new connection brings it.
+    /// The server skipped an event, which it should never do. A new connection brings the event.
     Hole,
-    /// The next connection should not be made before this has passed.
+    /// Wait this long before the next connection.
     Wait(Duration),
 }
 
 pub struct State<T> {
     user: String,
-    /// What the ids of this client begin with: no other client's do.
+    /// The beginning of this client's ids, which no other client has.
     prefix: String,
     /// Commands so far.
     count: u64,
@@ -74,10 +74,10 @@ pub struct State<T> {
     /// The longest frame that the server takes.
     frame_bytes_max: usize,
     is_following: bool,
-    /// Nothing is due and nothing will be by itself: there is no need to look.
+    /// Nothing is due, and nothing will be before the next input, so there is no need to look.
     is_settled: bool,
     rooms: BTreeMap<String, Room>,
-    /// Commands without an answer, of each room in the order of the calls. No queue is empty.
+    /// Unanswered commands by room, in the order of the calls. No queue is empty.
     queues: BTreeMap<String, VecDeque<Entry<T>>>,
 }
 
@@ -85,7 +85,7 @@ struct Entry<T> {
     token: T,
     id: String,
     ask: Ask,
-    /// On this connection.
+    /// It was sent on this connection.
     is_sent: bool,
     not_before: Option<Instant>,
     /// How often the server could not carry it out.
@@ -94,24 +94,25 @@ struct Entry<T> {
 
 /// A room that is followed, or will be again.
 struct Room {
-    /// The last event that was told, or above which all was asked for. `None`: it began with
-    /// `Start::Last` and no event has come.
+    /// The last event that was passed on, or the seq above which all events were requested. `None`:
+    /// it began with `Start::Last`, and no event has arrived.
     last: Option<u64>,
-    /// Events that it wanted from before it followed, and the room's last seq then; for as long as
-    /// `last` is `None`.
+    /// How many past events were requested, and the room's last seq at that time. Used while `last`
+    /// is `None`.
     began: (u64, u64),
-    /// The room's last seq when this connection began to follow: an older `leave` was long ago.
+    /// The room's last seq when this connection began to follow. A `leave` up to it is old, and
+    /// does not end the following.
     as_of: u64,
     follow: Follow,
-    /// The `leave` was acked, and its event has not come.
+    /// The `leave` was acked, and its event has not arrived.
     is_left: bool,
-    /// How often the server could not let it follow.
+    /// How often the server could not let the client follow the room.
     tries: u32,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Follow {
-    /// To be asked for, not before that.
+    /// It has to be requested, but not before this time.
     Off(Option<Instant>),
     Asked,
     On,
@@ -120,7 +121,7 @@ enum Follow {
 impl Room {
     fn position(&self) -> u64 {
         let (wanted, edge) = self.began;
-        // Whether the last event then was the user's own `join` is not known: so one more.
+        // The last event then may have been the user's own `join`, so this asks for one more.
         self.last.unwrap_or_else(|| edge.saturating_sub(wanted + 1))
     }
 }
@@ -141,17 +142,17 @@ impl<T> State<T> {
         }
     }
 
-    /// Every command has its answer.
+    /// Every command is answered.
     pub fn is_idle(&self) -> bool {
         self.queues.is_empty()
     }
 
-    /// Something that brings events was asked for on this connection.
+    /// This connection has requested something that brings events.
     pub fn is_following(&self) -> bool {
         self.is_following
     }
 
-    /// Takes a command on. `token` gets its answer.
+    /// Accepts a command. `token` gets its answer.
     pub fn push(&mut self, room: String, ask: Ask, token: T) {
         self.count += 1;
         let id = format!("{}-{}", self.prefix, self.count);
@@ -160,7 +161,7 @@ impl<T> State<T> {
         self.is_settled = false;
     }
 
-    /// What is to be sent by now. Without `may_follow` rooms are not followed again.
+    /// What is due now. Without `may_follow`, no room is followed again.
     pub fn due(&mut self, now: Instant, may_follow: bool) -> Vec<Output<T>> {
         let mut outputs = Vec::new();
         if !self.is_greeted || self.is_settled {
@@ -168,11 +169,11 @@ impl<T> State<T> {
         }
         self.is_settled = true;
         let is_due = |at: Option<Instant>| at.is_none_or(|at| at <= now);
-        // Commands first: their answers come before all that was missed.
+        // Commands first, so that their answers come before the missed events.
         for (name, queue) in &mut self.queues {
             while let Some(entry) = queue.front_mut().filter(|entry| !entry.is_sent) {
-                // To a connection that follows until the event of the `leave` comes, a `join` now
-                // would be no new beginning.
+                // The connection follows until the event of the `leave` arrives. A `join` before
+                // that would not start anew.
                 let is_leaving = self.rooms.get(name).is_some_and(|room| room.is_left);
                 let is_join = matches!(entry.ask, Ask::Join(_));
                 if !is_due(entry.not_before) || (is_join && is_leaving) {
@@ -185,7 +186,7 @@ impl<T> State<T> {
                     self.is_following |= is_join;
                     outputs.push(Output::Send(frame));
                 } else if let Some(entry) = queue.pop_front() {
-                    // The server would end the connection for it, and then the next one.
+                    // The server would close the connection for it, and then the next one.
                     outputs.push(Output::Answer(entry.token, Err(too_large(self.frame_bytes_max))));
                 }
             }
@@ -212,7 +213,7 @@ impl<T> State<T> {
         outputs
     }
 
-    /// When something will be due that waits for the time alone.
+    /// When something will be due without further input.
     pub fn wake(&self) -> Option<Instant> {
         if self.is_settled {
             return None;
@@ -226,7 +227,7 @@ impl<T> State<T> {
         commands.chain(rooms).min()
     }
 
-    /// The connection is gone: what was sent on it and has no answer will be sent again.
+    /// The connection is gone. Unanswered commands will be sent again.
     pub fn disconnected(&mut self) {
         (self.is_greeted, self.is_following, self.is_settled) = (false, false, false);
         for entry in self.queues.values_mut().flatten() {
@@ -237,7 +238,7 @@ impl<T> State<T> {
         }
     }
 
-    /// A frame of the server. `random` is from 0 to 1.
+    /// Handles a frame from the server. `random` is from 0 to 1.
     pub fn hear(&mut self, text: &str, now: Instant, random: f64) -> Vec<Output<T>> {
         if let Some(event) = Event::parse(text) {
             return self.on_event(event);
@@ -282,7 +283,7 @@ impl<T> State<T> {
             "error" => {
                 let refused = Refused::of(&frame);
                 let Some(entry) = self.asked(&frame) else { return other() };
-                // What writes has an id by which it is written once, however often it is sent.
+                // A write has an id, so it is stored once, however often it is sent.
                 let writes = !matches!(entry.ask, Ask::Join(_) | Ask::History { .. });
                 if writes && refused.is_for_now() {
                     entry.not_before = Some(again(refused.retry_after, entry.tries));
@@ -318,7 +319,8 @@ impl<T> State<T> {
         if room.last.is_some() && event.seq < next {
             return Vec::new();
         }
-        // It began with what is new. What was there before is not, but for the user's own `join`.
+        // It asked only for new events. Events up to `edge` are not new, except for the user's own
+        // `join`.
         let is_join = is_mine && event.kind == "join";
         let is_old = room.last.is_none() && wanted == 0 && event.seq <= edge && !is_join;
         room.last = Some(event.seq);
@@ -336,7 +338,7 @@ impl<T> State<T> {
         outputs
     }
 
-    /// A room, or all that were asked for, cannot be followed again, now or at all.
+    /// A room, or all that were requested, cannot be followed again, now or ever.
     fn on_refused(
         &mut self,
         frame: &Frame<'_>,
@@ -397,12 +399,12 @@ impl<T> State<T> {
         };
         let (as_of, follow) = (last_seq, Follow::On);
         let room = self.rooms.entry(name.to_owned());
-        // One that was followed already stays where it is.
+        // A room that is already followed keeps its position.
         let room = room.or_insert(Room { last, began, as_of, follow, is_left: false, tries: 0 });
         (room.as_of, room.follow) = (as_of, follow);
     }
 
-    /// Takes the command that the frame answers from its queue.
+    /// Removes the command that the frame answers from its queue, and answers it.
     fn answer(&mut self, frame: &Frame<'_>, answer: Result<Answer, Refused>) -> Vec<Output<T>> {
         let is_it = |queue: &VecDeque<Entry<T>>| {
             queue.front().is_some_and(|entry| Some(&*entry.id) == frame.id.as_deref())
@@ -419,7 +421,7 @@ impl<T> State<T> {
 }
 
 fn too_large(frame_bytes_max: usize) -> Refused {
-    let message = format!("a frame may have {frame_bytes_max} bytes: send less at once");
+    let message = format!("the command is longer than {frame_bytes_max} bytes; send less at once");
     Refused { code: "too_large".to_owned(), message, retry_after: None }
 }
 

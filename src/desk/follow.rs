@@ -27,7 +27,7 @@ pub struct Follow {
 }
 
 /// Waits for the lane's outcome of a `join`, then follows the room if there is a `start`. `before`
-/// is the edge of the room on this node from before the write.
+/// is this node's edge of the room, read before the write.
 pub async fn join(
     mut reader: CommandReader,
     write: Pending,

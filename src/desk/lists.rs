@@ -42,7 +42,7 @@ pub async fn rooms(
     reader.begin();
     let listed = async {
         let held = reader.room(limit * ROW_BYTES).await?;
-        reading::settle(&reader, user.as_ref()).await;
+        reading::store_pending_marks(&reader, user.as_ref()).await;
         let read = reader.desk.log.rooms(user.as_ref(), after.as_ref(), limit + 1);
         Ok((reader.read(read).await?, held))
     };

@@ -13,7 +13,7 @@ use crate::rules::Reading;
 
 /// Stores the user's pending marks first. It takes at most half of the time left: an older mark is
 /// better than no answer.
-pub async fn settle(reader: &CommandReader, user: Option<&UserId>) {
+pub async fn store_pending_marks(reader: &CommandReader, user: Option<&UserId>) {
     if let Some(user) = user {
         let now = Instant::now();
         let until = now + reader.due().saturating_duration_since(now) / 2;
@@ -47,7 +47,7 @@ async fn up_to(
     last_seq: Seq,
     messages: u64,
 ) -> Result<Reading, Problem> {
-    settle(reader, Some(&asked.user)).await;
+    store_pending_marks(reader, Some(&asked.user)).await;
     let standing = reader.read(reader.desk.log.standing(&asked.room, &asked.user)).await?;
     let standing = standing.and_then(|standing| Some((standing.messages, standing.reading?)));
     // `None`: the user has left again, by another socket.

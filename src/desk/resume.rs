@@ -60,7 +60,7 @@ pub async fn part(mut resuming: Box<Resuming>) -> Reply {
     reader.begin();
     let from = done.len();
     if from == 0 {
-        reading::settle(reader, Some(user)).await;
+        reading::store_pending_marks(reader, Some(user)).await;
     }
     let part: Vec<_> = rooms.by_ref().take(PART_LEN).collect();
     let came = Instant::now().into_std();

@@ -2,7 +2,7 @@
 //! piece of bytes.
 //!
 //! It does no I/O. The bytes of a batch are joined once and shared by all followers; a follower
-//! that has its beginning gets a slice.
+//! that already has the first events of a batch gets a slice of it.
 
 use bytes::Bytes;
 use tokio::time::Instant;

@@ -18,8 +18,8 @@ impl Door {
         Self { name, passed: AtomicBool::new(true) }
     }
 
-    /// Somebody came, went, or now follows as somebody else. Call it after the change, or under a
-    /// lock that the reader takes, too; then the next check sees it.
+    /// A follower was added or removed, or now follows as another user. Call it after the change,
+    /// or under a lock that the reader takes, too; then the next check sees it.
     pub fn pass(&self) {
         self.passed.store(true, Ordering::Release);
     }

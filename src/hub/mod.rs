@@ -93,7 +93,7 @@ impl Hub {
         self.shards[index].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The budgets on which the rings count.
+    /// The budgets to which rings are charged.
     pub fn budgets(&self) -> &Budgets {
         &self.budgets
     }
@@ -182,8 +182,8 @@ impl Hub {
     /// Whoever needs those events reads the log.
     ///
     /// Works like a clock hand: it passes over all rooms, and clears each ring that was not used
-    /// since it last passed. So two rounds clear every ring, and freeing an eighth costs at most a
-    /// look at each room.
+    /// since it last passed. So two rounds clear every ring, and freeing an eighth costs at most
+    /// two looks at each room.
     fn yield_rings(&self) {
         // Another task is searching.
         let Ok(mut hand) = self.hand.try_lock() else { return };

@@ -1,4 +1,4 @@
-//! Where a lane's commands wait for rooms that somebody else holds.
+//! Where a lane's commands wait for rooms that something else has locked.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::rules::Write;
 /// Commands of one room that go before other rooms' commands on a siding.
 const TURN_LEN: usize = 64;
 
-/// The lane's side of its siding.
+/// The lane's end of its siding, on which commands wait for rooms that something else has locked.
 pub struct Siding {
     /// As long as the lane's own inbox.
     jobs: mpsc::Sender<Job>,
@@ -61,7 +61,7 @@ pub fn take_turns(jobs: &mut Vec<Job>) {
     *jobs = first;
 }
 
-/// The rooms of a batch in turn.
+/// The room of the batch whose turn it is.
 pub fn nth_room(writes: &[Write], turn: usize) -> Option<&RoomName> {
     let mut rooms: Vec<&RoomName> = Vec::new();
     for write in writes {

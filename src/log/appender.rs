@@ -1,4 +1,4 @@
-//! How a lane appends, to any log.
+//! How a lane appends, whichever log it is.
 
 use std::collections::BTreeSet;
 
@@ -10,8 +10,6 @@ use crate::model::{RoomName, Seq};
 use crate::rules::{Outcome, Write};
 
 /// One lane's access to the log. Each lane has its own.
-// The larger variant is the usual one, and a node has one per lane.
-#[allow(clippy::large_enum_variant)]
 pub enum Appender {
     Sqlite(sqlite::Appender),
     Postgres(postgres::Appender),

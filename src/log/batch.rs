@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::model::{ClientId, Event, RoomName, Seq, Timestamp, UserId};
 use crate::rules::{Outcome, Room, Write};
 
-/// A batch of writes, and what it needs to know.
+/// A batch of writes, and which facts to load for it.
 pub(super) struct Batch<'a> {
     writes: &'a [Write],
     /// Each room of the batch, once, in the byte order of the names.

@@ -22,7 +22,7 @@ pub enum Leg {
     FromAppend,
 }
 
-/// The future result of a leg.
+/// What one leg of a call waits for, and whether it succeeds.
 pub type Passed = Pin<Box<dyn Future<Output = Result<(), LogError>> + Send>>;
 /// Decides what happens to each leg of each call.
 pub type Way = Box<dyn Fn(Leg) -> Passed + Send + Sync>;

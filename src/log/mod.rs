@@ -44,8 +44,6 @@ use crate::rules::Standing;
 const JUST_NOW: Duration = Duration::from_secs(2);
 
 /// The log of a node. Cheap to clone; clones share connections.
-// The larger variant is the usual one, and a node has few of these.
-#[allow(clippy::large_enum_variant)]
 #[derive(Clone)]
 pub enum Log {
     Sqlite(sqlite::Sqlite),
@@ -55,8 +53,6 @@ pub enum Log {
 }
 
 /// Writes read marks, for one task.
-// The larger variant is the usual one, and a node has one of these.
-#[allow(clippy::large_enum_variant)]
 pub enum Marker {
     Sqlite(sqlite::Sqlite),
     Postgres(postgres::Marker),

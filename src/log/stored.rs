@@ -29,7 +29,7 @@ pub(super) struct StoredEvent<'a> {
 enum Unreadable {
     #[error("event {seq} of room {room:?} has no user")]
     User { room: String, seq: i64 },
-    #[error("the data of event {seq} of room {room:?} is not members of a JSON object")]
+    #[error("event {seq} of room {room:?} has data that is not a list of JSON object members")]
     Data { room: String, seq: i64 },
 }
 
@@ -95,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn data_is_members_of_one_frame() {
+    fn data_must_be_the_members_of_one_json_object() {
         for data in [r#""target":4"#, r#""a":{"b":[1,"\n"]},"c":null"#, r#""ä":"}""#] {
             assert!(are_members(data), "{data}");
         }

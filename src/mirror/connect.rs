@@ -102,7 +102,7 @@ impl Connector {
         };
         // The library's timeouts do not cover every step of connecting.
         tokio::time::timeout(self.timeout * 2, connect).await.unwrap_or_else(|_| {
-            Err(RedisError::from((ErrorKind::Io, "no connection in time (mirror.timeout_ms)")))
+            Err(RedisError::from((ErrorKind::Io, "no connection within twice mirror.timeout_ms")))
         })
     }
 

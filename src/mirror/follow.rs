@@ -55,7 +55,7 @@ pub(super) struct Follow {
     pub events_channel: String,
     /// The channel of heartbeats, and this node's own.
     pub nodes_channel: String,
-    pub sign: String,
+    pub heartbeat_frame: String,
     pub node: String,
     pub heartbeat: Duration,
     /// Messages that may wait between the connection to Redis and this task.
@@ -251,8 +251,9 @@ impl Follow {
 
     /// Reads the stream from the group's position to its end, where everything is certain again.
     ///
-    /// Pages come over their own connection. Redis closes a listening connection to which it owes
-    /// 32 MB, as a page of long messages may be, and the node would retry forever.
+    /// Pages come over their own connection. Redis closes a listening connection with more than
+    /// 32 MB of unsent output. A page of long messages may be that large, and the node would retry
+    /// forever.
     async fn drain(&mut self, listener: &Listener, catch_up: &mut CatchUp) -> Result<(), Lost> {
         let mut redis = self.connector.connect().await?;
         listener.forgive();
@@ -317,7 +318,7 @@ impl Follow {
                 continue;
             };
             if channel == self.nodes_channel.as_bytes() {
-                if payload == self.sign.as_bytes() {
+                if payload == self.heartbeat_frame.as_bytes() {
                     listener.unheard = 0;
                 }
                 continue;
@@ -343,7 +344,9 @@ impl Follow {
     async fn on_beat(&mut self, listener: &mut Listener, beat: u32) -> Result<(), Lost> {
         self.enter(listener).await?;
         let redis = &mut listener.redis;
-        cmd("PUBLISH").arg(&self.nodes_channel).arg(&self.sign).query_async::<()>(redis).await?;
+        let mut publish = cmd("PUBLISH");
+        publish.arg(&self.nodes_channel).arg(&self.heartbeat_frame);
+        publish.query_async::<()>(redis).await?;
         listener.unheard += 1;
         if !self.lease.renew(redis).await? {
             return Err(Lost::NameTaken);

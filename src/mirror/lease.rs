@@ -1,4 +1,4 @@
-//! A node's identity among its peers: a lease on its name, a sign that it was alive, and the
+//! A node's identity among its peers: a lease on its name, a record that it was alive, and the
 //! removal of nodes that are long gone.
 //!
 //! Two live nodes with one name would share one cursor, and each would miss half of the events. So

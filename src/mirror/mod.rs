@@ -136,7 +136,7 @@ pub enum OpenError {
     )]
     UnnamedParameter,
     #[error(
-        "mirror.url has a # with an unknown word; remove it and what follows, or, if it is part of \
+        "mirror.url has an unknown part after #; remove it and what follows, or, if it is part of \
          the password, write it as %23"
     )]
     Fragment,
@@ -207,7 +207,7 @@ impl Mirror {
             connector,
             cursor: Cursor { stream: key, group: format!("{GROUP_PREFIX}{node}"), seal },
             cluster,
-            sign: serde_json::json!({"node": node, "token": token}).to_string(),
+            heartbeat_frame: serde_json::json!({"node": node, "token": token}).to_string(),
             lease: Lease::new(&settings.prefix, &node, token, heartbeat, forget_after),
             node,
             heartbeat,

@@ -36,7 +36,7 @@ pub(super) struct StreamState {
     pub group: Option<StreamPosition>,
 }
 
-/// A reading of the stream up to its end.
+/// State of one read-through of the stream up to its end.
 pub(super) struct CatchUp {
     /// Where it starts; `None`: at the end.
     pub from: Option<StreamPosition>,
@@ -52,7 +52,7 @@ pub(super) struct PageEnd {
     end: Option<StreamPosition>,
 }
 
-/// A reading of channel messages.
+/// State of one round of taking channel messages.
 pub(super) struct Hearing {
     /// The stream's end, which Redis reported after the last of them.
     end: Option<StreamPosition>,

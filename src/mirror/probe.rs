@@ -43,7 +43,10 @@ pub enum ProbeError {
     Foreign { key: String, owner: String },
     #[error("Redis did not deliver a published message within mirror.timeout_ms")]
     Unheard,
-    #[error("Redis does not count a stream's entries (entries-added in XINFO STREAM); use Redis 7")]
+    #[error(
+        "Redis does not count a stream's entries (entries-added in XINFO STREAM); use Redis 7.0 or \
+         later"
+    )]
     Uncounted,
 }
 

@@ -9,11 +9,11 @@
 //! | 1002 | WebSocket protocol error | not reconnect unchanged |
 //! | 1003 | binary frame | not reconnect unchanged |
 //! | 1007 | text that is not UTF-8 | not reconnect unchanged |
-//! | 1008 | policy: too many refused frames, a late message | not reconnect unchanged |
+//! | 1008 | policy: refused or endless frames, a message not complete | not reconnect unchanged |
 //! | 1009 | frame over the limit | not reconnect unchanged |
 //! | 1012 | the node restarts (`goodbye` first) | reconnect after `reconnect_ms`, `resume` |
 //! | 4000 | the server lost sync with this socket | reconnect, `resume` |
-//! | 4008 | the client accepted no data for a minute | reconnect, `resume` |
+//! | 4008 | the client accepted no data in time, or while memory was short | reconnect, `resume` |
 //! | 4009 | no pong, and nothing else, within two heartbeats | reconnect, `resume` |
 
 /// A close code that is allowed in a close frame.
@@ -31,7 +31,8 @@ impl CloseCode {
     pub const UNSUPPORTED: Self = Self(1003);
     /// The client sent a text frame that is not UTF-8.
     pub const INVALID_UTF8: Self = Self(1007);
-    /// The client broke a rule: too many refused frames, or a message not complete in time.
+    /// Policy: too many refused frames, endless control frames or fragments, or a message not
+    /// complete in time or while memory was short.
     pub const POLICY: Self = Self(1008);
     /// The client sent a frame, or a message of several frames, over the limit.
     pub const TOO_LARGE: Self = Self(1009);
@@ -39,7 +40,8 @@ impl CloseCode {
     pub const RESTART: Self = Self(1012);
     /// The server lost sync with this socket and prefers a clean start.
     pub const RESYNC: Self = Self(4000);
-    /// The client accepted no byte for the stall timeout while there was data to send.
+    /// There was data to send, and the client accepted none for the stall timeout, or while the
+    /// node needed its memory.
     pub const STALLED: Self = Self(4008);
     /// Nothing arrived from the client within two heartbeats, not even a pong.
     pub const SILENT: Self = Self(4009);

@@ -30,8 +30,8 @@ pub fn begin(json: &mut Vec<u8>, room: &RoomName) {
 
 /// Events of a `history`, with commas between them.
 pub fn put(json: &mut Vec<u8>, events: &[(Seq, Frame)]) {
-    for (place, (_, frame)) in events.iter().enumerate() {
-        if place > 0 {
+    for (index, (_, frame)) in events.iter().enumerate() {
+        if index > 0 {
             json.push(b',');
         }
         json.extend_from_slice(frame.payload());

@@ -276,9 +276,9 @@ mod tests {
     use crate::protocol::error::Code;
 
     #[test]
-    fn each_row_stands_at_the_place_of_its_command() {
-        for (place, row) in TABLE.iter().enumerate() {
-            assert_eq!(row.command as usize, place);
+    fn each_row_stands_at_the_index_of_its_command() {
+        for (index, row) in TABLE.iter().enumerate() {
+            assert_eq!(row.command as usize, index);
             assert_eq!(row.command.row().name, row.name);
         }
     }

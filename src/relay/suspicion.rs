@@ -39,10 +39,10 @@ impl Relay {
         self.hub.room(name)?.edge()
     }
 
-    /// For a caller that is about to follow a room: the log said `last_seq`, and `before` asking,
-    /// the room's edge here was `before`. If the edge was higher, the log went back, and the caller
-    /// must not get what the ring has above it. Waits until that is decided, and a new room can be
-    /// opened in its place.
+    /// For a caller that is about to follow a room. `last_seq` is what the log said; `before` is
+    /// this node's edge from before the log was asked. If `before` is higher, the log went back,
+    /// and the caller must not get what the ring has above `last_seq`. Waits until that is decided,
+    /// and a new room can be opened in its place.
     pub async fn verdict(
         self: &Arc<Self>,
         name: &RoomName,
@@ -180,7 +180,7 @@ impl Relay {
                 had = had.0,
                 back_to = (to > Seq(0)).then_some(to.0),
                 "the log went back: PostgreSQL failed over or was restored, and events that were \
-                 shown are gone. Followers start over (for other rooms see \
+                 shown are gone. Followers are told to start over (for other rooms see \
                  verbatim_log_went_back_total)"
             );
         }

@@ -6,9 +6,9 @@
 //!
 //! A connection that only waits for its client gives up its slot when another needs one (see
 //! `lobby`), so silent or slow clients keep nobody out. It is never closed while a complete request
-//! is being answered. From the call until it is closed, a connection counts as leaving, outside the
-//! limits. Leaving connections are limited as well: otherwise, a flood that displaces connections
-//! faster than their tasks run could take all of the node's files.
+//! is being answered. A connection that was called to give up its slot counts as leaving until it
+//! is closed, outside the limits. Leaving connections are limited as well: otherwise, a flood that
+//! displaces connections faster than their tasks run could take all of the node's files.
 
 mod permit;
 

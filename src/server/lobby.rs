@@ -71,8 +71,8 @@ impl Lobby {
         self.lists[ticket.list as usize].contains_key(&ticket.number)
     }
 
-    /// Calls the connection that has waited longest in the first of these lists with one that may
-    /// go. Returns which list.
+    /// Goes through the lists in order. In the first that has a connection that may go, calls the
+    /// one that has waited longest. Returns that list.
     pub fn call_first(&mut self, lists: &[List], now: Instant) -> Option<List> {
         let may_go = |list: List, guest: &Guest| {
             list != List::Taking || now.saturating_duration_since(guest.since) >= TAKING_PATIENCE
@@ -99,7 +99,7 @@ mod tests {
     fn the_first_of_the_first_list_is_called_and_knows_it() {
         let (mut lobby, now) = (Lobby::default(), Instant::now());
         let calls: Vec<Arc<Notify>> = (0..4).map(|_| Arc::default()).collect();
-        let mut enter = |list, place: usize| lobby.enter(list, calls[place].clone(), now);
+        let mut enter = |list, index: usize| lobby.enter(list, calls[index].clone(), now);
         let silent = enter(List::Silent, 0);
         let idle = [enter(List::Idle, 1), enter(List::Idle, 2)];
         let head = enter(List::Head, 3);

@@ -231,7 +231,7 @@ impl Visit {
         if self.tasks().is_stopping() {
             return refuse_full(Limit::Total);
         }
-        let place = match self.permit.settle(client) {
+        let place = match self.permit.become_socket(client) {
             Ok(place) => place,
             Err(limit) => return refuse_full(limit),
         };
@@ -318,7 +318,8 @@ impl Drop for Open {
 pub fn refuse_full(limit: Limit) -> Answer {
     let mut answer = match limit {
         Limit::Streams => {
-            let error = "this node has no free event stream; try another node, or try again later";
+            let error = "this node has no free slot for another event stream from you; try another \
+                         node, or try again later";
             refuse(StatusCode::SERVICE_UNAVAILABLE, "full", error)
         }
         Limit::Total | Limit::Http => {

@@ -30,7 +30,7 @@ use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::budget::{Budget, Holder, Place};
+use crate::budget::{Budget, Holder, Registered};
 
 /// Position of the status in what hyper writes: `HTTP/1.1 431 …`.
 const STATUS: std::ops::Range<usize> = 9..12;
@@ -77,7 +77,7 @@ struct Wire {
     /// the memory.
     evicted: Arc<Notify>,
     /// Registers the connection with the budget.
-    _place: Place,
+    _registered: Registered,
 }
 
 #[derive(Debug)]
@@ -115,8 +115,8 @@ impl Transport {
         });
         let stream = Arc::new(stream);
         let wire = Arc::new_cyclic(|this: &Weak<Wire>| {
-            let (_place, evicted) = (unsent.enter(this.clone()), Arc::default());
-            Wire { stream: Arc::downgrade(&stream), state, evicted, _place }
+            let (_registered, evicted) = (unsent.enter(this.clone()), Arc::default());
+            Wire { stream: Arc::downgrade(&stream), state, evicted, _registered }
         });
         Self { stream, wire, rest: Bytes::new(), is_deaf: false }
     }
@@ -392,7 +392,7 @@ impl AsyncWrite for Transport {
         Poll::Ready(Ok(()))
     }
 
-    /// Closing tells the end, and follows at once.
+    /// Does nothing: the end is sent when the connection closes, right after this.
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }
@@ -431,7 +431,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_blank_line_behind_a_request_is_no_other_one() {
+    async fn a_blank_line_after_a_request_is_not_another_request() {
         let (mut transport, _client) = transport().await;
         transport.begin_anew(Bytes::from_static(b"\r\n\n"));
         assert!(transport.ahead().is_empty() && !transport.has_arrived());
@@ -440,14 +440,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn whoever_looks_for_who_keeps_most_does_not_keep_the_stream() {
+    async fn a_search_for_the_largest_holder_does_not_keep_the_stream_open() {
         let (transport, _client) = transport().await;
         let looks = transport.wire.clone();
         assert!(transport.into_stream().is_some() && looks.waiting().is_none());
     }
 
     #[tokio::test]
-    async fn who_has_taken_everything_is_not_ended_for_what_waited() {
+    async fn a_client_that_has_read_everything_is_not_evicted_for_what_waited() {
         let (mut transport, _client) = transport().await;
         let is_ended =
             |transport: &Transport| transport.wire.evicted.notified().now_or_never().is_some();

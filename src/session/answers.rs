@@ -22,7 +22,7 @@ const OWING_BYTES_MIN: usize = 8 * 1024;
 /// Bounded by `in_flight_max`; at that length the session stops reading its socket.
 #[derive(Default)]
 pub struct Answers {
-    /// Each with what the socket may follow because of it.
+    /// Each with the rooms that the socket may come to follow when it is answered.
     owed: VecDeque<(Pending, Asks)>,
     /// The number of those rooms. A client that does not wait for answers gets no more rooms than
     /// one that does.
@@ -34,7 +34,7 @@ pub struct Answers {
     owing: Option<Box<Owing>>,
 }
 
-/// Whose command it is, and what the socket may follow because of it.
+/// The user of the command, and the rooms that it may make the socket follow.
 #[derive(Default)]
 pub struct Asks {
     pub user: Option<UserId>,

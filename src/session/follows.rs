@@ -1,8 +1,8 @@
 //! The rooms that one socket follows, and the catch-up of those that are behind.
 //!
 //! It does not decide what an event is or who may follow. A follower that is behind costs only its
-//! slot: pages come from the room's ring, or else from the log, one at a time for the whole socket,
-//! and only as fast as the socket takes them.
+//! position. Nothing is buffered for it: pages come from the room's ring, or else from the log, one
+//! at a time for the whole socket, and only as fast as the socket takes them.
 
 use std::collections::{HashMap, VecDeque};
 use std::future::Future;
@@ -62,7 +62,7 @@ struct Followed {
     room: Arc<Room>,
     follower: Arc<Follower>,
     /// Its slots of the share. May be more than needed: users leave without notice.
-    places: usize,
+    slots: usize,
 }
 
 /// A `resume` that waits for its rooms.
@@ -161,7 +161,7 @@ impl Follows {
             if let Some(followed) = self.rooms.get_mut(room)
                 && followed.follower.ask(user)
             {
-                followed.places += 1;
+                followed.slots += 1;
             }
         }
     }
@@ -264,14 +264,14 @@ impl Follows {
         let follower =
             Follower::new(follow.room.door.clone(), link, inbox, position, user, asked_for);
         let follower = Arc::new(follower);
-        // Fails only if the room was let go between its activation and now: with the shortest
-        // linger of a second, this task did not run for that long.
+        // Fails only if the room was abandoned (damage) or the log went back meanwhile; the sweep
+        // skips rooms that are held.
         if !self.desk.hub.follow(&follow.room, follower.clone()) {
             return Err(LostSync::Differs);
         }
         // Its asks took their slots before the follower existed.
-        let (room, places) = (follow.room.clone(), follower.users_len());
-        self.rooms.insert(name.clone(), Followed { room, follower: follower.clone(), places });
+        let (room, slots) = (follow.room.clone(), follower.users_len());
+        self.rooms.insert(name.clone(), Followed { room, follower: follower.clone(), slots });
         if follower.state() == State::CatchingUp {
             self.behind.push_back((follow.room.clone(), follower.clone()));
         }
@@ -330,9 +330,9 @@ impl Follows {
     }
 
     fn forget(&mut self, name: &RoomName) -> Option<Arc<Follower>> {
-        let Followed { room, follower, places } = self.rooms.remove(name)?;
+        let Followed { room, follower, slots } = self.rooms.remove(name)?;
         self.desk.hub.unfollow(&room, &follower);
-        self.share.shrink(places);
+        self.share.shrink(slots);
         if self.rooms.is_empty() {
             self.rooms = HashMap::new();
         }
@@ -474,8 +474,8 @@ impl Follows {
         self.behind.retain(|(_, known)| !Arc::ptr_eq(known, follower));
         for resume in &mut self.resumes {
             let mut waiting = resume.waiting.iter();
-            if let Some(place) = waiting.position(|(known, _)| Arc::ptr_eq(known, follower)) {
-                resume.late.push(resume.waiting.swap_remove(place));
+            if let Some(index) = waiting.position(|(known, _)| Arc::ptr_eq(known, follower)) {
+                resume.late.push(resume.waiting.swap_remove(index));
             }
         }
     }
@@ -485,8 +485,8 @@ impl Followed {
     /// Gives back the slots of users who have left.
     fn settle(&mut self, share: &mut Share<IpAddr>) {
         let needed = self.follower.users_len();
-        share.shrink(self.places.saturating_sub(needed));
-        self.places = needed;
+        share.shrink(self.slots.saturating_sub(needed));
+        self.slots = needed;
     }
 }
 

@@ -5,8 +5,8 @@
 //! the inbox, where a fan-out leaves followers that fell behind.
 //!
 //! It is bounded by the answers owed (`in_flight_max`) and the bytes queued (`queue_bytes_max`). At
-//! either limit the session stops reading its socket, so a client that does not read its answers is
-//! not read either.
+//! either limit the session stops reading its socket. So a client that does not read its answers
+//! can send no more commands.
 
 pub(crate) mod answers;
 pub(crate) mod follows;
@@ -64,8 +64,8 @@ pub struct Session {
     address: IpAddr,
     /// The user of the command that was answered last, who is charged for it as well.
     payer: Option<UserId>,
-    /// Until when nothing is read, because the client sent too much. While the node stops: until
-    /// when an answer in progress may take.
+    /// Until when nothing is read, because the client sent too much. While the node stops: when an
+    /// answer in progress is given up.
     rest: Option<Pin<Box<Sleep>>>,
     /// Until when no answer is begun, because the ones before were much work.
     debt: Option<Pin<Box<Sleep>>>,
@@ -210,7 +210,8 @@ impl Session {
         may_ask && has_room && self.rest.is_none() && self.takes_answers()
     }
 
-    /// While the memory for unsent data is full, only clients that read what they get are read.
+    /// While the budget for unsent data is full, commands are taken only from clients that have
+    /// read everything sent to them.
     fn takes_answers(&self) -> bool {
         let takes = !self.desk.budgets.unsent.is_full() || self.link.queued_bytes() == 0;
         if !takes {

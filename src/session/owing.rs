@@ -8,13 +8,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use tokio::time::Instant;
 
-use crate::budget::{Held, Holder, Place};
+use crate::budget::{Held, Holder, Registered};
 use crate::socket::Link;
 
 /// One per socket whose commands keep enough to matter.
 pub struct Owing {
     mark: Arc<Mark>,
-    _place: Place,
+    _registered: Registered,
 }
 
 struct Mark {
@@ -29,7 +29,7 @@ impl Owing {
         let state = Mutex::new((bytes, Instant::now()));
         let mark = Arc::new(Mark { link: link.clone(), state });
         let this: Weak<dyn Holder> = Arc::<Mark>::downgrade(&mark);
-        Self { mark, _place: held.budget().enter(this) }
+        Self { mark, _registered: held.budget().enter(this) }
     }
 
     /// The commands now keep this many bytes.

@@ -48,8 +48,8 @@ pub enum Crowd {
 
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// How long a user must be there before they count, half as long as they must be gone, and the
-    /// least time between two frames of a room.
+    /// How long a user must be there before they count; a user must be gone for twice as long. Also
+    /// the least time between two frames of a room.
     pub settle: Duration,
     /// How long a peer is believed.
     pub lease: Duration,

@@ -174,7 +174,7 @@ mod tests {
         typing.types(&room(name), typist, now, Some)
     }
 
-    /// In how many of ten tenths of a second one was sent who types in each.
+    /// The user types in each of 100 tenths of a second. Returns the tenths in which that was told.
     fn told(is_here: impl Fn(u32) -> bool) -> Vec<u32> {
         let (begin, mut typing) = (Instant::now(), Typing::new(INTERVAL, 100));
         let mut in_each = |tenth: &u32| {
@@ -200,7 +200,7 @@ mod tests {
 
     /// A user who writes message after message types anew for each.
     #[test]
-    fn who_has_sent_the_message_is_told_of_at_once_when_they_type_again() {
+    fn a_user_who_sent_a_message_and_types_again_is_told_at_once() {
         let (now, mut typing) = (Instant::now(), Typing::new(INTERVAL, 100));
         let typist = |since| Typist { user: user(1), from: from(1, true), since: Some(Seq(since)) };
         // They sent messages at 6 and 8; the room's last seq is 9.

@@ -16,7 +16,7 @@ use crate::lane::{Answer, Failure};
 use crate::protocol::frame;
 use crate::rules::Outcome;
 
-/// How often is checked, and the pause between two checks: half a minute is more than anything may
+/// How many checks, and the pause between two. Together half a minute, longer than anything may
 /// take.
 const LOOKS: usize = 600;
 const LOOK_PAUSE_MS: usize = 50;

@@ -54,7 +54,7 @@ pub struct Plan {
     pub has_pressure: bool,
     /// Clients come and go.
     pub has_comers: bool,
-    /// For a while longer than rooms linger, nothing happens.
+    /// There are pauses longer than a room lingers.
     pub has_lulls: bool,
     /// Users leave.
     pub has_leavers: bool,

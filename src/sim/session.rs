@@ -113,7 +113,7 @@ impl Session {
                 Woken::Reply(reply, asks) => self.on_reply(reply, asks)?,
                 Woken::Gone => return Ok(()),
             }
-            self.advance()?;
+            self.settle()?;
             let owed = self.answers.len() + self.follows.resumes_len() + self.commands.len();
             self.client.set_owed(self.socket, owed + usize::from(self.awaited.is_some()));
         }
@@ -162,7 +162,7 @@ impl Session {
     }
 
     /// What the real session does after each event.
-    fn advance(&mut self) -> Result<(), LostSync> {
+    fn settle(&mut self) -> Result<(), LostSync> {
         if self.answers.is_empty() {
             self.follows.forget_stopped();
         }

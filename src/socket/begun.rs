@@ -16,7 +16,7 @@ use futures_util::task::AtomicWaker;
 use tokio::time::Instant;
 
 use super::duplex::AHEAD_BYTES;
-use crate::budget::{Budget, Held, Holder, Place};
+use crate::budget::{Budget, Held, Holder, Registered};
 
 /// What every socket may keep of an unfinished frame, however many do: nobody waits with an
 /// ordinary message because others use up the budget.
@@ -36,14 +36,14 @@ pub(super) struct Begun {
     held: Held,
     /// A request for more, while it waits.
     room: Option<Reservation>,
-    /// Registers it with the budget, which searches for the largest holders; only if it is large
+    /// Makes it known to the budget, which looks for the largest holders. Only if it is large
     /// enough.
     known: Option<Registration>,
 }
 
 struct Registration {
     holder: Arc<BegunHolder>,
-    _place: Place,
+    _registered: Registered,
 }
 
 struct BegunHolder {
@@ -137,7 +137,7 @@ impl Registration {
             owner: AtomicWaker::new(),
         });
         let this: Weak<dyn Holder> = Arc::<BegunHolder>::downgrade(&holder);
-        Self { holder, _place: held.budget().enter(this) }
+        Self { holder, _registered: held.budget().enter(this) }
     }
 }
 

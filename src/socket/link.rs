@@ -26,7 +26,7 @@ use tokio::time::Instant;
 
 use super::outlet::Outlet;
 use super::queue::{PIECE_OVERHEAD_BYTES, Piece, Queued, Queues, cost};
-use crate::budget::{Budget, Holder, Place};
+use crate::budget::{Budget, Holder, Registered};
 
 /// Pieces in one vectored write. More would not help: 64 chat frames are some 16 KiB, and the
 /// kernel rarely has space for more. (Its own limit is 1,024.)
@@ -43,7 +43,7 @@ pub struct Link {
     queue_bytes_max: usize,
     queues: Arc<Queues>,
     /// Registers it with the budget, which searches for the largest holders.
-    _place: Place,
+    _registered: Registered,
     state: Mutex<State>,
 }
 
@@ -115,8 +115,8 @@ impl Link {
             owner: None,
         };
         Arc::new_cyclic(|this: &Weak<Self>| {
-            let (_place, queues) = (queues.unsent.enter(this.clone()), queues.clone());
-            Self { queue_bytes_max, queues, _place, state: Mutex::new(state) }
+            let (_registered, queues) = (queues.unsent.enter(this.clone()), queues.clone());
+            Self { queue_bytes_max, queues, _registered, state: Mutex::new(state) }
         })
     }
 

@@ -70,7 +70,8 @@ pub struct Socket {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     Open,
-    /// The client sent something that makes reading on impossible; it has not been told yet.
+    /// The client sent something after which its input cannot be read any further. It has not been
+    /// told yet.
     Refused,
     /// The client closed, and the reply is in the queue.
     PeerClosed(u16),
@@ -169,7 +170,7 @@ impl Socket {
             }
             // Checked also while nothing is read: an unfinished message is kept all the same.
             if self.codec.duplex().is_evicted() {
-                return Poll::Ready(self.on_end(CloseReason::UNFINISHED));
+                return Poll::Ready(self.on_end(CloseReason::UNFINISHED_EVICTED));
             }
             let reading = reading && !flow.is_over_limit;
             if reading {

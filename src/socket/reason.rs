@@ -25,6 +25,9 @@ pub enum CloseReason {
 impl CloseReason {
     /// The client began a message and did not finish it.
     pub const UNFINISHED: Self = Self::Refused(CloseCode::POLICY, "message not complete in time");
+    /// The client began a message, and the node needs the memory of what has arrived.
+    pub const UNFINISHED_EVICTED: Self =
+        Self::Refused(CloseCode::POLICY, "message not complete while memory was short");
 
     /// The code to close with. For `Peer` and `Lost` it is never sent: nobody is there to read it.
     pub fn code(self) -> CloseCode {

@@ -1,4 +1,4 @@
-//! A client that does not read costs its place and nothing else: the others notice nothing, the
+//! A client that does not read costs its position and nothing else: the others notice nothing, the
 //! server keeps no backlog for it, and when it reads again it gets everything, in order.
 //!
 //! The server is the real program, so that its memory is its own.

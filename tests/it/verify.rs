@@ -86,7 +86,7 @@ async fn two_nodes_that_are_no_cluster_are_found_out() {
     let arguments = ["--seconds", "1", "--clients", "24"];
     let run = program(&[one.addr, two.addr], &arguments).await;
     assert_eq!(run.exit, Exit::Code(1), "{run:?}");
-    assert!(run.stderr.contains("not nodes of one cluster"), "{run:?}");
+    assert!(run.stderr.contains("these nodes are not one cluster"), "{run:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -336,7 +336,7 @@ check('one who types the next message is told of at once', async () => {
   assert.equal(told.length, 3);
 });
 
-check('signs of life that a server does not know are asked for once', async () => {
+check('signals that a server does not know are asked for once', async () => {
   let asked = 0;
   const out = (frame) => {
     if (!['who', 'typing', 'read'].includes(frame.type)) return [frame];

@@ -1,10 +1,10 @@
-//! What measures a Verbatim server and puts its promise to the test: the clients behind `verbatim
-//! bench` and `verbatim verify`.
+//! The clients behind `verbatim bench`, which measures a server, and `verbatim verify`, which tests
+//! what it promises.
 //!
-//! They talk to URLs as any client does and use nothing of the server. Each module says in which
-//! order to read it.
+//! They connect to URLs like any client and share no code with the server. Each module says in
+//! which order to read it.
 
-/// A load generator, for `verbatim bench`.
+/// The load generator of `verbatim bench`.
 pub mod bench;
-/// Clients that put a cluster's promise to the test, for `verbatim verify`.
+/// The clients of `verbatim verify`, which test what a cluster promises.
 pub mod verify;

@@ -3,7 +3,7 @@
 //! What it is given to broadcast is as long as the event that Verbatim would send for the same
 //! text, so that both write the same bytes.
 
-use verbatim_tools::bench::dialect::{Dialect, Place, Seen, Template};
+use verbatim_tools::bench::dialect::{Dialect, Position, Seen, Template};
 use verbatim_tools::bench::stamp::Stamps;
 use verbatim_tools::bench::wire::{self, Opcode};
 use verbatim_tools::bench::{Client, Rooms};
@@ -34,7 +34,7 @@ impl Dialect for Floor {
         Vec::new()
     }
 
-    fn follow(&self, _: &Client, _: &Rooms, _: Option<&[Place]>) -> Vec<u8> {
+    fn follow(&self, _: &Client, _: &Rooms, _: Option<&[Position]>) -> Vec<u8> {
         Vec::new()
     }
 

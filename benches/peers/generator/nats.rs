@@ -2,7 +2,7 @@
 //! A room is a subject.
 
 use memchr::memmem;
-use verbatim_tools::bench::dialect::{Dialect, Place, Seen, Template};
+use verbatim_tools::bench::dialect::{Dialect, Position, Seen, Template};
 use verbatim_tools::bench::stamp::Stamp;
 use verbatim_tools::bench::wire::{self, Opcode};
 use verbatim_tools::bench::{Client, Rooms};
@@ -37,7 +37,7 @@ impl Dialect for Nats {
         out
     }
 
-    fn follow(&self, client: &Client, rooms: &Rooms, _: Option<&[Place]>) -> Vec<u8> {
+    fn follow(&self, client: &Client, rooms: &Rooms, _: Option<&[Position]>) -> Vec<u8> {
         let mut lines = String::new();
         for &room in &client.follows {
             lines.push_str(&format!("SUB {} {}\r\n", rooms.name(room), room + 1));

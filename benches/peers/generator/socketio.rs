@@ -1,7 +1,7 @@
 //! The protocols of Socket.IO 4 over a WebSocket: Engine.IO's digit, then Socket.IO's packet. The
 //! server is the one of `benches/peers/socketio`.
 
-use verbatim_tools::bench::dialect::{Dialect, Place, Seen, Template};
+use verbatim_tools::bench::dialect::{Dialect, Position, Seen, Template};
 use verbatim_tools::bench::stamp::Stamps;
 use verbatim_tools::bench::wire::{self, Opcode};
 use verbatim_tools::bench::{Client, Rooms};
@@ -36,7 +36,7 @@ impl Dialect for SocketIo {
         wire::text("40")
     }
 
-    fn follow(&self, client: &Client, rooms: &Rooms, _: Option<&[Place]>) -> Vec<u8> {
+    fn follow(&self, client: &Client, rooms: &Rooms, _: Option<&[Position]>) -> Vec<u8> {
         let join = |room: &u32| wire::text(&format!(r#"42{room}["join","{}"]"#, rooms.name(*room)));
         client.follows.iter().flat_map(join).collect()
     }

@@ -1,5 +1,5 @@
-//! A client's state against a server that keeps the protocol's promise, on connections that keep
-//! none: whatever breaks when, each message is written once and each event told once, in order.
+//! A client's state and a server that keeps the protocol's promises, over connections that may
+//! break at any moment: each message is stored once, and each event is passed on once, in order.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -55,7 +55,7 @@ impl Server {
         }
     }
 
-    /// The next command: not now, or carried out, and answered or not.
+    /// Handles the next command: refuses it for now, or carries it out, with or without an answer.
     fn serve(&mut self, is_away: bool, is_told: bool) {
         let Some(text) = self.to_server.pop_front() else { return };
         let command: Value = serde_json::from_str(&text).unwrap();
@@ -97,7 +97,7 @@ impl Server {
     }
 }
 
-/// A client at work, and what it was told.
+/// A client, and the updates that it passed on.
 struct Stand {
     state: State<(String, usize)>,
     server: Server,
@@ -136,7 +136,7 @@ impl Stand {
         self.server.to_server.extend(sent(self.state.due(self.now, true)));
     }
 
-    /// The client hears the next frame.
+    /// The client reads the next frame.
     fn hear(&mut self) {
         let Some(text) = self.server.to_client.pop_front() else { return };
         for output in self.state.hear(&text, self.now, 0.5) {
@@ -148,7 +148,7 @@ impl Stand {
                     let before = self.answers.insert((room, number), seq);
                     assert_eq!(before, None, "answered twice");
                 }
-                // A join may have to be asked for again.
+                // A join that was refused for now has to be requested again.
                 Output::Answer((room, 0), Err(refused)) => {
                     assert_eq!(refused.code, "unavailable");
                     let start = if room == "all" { Start::After(0) } else { Start::Last(0) };
@@ -184,7 +184,7 @@ impl Stand {
         self.send();
     }
 
-    /// Nothing breaks any more.
+    /// Runs to the end without further breaks.
     fn settle(&mut self) {
         for _ in 0..10_000 {
             self.now += Duration::from_secs(20);
@@ -247,7 +247,7 @@ proptest! {
     }
 }
 
-/// The frames that are to be sent.
+/// The frames to send.
 fn sent<T: std::fmt::Debug>(outputs: Vec<Output<T>>) -> Vec<String> {
     let frames = outputs.into_iter().map(|output| match output {
         Output::Send(frame) => frame,
@@ -256,7 +256,7 @@ fn sent<T: std::fmt::Debug>(outputs: Vec<Output<T>>) -> Vec<String> {
     frames.collect()
 }
 
-/// Greeted, and following `r`, whose last event is 5.
+/// A state that was greeted and follows `r`, whose last event is 5.
 fn following(start: Start) -> State<u8> {
     let mut state = State::new("me".to_owned(), "p".to_owned());
     state.push("r".to_owned(), Ask::Join(start), 0);
@@ -289,7 +289,7 @@ fn left(error: Option<Refused>) -> Output<u8> {
 }
 
 #[test]
-fn a_skipped_event_is_a_hole_and_a_doubled_one_is_nothing() {
+fn a_skipped_event_is_a_hole_and_a_duplicate_is_ignored() {
     let mut state = following(Start::After(5));
     assert_eq!(hear(&mut state, &event("poll", "2", 6)), [told(&event("poll", "2", 6))]);
     assert_eq!(hear(&mut state, &event("poll", "2", 6)), []);
@@ -308,7 +308,7 @@ fn only_a_new_leave_of_its_own_ends_following() {
 }
 
 #[test]
-fn a_reset_moves_the_place_back() {
+fn a_reset_moves_the_position_back() {
     let mut state = following(Start::After(9));
     let reset = hear(&mut state, r#"{"type":"reset","room":"r","last_seq":5}"#);
     let room = "r".to_owned();
@@ -354,7 +354,7 @@ fn a_join_behind_a_leave_waits_until_the_room_is_left() {
 }
 
 #[test]
-fn what_is_refused_for_good_is_answered_and_makes_place_for_the_next() {
+fn what_is_refused_for_good_is_answered_and_frees_its_slot_for_the_next() {
     let mut state = following(Start::After(5));
     for token in [1, 2] {
         state.push("r".to_owned(), Ask::Message("x".to_owned()), token);
@@ -368,7 +368,7 @@ fn what_is_refused_for_good_is_answered_and_makes_place_for_the_next() {
 }
 
 #[test]
-fn what_the_server_would_hang_up_for_is_refused_here() {
+fn a_command_over_the_frame_limit_is_refused_without_sending_it() {
     let mut state = State::new("me".to_owned(), "p".to_owned());
     hear(&mut state, r#"{"type":"hello","node":"n","limits":{"frame_bytes":100}}"#);
     for (token, len) in [(1, 200), (2, 1)] {

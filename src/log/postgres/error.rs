@@ -56,7 +56,7 @@ pub enum OpenError {
     )]
     Newer { found: i32, known: i32 },
     #[error(
-        "the database has a table {table} that is not verbatim's; nothing was changed. Set log.url \
+        "the database has a table {table} that is not verbatim's; nothing was changed; set log.url \
          to an empty database"
     )]
     Foreign { table: String },

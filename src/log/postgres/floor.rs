@@ -15,10 +15,12 @@
 //! 2. The transactions that hold that lock.
 //! 3. When all of those have ended, the first row in the table.
 //!
-//! By then, an id drawn before step 1 is either visible in step 3 or will never appear. (The oldest
-//! running transaction, `pg_snapshot_xmin`, would do as well, but it waits for every transaction
-//! that writes to any table of any database, and must be compared with the id of a transaction of
-//! ours: `pg_snapshot_xmax` is below those that are running.)
+//! By then, an id drawn before step 1 is either visible in step 3 or will never appear.
+//!
+//! Step 2 could compare with the oldest running transaction instead (`pg_snapshot_xmin`). But that
+//! waits for every transaction that writes to any table of any database. And the comparison needs
+//! the id of a transaction of our own, because `pg_snapshot_xmax` is below the ids of those that
+//! are running.
 //!
 //! A floor belongs to one connection, because another may lead to another server. Rows that
 //! somebody writes below it by hand are found by a query from zero every few minutes.

@@ -39,7 +39,7 @@ const ASIDE_FOR: Duration = Duration::from_secs(60);
 const ASIDE_MAX: usize = 1000;
 /// While a sweep waits for Redis, its transaction sends this many statements per idle timeout, so
 /// that PostgreSQL does not end it.
-const SIGNS_OF_LIFE: u32 = 4;
+const KEEP_ALIVES: u32 = 4;
 /// For each statement here. None of them waits long for a lock.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -230,7 +230,7 @@ impl Outbox {
     /// Returns when a statement fails.
     async fn keep_alive(&self, connection: &Connection) -> LogError {
         loop {
-            sleep(self.shared.append_timeout / SIGNS_OF_LIFE).await;
+            sleep(self.shared.append_timeout / KEEP_ALIVES).await;
             if let Err(error) = within(connection.client.batch_execute("select")).await {
                 return error;
             }

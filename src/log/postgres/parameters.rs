@@ -113,7 +113,7 @@ fn fate(name: &str, value: &str) -> Fate {
             "must be read-write, because a standby lags behind; write that, or remove it",
         ),
         "sslcert" | "sslkey" | "sslpassword" | "sslcertmode" => Fate::Refused(
-            "verbatim does not support (it has no client certificate); remove it, use a password",
+            "verbatim does not support (client certificates); remove it and use a password",
         ),
         "ssl" => Fate::Refused(
             "is for another driver; write sslmode=require, or sslmode=verify-full to check the \
@@ -202,7 +202,10 @@ mod tests {
         assert!(parameters.verify && parameters.roots.is_none(), "{parameters:?}");
         for weak in ["", "&sslmode=require", "&sslmode=no-verify"] {
             let said = refusal(&format!("sslrootcert=/ours.pem{weak}"));
-            assert!(said.contains("sslrootcert, which only works with sslmode=verify"), "{said}");
+            assert!(
+                said.contains("sslrootcert, which only works with sslmode=verify-full;"),
+                "{said}"
+            );
         }
     }
 

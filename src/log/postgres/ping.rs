@@ -10,9 +10,9 @@ use super::error::before_commit;
 use crate::log::LogError;
 
 /// Takes the locks that an append takes on its tables, and commits, so it waits for the disk and
-/// for standbys as any commit does. The `delete` deletes nothing but fails on a read-only database,
-/// which the other statements do not. `pg_logical_emit_message` writes a record to the write-ahead
-/// log that nobody reads.
+/// for standbys as any commit does. The `delete` deletes nothing. It is there because it fails on a
+/// read-only database, unlike the other statements. `pg_logical_emit_message` writes a record to
+/// the write-ahead log that nobody reads.
 const PING: &str = "
     begin;
     set local lock_timeout = '500ms';

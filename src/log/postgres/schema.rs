@@ -123,7 +123,8 @@ fn warn_of_doubtful_settings(row: &Row, connections: usize) {
         tracing::warn!(
             connections,
             connections_max,
-            "this node may open more connections than PostgreSQL allows (max_connections)"
+            "this node alone may open more connections than PostgreSQL allows \
+             (max_connections)"
         );
     }
     let (fsync, synchronous_commit): (bool, bool) = (row.get(3), row.get(4));

@@ -41,10 +41,11 @@ pub(super) struct Standing {
     /// It was called: its slot now belongs to another connection, and it counts as leaving. It is
     /// closed at once, or after the answer to a request that arrived at the same moment.
     is_called: bool,
-    /// It was called, waits for its client, and there is no slot for it to wait in.
+    /// It was called while it waited for its client, and no slot is left for it to go on waiting.
+    /// It must close.
     is_out: bool,
     /// Its slot now belongs to a WebSocket.
-    is_settled: bool,
+    is_socket: bool,
 }
 
 /// The slot of a WebSocket; given back when dropped.
@@ -91,7 +92,7 @@ impl Permit {
             is_taking: false,
             is_called: false,
             is_out: false,
-            is_settled: false,
+            is_socket: false,
         };
         Self { admission, call: Arc::default(), standing: Mutex::new(standing) }
     }
@@ -209,7 +210,7 @@ impl Permit {
 
     /// Turns the slot into that of a WebSocket, for a client at this address. The permit is empty
     /// afterwards.
-    pub fn settle(&self, client: IpAddr) -> Result<SocketSlot, Limit> {
+    pub fn become_socket(&self, client: IpAddr) -> Result<SocketSlot, Limit> {
         let mut standing = self.standing();
         standing.must_stay(&self.admission)?;
         let seat = match standing.seat.take() {
@@ -217,7 +218,7 @@ impl Permit {
             None => self.admission.seat(client)?,
         };
         standing.leave_http(&self.admission);
-        standing.is_settled = true;
+        standing.is_socket = true;
         Ok(SocketSlot { admission: self.admission.clone(), _seat: seat })
     }
 
@@ -306,7 +307,7 @@ impl Drop for Permit {
         let mut state = self.admission.state();
         standing.leave(&mut state);
         match standing.beyond {
-            _ if standing.is_settled => {}
+            _ if standing.is_socket => {}
             // Its slot was already given to the connection that called it.
             _ if standing.is_called => state.leaving -= 1,
             Some(limit) => state.beyond[limit.class()] -= 1,

@@ -81,7 +81,7 @@ fn an_address_that_connects_too_fast_is_beyond_and_others_are_not() {
     let proxied = |client: &str| {
         let permit = admission.enter(None).unwrap();
         assert_eq!(permit.beyond(), None);
-        permit.settle(address(client)).err()
+        permit.become_socket(address(client)).err()
     };
     assert_eq!(proxied("10.0.0.1"), Some(Limit::Connects));
     assert_eq!(proxied("10.0.0.2"), None);
@@ -127,7 +127,7 @@ fn silence_gives_way_to_whoever_comes() {
 /// A race: a connection is called at the moment its request arrives. It is told that the node is
 /// full, from a slot for refusals, and then that slot is free once, not twice.
 #[test]
-fn who_is_called_when_they_speak_is_beyond() {
+fn a_connection_called_while_it_speaks_is_beyond() {
     let admission = admission([1, 9, 9, 9]);
     let early = idle(&admission, "10.0.0.1");
     let newcomer = busy(&admission, "10.0.0.2");
@@ -156,7 +156,7 @@ fn who_is_called_while_asking_is_answered_and_then_goes() {
     assert!(early.must_go());
     early.heard();
     assert!(!early.must_go() && early.is_last());
-    assert_eq!(early.settle(address("10.0.0.1")).err(), Some(Limit::Total));
+    assert_eq!(early.become_socket(address("10.0.0.1")).err(), Some(Limit::Total));
     assert_eq!(early.stream(address("10.0.0.1")).err(), Some(Limit::Total));
     // It may take its time only where other connections beyond the limits do.
     early.waits(Wait::Taking);
@@ -183,14 +183,14 @@ fn who_speaks_when_called_is_counted_all_the_same() {
         served.retain(|served| !served.must_go());
         assert!(served.len() <= 20 + beyond_max, "{} are served", served.len());
     }
-    let settle = |permit: &Arc<Permit>| {
+    let become_socket = |permit: &Arc<Permit>| {
         permit.heard();
-        permit.settle(address("10.0.0.1")).ok()
+        permit.become_socket(address("10.0.0.1")).ok()
     };
     let within = served.iter().filter(|permit| permit.beyond().is_none());
-    let settled: Vec<_> = within.filter_map(settle).collect();
-    assert!(settled.len() <= 20, "{} sockets", settled.len());
-    drop((served, settled));
+    let sockets: Vec<_> = within.filter_map(become_socket).collect();
+    assert!(sockets.len() <= 20, "{} sockets", sockets.len());
+    drop((served, sockets));
     assert_eq!((counts(&admission), admission.state().leaving), ([0; 6], 0));
 }
 
@@ -291,7 +291,7 @@ fn the_newest_is_told_and_the_longest_silent_is_dropped() {
 fn a_websocket_keeps_its_place_and_leaves_http() {
     let admission = admission([2, 2, 1, 9]);
     let permit = busy(&admission, "10.0.0.1");
-    let place = permit.settle(address("10.0.0.1")).ok().unwrap();
+    let place = permit.become_socket(address("10.0.0.1")).ok().unwrap();
     drop(permit);
     assert_eq!(counts(&admission), [1, 0, 0, 0, 0, 1]);
     assert_eq!(busy(&admission, "10.0.0.1").beyond(), None);
@@ -311,8 +311,8 @@ fn what_comes_by_way_of_a_proxy_counts_for_its_client() {
     };
     let permits: Vec<_> = (0..5).map(|_| by_proxy()).collect();
     assert_eq!(counts(&admission), [5, 5, 0, 0, 0, 0]);
-    let socket = permits[0].settle(address("2001:db8::1")).ok().unwrap();
-    assert_eq!(permits[1].settle(address("2001:db8::2")).err(), Some(Limit::Address));
+    let socket = permits[0].become_socket(address("2001:db8::1")).ok().unwrap();
+    assert_eq!(permits[1].become_socket(address("2001:db8::2")).err(), Some(Limit::Address));
     assert_eq!(permits[2].stream(address("2001:db8::3")).err(), Some(Limit::Address));
     let stream = permits[3].stream(address("10.0.0.1")).ok().unwrap();
     drop((permits, socket, stream));
@@ -420,7 +420,7 @@ mod any_course_of_events {
                 Step::StreamEnds => self.streaming = None,
                 Step::Settle if !is_stream && permit.beyond().is_none() => {
                     permit.heard();
-                    self.place = permit.settle(IpAddr::from([10, 0, 2, 2])).ok();
+                    self.place = permit.become_socket(IpAddr::from([10, 0, 2, 2])).ok();
                     self.permit = self.permit.take().filter(|_| self.place.is_none());
                 }
                 Step::GoIfCalled if permit.must_go() => *self = Self::default(),

@@ -3,7 +3,7 @@
 //! A stream has no queue and is in no list of followers. When its connection has room, hyper asks
 //! for bytes, and only then a page is taken: from the room's ring, or else from the log. At the
 //! room's edge, the stream waits until the edge moves. So a reader is only ever given last + 1, and
-//! a slow one costs its slot and the page on its way.
+//! a slow one costs its position and the page on its way.
 //!
 //! ```text
 //! hyper asks ──▶ above my position? ── ring, else log ──▶ the next events
@@ -138,7 +138,8 @@ impl Reading {
             let moved = room.moved();
             match room.page_after(self.last, BATCH_BYTES_MAX) {
                 NextPage::Ring(batch) => return Some(self.take(&batch)),
-                // The room was let go: it was kept only for damage, or the log went back.
+                // The room was let go. A room in use is let go only because of damage, or because
+                // the log went back.
                 NextPage::Closed => {
                     if self.desk.relay.sick.ahead_of(room.name(), self.last).is_some() {
                         self.desk.metrics.follows_damaged.inc();
@@ -192,7 +193,10 @@ impl Reading {
                 self.is_over = true;
             }
             // `Replay` has paused between its attempts.
-            Err(err) => tracing::debug!(room = %self.room.name(), %err, "a stream waits"),
+            Err(err) => {
+                let room = self.room.name();
+                tracing::debug!(%room, %err, "a stream cannot read the log and waits");
+            }
         }
         None
     }

@@ -1,4 +1,4 @@
-//! A stream that is not read costs its place and the page on its way, delays nobody, and misses
+//! A stream that is not read costs its position and the page on its way, delays nobody, and misses
 //! nothing when it is read again; an answer that is not read costs that answer. The server is the
 //! real program, so that its memory is its own.
 

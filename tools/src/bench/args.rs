@@ -1,23 +1,23 @@
-//! The arguments of `verbatim bench`, as they are typed. What they come to is `plan`'s.
+//! The arguments of `verbatim bench`, as typed. `plan` checks them.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args as ClapArgs, ValueEnum};
 
-/// Puts load on a server and measures what comes of it
+/// Put load on a server and measure how it handles it
 ///
-/// Messages leave when they are due, whether or not the server keeps up, and latency is counted
-/// from then. It exits with 1 if a single message is missing, doubled, refused or not answered.
+/// Messages are sent when they are due, whether or not the server keeps up, and latency is counted
+/// from then. Exits with 1 if a single message is missing, duplicated, refused or unanswered.
 #[derive(Clone, Debug, ClapArgs)]
 #[command(after_help = include_str!("help.txt"))]
 pub struct Args {
     #[arg(value_enum)]
     pub shape: Shape,
-    /// Where to connect; repeat it for several nodes, over which the clients are spread
+    /// WebSocket URL; repeat it for several nodes, and the clients are spread over them
     #[arg(long = "url", value_name = "URL", default_value = "ws://127.0.0.1:8080/ws")]
     pub urls: Vec<String>,
-    /// Connections, beside the few that only send
+    /// Connections, not counting those that only send
     #[arg(long)]
     pub clients: Option<usize>,
     #[arg(long)]
@@ -28,13 +28,13 @@ pub struct Args {
     /// Connections that only send
     #[arg(long)]
     pub senders: Option<usize>,
-    /// Messages a second, all senders together; 0: as fast as they are acked
+    /// Messages per second of all senders together; 0: each ack sends the next
     #[arg(long)]
     pub rate: Option<f64>,
-    /// Bytes of a message's text
+    /// Size of a message's text in bytes
     #[arg(long, default_value_t = 150)]
     pub size: usize,
-    /// Messages that one sender may have unanswered
+    /// Most unanswered messages of one sender
     #[arg(long)]
     pub in_flight: Option<usize>,
     /// How long to measure
@@ -43,37 +43,37 @@ pub struct Args {
     /// How long to send before measuring
     #[arg(long, default_value = "2s", value_parser = humantime::parse_duration)]
     pub warm_up: Duration,
-    /// Percent of the followers that read nothing while it is measured
+    /// Percentage of the followers that read nothing during the measurement
     #[arg(long, default_value_t = 0.0, value_name = "PERCENT")]
     pub slow: f64,
-    /// The server's process, whose CPU and memory to measure; repeat it for several (Linux)
+    /// The server's process, to measure its CPU and memory; repeat it for several (Linux)
     #[arg(long = "pid", value_name = "PID")]
     pub pids: Vec<u32>,
     /// Write the result as JSON to FILE, or to stdout instead of the table
     #[arg(long, value_name = "FILE|-")]
     pub json: Option<PathBuf>,
-    /// Threads that read
+    /// Reading threads
     #[arg(long, default_value_t = 1)]
     pub threads: usize,
-    /// Connections that may be opening at the same time
+    /// Most connections that are being opened at the same time
     #[arg(long, default_value_t = 500)]
     pub opening: usize,
-    /// Give up when nothing has moved for this long
+    /// Give up after this long without progress
     #[arg(long, default_value = "10s", value_parser = humantime::parse_duration)]
     pub patience: Duration,
-    /// storm: messages that each room gets while everybody is away
+    /// storm: messages sent to each room while the clients are away
     #[arg(long, default_value_t = 100)]
     pub missed: u64,
-    /// storm: instead of cutting all clients off, kill -9 this process, the node of the first URL
+    /// storm: instead of cutting off all clients, kill -9 this process, the node of the first URL
     #[arg(long, value_name = "PID")]
     pub kill: Option<u32>,
     /// jitter: how long a client stays connected
     #[arg(long, default_value = "15s", value_parser = humantime::parse_duration)]
     pub stay: Duration,
-    /// jitter: how long it is away
+    /// jitter: how long a client is away
     #[arg(long, default_value = "2s", value_parser = humantime::parse_duration)]
     pub away: Duration,
-    /// Write when each message reached each follower to FILE, as lines of
+    /// Write to FILE when each message reached each follower, as lines of
     /// room,seq,from,to,sent_us,arrived_us
     #[arg(long, value_name = "FILE")]
     pub arrivals: Option<PathBuf>,
@@ -83,15 +83,15 @@ pub struct Args {
 pub enum Shape {
     /// Few senders, many followers
     Fanout,
-    /// Many small rooms in which everybody speaks
+    /// Many small rooms in which every client sends
     Chatter,
-    /// Senders whose messages have ids and are acked, and no followers
+    /// Senders without followers; messages have ids and are acked
     Write,
-    /// Followers of rooms in which nothing is said
+    /// Followers of rooms without messages
     Idle,
-    /// All clients are cut off, miss something, and come back at once
+    /// All clients are cut off, miss messages, and reconnect at the same time
     Storm,
-    /// Each client is cut off again and again, and comes back
+    /// Each client is cut off again and again, and reconnects
     Jitter,
 }
 

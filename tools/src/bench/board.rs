@@ -1,34 +1,35 @@
-//! What all threads of a run share: the clock, the counts, and the time that is measured.
+//! What all threads of a run share: the clock, the counts, and the measured time.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// Counts may be read at any time by anybody, who then sees them a moment old: nothing hangs on
+/// Any thread may read the counts at any time, and may see them a moment late. Nothing depends on
 /// their order.
 pub struct Board {
     begun: Instant,
     begun_at: SystemTime,
-    /// Followers that get their rooms' messages, and senders that may speak.
+    /// Followers that receive their rooms' messages, and senders that may send.
     pub live: AtomicU64,
     pub sent: AtomicU64,
-    /// Messages acked, or refused with an error.
+    /// Messages that were acked.
     pub acked: AtomicU64,
+    /// Messages that were refused with an error.
     pub refused: AtomicU64,
     /// Messages that reached a follower.
     pub delivered: AtomicU64,
-    /// Connections that ended though they should not have.
+    /// Connections that ended unexpectedly.
     pub lost: AtomicU64,
     pub rooms: Vec<Room>,
-    /// Messages meant to leave in this time are measured. Nanoseconds since the beginning.
+    /// Messages due in this time are measured. Nanoseconds since the beginning.
     from: AtomicU64,
     until: AtomicU64,
     is_over: AtomicBool,
-    /// The first thing that went wrong, in words.
+    /// The first thing that went wrong.
     trouble: Mutex<Option<String>>,
 }
 
-/// What became of the messages to one room.
+/// Counts of the messages to one room.
 #[derive(Default)]
 pub struct Room {
     pub sent: AtomicU64,
@@ -37,7 +38,7 @@ pub struct Room {
     pub top: AtomicU64,
 }
 
-/// Bytes of an answer that are shown when it is trouble.
+/// How much of an unexpected answer is shown, in bytes.
 const TROUBLE_BYTES_MAX: usize = 300;
 
 impl Board {
@@ -82,7 +83,7 @@ impl Board {
         (self.from.load(Relaxed)..self.until.load(Relaxed)).contains(&nanos)
     }
 
-    /// Nobody says anything new any more.
+    /// No more messages are sent from now on.
     pub fn end(&self) {
         self.is_over.store(true, Relaxed);
     }

@@ -8,12 +8,12 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use super::plan::Target;
 
-/// The receive buffer of a client that reads nothing: with the usual one the kernel would read
-/// megabytes on its behalf.
+/// The receive buffer of a client that reads nothing. With the default, the kernel would accept
+/// megabytes for it.
 const SLOW_RECEIVE_BYTES: usize = 4096;
 
-/// `place` tells clients apart that may come from different addresses.
-pub fn dial(target: &Target, place: usize, is_slow: bool) -> io::Result<TcpStream> {
+/// `index` is the client's; it decides the source address.
+pub fn dial(target: &Target, index: usize, is_slow: bool) -> io::Result<TcpStream> {
     let domain = Domain::for_address(target.address);
     let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;
@@ -21,7 +21,7 @@ pub fn dial(target: &Target, place: usize, is_slow: bool) -> io::Result<TcpStrea
     if is_slow {
         socket.set_recv_buffer_size(SLOW_RECEIVE_BYTES)?;
     }
-    if let Some(source) = target.source(place) {
+    if let Some(source) = target.source(index) {
         socket.bind(&SockAddr::from(SocketAddr::new(source, 0)))?;
     }
     match socket.connect(&SockAddr::from(target.address)) {

@@ -1,47 +1,47 @@
-//! What the load generator must know of a server's own protocol above WebSocket.
+//! What the load generator needs to know of a server's protocol above WebSocket.
 //!
-//! Ours is `verbatim`. Those of other servers, to compare with, are in `benches/peers/generator`,
-//! and not in the program. A dialect has no state: the conversation is the line's.
+//! `verbatim` is our own. Those of other servers, for comparison, are in `benches/peers/generator`,
+//! not in the program. A dialect has no state: the line has the state of the conversation.
 
 pub(super) mod verbatim;
 
 use super::plan::{Client, Rooms};
 use super::stamp::Stamp;
 
-/// Where a client is in a room.
+/// A client's position in a room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place {
-    /// Which of the plan's rooms.
+pub struct Position {
+    /// The room's index in the plan.
     pub room: u32,
     /// The last event it has.
     pub seq: u64,
 }
 
-/// What a server said, as far as the generator cares.
+/// What a server sent, as far as the generator needs it.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Seen<'a> {
     /// The server is ready for `Dialect::follow`.
     Greeted,
-    /// One of the answers that `Dialect::follow` leads to. `at` tells where the client stands now,
-    /// in a dialect that numbers events.
-    Joined { at: Option<Place> },
+    /// One of the answers to `Dialect::follow`. `at` is the client's position now, in a dialect
+    /// that numbers events.
+    Joined { at: Option<Position> },
     /// The last answer to a resume.
     Resumed,
-    /// A message of this run. `at` is told by dialects that number events.
-    Message { at: Option<Place>, stamp: Stamp },
+    /// A message of this run. `at` is its position, in a dialect that numbers events.
+    Message { at: Option<Position>, stamp: Stamp },
     /// Another event of a room.
-    Event { at: Place },
-    /// The answer to the oldest message that this client has not been answered.
-    Acked { at: Place },
-    /// The same, and it was not taken.
+    Event { at: Position },
+    /// The ack of this client's oldest unanswered message.
+    Acked { at: Position },
+    /// The refusal of this client's oldest unanswered message.
     Refused { error: &'a [u8] },
-    /// This must be sent back.
+    /// The client must send this back.
     Respond(&'static [u8]),
-    /// The server said something that should not happen.
+    /// The server sent something unexpected.
     Trouble { error: &'a [u8] },
 }
 
-/// A message, framed, whose stamp and id are still to be filled in.
+/// A message as a frame, in which the stamp and the id have to be filled in.
 #[derive(Clone, Debug)]
 pub struct Template {
     pub frame: Vec<u8>,
@@ -55,30 +55,30 @@ pub struct Template {
 pub const ID_LEN: usize = 12;
 
 pub trait Dialect: Send + Sync {
-    /// As it is called in the report.
+    /// The name in the report.
     fn name(&self) -> &'static str;
 
-    /// Where the upgrade is asked for, unless the URL says so.
+    /// The path of the upgrade request, if the URL has none.
     fn path(&self, client: &Client) -> &'static str;
 
-    /// Events have numbers and messages are acked: whether everything arrived can be checked
-    /// exactly. Otherwise it is counted.
+    /// Events have numbers and messages are acked, so it can be checked exactly whether everything
+    /// arrived. Otherwise messages are only counted.
     fn is_numbered(&self) -> bool;
 
-    /// The server speaks first, and must be heard before a client may ask for anything.
+    /// The server sends the first frame, and the client must wait for it.
     fn greets(&self) -> bool;
 
-    /// What a client says right after the upgrade, framed.
+    /// What a client sends right after the upgrade, as frames.
     fn opening(&self, client: &Client, rooms: &Rooms) -> Vec<u8>;
 
-    /// What a client says to get its rooms' messages. With `places` it was there before.
-    fn follow(&self, client: &Client, rooms: &Rooms, places: Option<&[Place]>) -> Vec<u8>;
+    /// What a client sends to get its rooms' messages. With `positions`, it reconnects.
+    fn follow(&self, client: &Client, rooms: &Rooms, positions: Option<&[Position]>) -> Vec<u8>;
 
-    /// How many `Seen::Joined` the answer to a first `follow` has.
+    /// How many `Seen::Joined` a first `follow` leads to.
     fn joins(&self, client: &Client) -> usize;
 
     fn message(&self, user: &str, room: &str, text: &str, with_id: bool) -> Template;
 
-    /// Takes a data frame apart.
+    /// Parses a data frame.
     fn scan<'a>(&self, payload: &'a [u8], rooms: &Rooms, see: &mut dyn FnMut(Seen<'a>));
 }

@@ -1,13 +1,13 @@
 //! One connection of the generator: from the upgrade to the live edge, and what is counted there.
 //!
-//! It does no I/O: bytes come in, and what is to be sent and done comes out. The crew has the
-//! sockets and the time.
+//! It does no I/O: bytes come in; bytes to send and things to do come out. The crew has the sockets
+//! and the time.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::board::Board;
-use super::dialect::{Dialect, Place, Seen};
+use super::dialect::{Dialect, Position, Seen};
 use super::outlet::Outlet;
 use super::plan::Plan;
 use super::stamp::Stamp;
@@ -15,30 +15,30 @@ use super::tally::{Arrival, Tally};
 use super::wire::{self, Opcode};
 
 pub struct Line {
-    /// Its place in the plan's list of clients.
+    /// Its index in the plan's list of clients.
     pub client: usize,
     pub outlet: Arc<Outlet>,
     pub stage: Stage,
-    /// Where it connects to: the client's node at first, another when that does not answer.
+    /// The index of its target: at first the client's own; another if that does not answer.
     pub target: usize,
-    /// Since when it wants to be back where the messages are; `None`: it was not away.
+    /// When it began to come back; `None`: it was not away.
     pub since: Option<u64>,
-    /// Where it is in each room it follows; it outlives the connection.
-    places: Vec<Place>,
-    /// `Seen::Joined` still to come.
+    /// Its position in each room it follows. Kept when the connection ends.
+    positions: Vec<Position>,
+    /// How many `Seen::Joined` are still to come.
     joins_due: usize,
-    /// It was there before, and asked for what it missed.
+    /// It has reconnected, and asked for what it missed.
     is_resuming: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd)]
 pub enum Stage {
-    /// Not connected, and not connecting.
+    /// Neither connected nor connecting.
     Away,
     Connecting,
-    /// The upgrade was asked for.
+    /// The upgrade was requested.
     Upgrading,
-    /// What it follows was asked for.
+    /// It has asked to follow its rooms.
     Joining,
     Live,
 }
@@ -51,30 +51,30 @@ pub struct Surroundings<'a> {
     pub tally: &'a mut Tally,
     /// When the bytes were read.
     pub now: u64,
-    /// Counted here and told to the board once for many reads.
+    /// Counted here, and added to the board once for many reads.
     pub delivered: u64,
 }
 
-/// What came of some bytes.
+/// The result of reading some bytes.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Outcome {
-    /// Bytes that were understood; the rest is the beginning of a frame.
+    /// Bytes that were used; the rest is the beginning of a frame.
     pub used: usize,
-    /// To be sent.
+    /// What to send.
     pub reply: Vec<u8>,
     /// Messages of this line that were answered.
     pub answered: usize,
     /// The line has just become live.
     pub is_live: bool,
-    /// The connection is of no use any more.
+    /// The connection cannot be used any more.
     pub is_over: bool,
 }
 
 impl Line {
     pub fn new(client: usize, target: usize, outlet: Arc<Outlet>) -> Self {
-        let (places, stage) = (Vec::new(), Stage::Away);
+        let (positions, stage) = (Vec::new(), Stage::Away);
         let is_resuming = false;
-        Self { client, outlet, stage, target, since: None, places, joins_due: 0, is_resuming }
+        Self { client, outlet, stage, target, since: None, positions, joins_due: 0, is_resuming }
     }
 
     /// The request that begins the conversation.
@@ -83,7 +83,7 @@ impl Line {
         let (client, target) = (&plan.clients[self.client], &plan.targets[self.target]);
         let path = if target.path.is_empty() { dialect.path(client) } else { &target.path };
         let host = &target.host;
-        // The key is to be different each time so that no cache answers; there is none here.
+        // The key should differ each time, so that no cache answers. There is no cache here.
         format!(
             "GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
              Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dmVyYmF0aW0gYmVuY2ghIQ==\r\n\r\n"
@@ -91,7 +91,7 @@ impl Line {
         .into_bytes()
     }
 
-    /// Reads what there is.
+    /// Handles the bytes that have arrived.
     pub fn read(&mut self, bytes: &[u8], around: &mut Surroundings<'_>) -> Outcome {
         let mut outcome = Outcome::default();
         if self.stage == Stage::Upgrading {
@@ -105,7 +105,7 @@ impl Line {
         outcome
     }
 
-    /// The answer to the request. Any other than a 101 is the end.
+    /// The answer to the request. Anything but a 101 ends the connection.
     fn on_answer(&mut self, bytes: &[u8], around: &mut Surroundings<'_>, outcome: &mut Outcome) {
         let Some(end) = memchr::memmem::find(bytes, b"\r\n\r\n") else { return };
         if !bytes.starts_with(b"HTTP/1.1 101 ") {
@@ -176,25 +176,30 @@ impl Line {
         if client.follows.is_empty() {
             return self.go_live(around, outcome);
         }
-        self.is_resuming = !self.places.is_empty();
-        let places = self.is_resuming.then_some(self.places.as_slice());
-        outcome.reply.extend(around.dialect.follow(client, rooms, places));
+        self.is_resuming = !self.positions.is_empty();
+        let positions = self.is_resuming.then_some(self.positions.as_slice());
+        outcome.reply.extend(around.dialect.follow(client, rooms, positions));
         self.joins_due = around.dialect.joins(client);
         if !around.dialect.is_numbered() {
             // Messages are counted instead.
-            self.places = client.follows.iter().map(|&room| Place { room, seq: 0 }).collect();
+            self.positions = client.follows.iter().map(|&room| Position { room, seq: 0 }).collect();
         }
         if self.joins_due == 0 {
             self.go_live(around, outcome);
         }
     }
 
-    fn on_joined(&mut self, at: Option<Place>, around: &Surroundings<'_>, outcome: &mut Outcome) {
-        // To one that is back, the places that it had are those that count.
+    fn on_joined(
+        &mut self,
+        at: Option<Position>,
+        around: &Surroundings<'_>,
+        outcome: &mut Outcome,
+    ) {
+        // A client that resumes keeps its old positions.
         if self.is_resuming {
             return;
         }
-        self.places.extend(at);
+        self.positions.extend(at);
         self.joins_due = self.joins_due.saturating_sub(1);
         if self.joins_due == 0 {
             self.go_live(around, outcome);
@@ -209,9 +214,10 @@ impl Line {
         }
     }
 
-    fn on_message(&mut self, at: Option<Place>, stamp: Stamp, around: &mut Surroundings<'_>) {
-        // What is not numbered is not told apart by rooms either.
-        let at = at.or_else(|| self.places.first().map(|at| Place { seq: at.seq + 1, ..*at }));
+    fn on_message(&mut self, at: Option<Position>, stamp: Stamp, around: &mut Surroundings<'_>) {
+        // Without numbers, messages of different rooms are not told apart either.
+        let at =
+            at.or_else(|| self.positions.first().map(|at| Position { seq: at.seq + 1, ..*at }));
         let Some(at) = at else { return };
         if !self.advance(at, around.tally) {
             return;
@@ -237,30 +243,31 @@ impl Line {
         }
     }
 
-    /// What a client that does not read waits for is its own doing.
+    /// Whether the client does not read. Its latencies are its own doing and are not counted.
     fn is_slow(&self, plan: &Plan) -> bool {
         plan.clients[self.client].is_slow
     }
 
-    /// Whether this is news: what a follower has is all up to its place.
-    fn advance(&mut self, at: Place, tally: &mut Tally) -> bool {
-        let Some(place) = self.places.iter_mut().find(|place| place.room == at.room) else {
-            // Of a room that was not followed (yet): a server must not do that.
+    /// Moves the position. `false`: the event is a duplicate, or from a room that is not followed.
+    fn advance(&mut self, at: Position, tally: &mut Tally) -> bool {
+        let Some(position) = self.positions.iter_mut().find(|position| position.room == at.room)
+        else {
+            // The room is not followed (yet). A server must not do that.
             tally.duplicates += 1;
             return false;
         };
-        if at.seq <= place.seq {
+        if at.seq <= position.seq {
             tally.duplicates += 1;
             return false;
         }
-        tally.holes += at.seq - place.seq - 1;
-        place.seq = at.seq;
+        tally.holes += at.seq - position.seq - 1;
+        position.seq = at.seq;
         true
     }
 
-    fn on_ack(&mut self, at: Place, around: &mut Surroundings<'_>, outcome: &mut Outcome) {
+    fn on_ack(&mut self, at: Position, around: &mut Surroundings<'_>, outcome: &mut Outcome) {
         let Some(intended) = self.outlet.answered() else {
-            return around.board.note_trouble(b"an ack of what was not said");
+            return around.board.note_trouble(b"the server acked a message that was not sent");
         };
         let room = &around.board.rooms[at.room as usize];
         room.top.fetch_max(at.seq, Relaxed);
@@ -281,10 +288,10 @@ impl Line {
         self.outlet.close();
     }
 
-    /// Events that this line does not have, of all that there are.
+    /// How many events this line lacks, if `tops` are the last seqs of the rooms.
     pub fn short(&self, tops: &[u64]) -> u64 {
-        let short = |place: &Place| tops[place.room as usize].saturating_sub(place.seq);
-        self.places.iter().map(short).sum()
+        let short = |position: &Position| tops[position.room as usize].saturating_sub(position.seq);
+        self.positions.iter().map(short).sum()
     }
 }
 

@@ -1,9 +1,11 @@
-//! `verbatim bench`: puts load on a server and measures what comes of it.
+//! `verbatim bench`: puts load on a server and measures how the server handles it.
 //!
-//! It is a client and nothing else: it shares no state with a server, and measures others as well.
-//! A run, from the top: `args` are checked into a `plan`; `setup` makes rooms and members; a
-//! `crew` of threads holds a `line` for each client and reads; the `pacer` sends when a message is
-//! due; each crew keeps a `tally`, all share a `board`; the `report` is made of both.
+//! It is only a client: it shares no state with a server, and can measure other servers.
+//!
+//! A run, step by step: `args` are checked and become a `plan`. `setup` creates rooms and members.
+//! Each `crew` is a thread that has a `line` for each of its clients, and reads. The `pacer` sends
+//! each message when it is due. Each crew keeps a `tally`, and all share a `board`. The `report` is
+//! made from both.
 
 mod args;
 mod board;

@@ -1,7 +1,8 @@
-//! The writing half of a connection: the pacer speaks through it while the crew reads the other.
+//! The writing half of a connection: the pacer sends through it while the crew reads the other
+//! half.
 //!
-//! A message that is said is remembered until it is answered. Answers keep the order of the
-//! commands, so a queue of times is all there is to remember.
+//! It remembers each message until it is answered. Answers keep the order of the commands, so a
+//! queue of times is enough.
 
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Write};
@@ -13,7 +14,7 @@ use mio::net::TcpStream;
 #[derive(Default)]
 pub struct Outlet {
     voice: Mutex<Voice>,
-    /// Messages without an answer; what is in `Voice::awaiting`, to be read without the lock.
+    /// Unanswered messages: the length of `Voice::awaiting`, readable without the lock.
     unanswered: AtomicUsize,
 }
 
@@ -21,14 +22,14 @@ pub struct Outlet {
 struct Voice {
     /// `None` while there is no connection.
     stream: Option<Arc<TcpStream>>,
-    /// What the kernel did not take. Bounded by the messages in flight.
+    /// What the kernel did not accept. Bounded by the messages in flight.
     backlog: Vec<u8>,
-    /// When each unanswered message was meant to leave.
+    /// When each unanswered message was due.
     awaiting: VecDeque<u64>,
 }
 
 impl Outlet {
-    /// The connection is up. What was unanswered on the last one stays without an answer.
+    /// The connection is up. Messages unanswered on the last one stay unanswered.
     pub fn open(&self, stream: Arc<TcpStream>) {
         *self.lock() = Voice { stream: Some(stream), ..Voice::default() };
         self.unanswered.store(0, Relaxed);
@@ -40,12 +41,12 @@ impl Outlet {
         voice.backlog = Vec::new();
     }
 
-    /// Writes whole frames, behind what waits. They are gone if there is no connection.
+    /// Writes whole frames after the backlog. If there is no connection, they are lost.
     pub fn write(&self, frames: &[u8]) {
         self.lock().write(frames);
     }
 
-    /// Writes messages that will be answered, each meant to leave at `intended`.
+    /// Writes messages that will be answered, each due at `intended`.
     pub fn say(&self, frames: &[u8], count: usize, intended: u64) {
         let mut voice = self.lock();
         voice.awaiting.extend(std::iter::repeat_n(intended, count));
@@ -53,7 +54,7 @@ impl Outlet {
         voice.write(frames);
     }
 
-    /// The oldest message was answered: when was it meant to leave?
+    /// The oldest message was answered. Returns when it was due.
     pub fn answered(&self) -> Option<u64> {
         let mut voice = self.lock();
         let intended = voice.awaiting.pop_front();
@@ -65,7 +66,7 @@ impl Outlet {
         self.unanswered.load(Relaxed)
     }
 
-    /// There may be room in the kernel again.
+    /// Call this when the kernel may accept bytes again.
     pub fn flush(&self) {
         let mut voice = self.lock();
         if !voice.backlog.is_empty() {
@@ -92,7 +93,7 @@ impl Voice {
                 Ok(count) => written += count,
                 Err(err) if err.kind() == ErrorKind::Interrupted => {}
                 Err(err) if err.kind() == ErrorKind::WouldBlock => break,
-                // The reading half learns of it, and does what there is to do.
+                // The reading half sees the error too, and handles it.
                 Err(_) => return,
             }
         }

@@ -1,7 +1,7 @@
-//! Sends each message when it is due, from a thread of its own: the open loop.
+//! Sends each message when it is due, from its own thread: the load is an open loop.
 //!
 //! It does not read. So a server that answers late, or a crew that is behind with reading, does not
-//! delay the next message; and the wait of one that could not leave in time is in its latency.
+//! delay the next message. If a message cannot be sent in time, its wait is part of its latency.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -20,17 +20,18 @@ pub struct Pacer {
     pub script: Arc<Script>,
     /// By client.
     pub outlets: Arc<Vec<Arc<Outlet>>>,
-    /// The server says of each message that it has it. Of one that does not, nobody knows how many
-    /// are under way, so there is no limit to them.
+    /// The server acks messages. Without acks, it is unknown how many are on their way, so their
+    /// number is not limited.
     pub is_answered: bool,
 }
 
-/// Between two looks at a sender that has as many unanswered as it may.
+/// The pause between two checks of a sender that may not have more unanswered messages.
 const FULL_PAUSE: Duration = Duration::from_micros(200);
 
 impl Pacer {
-    /// Sends until the board says that it is over, or `count_max` are sent. Returns how late the
-    /// messages left, which is the generator's own fault or that of a sender that was full.
+    /// Sends until the run is over, or `count_max` messages are sent. Returns how late they were
+    /// sent: because the generator was late, or because the sender had too many unanswered
+    /// messages.
     pub fn run(&self, count_max: u64) -> Latencies {
         let begun = self.board.now();
         let mut late = Latencies::default();
@@ -60,7 +61,8 @@ impl Pacer {
         late
     }
 
-    /// Until the message is due and its sender may have one more unanswered. False: it is over.
+    /// Waits until the message is due and its sender may have one more unanswered. `false`: the run
+    /// is over.
     fn wait(&self, due: u64, outlet: &Outlet) -> bool {
         loop {
             if self.board.is_over() {
@@ -68,7 +70,7 @@ impl Pacer {
             }
             let now = self.board.now();
             if now < due {
-                // Not longer than until somebody looks whether it is over.
+                // Short enough to notice soon that the run is over.
                 thread::sleep(Duration::from_nanos(due - now).min(Duration::from_millis(50)));
             } else if outlet.unanswered() >= self.plan.in_flight {
                 thread::sleep(FULL_PAUSE);
@@ -93,7 +95,7 @@ mod tests {
         args: Args,
     }
 
-    /// How many of a thousand messages leave, if nobody ever answers and one may be unanswered.
+    /// How many of a thousand messages are sent if none is answered and one may be unanswered.
     fn sent(is_answered: bool) -> u64 {
         let words = "bench fanout --senders 1 --in-flight 1 --rate 1000000 --url ws://127.0.0.1:9";
         let args = Program::parse_from(words.split_whitespace()).args;
@@ -115,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_never_answered_goes_on_all_the_same() {
+    fn without_acks_the_number_of_messages_on_their_way_is_not_limited() {
         assert_eq!(sent(false), 1000);
         assert_eq!(sent(true), 1);
     }

@@ -1,5 +1,5 @@
-//! What a run will do: the rooms, the clients, who follows and who speaks. Arguments in, a checked
-//! plan out; nothing here touches the network but the look-up of host names.
+//! What a run will do: the rooms, the clients, who follows and who sends. Arguments come in, and a
+//! checked plan comes out. Only looking up host names uses the network.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
 use std::time::Duration;
@@ -14,16 +14,17 @@ pub struct Plan {
     pub targets: Vec<Target>,
     pub rooms: Rooms,
     pub clients: Vec<Client>,
-    /// Who says something where, in turn.
+    /// Who sends to which room, in turn.
     pub speeches: Vec<Speech>,
-    /// Messages a second; 0: each ack brings the next.
+    /// Messages per second; 0: each ack sends the next.
     pub rate: f64,
     pub size: usize,
     pub with_ids: bool,
     pub in_flight: usize,
     pub warm_up: Duration,
     pub duration: Duration,
-    /// A client that loses its connection comes back and resumes; otherwise that is a failure.
+    /// A client that loses its connection reconnects and resumes. Otherwise a lost connection is a
+    /// failure.
     pub resumes: bool,
 }
 
@@ -32,7 +33,7 @@ pub struct Plan {
 pub struct Target {
     pub url: String,
     pub host: String,
-    /// As in the URL; empty: the dialect knows.
+    /// As in the URL; empty: the dialect's default.
     pub path: String,
     pub address: SocketAddr,
 }
@@ -41,11 +42,11 @@ pub struct Target {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Client {
     pub user: String,
-    /// Its place in the list of targets.
+    /// Its index in the list of targets.
     pub target: usize,
     pub follows: Vec<u32>,
     pub speaks: bool,
-    /// It reads nothing while it is measured.
+    /// It reads nothing during the measurement.
     pub is_slow: bool,
 }
 
@@ -55,14 +56,14 @@ pub struct Speech {
     pub room: u32,
 }
 
-/// Names that tell their room's number.
+/// The names of the rooms. Each contains the room's number.
 #[derive(Clone, Debug)]
 pub struct Rooms {
     prefix: String,
     names: Vec<String>,
 }
 
-/// What is wrong with the arguments, in one line.
+/// An argument is wrong; the message is one line.
 #[derive(Debug, thiserror::Error)]
 #[error("--{argument}: {what}")]
 pub struct Wrong {
@@ -76,16 +77,16 @@ fn wrong(argument: &'static str, what: impl Into<String>) -> Wrong {
 
 /// Digits of a room's number in its name.
 const ROOM_DIGITS: usize = 6;
-/// Connections of one process, at most: the digits of room numbers and the ports of a few addresses
-/// end there.
+/// Most connections of one process. Room numbers have no more digits, and the source addresses have
+/// few more ports.
 const CLIENTS_MAX: usize = 1_000_000;
-/// A server lets a socket say 1,000 things a second; a sender is given half of that.
+/// A server accepts 1,000 commands per second from a socket. A sender uses half of that.
 const RATE_PER_SENDER_MAX: f64 = 500.0;
-/// The user that owns the rooms, and speaks where those who follow do not.
+/// The user who owns the rooms, and sends where the followers do not.
 const OWNER: &str = "owner";
 
 impl Rooms {
-    /// `run` tells the rooms of this run from those of others.
+    /// `run` makes the names differ from those of other runs.
     pub fn new(run: &str, count: usize) -> Self {
         let prefix = format!("bench-{run}-");
         let names = (0..count).map(|room| format!("{prefix}{room:0ROOM_DIGITS$}")).collect();
@@ -101,16 +102,16 @@ impl Rooms {
     }
 
     /// The room whose name `bytes` begins with.
-    pub fn place_of(&self, bytes: &[u8]) -> Option<u32> {
+    pub fn index_of(&self, bytes: &[u8]) -> Option<u32> {
         let digits = bytes.strip_prefix(self.prefix.as_bytes())?.get(..ROOM_DIGITS)?;
-        let place = digits.iter().try_fold(0, |place: u32, digit| {
-            digit.is_ascii_digit().then(|| place * 10 + u32::from(digit - b'0'))
+        let index = digits.iter().try_fold(0, |index: u32, digit| {
+            digit.is_ascii_digit().then(|| index * 10 + u32::from(digit - b'0'))
         })?;
-        ((place as usize) < self.names.len()).then_some(place)
+        ((index as usize) < self.names.len()).then_some(index)
     }
 }
 
-/// What a shape does unless told otherwise.
+/// What a shape does by default.
 struct Defaults {
     clients: usize,
     rooms: usize,
@@ -133,8 +134,8 @@ impl Defaults {
 }
 
 impl Plan {
-    /// `run` is a word that no other run has. Only with a dialect that numbers events
-    /// (`is_numbered`) can everything be measured.
+    /// `run` is a word that no other run has. Only a dialect that numbers events (`is_numbered`)
+    /// allows every shape.
     pub fn new(args: &Args, run: &str, is_numbered: bool) -> Result<Self, Wrong> {
         let defaults = Defaults::of(args.shape);
         let clients = args.clients.unwrap_or(defaults.clients);
@@ -144,7 +145,7 @@ impl Plan {
         check(args, clients, rooms, rate, in_flight)?;
         let is_simple = matches!(args.shape, Shape::Fanout | Shape::Idle);
         if !is_numbered && (!is_simple || args.follows.unwrap_or(1) > 1) {
-            let what = "others than verbatim can do fanout and idle, in one room";
+            let what = "other servers can only be measured with fanout and idle, in one room";
             return Err(wrong("dialect", what));
         }
         let targets = args.urls.iter().map(|url| Target::parse(url)).collect::<Result<_, _>>()?;
@@ -178,7 +179,7 @@ impl Plan {
         Ok(plan)
     }
 
-    /// Enough that none is limited by the server, and at least one on each node.
+    /// Enough that the server's rate limits none of them, and at least one per node.
     fn senders(&self) -> usize {
         let for_the_rate = (self.rate / RATE_PER_SENDER_MAX).ceil() as usize;
         for_the_rate.max(self.targets.len())
@@ -187,29 +188,30 @@ impl Plan {
     fn add_followers(&mut self, count: usize, args: &Args) {
         let rooms = self.rooms.len();
         let follows = args.follows.unwrap_or(1);
-        // Spread evenly, not the first ones: those would all be on one node or in one room.
+        // Spread evenly. The first ones would all be on one node or in one room.
         let slow_every = (args.slow > 0.0).then(|| (100.0 / args.slow).max(1.0) as usize);
-        for place in 0..count {
-            // Neighbours are in different rooms, and the clients of a room on different nodes.
-            let first = place * follows;
-            let target = (place % rooms + place / rooms) % self.targets.len();
+        for index in 0..count {
+            // Consecutive clients are in different rooms, and the clients of a room on different
+            // nodes.
+            let first = index * follows;
+            let target = (index % rooms + index / rooms) % self.targets.len();
             self.clients.push(Client {
-                user: format!("u{place}"),
+                user: format!("u{index}"),
                 target,
                 follows: (first..first + follows).map(|room| (room % rooms) as u32).collect(),
                 speaks: false,
-                is_slow: slow_every.is_some_and(|every| place % every == every - 1),
+                is_slow: slow_every.is_some_and(|every| index % every == every - 1),
             });
         }
     }
 
-    /// Connections that speak as the rooms' owner, and follow nothing. The first `skip` nodes get
-    /// none: they will be killed.
+    /// Connections that send as the rooms' owner, and follow nothing. The first `skip` nodes get
+    /// none, because they will be killed.
     fn add_senders(&mut self, count: usize, skip: usize) {
         let first = self.clients.len();
         let (targets, rooms) = (self.targets.len(), self.rooms.len());
-        for place in 0..count {
-            let target = if skip < targets { skip + place % (targets - skip) } else { 0 };
+        for index in 0..count {
+            let target = if skip < targets { skip + index % (targets - skip) } else { 0 };
             let user = OWNER.to_owned();
             self.clients.push(Client { user, target, speaks: true, ..Client::default() });
         }
@@ -220,25 +222,25 @@ impl Plan {
     }
 
     fn let_followers_speak(&mut self) {
-        for (place, client) in self.clients.iter_mut().enumerate() {
+        for (index, client) in self.clients.iter_mut().enumerate() {
             client.speaks = true;
             let room = client.follows[0];
-            self.speeches.push(Speech { client: place as u32, room });
+            self.speeches.push(Speech { client: index as u32, room });
         }
     }
 
-    /// Each a user of its own, member of one room, following none.
+    /// Each is a user of its own, a member of one room, and follows none.
     fn add_writers(&mut self, count: usize) {
-        for place in 0..count {
-            let target = place % self.targets.len();
-            let user = format!("u{place}");
+        for index in 0..count {
+            let target = index % self.targets.len();
+            let user = format!("u{index}");
             self.clients.push(Client { user, target, speaks: true, ..Client::default() });
-            let room = (place % self.rooms.len()) as u32;
-            self.speeches.push(Speech { client: place as u32, room });
+            let room = (index % self.rooms.len()) as u32;
+            self.speeches.push(Speech { client: index as u32, room });
         }
     }
 
-    /// How many follow each room.
+    /// How many clients follow each room.
     pub fn followers(&self) -> Vec<u64> {
         let mut followers = vec![0; self.rooms.len()];
         for &room in self.clients.iter().flat_map(|client| &client.follows) {
@@ -247,8 +249,8 @@ impl Plan {
         followers
     }
 
-    /// Who must be a member of which room: those who follow it and those who speak in it. The owner
-    /// is by having made it.
+    /// Who must be a member of which room: its followers, and those who send to it. The owner is
+    /// already a member.
     pub fn memberships(&self) -> Vec<(u32, &str)> {
         let mut members = Vec::new();
         for client in &self.clients {
@@ -290,14 +292,14 @@ fn check(
     ];
     for (argument, value, max) in counts {
         if value == 0 || value > max {
-            return Err(wrong(argument, format!("must be from 1 to {max}, and is {value}")));
+            return Err(wrong(argument, format!("must be from 1 to {max}, not {value}")));
         }
     }
     if !rate.is_finite() || !(0.0..=1e6).contains(&rate) {
-        return Err(wrong("rate", format!("must be from 0 to 1000000, and is {rate}")));
+        return Err(wrong("rate", format!("must be from 0 to 1000000, not {rate}")));
     }
     if rate == 0.0 && !matches!(args.shape, Shape::Write | Shape::Idle) {
-        return Err(wrong("rate", format!("{} needs one above 0", args.shape.name())));
+        return Err(wrong("rate", format!("must be above 0 for {}", args.shape.name())));
     }
     if !(stamp::LEN..=16 * 1024).contains(&args.size) {
         return Err(wrong("size", format!("must be from {} to 16384", stamp::LEN)));
@@ -309,7 +311,7 @@ fn check(
         return Err(wrong("duration", "must be above 0"));
     }
     if args.kill.is_some() && (args.shape != Shape::Storm || args.urls.len() < 2) {
-        return Err(wrong("kill", "is for storm, with a second --url to go to"));
+        return Err(wrong("kill", "only works with storm, and needs a second --url"));
     }
     Ok(())
 }
@@ -337,20 +339,20 @@ impl Target {
         Ok(Self { url: url.to_owned(), host: host.to_owned(), path: path.to_owned(), address })
     }
 
-    /// The address to connect from. One has some 28,000 ports to one server; on loopback there are
-    /// as many addresses as one likes, and the clients are spread over some.
-    pub fn source(&self, place: usize) -> Option<IpAddr> {
-        /// Enough for any number of files that a process may have.
+    /// The address to connect from. One address has some 28,000 ports to one server. Loopback has
+    /// many addresses, and the clients are spread over some of them.
+    pub fn source(&self, index: usize) -> Option<IpAddr> {
+        /// Enough for as many files as a process may open.
         const SOURCES: usize = 50;
         let IpAddr::V4(to) = self.address.ip() else { return None };
         let spread = cfg!(target_os = "linux") && to.is_loopback();
-        spread.then(|| IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2 + (place % SOURCES) as u8)))
+        spread.then(|| IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2 + (index % SOURCES) as u8)))
     }
 }
 
 #[cfg(test)]
 impl Plan {
-    /// Of what is typed behind `verbatim bench`, for a run named x.
+    /// The plan for what is typed after `verbatim bench`, for a run named x.
     pub fn typed(arguments: &str) -> Result<Self, String> {
         #[derive(clap::Parser)]
         struct Line {
@@ -421,17 +423,17 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_is_said_with_its_argument() {
+    fn an_impossible_plan_is_refused_with_the_argument_named() {
         let cases = [
             ("fanout --clients 0", "--clients: must be from 1"),
-            ("fanout --rate 0", "--rate: fanout needs one above 0"),
+            ("fanout --rate 0", "--rate: must be above 0 for fanout"),
             ("fanout --rate nan", "--rate: must be from 0"),
             ("fanout --size 19", "--size: must be from 20"),
             ("fanout --rooms 2 --follows 3", "--follows: must be from 1 to 2"),
             ("fanout --slow 51", "--slow: must be from 0 to 50"),
             ("fanout --duration 0s", "--duration: must be above 0"),
             ("fanout --url http://x", "--url: http://x: must begin with ws://"),
-            ("storm --kill 1", "--kill: is for storm, with a second --url"),
+            ("storm --kill 1", "--kill: only works with storm, and needs a second --url"),
             ("fan-out", "invalid value 'fan-out'"),
         ];
         for (arguments, wanted) in cases {
@@ -444,9 +446,9 @@ mod tests {
     fn a_room_is_known_by_its_name() {
         let rooms = Rooms::new("run", 12);
         assert_eq!(rooms.name(11), "bench-run-000011");
-        assert_eq!(rooms.place_of(br#"bench-run-000011","user"#), Some(11));
-        assert_eq!(rooms.place_of(br#"bench-run-000012""#), None, "not of this plan");
-        assert_eq!(rooms.place_of(br#"bench-other-000011""#), None);
-        assert_eq!(rooms.place_of(b"bench-run-0000"), None);
+        assert_eq!(rooms.index_of(br#"bench-run-000011","user"#), Some(11));
+        assert_eq!(rooms.index_of(br#"bench-run-000012""#), None, "not of this plan");
+        assert_eq!(rooms.index_of(br#"bench-other-000011""#), None);
+        assert_eq!(rooms.index_of(b"bench-run-0000"), None);
     }
 }

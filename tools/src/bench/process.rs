@@ -1,13 +1,12 @@
-//! What the server's processes have used so far: CPU time and memory, from /proc. It measures
-//! nothing but what the kernel counts, and only on Linux.
+//! The CPU time and memory that the server's processes have used so far, from /proc (Linux only).
 
 use std::fs;
 use std::io;
 
-/// The unit of times in /proc/PID/stat on every Linux: `USER_HZ`.
+/// The unit of times in /proc/PID/stat (`USER_HZ`), the same on every Linux.
 const TICKS_PER_SECOND: u64 = 100;
 
-/// Of all processes together.
+/// The sum over all processes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
     pub user_us: u64,
@@ -16,7 +15,7 @@ pub struct Usage {
 }
 
 impl Usage {
-    /// Fails if one of them is not there, with its number in the error.
+    /// Fails if a process does not exist; the error has its number.
     pub fn of(pids: &[u32]) -> io::Result<Self> {
         let mut all = Self::default();
         for pid in pids {
@@ -36,8 +35,8 @@ impl Usage {
 
 /// User and system time, in ticks.
 fn times(stat: &str) -> (u64, u64) {
-    // Behind the name, which may hold anything: the state is the first field, the times are 12th
-    // and 13th.
+    // The name may contain anything, so count from its end: the state is the first field, and the
+    // times are the 12th and 13th.
     let fields = stat.rsplit(')').next().unwrap_or_default();
     let mut times = fields.split_whitespace().skip(11).map(|field| field.parse().unwrap_or(0));
     (times.next().unwrap_or(0), times.next().unwrap_or(0))

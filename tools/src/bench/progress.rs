@@ -1,4 +1,4 @@
-//! One line on the terminal that says how far the run is. Nothing, if stderr is not a terminal.
+//! A progress line on the terminal. Nothing is shown if stderr is not a terminal.
 
 use std::io::{IsTerminal, Write, stderr};
 
@@ -19,7 +19,7 @@ impl Progress {
     pub fn show(&mut self, what: &str, share: f64, more: &str) {
         let line = line(what, share, more);
         if self.is_shown && line != self.last {
-            // A terminal that is gone needs no progress.
+            // An error: the terminal is gone.
             let _ = write!(stderr(), "\r\x1b[K{line}");
             self.last = line;
         }

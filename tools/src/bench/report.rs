@@ -1,5 +1,5 @@
-//! The result of a run: what was asked, what came of it, and whether all is whole. A value, a table
-//! for people and JSON for programs.
+//! The result of a run: what was requested, what was measured, and whether anything is missing. As
+//! a table for people, and as JSON for programs.
 
 use std::fmt::Write;
 
@@ -19,42 +19,42 @@ pub struct Report {
     pub rate: f64,
     pub size: usize,
     pub in_flight: usize,
-    /// How long it was measured.
+    /// How long the measurement took.
     pub seconds: f64,
-    /// Messages of the whole run, warm-up included.
+    /// Messages of the whole run, including the warm-up.
     pub sent: u64,
     /// `None`: the dialect has no acks.
     pub acked: Option<u64>,
     pub refused: u64,
     pub unanswered: u64,
     pub delivered: u64,
-    /// Of the delivered, those that came with a resume.
+    /// How many of the delivered messages came with a resume.
     pub replayed: u64,
-    /// What followers should have had and had not. It must be 0.
+    /// Events that followers should have received and did not. Must be 0.
     pub missing: u64,
     pub duplicates: u64,
-    /// Connections that ended though they should not have.
+    /// Connections that ended unexpectedly.
     pub lost: u64,
-    /// While it was measured.
+    /// During the measurement.
     pub deliveries_per_s: f64,
     pub acks_per_s: f64,
-    /// From the intended send to the follower.
+    /// From when a message was due until a follower had it.
     pub delivery: Percentiles,
-    /// Of those, to followers on the sender's node, and on the others.
+    /// The same, only for followers on the sender's node, and only for those on other nodes.
     pub near: Percentiles,
     pub far: Percentiles,
-    /// From the intended send to the ack.
+    /// From when a message was due to its ack.
     pub ack: Percentiles,
-    /// How late messages left the generator itself; part of the latencies above.
+    /// How late the generator sent messages; part of the latencies above.
     pub late: Percentiles,
-    /// From the loss of a connection until all that was missed was read.
+    /// From the loss of a connection until everything missed was read.
     pub returns: Percentiles,
     pub server: Option<Server>,
-    /// The first thing that went wrong, in words.
+    /// The first thing that went wrong.
     pub trouble: Option<String>,
 }
 
-/// What the server's processes used while it was measured.
+/// What the server's processes used during the measurement.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Server {
     pub cpu_percent: f64,
@@ -62,14 +62,14 @@ pub struct Server {
     pub user_us_per_delivery: Option<f64>,
     pub system_us_per_delivery: Option<f64>,
     pub cpu_us_per_command: Option<f64>,
-    /// CPU microseconds a second.
+    /// CPU microseconds per second.
     pub cpu_us_per_connection_s: f64,
     pub resident_kib: u64,
-    /// What the connections added to it.
+    /// The memory that each connection added.
     pub kib_per_connection: f64,
 }
 
-/// What was counted up to a moment.
+/// The counts at one moment.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Sample {
     pub nanos: u64,
@@ -78,9 +78,9 @@ pub struct Sample {
     pub usage: Usage,
 }
 
-/// What a run leaves behind for its report.
+/// What a report is made from.
 pub struct Measured {
-    /// Before the first connection, and when all were there.
+    /// Before the first connection, and when all were open.
     pub empty: Usage,
     pub full: Usage,
     pub from: Sample,
@@ -140,7 +140,7 @@ impl Report {
         }
     }
 
-    /// Every message is where it should be, once, and nothing broke on the way.
+    /// Every message arrived everywhere, once, and no connection was lost.
     pub fn is_whole(&self) -> bool {
         let wrong = self.missing + self.duplicates + self.refused + self.unanswered + self.lost;
         wrong == 0 && self.trouble.is_none()
@@ -359,10 +359,10 @@ mod tests {
             |run| run.lost = 1,
             |run| run.trouble = Some("x".to_owned()),
         ];
-        for (place, wrong) in wrongs.into_iter().enumerate() {
+        for (index, wrong) in wrongs.into_iter().enumerate() {
             let mut run = measured();
             wrong(&mut run);
-            assert!(!report(&run).is_whole(), "wrong {place}");
+            assert!(!report(&run).is_whole(), "wrong {index}");
         }
         let mut run = measured();
         (run.tally.holes, run.tally.short) = (2, 3);

@@ -1,4 +1,4 @@
-//! A run from its arguments to its report: what happens when.
+//! A run, from its arguments to its report, in the order in which things happen.
 
 use std::fs::File;
 use std::io::{BufWriter, Write, stdout};
@@ -33,7 +33,7 @@ pub enum BenchError {
     Setup(#[from] SetupError),
     #[error("cannot measure the server: {0}")]
     Process(std::io::Error),
-    #[error("only {live} of {wanted} connections came about{why}")]
+    #[error("only {live} of {wanted} connections could be made{why}")]
     NotConnected { live: u64, wanted: u64, why: String },
     #[error("only {back} of {wanted} clients came back{why}")]
     NotBack { back: u64, wanted: u64, why: String },
@@ -43,15 +43,15 @@ pub enum BenchError {
     Write { path: String, source: std::io::Error },
 }
 
-/// Between two looks at the board.
+/// The pause between two checks of the board.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
-/// Runs on a server of ours, and prints the report. Whether everything was whole.
+/// Measures a Verbatim server, and prints the report. Returns whether nothing was missing.
 pub fn run(args: &Args) -> Result<bool, BenchError> {
     run_in(args, Arc::new(Verbatim::default()))
 }
 
-/// The same on a server that speaks this dialect.
+/// Like `run`, for a server with this dialect.
 pub fn run_in(args: &Args, dialect: Arc<dyn Dialect>) -> Result<bool, BenchError> {
     let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let (name, has_acks) = (dialect.name(), dialect.is_numbered());
@@ -88,7 +88,8 @@ struct Hired {
 
 impl<'a> Run<'a> {
     fn new(args: &'a Args, plan: Plan, dialect: Arc<dyn Dialect>) -> Self {
-        // Every connection is a file. If it cannot be raised, connections fail and say so.
+        // Every connection is a file. If the limit cannot be raised, connections fail with an
+        // error.
         let _ = rlimit::increase_nofile_limit(plan.clients.len() as u64 + 64);
         let outlets = plan.clients.iter().map(|_| Arc::default()).collect();
         Self {
@@ -104,7 +105,7 @@ impl<'a> Run<'a> {
     }
 
     fn measure(&mut self) -> Result<Measured, BenchError> {
-        // Before anything: what a server keeps of its members is part of what a connection costs.
+        // First, because what a server keeps for a member is part of a connection's cost.
         let empty = self.usage()?;
         if self.dialect.is_numbered() {
             let progress = &mut self.progress;
@@ -136,15 +137,15 @@ impl<'a> Run<'a> {
         })
     }
 
-    /// Starts the crews; the clients are dealt out among them.
+    /// Starts the crews, and distributes the clients among them.
     fn assemble(&mut self) {
-        for place in 0..self.args.threads {
+        for index in 0..self.args.threads {
             let (sender, orders) = channel();
             let line = |client: usize| {
                 let target = self.plan.clients[client].target;
                 Line::new(client, target, self.outlets[client].clone())
             };
-            let clients = (place..self.plan.clients.len()).step_by(self.args.threads);
+            let clients = (index..self.plan.clients.len()).step_by(self.args.threads);
             let arrivals = self.args.arrivals.is_some().then(Vec::new);
             let crew = Crew {
                 plan: self.plan.clone(),
@@ -172,7 +173,7 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// A flow of messages, or of none, for as long as was asked.
+    /// Measures a steady flow of messages (or none) for the requested duration.
     fn flow(&mut self) -> Result<(Sample, Sample, Latencies), BenchError> {
         let pacer = (self.plan.rate > 0.0).then(|| self.pace(u64::MAX));
         match self.plan.shape {
@@ -191,8 +192,8 @@ impl<'a> Run<'a> {
         Ok((from, until, late))
     }
 
-    /// Everybody is cut off, something is said, everybody comes back at once. Or: one node is
-    /// killed, something is said, and its clients come back elsewhere.
+    /// All followers are cut off, messages are sent, and all come back at once. With `--kill`: a
+    /// node is killed, messages are sent, and its clients come back to other nodes.
     fn storm(&mut self) -> Result<(Sample, Sample, Latencies), BenchError> {
         let count = self.args.missed * self.plan.rooms.len() as u64;
         let wanted = self.plan.clients.len() as u64;
@@ -215,7 +216,7 @@ impl<'a> Run<'a> {
         Ok((from, self.await_return(wanted)?, late))
     }
 
-    /// Until everybody is live again and has everything.
+    /// Waits until all clients are live again and have everything.
     fn await_return(&mut self, wanted: u64) -> Result<Sample, BenchError> {
         let back = self.wait_for_live("returning", wanted);
         if back < wanted {
@@ -242,7 +243,7 @@ impl<'a> Run<'a> {
 
     fn order(&self, order: Order) {
         for crew in &self.crews {
-            // One that has ended is found when it is dismissed.
+            // An error: the crew has ended, which `dismiss` reports.
             let _ = crew.orders.send(order);
         }
     }
@@ -256,14 +257,14 @@ impl<'a> Run<'a> {
             let (acked, delivered) =
                 (self.board.acked.load(Relaxed), self.board.delivered.load(Relaxed));
             self.progress.show(what, share, &format!("{acked} acked, {delivered} delivered"));
-            // Seldom enough not to be measured along with the server.
+            // Rarely enough not to disturb the measurement.
             let pause = Duration::from_millis(200).min(Duration::from_nanos(until - now));
             thread::sleep(pause);
             now = self.board.now();
         }
     }
 
-    /// Until so many are live, or nothing has changed for as long as we are patient.
+    /// Waits until this many are live, or nothing has changed for `--patience`.
     fn wait_for_live(&mut self, what: &str, wanted: u64) -> u64 {
         let mut last = (0, self.board.now());
         loop {
@@ -281,7 +282,8 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Until everything that was said is answered and where it should be, or nothing moves.
+    /// Waits until every message is answered and delivered, or nothing has changed for
+    /// `--patience`.
     fn drain(&mut self) {
         self.drain_acks();
         let followers = self.plan.followers();
@@ -317,12 +319,12 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// A connection has ended that should not have: there is no use in going on.
+    /// A connection ended unexpectedly, so the run cannot succeed any more.
     fn is_lost(&self) -> bool {
         self.board.lost.load(Relaxed) > 0
     }
 
-    /// Ends the crews. What followers do not have now, they are missing.
+    /// Ends the crews. Events that followers do not have now count as missing.
     fn dismiss(&mut self) -> Result<Tally, BenchError> {
         self.board.end();
         self.order(Order::Stop);
@@ -340,7 +342,7 @@ impl<'a> Run<'a> {
         Ok(all)
     }
 
-    /// Of the server's processes, without the one that is to be killed.
+    /// The usage of the server's processes, without the one that `--kill` kills.
     fn usage(&self) -> Result<Usage, BenchError> {
         let pids = self.args.pids.iter().copied().filter(|pid| Some(*pid) != self.args.kill);
         Usage::of(&pids.collect::<Vec<_>>()).map_err(BenchError::Process)

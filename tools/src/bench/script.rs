@@ -1,5 +1,5 @@
-//! The messages to be sent, framed in advance: a speaker has one frame for each of its rooms, into
-//! which the time and the id are written.
+//! The messages to send, as frames made in advance. A sender has one frame for each of its rooms,
+//! into which the time and the id are written.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -29,7 +29,7 @@ impl Script {
         }
     }
 
-    /// Puts the message of that speech behind what is in `out`.
+    /// Appends the message of that speech to `out`.
     pub fn put(&self, out: &mut Vec<u8>, speech: usize, intended: u64) {
         let Template { frame, stamp_at, id_at } = &self.templates[speech];
         let start = out.len();
@@ -43,7 +43,7 @@ impl Script {
     }
 }
 
-/// A text of that many bytes, with room for a stamp at its beginning.
+/// A text of `size` bytes, with room for a stamp at its beginning.
 fn text(size: usize) -> String {
     const WORDS: &str = "it was the best of times, it was the worst of times, ";
     let filler = WORDS.chars().cycle().take(size.saturating_sub(stamp::LEN));

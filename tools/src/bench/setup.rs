@@ -1,8 +1,8 @@
-//! Makes the rooms and the memberships that a run needs, before anything is measured.
+//! Creates the rooms and memberships that a run needs, before anything is measured.
 //!
-//! Every client is a user of its own and a member before it follows. Else each join would be an
-//! event to all who are there already, and to bring a thousand clients into one room would take
-//! half a million deliveries.
+//! Every client is a user of its own, and a member before it follows. Otherwise each join would be
+//! an event for all who already follow, and a thousand clients joining one room would cause half a
+//! million deliveries.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -14,8 +14,8 @@ use serde_json::json;
 use super::plan::{Plan, Target};
 use super::wire;
 
-/// Commands on one connection before the next is used: within what a server lets a socket say in a
-/// burst, and with answers that fit into the kernel's buffers.
+/// Commands per connection. As many as a server accepts in a burst, and few enough that the answers
+/// fit into the kernel's buffers.
 const COMMANDS_PER_CONNECTION: usize = 250;
 const TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -25,11 +25,11 @@ pub enum SetupError {
     Connect { url: String, source: std::io::Error },
     #[error("{url} does not answer: {source}")]
     Read { url: String, source: std::io::Error },
-    #[error("{url} refused: {answer}")]
+    #[error("{url} refused to create the rooms and members: {answer}")]
     Refused { url: String, answer: String },
 }
 
-/// `done` is called with the share that is done.
+/// `done` is called with the share that is done, from 0 to 1.
 pub fn prepare(plan: &Plan, done: &mut dyn FnMut(f64)) -> Result<(), SetupError> {
     let command = |kind, user: &str, room| {
         json!({"type": kind, "user_id": user, "room": plan.rooms.name(room)}).to_string()
@@ -85,7 +85,7 @@ impl<'a> Conversation<'a> {
         Ok(conversation)
     }
 
-    /// Says all of that, and waits until all is answered.
+    /// Sends all commands, and waits until all are answered.
     fn say(mut self, commands: &[String]) -> Result<(), SetupError> {
         let frames: Vec<u8> = commands.iter().flat_map(|command| wire::text(command)).collect();
         self.write(&frames)?;

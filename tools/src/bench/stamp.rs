@@ -1,14 +1,14 @@
-//! What a message of the load generator carries in its text: when it was meant to leave, and from
-//! which node it came.
+//! The stamp in the text of a message: when the message was due, and to which node its sender is
+//! connected.
 //!
-//! Latency is counted from that time, not from when the bytes left: a server that holds the
-//! generator up must not get its own delay for free ("coordinated omission").
+//! Latency is counted from the time when a message was due, not from when its bytes were sent.
+//! Otherwise, a server that delays the generator would hide its own delay ("coordinated omission").
 
 use memchr::memmem::Finder;
 
-/// What a stamp begins with; no JSON escape, and no name of a room or user has it.
+/// The beginning of a stamp. No JSON escape and no name of a room or user contains it.
 const MARK: &[u8; 2] = b"@@";
-/// The mark, 16 digits of time, two of the node.
+/// The mark, 16 digits of time, and two digits of the node.
 pub const LEN: usize = 20;
 
 /// Written as `@@`, the nanoseconds in 16 hexadecimal digits, and the node in two.
@@ -16,7 +16,7 @@ pub const LEN: usize = 20;
 pub struct Stamp {
     /// Nanoseconds since the generator's start.
     pub nanos: u64,
-    /// The place in the list of URLs of the node that the sender is connected to.
+    /// The index, in the list of URLs, of the node that the sender is connected to.
     pub node: u8,
 }
 
@@ -35,7 +35,7 @@ impl Stamp {
     }
 }
 
-/// Finds stamps wherever they are in a frame, without knowing its form.
+/// Finds stamps anywhere in a frame, without parsing it.
 pub struct Stamps(Finder<'static>);
 
 impl Default for Stamps {

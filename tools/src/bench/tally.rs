@@ -1,9 +1,9 @@
-//! What one thread of a run saw: how many of everything, and how long it took.
+//! What one thread of a run has counted and measured.
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-/// Waits, in nanoseconds, to three digits.
+/// Durations in nanoseconds, with three significant digits.
 #[derive(Clone)]
 pub struct Latencies(Histogram<u64>);
 
@@ -32,27 +32,27 @@ pub struct Arrival {
 
 #[derive(Default)]
 pub struct Tally {
-    /// From the intended send to a follower on the sender's own node, and on another.
+    /// From when a message was due until a follower on the sender's node had it, or one on another.
     pub near: Latencies,
     pub far: Latencies,
-    /// From the intended send to its ack.
+    /// From when a message was due to its ack.
     pub acks: Latencies,
-    /// From the loss of a connection, or the word to come back, until everything missed was read.
+    /// From the loss of a connection, or from `Order::Return`, until everything missed was read.
     pub returns: Latencies,
-    /// Messages that were missed and came with a resume.
+    /// Messages that came with a resume.
     pub replayed: u64,
     pub duplicates: u64,
     /// Events that were skipped.
     pub holes: u64,
-    /// Events that followers did not have in the end.
+    /// Events that followers lacked at the end.
     pub short: u64,
-    /// Kept only if somebody wants them.
+    /// Kept only with `--arrivals`.
     pub arrivals: Option<Vec<Arrival>>,
 }
 
 impl Default for Latencies {
     fn default() -> Self {
-        /// An hour; what takes longer counts as that.
+        /// An hour; longer durations count as an hour.
         const NANOS_MAX: u64 = 3_600_000_000_000;
         let histogram = Histogram::new_with_bounds(1000, NANOS_MAX, 3);
         Self(histogram.expect("bounds and digits are constants that it accepts"))

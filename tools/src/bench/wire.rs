@@ -1,7 +1,8 @@
-//! WebSocket frames as a client writes and reads them, straight on bytes (RFC 6455, section 5).
+//! WebSocket frames as a client writes and reads them, directly on bytes (RFC 6455, section 5).
 //!
-//! It checks no more than a load generator needs: a server that breaks the framing shows as a frame
-//! that nobody understands. Servers send unmasked and, all that are measured here, unfragmented.
+//! It checks only what a load generator needs: if a server breaks the framing, the next frame
+//! cannot be understood. Frames of servers are not masked, and the measured servers do not
+//! fragment.
 
 /// What a frame is (RFC 6455, section 11.8).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,8 +17,8 @@ pub enum Opcode {
 
 /// The header of the longest frame a server sends: two bytes and a length of eight.
 const SERVER_HEADER_BYTES_MAX: usize = 10;
-/// A mask of zeros is a mask to the protocol, and the payload can be read and patched in place. Its
-/// purpose, confusing proxies that do not know WebSocket, has no place on a test bench.
+/// A mask of zeros is valid, and leaves the payload readable, so that it can be patched in place.
+/// Masks protect proxies that do not know WebSocket, of which there are none here.
 const MASK: [u8; 4] = [0; 4];
 
 /// One frame of a server, and how many bytes it takes.
@@ -44,7 +45,7 @@ pub fn split(bytes: &[u8]) -> Option<Received<'_>> {
     Some(Received { opcode: first & 0x0F, payload: bytes.get(header..len)?, len })
 }
 
-/// Puts one masked frame behind what is in `out`, and returns where its payload begins.
+/// Appends one masked frame to `out`, and returns where its payload begins.
 pub fn put(out: &mut Vec<u8>, opcode: Opcode, payload: &[u8]) -> usize {
     const FIN: u8 = 0x80;
     const MASKED: u8 = 0x80;
@@ -66,14 +67,14 @@ pub fn put(out: &mut Vec<u8>, opcode: Opcode, payload: &[u8]) -> usize {
     start
 }
 
-/// A text frame alone.
+/// A single text frame.
 pub fn text(payload: &str) -> Vec<u8> {
     let mut out = Vec::new();
     put(&mut out, Opcode::Text, payload.as_bytes());
     out
 }
 
-/// A frame as servers send it, written by a library that knows nothing of this one.
+/// A frame as servers send it, encoded by another library.
 #[cfg(test)]
 pub fn from_server(opcode: Opcode, payload: &[u8]) -> Vec<u8> {
     use tokio_tungstenite::tungstenite::protocol::frame::{Frame, FrameHeader};

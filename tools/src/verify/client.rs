@@ -1,8 +1,8 @@
-//! One client, whatever it does: its connection, the rooms it follows, and the record of all that
-//! it is shown.
+//! What talkers and followers share: a connection, the rooms that the client follows, and recording
+//! all that it receives.
 //!
-//! It decides nothing about when to say what; talkers and followers do. What every client of this
-//! server has to do is here: keep the highest seq of each room, find another node when one is gone.
+//! It does what every client of this server has to do: it keeps the highest seq of each room, and
+//! goes to another node when one does not answer. Talkers and followers decide what to send when.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,11 +18,11 @@ use verbatim_client::{Connection as Line, Target, Waits};
 use super::recorder::{Counters, Recorder};
 use super::{Ends, Phase};
 
-/// Between two attempts to connect, when no node was there to connect to.
+/// The pause after a failed attempt to connect.
 const KNOCK_PAUSE: Duration = Duration::from_millis(50);
 
-/// How long a client waits for a server. Shorter than a person would: what a fault does is to be
-/// seen, and not waited out.
+/// How long a client waits for a server. Shorter than people would wait, so that the effect of a
+/// fault is seen and not waited out.
 pub const WAITS: Waits = Waits {
     open: Duration::from_millis(1500),
     silence: Duration::from_millis(800),
@@ -31,7 +31,7 @@ pub const WAITS: Waits = Waits {
     receive_bytes: None,
 };
 
-/// The connection has ended, or the run.
+/// The connection or the run has ended.
 #[derive(Debug)]
 pub struct Gone;
 
@@ -45,60 +45,60 @@ impl From<verbatim_client::Gone> for Gone {
 pub struct Stage {
     pub recorder: Recorder,
     pub targets: Vec<Target>,
-    /// Those that talkers talk in and followers follow.
+    /// The rooms that talkers send to and followers follow.
     pub rooms: Vec<String>,
-    /// Those that talkers have made beside them.
+    /// Further rooms that talkers have created.
     pub made: Mutex<BTreeSet<String>>,
     pub phase: watch::Sender<Phase>,
-    /// Followers that follow all their rooms for good, and that have seen the ends of all.
+    /// How many followers follow all their rooms to the end, and how many have seen all ends.
     pub settled: watch::Sender<usize>,
     pub arrived: watch::Sender<usize>,
 }
 
 pub struct Client {
     pub stage: Arc<Stage>,
-    /// For the report, and what tells two clients of one user apart.
+    /// For the report. Clients of the same user have different names.
     pub name: String,
     pub user: String,
-    /// The target of its last connection, or of its first.
+    /// The index of the target of its last or next connection.
     pub home: usize,
     pub phase: watch::Receiver<Phase>,
     slow: bool,
-    /// What it follows or followed, by the room's name.
+    /// The rooms that it follows or followed, by name.
     rooms: HashMap<String, Place>,
-    /// Whether it had a connection before.
+    /// It had a connection before.
     has_connected: bool,
 }
 
-/// A connection that was greeted.
+/// A connection that has received its `hello`.
 pub struct Open {
     pub line: Line,
     pub id: Connection,
     pub node: Node,
 }
 
-/// Where a client is in one room.
+/// What a client knows of one room.
 struct Place {
     view: View,
-    /// The highest seq it has seen, or above which it asked for everything.
+    /// The highest seq it has seen, or the seq above which it requested all events.
     last: Option<u64>,
-    /// `join`s and `resume`s on their way, in the order of their answers: where each shall begin,
-    /// and when it was sent.
+    /// Unanswered `join`s and `resume`s, in the order of their answers: where each begins, and when
+    /// it was sent.
     asked: VecDeque<(Start, Nanos)>,
-    /// While it follows: as of which seq its user was known to be a member. Only a later `leave`
-    /// ends it.
+    /// While it follows: the seq at which its user was known to be a member. Only a later `leave`
+    /// ends the following.
     as_of: Option<u64>,
 }
 
-/// What a frame was to the client beside being recorded.
+/// What a recorded frame means for the client.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Heard {
     Nothing,
-    /// It follows the room now.
+    /// The client follows the room now.
     Joined(String),
-    /// Its own user left the room.
+    /// The client's user left the room.
     Left(String),
-    /// An answer to be matched with what was sent.
+    /// An answer, which the caller matches with what was sent.
     Answer,
 }
 
@@ -106,7 +106,7 @@ pub enum Heard {
 #[derive(Debug, PartialEq, Eq)]
 pub enum Answered {
     Acked(u64),
-    /// Not now: written or not, the same id may be sent again.
+    /// The server could not say whether it was committed. Send the same id again.
     Unavailable,
     Refused,
 }
@@ -125,7 +125,7 @@ impl Client {
         }
     }
 
-    /// Connects to the next node that is there, however long that takes. `Err`: the run is over.
+    /// Connects to the next node that answers, without a time limit. `Err`: the run is over.
     pub async fn connect(&mut self) -> Result<Open, Gone> {
         const NARROW_BYTES: u32 = 4096;
         if std::mem::replace(&mut self.has_connected, true) {
@@ -151,18 +151,18 @@ impl Client {
         }
     }
 
-    /// As if it had never been connected, but for what it has seen.
+    /// Makes it count as never connected. It keeps what it has seen.
     pub fn fresh(mut self) -> Self {
         self.has_connected = false;
         self
     }
 
-    /// The next connection is to another node.
+    /// Makes the next connection go to another node.
     pub fn move_on(&mut self) {
         self.home = (self.home + 1) % self.stage.targets.len();
     }
 
-    /// Its connection has ended, or is not listened to any more. It will come back.
+    /// Its connection has ended, or is not read any more. The client will reconnect.
     pub fn disconnected(&mut self) {
         for place in self.rooms.values_mut() {
             place.as_of = None;
@@ -170,7 +170,7 @@ impl Client {
         }
     }
 
-    /// As `disconnected`, and it will not follow again where it did.
+    /// Like `disconnected`, but the client will not follow its rooms again.
     pub fn unfollow(&mut self) {
         let now = self.stage.recorder.now();
         for place in self.rooms.values() {
@@ -179,10 +179,12 @@ impl Client {
         self.disconnected();
     }
 
-    /// The command to join a room, about to be sent: from where it was there, else as `entry` says.
+    /// Records and returns the command to join a room, from the client's position there, or else as
+    /// `entry` says.
     pub fn join(&mut self, open: &Open, room: &str, entry: Start, id: Option<&str>) -> String {
         let command = self.command(Kind::Join, room, id, None);
-        // One time for both: by it the checker knows which attempt a `joined` answers.
+        // The same time for both, because the checker uses it to find the attempt that a `joined`
+        // answers.
         let asked_at = self.sent(open, command);
         let user = self.user.clone();
         let place = self.place(room);
@@ -201,7 +203,7 @@ impl Client {
         frame::Command { r#type, user_id, room, since, last, id, ..Default::default() }.json()
     }
 
-    /// The command to follow again what it followed, where it has seen something; `None`: nowhere.
+    /// The command to follow again the rooms in which it has a position. `None`: there are none.
     pub fn resume(&mut self) -> Option<String> {
         let asked_at = self.stage.recorder.now();
         let mut positions = frame::Positions::new();
@@ -219,7 +221,7 @@ impl Client {
         Some(resume.json())
     }
 
-    /// A `join` of that room, or a `resume` as far as it goes for it, was answered with an error.
+    /// A `join` of that room, or its part of a `resume`, was answered with an error.
     pub fn not_joined(&mut self, room: &str) {
         if let Some(place) = self.rooms.get_mut(room) {
             place.asked.pop_front();
@@ -236,7 +238,7 @@ impl Client {
         })
     }
 
-    /// Whether it has been somewhere in that room.
+    /// Whether it has a position in that room.
     pub fn knows(&self, room: &str) -> bool {
         self.rooms.get(room).is_some_and(|place| place.last.is_some())
     }
@@ -245,8 +247,8 @@ impl Client {
         self.rooms.get(room).is_some_and(|place| place.as_of.is_some())
     }
 
-    /// Whether it has seen everything up to there, in the rooms that it follows. Who joined at the
-    /// end, and has seen nothing since, has.
+    /// Whether it has seen every event up to `ends` in the rooms that it follows. A client that
+    /// joined at the end, and has received nothing since, has.
     pub fn has_seen(&self, ends: &Ends) -> bool {
         let has_seen = |(room, place): (&String, &Place)| {
             place.as_of.is_none_or(|as_of| {
@@ -257,7 +259,7 @@ impl Client {
         self.rooms.iter().all(has_seen)
     }
 
-    /// Writes down what came, and says what it was.
+    /// Records a frame, and returns what it means.
     pub fn hear(&mut self, open: &Open, text: &str) -> Heard {
         let Ok(frame) = serde_json::from_str::<Frame<'_>>(text) else {
             self.stray(open, text);
@@ -280,7 +282,7 @@ impl Client {
             }
             "ack" | "error" | "history" => Heard::Answer,
             "hello" | "pong" | "resumed" | "goodbye" | "rooms" | "members" => Heard::Nothing,
-            // Signs of life: nothing is promised of them.
+            // Signals, about which nothing is promised.
             "who" | "presence" | "typing" | "read" => Heard::Nothing,
             _ => {
                 self.stray(open, text);
@@ -289,7 +291,7 @@ impl Client {
         }
     }
 
-    /// A frame that nothing accounts for.
+    /// Records a frame that should not have been sent.
     pub fn stray(&self, open: &Open, text: &str) {
         let now = self.stage.recorder.now();
         let mut history = self.stage.recorder.history();
@@ -297,7 +299,7 @@ impl Client {
         history.stray(open.id, now, frame);
     }
 
-    /// `None`: it is of a room that this connection does not follow.
+    /// `None`: this connection does not follow the event's room.
     fn on_event(&mut self, frame: &Frame<'_>, text: &str) -> Option<Heard> {
         let now = self.stage.recorder.now();
         let (room, seq) = (frame.room.as_deref()?, frame.seq?);
@@ -334,7 +336,7 @@ impl Client {
         Heard::Joined(room.clone().into_owned())
     }
 
-    /// Writes down the answer to a command, and says what it was.
+    /// Records the answer to a command, and returns what it means.
     pub fn answered(
         &self,
         open: &Open,
@@ -349,7 +351,7 @@ impl Client {
             let is_unavailable = matches!(code, "unavailable" | "rate_limited");
             Counters::add(if is_unavailable { &counters.unavailable } else { &counters.answered });
             if !matches!(code, "not_member" | "room_exists") && !is_unavailable {
-                // Nothing that these clients send may be refused for another reason.
+                // These clients send nothing that may be refused for another reason.
                 self.stray(open, text);
             }
             return if is_unavailable { Answered::Unavailable } else { Answered::Refused };
@@ -367,7 +369,8 @@ impl Client {
         Answered::Acked(seq)
     }
 
-    /// A `history` frame, that was asked for so. The highest seq in it, and whether there is more.
+    /// Records a `history` frame and the request for it. Returns the highest seq in it, and whether
+    /// there is more.
     pub fn page(
         &self,
         open: &Open,
@@ -385,20 +388,20 @@ impl Client {
         Ok((page.last.unwrap_or_default(), more))
     }
 
-    /// A room was made that is not one of the stage's.
+    /// A talker has created another room.
     pub fn made(&self, room: &str) {
         let mut made = self.stage.made.lock().unwrap_or_else(PoisonError::into_inner);
         made.insert(room.to_owned());
     }
 
-    /// Before a command is sent for the first time.
+    /// Records a command before it is sent for the first time.
     pub fn command(&self, kind: Kind, room: &str, id: Option<&str>, text: Option<&str>) -> Command {
         let mut history = self.stage.recorder.history();
         let (room, user) = (history.room(room), history.user(&self.user));
         history.command(&Wanted { kind, room, user, id, text })
     }
 
-    /// Just before it is sent; the time of that.
+    /// Records that the command is about to be sent. Returns the time.
     pub fn sent(&self, open: &Open, command: Command) -> Nanos {
         let now = self.stage.recorder.now();
         self.stage.recorder.history().sent(command, open.id, now);

@@ -1,7 +1,7 @@
-//! A client that reads: it follows rooms, goes away in the manner that its plan says, and comes
-//! back behind the last event it has seen.
+//! A client that reads. It follows rooms, disconnects in the way that its plan says, and comes back
+//! with the position of the last event it has seen.
 //!
-//! It says nothing but what it takes to follow, to leave and to come back.
+//! It sends only what it needs to follow, leave and come back.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -17,13 +17,13 @@ use super::Phase;
 use super::client::{Answered, Client, Gone, Heard, Open};
 use super::plan::{self, Entry, Habit, Vanish};
 
-/// Connections that nobody reads any more and that are not closed either, of one client.
+/// Most connections of one client that are neither read nor closed.
 const ATTIC_LEN_MAX: usize = 4;
-/// Before it asks again for a room that it could not follow.
+/// The pause before it asks again for a room that it could not follow.
 const AGAIN_PAUSE: Duration = Duration::from_millis(50);
-/// Between two things that it does to its connection, in milliseconds.
+/// The time between two disturbances of its connection, in milliseconds.
 const WHIM_MS: std::ops::Range<u64> = 300..3000;
-/// How long a slow one does not read, in milliseconds.
+/// How long a slow follower pauses reading, in milliseconds.
 const REST_MS: std::ops::Range<u64> = 200..2500;
 
 pub struct Follower {
@@ -32,18 +32,18 @@ pub struct Follower {
     entry: Start,
     rooms: Vec<String>,
     rng: StdRng,
-    /// What it vanished from without a word.
+    /// Connections that it abandoned silently.
     attic: VecDeque<Open>,
-    /// A `leave` that is not answered.
+    /// The unanswered `leave`.
     leaving: Option<(Command, String)>,
     left: u64,
-    /// When it does again what its habit is.
+    /// When it next acts out its habit.
     whim: Instant,
     has_settled: bool,
     has_arrived: bool,
 }
 
-/// Why it does not listen to a connection any more.
+/// Why it stops reading a connection.
 enum End {
     Gone,
     Vanish(Vanish),
@@ -91,7 +91,7 @@ impl Follower {
             self.plan_whim();
             let Err(end) = self.follow(&mut open).await;
             if let End::Over = end {
-                // What it follows to the end is not ended by it.
+                // It follows until the end, so nothing is recorded as unfollowed.
                 return;
             }
             self.client.disconnected();
@@ -129,13 +129,13 @@ impl Follower {
             tokio::select! {
                 text = open.line.next() => self.hear(open, &text?).await?,
                 () = sleep_until(self.whim), if has_whims => self.act(open).await?,
-                // It ends with the stage, which this client holds.
+                // Never an error: this client holds the sender (`Stage`).
                 _ = self.client.phase.changed() => {}
             }
         }
     }
 
-    /// The first time it joins; later it resumes where it has seen something.
+    /// Resumes the rooms in which it has a position, and joins the others.
     async fn enter(&mut self, open: &mut Open) -> Result<(), Gone> {
         let known: Vec<_> = self.rooms.iter().filter(|it| self.client.knows(it)).cloned().collect();
         let mut frames = Vec::from_iter(self.client.resume());
@@ -145,7 +145,7 @@ impl Follower {
         Ok(open.line.send(frames).await?)
     }
 
-    /// Tells the run how far it is.
+    /// Tells the run how far it has come.
     fn report(&mut self, phase: &Phase) {
         let stage = &self.client.stage;
         let follows_all = self.rooms.iter().all(|room| self.client.follows(room));
@@ -165,7 +165,7 @@ impl Follower {
 
     async fn hear(&mut self, open: &mut Open, text: &str) -> Result<(), Gone> {
         match self.client.hear(open, text) {
-            // It was its own wish, and the answer to it is still to come.
+            // It asked for this itself, and the answer is still to come.
             Heard::Left(room) => {
                 let join = self.client.join(open, &room, self.entry, None);
                 Ok(open.line.send([join]).await?)
@@ -186,13 +186,14 @@ impl Follower {
     ) -> Result<(), Gone> {
         let is_its = |(_, id): &mut (Command, String)| frame.id.as_deref() == Some(id);
         if let Some((command, _)) = self.leaving.take_if(is_its) {
-            // That it has left is said by the event. It does not insist.
+            // The event says that it has left. If the server could not carry it out, it does not
+            // try again.
             if self.client.answered(open, command, frame, text) == Answered::Unavailable {
                 self.client.abandoned(command);
             }
             return Ok(());
         }
-        // A `join` or a `resume` of a room that could not be.
+        // The refusal of a `join`, or of one room of a `resume`.
         let is_known = matches!(frame.code.as_deref(), Some("not_member" | "unavailable"));
         let Some(room) = frame.room.as_deref().filter(|_| is_known) else {
             self.client.stray(open, text);
@@ -204,7 +205,7 @@ impl Follower {
         Ok(open.line.send([join]).await?)
     }
 
-    /// Does what its habit is.
+    /// Acts out its habit.
     async fn act(&mut self, open: &mut Open) -> Result<(), End> {
         self.plan_whim();
         match self.habit {

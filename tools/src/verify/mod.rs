@@ -1,18 +1,18 @@
-//! Clients that put the promise of a cluster to the test, and the record of what they saw.
+//! Clients that test what a cluster promises, and the record of what they saw.
 //!
-//! It knows URLs, and nothing of nodes, processes or faults: whoever wants some, makes them while
-//! it runs. It judges nothing: `verbatim_checker` does. It shares nothing with the server but the
-//! description of the protocol.
+//! It knows only URLs. Nodes, processes and faults are outside: cause faults while it runs.
+//! `verbatim_checker` judges the record. Only the description of the protocol is shared with the
+//! server.
 //!
-//! Of `verbatim_client` it uses the connections and frames, and not the `Client` above them, which
-//! drops duplicates and mends holes: the checker must see them.
+//! It uses the connections and frames of `verbatim_client`, but not its `Client`, which drops
+//! duplicates and repairs holes: the checker must see them.
 //!
-//! - `plan`: what a seed decides; `text`: what is said
+//! - `plan`: what a seed decides; `text`: the texts of messages
 //! - `client`: what every client does
 //! - `talker`, with its `shadow`s, and `follower`
-//! - `recorder`: the history while it is made
-//! - `run`: from the first room to the last event
-//! - `report`: what came of it, for a person
+//! - `recorder`: the history while it is recorded
+//! - `run`: a run, from creating rooms to reading them back
+//! - `report`: the result, for people
 
 mod client;
 mod follower;
@@ -35,31 +35,31 @@ pub use verbatim_client::{BadUrl, Target};
 pub use self::report::thousands;
 pub use self::run::{NotReady, Run, Settings};
 
-/// The seq up to which everybody must have seen each room.
+/// The seq up to which every follower must have seen each room.
 pub type Ends = BTreeMap<String, u64>;
 
-/// What the clients are to do.
+/// What the clients do now.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Phase {
-    /// What they like.
+    /// What their plans say.
     Talk,
-    /// Nothing new: what is under way gets its answer, and who left comes back.
+    /// Nothing new. Commands get their answers, and users who left join again.
     Hush,
-    /// Waiting for what is missing.
+    /// They wait for missing events.
     End(Arc<Ends>),
-    /// Nothing any more.
+    /// Nothing: the run is over.
     Over,
 }
 
-/// Between two lines of progress.
+/// The time between two progress lines.
 const TELL_EVERY: Duration = Duration::from_secs(1);
 
-/// A run that is over and judged.
+/// A finished run, and the checker's verdict.
 pub struct Verified {
     pub history: History,
     pub report: Report,
     pub reconnects: u64,
-    /// What did not come to an end in its time.
+    /// What did not finish in time.
     pub troubles: Vec<&'static str>,
 }
 
@@ -69,27 +69,27 @@ impl Verified {
         self.report.is_clean() && self.troubles.is_empty()
     }
 
-    /// What it came to, as lines for a person.
+    /// The result as text for people.
     pub fn table(&self) -> String {
         report::table(self)
     }
 }
 
-/// Lets the clients talk for so long, reads everything back, and judges it. `tell` gets a line of
-/// progress now and then.
+/// Lets the clients talk for the time `planned`, reads everything back, and has it judged. `tell`
+/// gets progress lines.
 pub async fn run(
     settings: Settings,
     planned: Duration,
     tell: impl Fn(&str),
 ) -> Result<Verified, NotReady> {
-    tell("making rooms");
+    tell("creating rooms");
     let mut run = Run::begin(settings).await?;
     let begun = Instant::now();
     while begun.elapsed() < planned {
         tell(&report::progress(run.recorder(), begun.elapsed(), planned));
         tokio::time::sleep(TELL_EVERY.min(planned.saturating_sub(begun.elapsed()))).await;
     }
-    // Whoever disturbs it by hand does so while they talk.
+    // People who disturb the cluster by hand do so while the clients talk.
     run.healed();
     tell("waiting for the last answers");
     run.hush().await;
@@ -98,7 +98,7 @@ pub async fn run(
     let reconnects = run.recorder().counters.reconnects.load(Ordering::Relaxed);
     let troubles = std::mem::take(&mut run.troubles);
     let history = run.over().await;
-    tell("judging");
+    tell("checking");
     let report = check(&history);
     Ok(Verified { history, report, reconnects, troubles })
 }

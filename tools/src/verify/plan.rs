@@ -1,7 +1,7 @@
-//! What the clients of a run are and do: everything that a seed decides, and nothing else.
+//! What the clients of a run are and do: everything that a seed decides.
 //!
-//! It is pure. The same seed and shape give the same plan; when things happen, and in what order
-//! the nodes see them, is up to the run.
+//! It is pure: the same seed and shape give the same plan. When things happen, and in what order
+//! the nodes see them, differs from run to run.
 
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
@@ -12,23 +12,23 @@ use super::text;
 /// How large a run is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shape {
-    /// All clients together; a quarter of them talk.
+    /// The number of clients; a quarter of them are talkers.
     pub clients: usize,
     pub rooms: usize,
-    /// Messages per second, of all talkers together.
+    /// Messages per second of all talkers together.
     pub rate: u32,
-    /// Longest message, in bytes.
+    /// The longest message in bytes.
     pub message_bytes_max: usize,
 }
 
-/// Least of each that makes a run worth looking at: every manner of talking and of following.
+/// With fewer clients, some manners of talking or habits of following would be missing.
 pub const CLIENTS_MIN: usize = 24;
-/// Rooms that a follower follows at most: enough that one socket carries several, few enough that
-/// not everyone hears everything.
+/// Most rooms of a follower: enough that one socket follows several, and few enough that not every
+/// follower gets every event.
 const FOLLOWED_MAX: usize = 3;
-/// What a text without an id begins with, so that it is one of a kind: a user and a number.
+/// The most bytes of a user and a number, with which a text without an id begins to be unique.
 const TAG_BYTES_MAX: usize = 128;
-/// One of so many clients talks.
+/// One in this many clients is a talker.
 const CLIENTS_PER_TALKER: usize = 4;
 
 #[derive(Clone, Debug, PartialEq)]
@@ -42,12 +42,12 @@ pub struct Plan {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Talker {
     pub user: String,
-    /// Which URL it tries first.
+    /// The index of the URL that it tries first.
     pub home: usize,
     pub manner: Manner,
-    /// Mean time between two things to say.
+    /// The mean time between two commands.
     pub pace_ms: f64,
-    /// Of what it says.
+    /// Decides what it sends.
     pub seed: u64,
 }
 
@@ -56,15 +56,15 @@ pub struct Talker {
 pub enum Manner {
     /// One command at a time: the next is sent after the ack of the last.
     Patient,
-    /// Up to so many commands under way, several in one write.
+    /// Up to `window` unanswered commands, several in one write.
     Pipelined { window: usize },
-    /// As `Patient`, and after each ack asks another node for what it has written.
+    /// Like `Patient`, and after each ack it asks another node for what it has written.
     Reading,
-    /// Sends again on the same socket, with the same id, what was not acked so fast.
+    /// If a command is not acked in time, sends it again on the same socket, with the same id.
     Hasty { patience_ms: u64 },
-    /// Sends everything by two nodes at the same time, with the same id.
+    /// Sends everything through two nodes at the same time, with the same id.
     Twin,
-    /// Gives no ids and sends nothing twice.
+    /// Uses no ids, and sends nothing twice.
     Mumbling,
 }
 
@@ -73,11 +73,11 @@ pub enum Manner {
 pub struct Follower {
     pub user: String,
     pub home: usize,
-    /// Places in `Plan::rooms`.
+    /// Indexes in `Plan::rooms`.
     pub rooms: Vec<usize>,
     pub entry: Entry,
     pub habit: Habit,
-    /// Of what it does when.
+    /// Decides when it does what.
     pub seed: u64,
 }
 
@@ -88,21 +88,21 @@ pub enum Entry {
     Beginning,
     /// `last: n`
     Last(u64),
-    /// Neither: from its own `join` on.
+    /// Neither: only events from its own `join` on.
     Now,
 }
 
-/// What a follower does to its connection, again and again.
+/// What a follower does repeatedly to its connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Habit {
     Steady,
     /// Does not read for a while.
     Slow,
-    /// Goes without a word, and comes back at another node.
+    /// Disconnects without closing, and comes back at another node.
     Vanishing(Vanish),
-    /// Closes as one should, and comes back at another node.
+    /// Closes properly, and comes back at another node.
     Roaming,
-    /// Leaves rooms and joins them again, from where it was.
+    /// Leaves rooms, and joins them again from its position.
     Leaving,
 }
 
@@ -110,18 +110,18 @@ pub enum Habit {
 pub enum Vanish {
     /// The connection is reset.
     Rst,
-    /// It is ended, without the close handshake.
+    /// The connection is ended, without the close handshake.
     Fin,
-    /// It stays, and nobody is there any more.
+    /// The connection stays open, but is not read any more.
     Silent,
 }
 
-/// Something to say.
+/// A command that a talker sends.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Word {
-    /// Before it is said.
+    /// The pause before it.
     pub pause_ms: u64,
-    /// A place in `Plan::rooms`.
+    /// An index in `Plan::rooms`.
     pub room: usize,
     pub what: What,
 }
@@ -131,33 +131,33 @@ pub enum What {
     Message(String),
     /// Leaves the room and joins it again.
     Return,
-    /// Creates a room that others want to create, too.
+    /// Creates a room that other talkers create, too.
     Create(u64),
 }
 
 impl Plan {
-    /// `run` makes the names of rooms and users those of one run, where others went before.
+    /// `run` makes the names of rooms and users differ from those of other runs.
     pub fn new(seed: u64, shape: &Shape, run: &str) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
         let clients = shape.clients.max(CLIENTS_MIN);
         let rooms: Vec<_> = (1..=shape.rooms.max(1)).map(|n| format!("{run}-{n}")).collect();
         let talkers_len = clients / CLIENTS_PER_TALKER;
         let pace_ms = 1000.0 * talkers_len as f64 / f64::from(shape.rate.max(1));
-        let talker = |place: usize| Talker {
-            user: format!("{run}-talker-{}", place + 1),
+        let talker = |index: usize| Talker {
+            user: format!("{run}-talker-{}", index + 1),
             home: rng.random_range(0..usize::from(u8::MAX)),
-            manner: manner(place, &mut rng),
+            manner: manner(index, &mut rng),
             pace_ms,
             seed: rng.random(),
         };
         let talkers = (0..talkers_len).map(talker).collect();
-        let follower = |place: usize| Follower {
-            user: format!("{run}-follower-{}", place + 1),
-            // One after the other, so that every node has as many.
-            home: place,
-            rooms: some_rooms(place, rooms.len(), &mut rng),
+        let follower = |index: usize| Follower {
+            user: format!("{run}-follower-{}", index + 1),
+            // In turn, so that every node has equally many.
+            home: index,
+            rooms: some_rooms(index, rooms.len(), &mut rng),
             entry: entry(&mut rng),
-            habit: habit(place),
+            habit: habit(index),
             seed: rng.random(),
         };
         let followers = (0..clients - talkers_len).map(follower).collect();
@@ -165,9 +165,9 @@ impl Plan {
     }
 }
 
-/// The first six talkers are one of each manner, and so on.
-fn manner(place: usize, rng: &mut StdRng) -> Manner {
-    match place % 6 {
+/// Each six talkers in a row have one of each manner.
+fn manner(index: usize, rng: &mut StdRng) -> Manner {
+    match index % 6 {
         0 => Manner::Pipelined { window: rng.random_range(4..64) },
         1 => Manner::Patient,
         2 => Manner::Twin,
@@ -177,8 +177,8 @@ fn manner(place: usize, rng: &mut StdRng) -> Manner {
     }
 }
 
-fn habit(place: usize) -> Habit {
-    match place % 9 {
+fn habit(index: usize) -> Habit {
+    match index % 9 {
         0 | 4 | 7 => Habit::Steady,
         1 => Habit::Slow,
         2 => Habit::Vanishing(Vanish::Rst),
@@ -197,16 +197,16 @@ fn entry(rng: &mut StdRng) -> Entry {
     }
 }
 
-/// One of them is given by the follower's place, so that every room has followers.
-fn some_rooms(place: usize, rooms_len: usize, rng: &mut StdRng) -> Vec<usize> {
-    let mut rooms = vec![place % rooms_len];
+/// The follower's index decides the first, so that every room has followers.
+fn some_rooms(index: usize, rooms_len: usize, rng: &mut StdRng) -> Vec<usize> {
+    let mut rooms = vec![index % rooms_len];
     let others: Vec<_> = (0..rooms_len).filter(|room| *room != rooms[0]).collect();
     let more = rng.random_range(0..FOLLOWED_MAX);
     rooms.extend(others.choose_multiple(rng, more));
     rooms
 }
 
-/// What one talker says, without end.
+/// The endless commands of one talker.
 pub struct Words {
     rng: StdRng,
     pace_ms: f64,
@@ -235,7 +235,7 @@ impl Iterator for Words {
     fn next(&mut self) -> Option<Word> {
         let rng = &mut self.rng;
         self.said += 1;
-        // Exponential, so that there are bursts and silences.
+        // Exponentially distributed, so that there are bursts and silences.
         let pause = -rng.random::<f64>().max(f64::MIN_POSITIVE).ln() * self.pace_ms;
         let room = rng.random_range(0..self.rooms_len);
         let what = match rng.random_range(0..200) {
@@ -266,7 +266,7 @@ mod tests {
         )
     }
 
-    /// Of a few talkers: texts take long to make.
+    /// The words of a few talkers only, because making texts takes long.
     fn words(plan: &Plan, shape: &Shape) -> Vec<Vec<Word>> {
         plan.talkers.iter().take(4).map(|it| Words::new(it, shape).take(50).collect()).collect()
     }

@@ -1,6 +1,6 @@
-//! The history of a run while it is being made: one for all clients, and the clock they share.
+//! The history of a run while it is recorded: one history and one clock for all clients.
 //!
-//! It judges nothing; the checker does, in the end.
+//! The checker judges it at the end.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -10,12 +10,12 @@ use verbatim_checker::{History, Limits, Nanos};
 
 pub struct Recorder {
     started: Instant,
-    /// Held for a look-up and a push at a time, never across an await.
+    /// Locked only for a look-up and a push, never across an `.await`.
     history: Mutex<History>,
     pub counters: Counters,
 }
 
-/// What the line of progress tells.
+/// The counts in the progress line.
 #[derive(Default)]
 pub struct Counters {
     /// Acks and refusals, but not `unavailable`.
@@ -23,7 +23,7 @@ pub struct Counters {
     pub acked: AtomicU64,
     pub unavailable: AtomicU64,
     pub deliveries: AtomicU64,
-    /// Connections beyond the first of each client, without those that it ended itself.
+    /// Connections after the first of each client.
     pub reconnects: AtomicU64,
 }
 
@@ -34,11 +34,11 @@ impl Recorder {
     }
 
     pub fn now(&self) -> Nanos {
-        // 584 years.
+        // Enough for 584 years.
         u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(Nanos::MAX)
     }
 
-    /// Whoever panicked while writing has written what it had to say.
+    /// A panic while it is locked leaves the history usable, so poisoning is ignored.
     pub fn history(&self) -> MutexGuard<'_, History> {
         self.history.lock().unwrap_or_else(PoisonError::into_inner)
     }

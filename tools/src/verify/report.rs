@@ -1,6 +1,4 @@
-//! What a run comes to, as text for a person.
-//!
-//! It judges nothing and prints nothing.
+//! The result of a run, as text for people.
 
 use std::fmt::Write;
 use std::sync::atomic::Ordering;
@@ -9,10 +7,10 @@ use std::time::Duration;
 use super::Verified;
 use super::recorder::Recorder;
 
-/// Violations that are shown with what is around them. The first says most.
+/// Violations that are shown with the events around them. The first are the most useful.
 const SHOWN_MAX: usize = 5;
 
-/// One line, for as long as it runs.
+/// The progress line of a running test.
 pub fn progress(recorder: &Recorder, elapsed: Duration, planned: Duration) -> String {
     let counters = &recorder.counters;
     let count = |counter: &std::sync::atomic::AtomicU64| thousands(counter.load(Ordering::Relaxed));
@@ -27,7 +25,7 @@ pub fn progress(recorder: &Recorder, elapsed: Duration, planned: Duration) -> St
     )
 }
 
-/// The table at the end, and what is broken.
+/// The table at the end, and the violations.
 pub fn table(verified: &Verified) -> String {
     let Verified { history, report, reconnects, troubles } = verified;
     let counts = &report.counts;
@@ -37,7 +35,7 @@ pub fn table(verified: &Verified) -> String {
         ("connections", thousands(counts.connections as u64)),
         ("commands sent", thousands(counts.commands as u64)),
         ("  of which acked", thousands(counts.acked as u64)),
-        ("  of which nobody knows", thousands(counts.indeterminate as u64)),
+        ("  of which unknown", thousands(counts.indeterminate as u64)),
         ("events in the log", thousands(counts.events as u64)),
         ("deliveries checked", thousands(counts.deliveries as u64)),
         ("pages of history checked", thousands(counts.pages as u64)),
@@ -47,7 +45,7 @@ pub fn table(verified: &Verified) -> String {
     ];
     let mut text = String::new();
     for (name, value) in rows {
-        // A string takes everything.
+        // Writing to a `String` does not fail.
         let _ = writeln!(text, "  {name:<32} {value:>12}");
     }
     for (rule, count) in &report.totals {
@@ -66,8 +64,8 @@ pub fn table(verified: &Verified) -> String {
 pub fn thousands(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
-    for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place).is_multiple_of(3) {
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);

@@ -1,6 +1,6 @@
-//! One run of the workload: rooms, clients, and in the end everything read back.
+//! One run: it creates rooms, starts the clients, and reads everything back at the end.
 //!
-//! It judges nothing and breaks nothing. Everything it does goes by way of the URLs.
+//! It judges nothing and breaks nothing. It does everything through the URLs.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -20,24 +20,24 @@ use super::shadow::{Paged, page};
 use super::talker::Talker;
 use super::{Ends, Phase};
 
-/// For making the rooms and becoming members of them, before anything is disturbed.
+/// For creating and joining the rooms, before anything is disturbed.
 const BEGIN_TIMEOUT: Duration = Duration::from_secs(30);
-/// For every command to be answered and everybody to be back, once nothing is disturbed any more.
-/// Longer than the promise, which the checker judges: here it only bounds a run that failed.
+/// For every command to be answered and every follower to be back, once nothing is disturbed any
+/// more. Longer than what is promised, which the checker judges. This only bounds a failed run.
 const HUSH_TIMEOUT: Duration = Duration::from_secs(30);
-/// The same for the last event to be with everybody.
+/// The same, for every follower to have the last event.
 const END_TIMEOUT: Duration = Duration::from_secs(15);
 /// For reading everything back through one node.
 const READ_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Before the log is asked again when it could not answer.
+/// The pause before a page is requested again that was `unavailable`.
 const AGAIN_PAUSE: Duration = Duration::from_millis(100);
 
 pub struct Settings {
     pub targets: Vec<Target>,
     pub seed: u64,
     pub shape: Shape,
-    /// In the names of rooms and users: no other run on this cluster may have the same.
+    /// A part of the names of rooms and users. No other run on this cluster may have the same.
     pub name: String,
     pub limits: Limits,
 }
@@ -45,9 +45,11 @@ pub struct Settings {
 /// The run could not begin.
 #[derive(Debug, thiserror::Error)]
 pub enum NotReady {
-    #[error("nothing that speaks the protocol answers at {0}")]
+    #[error("no Verbatim server answers at {0}")]
     NoAnswer(String),
-    #[error("what was made at another URL is not at {0}: these are not nodes of one cluster")]
+    #[error(
+        "{0} does not know rooms that were created at another URL: these nodes are not one cluster"
+    )]
     NotOneCluster(String),
     #[error("{0} within {seconds} s", seconds = BEGIN_TIMEOUT.as_secs())]
     TooSlow(&'static str),
@@ -55,17 +57,17 @@ pub enum NotReady {
 
 pub struct Run {
     stage: Arc<Stage>,
-    /// Who makes the rooms, and reads them in the end.
+    /// The client that creates the rooms, and reads them back at the end.
     keeper: Client,
     talkers: JoinSet<()>,
     followers: JoinSet<()>,
     followers_len: usize,
-    /// What did not come to an end in its time: whatever else is found, this is a failure.
+    /// What did not finish in time. Each is a failure, whatever else is found.
     pub troubles: Vec<&'static str>,
 }
 
 impl Run {
-    /// Makes the rooms and lets the clients go.
+    /// Creates the rooms and starts the clients.
     pub async fn begin(settings: Settings) -> Result<Self, NotReady> {
         let plan = Plan::new(settings.seed, &settings.shape, &settings.name);
         let stage = Arc::new(Stage {
@@ -91,7 +93,7 @@ impl Run {
             line.map_err(|_| NotReady::NoAnswer(target.url().to_owned()))?.close().await;
         }
         let made = timeout(BEGIN_TIMEOUT, run.make_rooms()).await;
-        made.map_err(|_| NotReady::TooSlow("the rooms could not be made"))?;
+        made.map_err(|_| NotReady::TooSlow("the rooms could not be created"))?;
         for target in 0..run.stage.targets.len() {
             let knows = timeout(BEGIN_TIMEOUT, run.knows_rooms(target)).await;
             if !knows.map_err(|_| NotReady::TooSlow("the rooms could not be read"))? {
@@ -137,7 +139,7 @@ impl Run {
         }
     }
 
-    /// Whether the rooms that were just made are known there.
+    /// Whether that target knows the rooms that were just created.
     async fn knows_rooms(&mut self, target: usize) -> bool {
         self.keeper.home = target;
         while let Ok(mut open) = self.keeper.connect().await {
@@ -154,7 +156,7 @@ impl Run {
         false
     }
 
-    /// Each talker is a member of every room before it says the first word.
+    /// Makes each talker a member of every room before it sends anything.
     async fn enlist(&self, plan: &Plan) -> Vec<Client> {
         let mut tasks = JoinSet::new();
         for (number, talker) in plan.talkers.iter().enumerate() {
@@ -178,21 +180,21 @@ impl Run {
         clients.into_iter().map(|(_, client)| client).collect()
     }
 
-    /// From here on nothing disturbs, and nobody may be late.
+    /// Records that nothing is disturbed from now on, so nothing may be late.
     pub fn healed(&self) {
         let now = self.recorder().now();
         self.recorder().history().healed(now);
     }
 
-    /// Ends the talking. Returns when every command has its answer and every follower is back, or
-    /// when that takes far too long.
+    /// Ends the talking. Returns when every command is answered and every follower is back, or when
+    /// that takes far too long.
     pub async fn hush(&mut self) {
         self.stage.phase.send_replace(Phase::Hush);
         let mut settled = self.stage.settled.subscribe();
         let followers_len = self.followers_len;
         let all = async {
             while self.talkers.join_next().await.is_some() {}
-            // It ends with the stage, which is ours.
+            // Never an error: the run holds the sender.
             let _ = settled.wait_for(|settled| *settled >= followers_len).await;
         };
         if timeout(HUSH_TIMEOUT, all).await.is_err() {
@@ -200,7 +202,7 @@ impl Run {
         }
     }
 
-    /// After `hush`: waits until everybody has seen everything, and reads it back.
+    /// Call it after `hush`. Waits until every follower has seen everything, and reads it back.
     pub async fn end(&mut self) {
         match timeout(READ_TIMEOUT, self.ends()).await {
             Ok(ends) => {
@@ -209,10 +211,10 @@ impl Run {
                 let followers_len = self.followers_len;
                 let all = arrived.wait_for(|arrived| *arrived >= followers_len);
                 if timeout(END_TIMEOUT, all).await.is_err() {
-                    self.trouble("followers have not seen the end");
+                    self.trouble("followers did not get all events");
                 }
             }
-            Err(_) => self.trouble("nobody could say how far the rooms go"),
+            Err(_) => self.trouble("no node could say which seq each room has reached"),
         }
         for target in 0..self.stage.targets.len() {
             if timeout(READ_TIMEOUT, self.read_back(target)).await.is_err() {
@@ -221,7 +223,7 @@ impl Run {
         }
     }
 
-    /// After `end`: what was recorded.
+    /// Call it after `end`. Returns what was recorded.
     pub async fn over(self) -> History {
         let now = self.recorder().now();
         self.recorder().history().ended(now);
@@ -245,7 +247,7 @@ impl Run {
         self.troubles.push(what);
     }
 
-    /// How far the rooms go by now.
+    /// The last seq of each room now.
     async fn ends(&mut self) -> Ends {
         let mut ends = Ends::new();
         let rooms = self.stage.rooms.clone();
@@ -265,7 +267,7 @@ impl Run {
         ends
     }
 
-    /// All rooms, from the first event to the last, through one node.
+    /// Reads all rooms, from the first event to the last, through one node.
     async fn read_back(&mut self, target: usize) {
         let made = self.stage.made.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let mut rooms: Vec<String> = self.stage.rooms.iter().cloned().chain(made).collect();
@@ -280,7 +282,7 @@ impl Run {
         }
     }
 
-    /// Those that are read are taken off the list.
+    /// Reads the rooms, and removes each one from the list when it is read.
     async fn read_rooms(&mut self, open: &mut Open, rooms: &mut Vec<String>) -> Result<(), Gone> {
         while let Some(room) = rooms.last().cloned() {
             if !self.stage.rooms.contains(&room) {
@@ -291,7 +293,7 @@ impl Run {
                 match page(&self.keeper, open, &room, Asked::After(after)).await? {
                     Paged::Page { last, more: true } => after = last,
                     Paged::Page { more: false, .. } => break,
-                    // The log is away for a moment.
+                    // The log cannot be reached for a moment.
                     _ => tokio::time::sleep(AGAIN_PAUSE).await,
                 }
             }
@@ -301,7 +303,8 @@ impl Run {
     }
 }
 
-/// Makes a room, whatever it takes. It may be there already, by an answer that was lost.
+/// Creates a room, and retries while the server cannot. The room may already exist, if an answer
+/// was lost.
 async fn create(keeper: &Client, open: &mut Open, room: &str) -> Result<(), Gone> {
     let command = keeper.command(Kind::Create, room, Some("create"), None);
     let (user_id, room, id) = (&*keeper.user, Some(room), Some("create"));
@@ -317,7 +320,7 @@ async fn create(keeper: &Client, open: &mut Open, room: &str) -> Result<(), Gone
     }
 }
 
-/// Joins those rooms, from now on, and hears everything until that is answered.
+/// Joins those rooms, for new events only, and reads everything until the joins are answered.
 async fn join_all(client: &mut Client, open: &mut Open, rooms: &[String]) -> Result<(), Gone> {
     for room in rooms {
         let join = client.join(open, room, Start::Last(0), None);

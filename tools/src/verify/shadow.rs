@@ -1,7 +1,7 @@
-//! The second connections of a talker: its twin, which sends the same at the same time to another
-//! node, and its reader, which asks another node for what was just written.
+//! The second connections of a talker: its twin, which sends the same commands to another node at
+//! the same time, and its reader, which asks another node for what was just written.
 //!
-//! Neither follows a room, and neither sees to it that anything is answered: the talker does.
+//! Neither follows a room. Neither makes sure that commands are answered; the talker does.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -14,9 +14,9 @@ use verbatim_client::frame;
 use super::client::{Client, Gone, Heard, Open};
 use super::talker::{Job, take_answered};
 
-/// The longest that a reader waits for a connection or an answer; then this reading is not done.
+/// The longest that a reader waits for a connection and an answer. Then it skips this reading.
 const READ_TIMEOUT: Duration = Duration::from_secs(2);
-/// Commands that wait for the twin. When it is full they are not sent by the twin.
+/// Commands that wait for the twin. When the queue is full, the twin does not send more.
 const QUEUE_LEN: usize = 64;
 
 /// Starts a twin, which ends when the sender is dropped.
@@ -29,8 +29,8 @@ pub fn twin(client: Client) -> mpsc::Sender<Job> {
 struct Twin {
     client: Client,
     waiting: mpsc::Receiver<Job>,
-    /// Sent and not answered. Bounded by the talker, which has one command under way at a time, and
-    /// by the line, which breaks if nothing is answered.
+    /// Unanswered commands. Bounded by the talker, which has one unanswered command at a time, and
+    /// by the connection, which breaks if nothing is answered.
     pending: VecDeque<Job>,
 }
 
@@ -40,7 +40,7 @@ impl Twin {
             if self.echo(&mut open).await.is_ok() {
                 return open.line.close().await;
             }
-            // The talker sends them again where that must be.
+            // The talker sends them again where necessary.
             self.pending.clear();
             self.client.move_on();
         }
@@ -72,7 +72,7 @@ impl Twin {
     }
 }
 
-/// Asks for what was written by another node.
+/// Asks another node for what was written.
 pub struct Reader {
     client: Client,
     open: Option<Open>,
@@ -84,7 +84,7 @@ impl Reader {
         Self { client, open: None, asked: 0 }
     }
 
-    /// What was acked at `seq` is asked for, each time in another of the ways to ask.
+    /// Asks for the event that was acked at `seq`, in each of three ways in turn.
     pub async fn read(&mut self, room: &str, seq: u64) {
         self.asked += 1;
         let asked = match self.asked % 3 {
@@ -106,7 +106,7 @@ impl Reader {
     }
 }
 
-/// What came of asking for a page.
+/// The answer to a request for a page.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Paged {
     Page {
@@ -114,9 +114,9 @@ pub enum Paged {
         last: u64,
         more: bool,
     },
-    /// The log could not be asked now.
+    /// The log could not be read.
     Unavailable,
-    /// The room is not there, or not for this user.
+    /// The room does not exist, or this user may not read it.
     Refused,
 }
 

@@ -1,7 +1,7 @@
-//! A client that talks, in the manner that its plan says, until every command has its answer.
+//! A client that sends, in the manner that its plan says, until every command is answered.
 //!
-//! Whatever was not answered it sends again, with the same id: on the same socket, on the next one
-//! or to two nodes at once. What it must not do is to send again what has no id.
+//! It sends unanswered commands again, with the same id: on the same socket, on the next one, or to
+//! two nodes at once. It must not resend commands that have no id.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -18,15 +18,16 @@ use super::client::{Answered, Client, Gone, Heard, Open};
 use super::plan::{self, Manner, What, Words};
 use super::shadow::{self, Reader};
 
-/// Of the connections that break under commands, one in so many is not made again for them: the
-/// sender went away and will never know.
+/// When a connection breaks, one in this many unanswered commands is not sent again, as if the
+/// sender had gone away and would never know.
 const FORGETFUL: u32 = 12;
-/// After an outage the talker does not say all at once what it would have said meanwhile.
+/// The most of an outage that the talker makes up for. Otherwise it would send at once everything
+/// that was due meanwhile.
 const BACKLOG: Duration = Duration::from_millis(500);
-/// Before what was answered `unavailable` is sent again.
+/// The pause before a command that was answered `unavailable` is sent again.
 const AGAIN_PAUSE: Duration = Duration::from_millis(100);
 
-/// A command, before and after it was sent.
+/// A command, from before it is sent until it is answered.
 #[derive(Clone)]
 pub struct Job {
     kind: Kind,
@@ -34,7 +35,7 @@ pub struct Job {
     id: Option<String>,
     pub json: String,
     pub command: Command,
-    /// Not before, after `unavailable`.
+    /// The earliest time to send it, after `unavailable`.
     not_before: Instant,
 }
 
@@ -44,19 +45,19 @@ pub struct Talker {
     words: Words,
     rooms: Vec<String>,
     rng: StdRng,
-    /// When the next thing is said.
+    /// When the next command is due.
     due: Instant,
     said: u64,
-    /// To be sent, in this order. Bounded: nothing is added while the window is full.
+    /// Commands to send, in this order. Bounded: nothing is added while the window is full.
     queue: VecDeque<Job>,
-    /// Sent and not answered, in the order of their answers.
+    /// Unanswered commands, in the order of their answers.
     pending: VecDeque<Job>,
-    /// When the hasty lose patience with it; `None`: they have sent it again already.
+    /// When a hasty talker sends the oldest one again; `None`: it already has.
     impatient_at: Option<Instant>,
     twin: Option<mpsc::Sender<Job>>,
-    /// Rooms to be joined again once the event of having left is here.
+    /// Rooms to join again once the event of the `leave` has arrived.
     returning: Vec<String>,
-    /// Another connection, to ask what was written.
+    /// Another connection, which asks for what was written.
     reader: Option<Reader>,
 }
 
@@ -84,7 +85,7 @@ impl Talker {
         }
     }
 
-    /// Talks until it is told to stop, and then until everything is answered.
+    /// Sends until it is told to stop, and then waits until everything is answered.
     pub async fn run(mut self) {
         while let Ok(mut open) = self.client.connect().await {
             if self.talk(&mut open).await.is_ok() {
@@ -111,7 +112,7 @@ impl Talker {
             tokio::select! {
                 text = open.line.next() => self.hear(open, &text?).await,
                 () = sleep_until(wake) => self.send_again(open).await?,
-                // It ends with the stage, which this client holds.
+                // Never an error: this client holds the sender (`Stage`).
                 _ = self.client.phase.changed() => {}
             }
         }
@@ -124,7 +125,7 @@ impl Talker {
         }
     }
 
-    /// Says what is due by now.
+    /// Queues the commands that are due now.
     fn think(&mut self) {
         let now = Instant::now();
         while self.due <= now && self.queue.len() + self.pending.len() < self.window() {
@@ -146,7 +147,7 @@ impl Talker {
         self.said += 1;
         let number = self.said;
         let id = (self.manner != Manner::Mumbling).then(|| format!("c{number}"));
-        // Without an id it is the text that says which is which.
+        // Without an id, the text identifies the message.
         let text = text.map(|text| match id {
             Some(_) => text,
             None => format!("{} {number}: {text}", self.client.user),
@@ -167,7 +168,7 @@ impl Talker {
         self.queue.push_back(Job { kind, room, id, json, command, not_before });
     }
 
-    /// Sends what may be under way, in one write.
+    /// Sends as many commands as the window allows, in one write.
     async fn send(&mut self, open: &mut Open) -> Result<(), Gone> {
         let now = Instant::now();
         let mut frames = Vec::new();
@@ -187,22 +188,22 @@ impl Talker {
         Ok(())
     }
 
-    /// Its frame, recorded as sent.
+    /// Records the command as sent, and returns its frame.
     fn sending(&mut self, open: &Open, job: &Job) -> String {
         if job.kind == Kind::Join {
             return self.client.join(open, &job.room, Start::Last(0), job.id.as_deref());
         }
         self.client.sent(open, job.command);
         if let Some(twin) = &self.twin {
-            // See `shadow` for what it means that it is full.
+            // An error: the twin's queue is full (see `shadow`).
             let _ = twin.try_send(job.clone());
         }
         job.json.clone()
     }
 
-    /// When there is something to do without having heard anything.
+    /// When there is something to do, if nothing arrives before.
     fn wake(&self, talking: bool) -> Instant {
-        // The line itself notices within seconds that nothing comes.
+        // The connection itself notices within seconds that nothing arrives.
         let mut wake = Instant::now() + Duration::from_secs(60);
         if talking && self.queue.len() + self.pending.len() < self.window() {
             wake = wake.min(self.due);
@@ -218,7 +219,7 @@ impl Talker {
         }
     }
 
-    /// The hasty send again what was not answered so fast, once.
+    /// A hasty talker sends a command once more if it is not answered in time.
     async fn send_again(&mut self, open: &mut Open) -> Result<(), Gone> {
         let Some(job) = self.pending.front().cloned() else { return Ok(()) };
         if self.impatient_at.take_if(|at| *at <= Instant::now()).is_none() {
@@ -229,7 +230,7 @@ impl Talker {
         Ok(open.line.send([again]).await?)
     }
 
-    /// After its connection has ended: what was not answered goes first, in the old order.
+    /// After its connection has ended: unanswered commands go first, in their old order.
     fn put_back(&mut self) {
         for job in std::mem::take(&mut self.pending).into_iter().rev() {
             let is_known = self.queue.iter().any(|known| known.id == job.id);
@@ -251,8 +252,8 @@ impl Talker {
         match self.client.hear(open, text) {
             Heard::Joined(room) => {
                 let is_it = |job: &Job| job.kind == Kind::Join && job.room == room;
-                if let Some(place) = self.pending.iter().position(is_it) {
-                    self.pending.remove(place);
+                if let Some(index) = self.pending.iter().position(is_it) {
+                    self.pending.remove(index);
                 }
             }
             Heard::Answer => {
@@ -292,16 +293,16 @@ impl Talker {
                 self.queue.push_back(job);
             }
             (Answered::Unavailable, _) => {}
-            // It had left, which it did not know, or was about to come back.
+            // Its user had already left, or was about to come back.
             (Answered::Refused, Kind::Leave | Kind::Message) => self.come_back(job.room),
             (Answered::Refused, _) => {}
         }
     }
 
-    /// Joins the room again, unless that is on its way.
+    /// Joins the room again, unless a `join` is already on its way.
     ///
-    /// The ack of a leave may come before its event, and to a socket that still follows, a join is
-    /// no new beginning. Whether it does, only the server knows; so this waits for the event.
+    /// The ack of a `leave` may arrive before its event. If the socket still follows then, a `join`
+    /// does not start anew. Only the server knows whether it does, so this waits for the event.
     fn come_back(&mut self, room: String) {
         if self.client.follows(&room) {
             return self.returning.push(room);
@@ -316,9 +317,10 @@ impl Talker {
     }
 }
 
-/// The command that the frame is the answer to: that of its id, and without an id the oldest.
+/// Removes and returns the command that the frame answers: the one with its id, or, if the frame
+/// has no id, the oldest without one.
 pub fn take_answered(pending: &mut VecDeque<Job>, frame: &Frame<'_>) -> Option<Job> {
     let is_it = |job: &Job| job.id.as_deref() == frame.id.as_deref();
-    let place = pending.iter().position(is_it)?;
-    pending.remove(place)
+    let index = pending.iter().position(is_it)?;
+    pending.remove(index)
 }

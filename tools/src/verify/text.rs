@@ -1,13 +1,12 @@
-//! Texts of messages: mostly short and plain, now and then such that somebody on the way would
-//! have to be careful with them.
+//! Texts of messages: mostly short and plain, sometimes with contents that need careful encoding.
 //!
-//! They are valid messages, whatever is in them: 1 byte or more, and no NUL.
+//! All are valid messages: at least 1 byte, and no NUL.
 
 use rand::Rng;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 
-/// What JSON, SQL, Lua, Redis' protocol and UTF-8 have trouble with if one is careless.
+/// Texts that careless code for JSON, SQL, Lua, Redis' protocol or UTF-8 breaks.
 const CAREFUL: [&str; 14] = [
     "\"quoted\"",
     "back\\slash",
@@ -26,10 +25,10 @@ const CAREFUL: [&str; 14] = [
 ];
 const PLAIN: [&str; 8] = ["hello", "world", "exactly", "once", "in", "order", "every", "node"];
 
-/// Words of a usual message.
+/// Most words of a usual message.
 const WORDS_MAX: usize = 24;
 
-/// One of so many is as long as a message may be.
+/// One in this many messages is as long as possible.
 const LONG: u32 = 400;
 
 pub fn random(rng: &mut StdRng, bytes_max: usize) -> String {
@@ -45,7 +44,7 @@ pub fn random(rng: &mut StdRng, bytes_max: usize) -> String {
         text.push_str(word);
         text.push(' ');
     }
-    // At the end there is a space now and then, which must not be lost either.
+    // Some texts end with a space, which must not be lost either.
     if rng.random() {
         text.pop();
     }

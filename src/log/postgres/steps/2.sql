@@ -1,7 +1,7 @@
 -- From version 1 to 2: how far each member has read, and what is unread.
 
--- First the change that locks the whole table: it waits for running appends, whose further locks
--- are granted before its own. After the index it would wait for appends that wait for the index.
+-- First the change that locks the whole table: appends that already hold the table go on before it
+-- gets its lock. After the index it would wait for appends that wait for the index.
 alter table events
     add column messages bigint;
 

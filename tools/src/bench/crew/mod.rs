@@ -1,8 +1,8 @@
-//! One thread that connects, reads and counts for many lines: an event loop over bare sockets.
+//! A thread that connects, reads and counts for many lines: an event loop over plain sockets.
 //!
-//! The generator shares the machine with the server, so what it spends is kept from what it
-//! measures: one buffer for all lines, a read for whatever came, no task and no allocation for a
-//! message.
+//! The generator shares the machine with the server, so its own work takes CPU from what it
+//! measures. It therefore has one buffer for all lines, reads all that has arrived at once, and
+//! uses no task and no allocation per message.
 
 mod reading;
 
@@ -24,18 +24,18 @@ use super::plan::Plan;
 use super::script::Script;
 use super::tally::Tally;
 
-/// What the coordinator wants.
+/// What the coordinator tells a crew.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
-    /// Every speaker says as many messages as it may have unanswered, and one more for each ack.
+    /// Every sender sends as many messages as it may have unanswered, and one more for each ack.
     Speak,
-    /// Cut all followers off; they stay away.
+    /// Cut off all followers. They stay away.
     Cut,
-    /// Those who are away come back.
+    /// The followers that are away come back.
     Return,
-    /// From now on clients come and go, as the shape has it.
+    /// From now on, followers disconnect and come back, for the shape `jitter`.
     Roam,
-    /// No more of that; and slow ones read.
+    /// No more `Roam`, and slow followers read.
     Settle,
     /// The run is over.
     Stop,
@@ -48,9 +48,9 @@ pub struct Crew {
     pub script: Arc<Script>,
     pub orders: Receiver<Order>,
     pub lines: Vec<Line>,
-    /// Connections that may be opening at the same time.
+    /// Most connections that are being opened at the same time.
     pub opening_max: usize,
-    /// How long a roaming client is there, and away.
+    /// How long a roaming client stays connected, and how long it is away.
     pub stay: Duration,
     pub away: Duration,
     pub tally: Tally,
@@ -58,9 +58,9 @@ pub struct Crew {
 
 /// Events taken from the kernel at once.
 const EVENTS_MAX: usize = 1024;
-/// The longest time until an order is seen.
+/// How often orders are checked.
 const ORDERS_EVERY: Duration = Duration::from_millis(5);
-/// Between two attempts of one line to get back.
+/// The pause before a line that lost its connection tries again.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
 /// The crew at work.
@@ -68,14 +68,14 @@ struct Loop {
     crew: Crew,
     poll: Poll,
     buffer: Vec<u8>,
-    /// By line: its connection, and the beginning of a frame whose rest has not come.
+    /// By line: its connection, and the beginning of an incomplete frame.
     ports: Vec<Port>,
-    /// By client: the place of its line, for the messages it may say, and which those are.
+    /// By client: the indexes of its speeches in the plan.
     speeches: Vec<Vec<usize>>,
-    /// Lines that wait for their turn to connect.
+    /// Lines that wait to connect.
     queue: VecDeque<usize>,
     opening: usize,
-    /// What is to happen to a line, and when.
+    /// When to cut off or call back which line; times in nanoseconds.
     agenda: BinaryHeap<Reverse<(u64, usize)>>,
     is_roaming: bool,
     is_settled: bool,
@@ -87,17 +87,17 @@ struct Loop {
 struct Port {
     stream: Option<Arc<TcpStream>>,
     tail: Vec<u8>,
-    /// Messages said so far, which tells the next one.
+    /// Messages sent so far; decides which is next.
     said: usize,
 }
 
 impl Crew {
-    /// Works until it is told to stop; returns what it saw, and the lines.
+    /// Works until it is told to stop. Returns the tally and the lines.
     pub fn run(self) -> io::Result<(Tally, Vec<Line>)> {
         let count = self.lines.len();
         let mut speeches = vec![Vec::new(); self.plan.clients.len()];
-        for (place, speech) in self.plan.speeches.iter().enumerate() {
-            speeches[speech.client as usize].push(place);
+        for (index, speech) in self.plan.speeches.iter().enumerate() {
+            speeches[speech.client as usize].push(index);
         }
         let mut work = Loop {
             crew: self,
@@ -172,15 +172,15 @@ impl Loop {
 
     fn call_back(&mut self) {
         let now = self.crew.board.now();
-        for (place, line) in self.crew.lines.iter_mut().enumerate() {
+        for (index, line) in self.crew.lines.iter_mut().enumerate() {
             if line.stage == Stage::Away {
                 line.since = Some(now);
-                self.queue.push_back(place);
+                self.queue.push_back(index);
             }
         }
     }
 
-    /// Not all go at once: each at its own time of the first stay.
+    /// The lines leave one after the other, spread over the first stay.
     fn roam(&mut self) {
         self.is_roaming = true;
         let (now, count) = (self.crew.board.now(), self.ports.len() as u64);
@@ -196,7 +196,7 @@ impl Loop {
         (self.is_roaming, self.is_settled) = (false, true);
         for line in 0..self.ports.len() {
             if self.is_slow(line) {
-                // Nobody tells us again what they have waiting.
+                // The kernel does not report again what already waits.
                 let delivered = self.on_readable(line, true);
                 self.crew.board.delivered.fetch_add(delivered, Relaxed);
             }
@@ -221,28 +221,28 @@ impl Loop {
         }
     }
 
-    fn act(&mut self, place: usize, outcome: &Outcome) {
+    fn act(&mut self, index: usize, outcome: &Outcome) {
         if outcome.is_live {
             self.opening -= 1;
             let now = self.crew.board.now();
-            if let Some(since) = self.crew.lines[place].since.take() {
+            if let Some(since) = self.crew.lines[index].since.take() {
                 self.crew.tally.returns.record(now.saturating_sub(since));
             }
-            if self.is_roaming && self.follows(place) {
-                self.agenda.push(Reverse((now + self.crew.stay.as_nanos() as u64, place)));
+            if self.is_roaming && self.follows(index) {
+                self.agenda.push(Reverse((now + self.crew.stay.as_nanos() as u64, index)));
             }
         }
         if self.is_speaking && outcome.answered > 0 && !self.crew.board.is_over() {
-            self.speak(place, outcome.answered);
+            self.speak(index, outcome.answered);
         }
         if outcome.is_over {
-            self.fail(place, "the server closed");
+            self.fail(index, "the server closed the connection");
         }
     }
 
-    /// Says so many messages, of a line that has any.
-    fn speak(&mut self, place: usize, count: usize) {
-        let line = &self.crew.lines[place];
+    /// Sends this many messages through the line, if it has any to send.
+    fn speak(&mut self, index: usize, count: usize) {
+        let line = &self.crew.lines[index];
         let speeches = &self.speeches[line.client];
         if speeches.is_empty() {
             return;
@@ -250,7 +250,7 @@ impl Loop {
         let now = self.crew.board.now();
         let mut frames = Vec::new();
         for _ in 0..count {
-            let said = &mut self.ports[place].said;
+            let said = &mut self.ports[index].said;
             let speech = speeches[*said % speeches.len()];
             *said += 1;
             self.crew.script.put(&mut frames, speech, now);
@@ -261,43 +261,43 @@ impl Loop {
         line.outlet.say(&frames, count, now);
     }
 
-    fn cut(&mut self, place: usize) {
-        let line = &mut self.crew.lines[place];
+    fn cut(&mut self, index: usize) {
+        let line = &mut self.crew.lines[index];
         if !matches!(line.stage, Stage::Away | Stage::Live) {
             self.opening -= 1;
         }
         line.end(&self.crew.board);
-        self.ports[place].stream = None;
-        self.ports[place].tail = Vec::new();
+        self.ports[index].stream = None;
+        self.ports[index].tail = Vec::new();
     }
 
-    /// The connection ended, and not by us. Where that is part of the run it is made again.
-    fn fail(&mut self, place: usize, why: &str) {
-        let was_live = self.is_live(place);
-        self.cut(place);
+    /// The connection was ended from outside. It is made again if the plan allows that.
+    fn fail(&mut self, index: usize, why: &str) {
+        let was_live = self.is_live(index);
+        self.cut(index);
         let now = self.crew.board.now();
-        if self.crew.plan.resumes && self.follows(place) {
-            let line = &mut self.crew.lines[place];
+        if self.crew.plan.resumes && self.follows(index) {
+            let line = &mut self.crew.lines[index];
             if was_live {
                 line.since = Some(now);
             }
             line.target = (line.target + 1) % self.crew.plan.targets.len();
-            self.agenda.push(Reverse((now + RETRY_PAUSE.as_nanos() as u64, place)));
+            self.agenda.push(Reverse((now + RETRY_PAUSE.as_nanos() as u64, index)));
         } else if !self.crew.board.is_over() {
             self.crew.board.note_trouble(why.as_bytes());
             self.crew.board.lost.fetch_add(1, Relaxed);
         }
     }
 
-    fn follows(&self, place: usize) -> bool {
-        !self.crew.plan.clients[self.crew.lines[place].client].follows.is_empty()
+    fn follows(&self, index: usize) -> bool {
+        !self.crew.plan.clients[self.crew.lines[index].client].follows.is_empty()
     }
 
-    fn is_slow(&self, place: usize) -> bool {
-        self.crew.plan.clients[self.crew.lines[place].client].is_slow
+    fn is_slow(&self, index: usize) -> bool {
+        self.crew.plan.clients[self.crew.lines[index].client].is_slow
     }
 
-    fn is_live(&self, place: usize) -> bool {
-        self.crew.lines[place].stage == Stage::Live
+    fn is_live(&self, index: usize) -> bool {
+        self.crew.lines[index].stage == Stage::Live
     }
 }

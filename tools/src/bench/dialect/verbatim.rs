@@ -1,12 +1,13 @@
-//! Our own protocol, read by position: keys stand in a fixed order, so a frame is told by how it
-//! begins. It is no parser: a frame with another order of keys is trouble.
+//! Our own protocol, read by position. The server writes keys in a fixed order, so the beginning of
+//! a frame tells what it is. This is not a JSON parser: a frame with another order of keys counts
+//! as unexpected.
 
 use std::collections::HashMap;
 
 use memchr::memmem::{self, Finder};
 use serde_json::json;
 
-use super::{Dialect, ID_LEN, Place, Seen, Template};
+use super::{Dialect, ID_LEN, Position, Seen, Template};
 use crate::bench::plan::{Client, Rooms};
 use crate::bench::stamp::Stamps;
 use crate::bench::wire::{self, Opcode};
@@ -43,11 +44,13 @@ impl Dialect for Verbatim {
         Vec::new()
     }
 
-    fn follow(&self, client: &Client, rooms: &Rooms, places: Option<&[Place]>) -> Vec<u8> {
+    fn follow(&self, client: &Client, rooms: &Rooms, positions: Option<&[Position]>) -> Vec<u8> {
         let mut out = Vec::new();
-        if let Some(places) = places {
-            let at: HashMap<_, _> =
-                places.iter().map(|place| (rooms.name(place.room), place.seq)).collect();
+        if let Some(positions) = positions {
+            let at: HashMap<_, _> = positions
+                .iter()
+                .map(|position| (rooms.name(position.room), position.seq))
+                .collect();
             let resume = json!({"type": "resume", "user_id": client.user, "rooms": at});
             wire::put(&mut out, Opcode::Text, resume.to_string().as_bytes());
             return out;
@@ -88,12 +91,12 @@ impl Dialect for Verbatim {
         let seen = match kind {
             b"message" => self.message_event(rest, rooms),
             b"create" | b"join" | b"leave" => {
-                self.place(rest, b"\",\"room\":\"", rooms).map(|at| Seen::Event { at })
+                self.position(rest, b"\",\"room\":\"", rooms).map(|at| Seen::Event { at })
             }
             b"ack" => {
                 let room = memmem::find(rest, b",\"room\":\"").map(|at| &rest[at..]);
-                let place = room.and_then(|room| self.place(room, b",\"room\":\"", rooms));
-                place.map(|at| Seen::Acked { at })
+                let position = room.and_then(|room| self.position(room, b",\"room\":\"", rooms));
+                position.map(|at| Seen::Acked { at })
             }
             b"joined" => joined(rest, rooms),
             b"resumed" => Some(Seen::Resumed),
@@ -101,9 +104,9 @@ impl Dialect for Verbatim {
             b"error" if memmem::find(rest, b",\"re\":\"message\"").is_some() => {
                 Some(Seen::Refused { error: payload })
             }
-            // None of them belongs into a run.
+            // Unexpected in a run.
             b"error" | b"reset" | b"goodbye" => None,
-            // Signs of life, and what may come to be.
+            // Signals, and frames that this generator does not know.
             _ => return,
         };
         see(seen.unwrap_or(Seen::Trouble { error: payload }));
@@ -112,24 +115,24 @@ impl Dialect for Verbatim {
 
 impl Verbatim {
     fn message_event(&self, rest: &[u8], rooms: &Rooms) -> Option<Seen<'static>> {
-        let at = self.place(rest, b"\",\"room\":\"", rooms)?;
+        let at = self.position(rest, b"\",\"room\":\"", rooms)?;
         Some(Seen::Message { at: Some(at), stamp: self.stamps.first(rest)? })
     }
 
-    /// Room and seq of a frame whose room stands behind `before`.
-    fn place(&self, rest: &[u8], before: &[u8], rooms: &Rooms) -> Option<Place> {
-        let room = rooms.place_of(rest.strip_prefix(before)?)?;
-        Some(Place { room, seq: number(&rest[self.seq.find(rest)? + 6..]) })
+    /// Room and seq of a frame whose room follows `before`.
+    fn position(&self, rest: &[u8], before: &[u8], rooms: &Rooms) -> Option<Position> {
+        let room = rooms.index_of(rest.strip_prefix(before)?)?;
+        Some(Position { room, seq: number(&rest[self.seq.find(rest)? + 6..]) })
     }
 }
 
 fn joined(rest: &[u8], rooms: &Rooms) -> Option<Seen<'static>> {
-    let room = rooms.place_of(rest.strip_prefix(b"\",\"room\":\"")?)?;
+    let room = rooms.index_of(rest.strip_prefix(b"\",\"room\":\"")?)?;
     let last = memmem::find(rest, b"\"last_seq\":")? + b"\"last_seq\":".len();
-    Some(Seen::Joined { at: Some(Place { room, seq: number(&rest[last..]) }) })
+    Some(Seen::Joined { at: Some(Position { room, seq: number(&rest[last..]) }) })
 }
 
-/// The number at the beginning.
+/// The number at the beginning of `digits`.
 fn number(digits: &[u8]) -> u64 {
     let digits = digits.iter().take_while(|digit| digit.is_ascii_digit());
     digits.fold(0, |number, digit| number * 10 + u64::from(digit - b'0'))
