@@ -6,8 +6,10 @@
 //! - Updates that nobody takes have `updates_len_max` places. When they are full, the task stops
 //!   reading, and the server waits. If a command has no answer meanwhile, the answer stands behind
 //!   those events, and whoever should take them may be waiting for it. Then the task makes a new
-//!   connection, on which no room is followed until half of the places are free again. No event is
-//!   lost: each room goes on from where it was.
+//!   connection, on which no room is followed again until half of the places are free. Nothing comes
+//!   there before an answer, but for what a `join` brings after its own: so on each such connection
+//!   at least one command is answered, and they end. No event is lost: each room goes on from where
+//!   it was.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -65,9 +67,15 @@ impl Settings {
 /// Sends commands. Clones share one connection.
 ///
 /// Every command waits for as long as it must: for one of `outbox_len_max` places, for a
-/// connection, for its answer. Commands of one room are carried out in the order of the calls.
+/// connection, for its answer. Commands of one room are carried out in the order in which they
+/// found a place: that of the calls, if each is awaited (or, with [`Client::post`], taken on) before
+/// the next one. Of calls that run side by side, whichever is polled first is first.
 ///
-/// When the last clone is dropped, the client ends as soon as every command has its answer.
+/// All of them may be awaited in the loop that takes the updates: when there is no place for more
+/// updates, a command waits about a second longer.
+///
+/// When the last clone is dropped, the client ends as soon as every command has its answer, also
+/// if nobody takes updates.
 #[derive(Clone)]
 pub struct Client {
     requests: mpsc::Sender<Request>,
@@ -109,6 +117,7 @@ impl Client {
             news: None,
             follows: true,
             pause: None,
+            is_suspect: false,
             target: 0,
         };
         tokio::spawn(task.run());
@@ -121,7 +130,8 @@ impl Client {
     }
 
     /// Makes the user a member of the room and follows it, across all breaks from then on. A room
-    /// that is followed already stays where it is. Returns the seq of the room's last event.
+    /// that is followed already stays where it is, whatever `start` says, also after a
+    /// [`Client::leave`] whose event has not come. Returns the seq of the room's last event.
     ///
     /// Unlike what is written, it is not tried again when the server cannot do it for now: that is
     /// an error like any other, with the code `unavailable` or `rate_limited`.
@@ -218,6 +228,8 @@ struct Task {
     follows: bool,
     /// What the server wishes to pass before the next connection.
     pause: Option<Duration>,
+    /// The server has thrown it out for what it did, and has said nothing to it since but hello.
+    is_suspect: bool,
     /// Which of the targets is next.
     target: usize,
 }
@@ -249,7 +261,7 @@ impl Task {
             match end {
                 End::Over => return,
                 End::Stalled => continue,
-                End::Gone(why) if why.is_for_good() => return self.give_up(why).await,
+                End::Gone(why) if self.is_for_good(&why) => return self.give_up(why).await,
                 End::Gone(why) => self.news = Some(Update::Disconnected { why }),
             }
             self.tell_news();
@@ -265,6 +277,14 @@ impl Task {
                 return;
             }
         }
+    }
+
+    /// Whether connecting again would not help. A node that is short of memory, or a network that
+    /// stands still for long, may also look as if the client had broken a rule: that is tried again.
+    fn is_for_good(&mut self, why: &Gone) -> bool {
+        let was_suspect = self.is_suspect;
+        self.is_suspect |= why.is_for_policy();
+        why.is_for_good() && (was_suspect || !why.is_for_policy())
     }
 
     /// Makes a connection and uses it. `tries` is 0 after one that was good.
@@ -302,17 +322,14 @@ impl Task {
             tokio::select! {
                 done = &mut job => return Ok(done),
                 request = self.requests.recv(), if !nobody_sends => self.take(request),
-                () = self.updates.closed(), if nobody_sends => {}
             }
         }
     }
 
     /// One connection, from its greeting to its end.
     async fn converse(&mut self, connection: &mut Connection) -> Result<Never, End> {
+        let mut is_greeted = false;
         loop {
-            if self.is_over() {
-                return Err(End::Over);
-            }
             self.tell_news();
             let is_shut = self.updates.is_closed();
             self.follows |= is_shut || self.updates.capacity() >= self.updates_len / 2;
@@ -321,22 +338,26 @@ impl Task {
             if !frames.is_empty() {
                 connection.send(frames).await?;
             }
+            // What cannot be sent at all has its answer now.
+            if self.is_over() {
+                return Err(End::Over);
+            }
             let is_full = !is_shut && self.updates.capacity() < UPDATES_PER_FRAME;
             if is_full && self.state.is_following() {
                 self.wait_for_taker().await?;
                 connection.rested();
                 continue;
             }
-            let (wake, nobody_sends) = (self.state.wake(), self.nobody_sends());
+            let (wake, nobody_sends) = (self.state.wake(self.follows), self.nobody_sends());
             tokio::select! {
                 text = connection.next() => {
                     let heard = self.state.hear(&text?, Instant::now(), rand::random());
                     self.act(heard)?;
+                    self.is_suspect &= !std::mem::replace(&mut is_greeted, true);
                 }
                 request = self.requests.recv(), if !nobody_sends => self.take(request),
                 () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {}
                 () = has_places(&self.updates, self.updates_len / 2), if !self.follows => {}
-                () = self.updates.closed(), if nobody_sends && !is_shut => {}
             }
         }
     }
@@ -394,9 +415,9 @@ impl Task {
         }
     }
 
-    /// Nobody sends, and nothing is left to send, or nobody is there to hear what becomes of it.
+    /// Nobody sends, and every command has its answer.
     fn is_over(&self) -> bool {
-        self.nobody_sends() && (self.state.is_idle() || self.updates.is_closed())
+        self.nobody_sends() && self.state.is_idle()
     }
 
     fn nobody_sends(&self) -> bool {
@@ -412,3 +433,6 @@ async fn has_places(updates: &mpsc::Sender<Update>, len: usize) {
 
 /// A connection is used until it ends.
 type Never = std::convert::Infallible;
+
+#[cfg(test)]
+mod tests;
