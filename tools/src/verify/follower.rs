@@ -127,7 +127,7 @@ impl Follower {
             self.report(&phase);
             let has_whims = phase == Phase::Talk && self.habit != Habit::Steady;
             tokio::select! {
-                text = open.line.next() => self.hear(open, &text?).await?,
+                text = open.next() => self.hear(open, &text?).await?,
                 () = sleep_until(self.whim), if has_whims => self.act(open).await?,
                 // It ends with the stage, which this client holds.
                 _ = self.client.phase.changed() => {}
@@ -195,7 +195,7 @@ impl Follower {
         // A `join` or a `resume` of a room that could not be.
         let is_known = matches!(frame.code.as_deref(), Some("not_member" | "unavailable"));
         let Some(room) = frame.room.as_deref().filter(|_| is_known) else {
-            self.client.stray(open, text);
+            open.stray(text);
             return Ok(());
         };
         self.client.not_joined(room);

@@ -109,7 +109,7 @@ impl Talker {
             self.send(open).await?;
             let wake = self.wake(phase == Phase::Talk);
             tokio::select! {
-                text = open.line.next() => self.hear(open, &text?).await,
+                text = open.next() => self.hear(open, &text?).await,
                 () = sleep_until(wake) => self.send_again(open).await?,
                 // It ends with the stage, which this client holds.
                 _ = self.client.phase.changed() => {}
@@ -261,7 +261,7 @@ impl Talker {
                 {
                     self.on_answer(open, job, &frame, text).await;
                 } else {
-                    self.client.stray(open, text);
+                    open.stray(text);
                 }
             }
             Heard::Left(room) if self.returning.contains(&room) => self.come_back(room),
