@@ -6,10 +6,10 @@
 //! - Updates that nobody takes have `updates_len_max` places. When they are full, the task stops
 //!   reading, and the server waits. If a command has no answer meanwhile, the answer stands behind
 //!   those events, and whoever should take them may be waiting for it. Then the task makes a new
-//!   connection, on which no room is followed again until half of the places are free. Nothing comes
-//!   there before an answer, but for what a `join` brings after its own: so on each such connection
-//!   at least one command is answered, and they end. No event is lost: each room goes on from where
-//!   it was.
+//!   connection, on which no room is followed again until half of the places are free. Nothing
+//!   comes there before an answer, but for what a `join` brings after its own: so on each such
+//!   connection at least one command is answered, and they end. No event is lost: each room goes on
+//!   from where it was.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -68,8 +68,8 @@ impl Settings {
 ///
 /// Every command waits for as long as it must: for one of `outbox_len_max` places, for a
 /// connection, for its answer. Commands of one room are carried out in the order in which they
-/// found a place: that of the calls, if each is awaited (or, with [`Client::post`], taken on) before
-/// the next one. Of calls that run side by side, whichever is polled first is first.
+/// found a place: that of the calls, if each is awaited before the next one is made (for messages,
+/// [`Client::post`] is enough). Calls that run side by side have no order.
 ///
 /// All of them may be awaited in the loop that takes the updates: when there is no place for more
 /// updates, a command waits about a second longer.
