@@ -279,8 +279,8 @@ impl Task {
         }
     }
 
-    /// Whether connecting again would not help. A node that is short of memory, or a network that
-    /// stands still for long, may also look as if the client had broken a rule: that is tried again.
+    /// Whether connecting again would not help. When a node is short of memory, or a network stands
+    /// still for long, it looks as if the client had broken a rule: so that is tried once more.
     fn is_for_good(&mut self, why: &Gone) -> bool {
         let was_suspect = self.is_suspect;
         self.is_suspect |= why.is_for_policy();
