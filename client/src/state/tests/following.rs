@@ -28,9 +28,9 @@ fn following_all(names: &[String]) -> State<u8> {
 
 /// The id of a `resume`, and its rooms.
 fn resume(text: &str) -> (String, Vec<String>) {
-    let command: Value = serde_json::from_str(text).unwrap();
-    let rooms = command["rooms"].as_object().unwrap();
-    (command["id"].as_str().unwrap().to_owned(), rooms.keys().cloned().collect())
+    let command: Value = serde_json::from_str(text).expect("a frame is JSON");
+    let rooms = command["rooms"].as_object().expect("of rooms");
+    (command["id"].as_str().expect("an id").to_owned(), rooms.keys().cloned().collect())
 }
 
 fn error(code: &str, id: &str) -> String {
@@ -165,7 +165,7 @@ fn a_node_without_capacity_is_asked_for_fewer_rooms_later_and_each_is_told_once(
             }
         }
         assert_eq!(due(&mut state, now, true), [""; 0]);
-        let at = state.wake(true).unwrap();
+        let at = state.wake(true).expect("it is tried again");
         assert_eq!(at - now, Duration::from_secs(1 << wave), "all of them at one time");
         now = at;
     }
@@ -200,7 +200,7 @@ fn when_one_command_is_too_many_all_wait() {
     }
     state.push("d".to_owned(), Ask::Message("x".to_owned()), 1);
     assert_eq!(due(&mut state, now, true), [""; 0]);
-    let at = state.wake(true).unwrap();
+    let at = state.wake(true).expect("all are tried again");
     assert_eq!(at - now, Duration::from_millis(700), "of both, one try");
     assert_eq!(due(&mut state, at, true).len(), 3);
     assert_eq!(state.wake(true), None);
