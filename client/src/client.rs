@@ -1,13 +1,15 @@
 //! A client that reconnects: a handle for commands, a stream of updates, and the task between them
 //! and the server.
 //!
-//! [`State`] holds what the client knows; this module does the I/O. Nothing grows without a bound:
-//! - Unanswered commands have `outbox_len_max` slots. When all are taken, the next command waits.
-//! - Updates that the program has not taken have `updates_len_max` slots. When all are taken, the
-//!   task stops reading, and the server waits. A command's answer may then be queued behind the
-//!   unread events, while the program waits for that answer and takes no updates. To break this
-//!   deadlock, the task makes a new connection and follows no room on it until half of the slots
-//!   are free again. No event is lost: each room continues from its position.
+//! What it knows is [`State`]; here is the I/O around it. Nothing grows without a bound:
+//! - Commands without an answer have `outbox_len_max` slots, for which the next command waits.
+//! - Updates that nobody takes have `updates_len_max` slots. When they are full, the task stops
+//!   reading, and the server waits. If a command has no answer meanwhile, the answer stands behind
+//!   those events, and whoever should take them may be waiting for it. Then the task makes a new
+//!   connection, on which no room is followed again until half of the slots are free. Nothing
+//!   comes there before an answer, but for what a `join` brings after its own: so on each such
+//!   connection at least one command is answered, and they end. No event is lost: each room goes on
+//!   from where it was.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -65,10 +67,16 @@ impl Settings {
 
 /// Sends commands. Clones share one connection.
 ///
-/// A command waits, without a time limit, for one of `outbox_len_max` slots, for a connection and
-/// for its answer. Commands of one room are carried out in the order of the calls.
+/// Every command waits for as long as it must: for one of `outbox_len_max` slots, for a
+/// connection, for its answer. Commands of one room are carried out in the order in which they
+/// found a slot: that of the calls, if each is awaited before the next one is made (for messages,
+/// [`Client::post`] is enough). Calls that run side by side have no order.
 ///
-/// When the last clone is dropped, the client ends as soon as every command is answered.
+/// All of them may be awaited in the loop that takes the updates: when there is no slot for more
+/// updates, a command waits about a second longer.
+///
+/// When the last clone is dropped, the client ends as soon as every command has its answer, also
+/// if nobody takes updates.
 #[derive(Clone)]
 pub struct Client {
     requests: mpsc::Sender<Request>,
@@ -110,6 +118,7 @@ impl Client {
             news: None,
             follows: true,
             pause: None,
+            is_suspect: false,
             target: 0,
         };
         tokio::spawn(task.run());
@@ -121,9 +130,9 @@ impl Client {
         seq(self.ask(room, Ask::Create).await?.answer().await?)
     }
 
-    /// Makes the user a member of the room, and follows the room from then on, across reconnects.
-    /// A room that is already followed keeps its position. Returns the seq of the room's last
-    /// event.
+    /// Makes the user a member of the room and follows it, across all breaks from then on. A room
+    /// that is followed already stays where it is, whatever `start` says, also after a
+    /// [`Client::leave`] whose event has not come. Returns the seq of the room's last event.
     ///
     /// Unlike a message, it is not retried while the server cannot carry it out: `unavailable` and
     /// `rate_limited` are returned like any other error.
@@ -219,7 +228,9 @@ struct Task {
     follows: bool,
     /// How long the server asked to wait before the next connection.
     pause: Option<Duration>,
-    /// The index of the next target.
+    /// The server has thrown it out for what it did, and has said nothing to it since but hello.
+    is_suspect: bool,
+    /// Which of the targets is next.
     target: usize,
 }
 
@@ -250,7 +261,7 @@ impl Task {
             match end {
                 End::Over => return,
                 End::Stalled => continue,
-                End::Gone(why) if why.is_for_good() => return self.give_up(why).await,
+                End::Gone(why) if self.is_for_good(&why) => return self.give_up(why).await,
                 End::Gone(why) => self.news = Some(Update::Disconnected { why }),
             }
             self.tell_news();
@@ -269,7 +280,15 @@ impl Task {
         }
     }
 
-    /// Makes a connection and uses it. Resets `tries` if the connection was a good one.
+    /// Whether connecting again would not help. When a node is short of memory, or a network stands
+    /// still for long, it looks as if the client had broken a rule: so that is tried once more.
+    fn is_for_good(&mut self, why: &Gone) -> bool {
+        let was_suspect = self.is_suspect;
+        self.is_suspect |= why.is_for_policy();
+        why.is_for_good() && (was_suspect || !why.is_for_policy())
+    }
+
+    /// Makes a connection and uses it. `tries` is 0 after one that was good.
     async fn connect(&mut self, target: &Target, tries: &mut u32) -> Result<Never, End> {
         let open = Connection::open(target, self.settings.waits.clone());
         let mut connection = self.beside(open).await??;
@@ -305,17 +324,14 @@ impl Task {
             tokio::select! {
                 done = &mut job => return Ok(done),
                 request = self.requests.recv(), if !nobody_sends => self.take(request),
-                () = self.updates.closed(), if nobody_sends => {}
             }
         }
     }
 
     /// One connection, from its greeting to its end.
     async fn converse(&mut self, connection: &mut Connection) -> Result<Never, End> {
+        let mut is_greeted = false;
         loop {
-            if self.is_over() {
-                return Err(End::Over);
-            }
             self.tell_news();
             let is_shut = self.updates.is_closed();
             self.follows |= is_shut || self.updates.capacity() >= self.updates_len / 2;
@@ -324,22 +340,26 @@ impl Task {
             if !frames.is_empty() {
                 connection.send(frames).await?;
             }
+            // What cannot be sent at all has its answer now.
+            if self.is_over() {
+                return Err(End::Over);
+            }
             let is_full = !is_shut && self.updates.capacity() < UPDATES_PER_FRAME;
             if is_full && self.state.is_following() {
                 self.wait_for_taker().await?;
                 connection.rested();
                 continue;
             }
-            let (wake, nobody_sends) = (self.state.wake(), self.nobody_sends());
+            let (wake, nobody_sends) = (self.state.wake(self.follows), self.nobody_sends());
             tokio::select! {
                 text = connection.next() => {
                     let heard = self.state.hear(&text?, Instant::now(), rand::random());
                     self.act(heard)?;
+                    self.is_suspect &= !std::mem::replace(&mut is_greeted, true);
                 }
                 request = self.requests.recv(), if !nobody_sends => self.take(request),
                 () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {}
                 () = has_slots(&self.updates, self.updates_len / 2), if !self.follows => {}
-                () = self.updates.closed(), if nobody_sends && !is_shut => {}
             }
         }
     }
@@ -397,10 +417,9 @@ impl Task {
         }
     }
 
-    /// The program has dropped all handles, and either every command is answered or the updates
-    /// were dropped as well.
+    /// Nobody sends, and every command has its answer.
     fn is_over(&self) -> bool {
-        self.nobody_sends() && (self.state.is_idle() || self.updates.is_closed())
+        self.nobody_sends() && self.state.is_idle()
     }
 
     fn nobody_sends(&self) -> bool {
@@ -416,3 +435,6 @@ async fn has_slots(updates: &mpsc::Sender<Update>, len: usize) {
 
 /// A connection is used until it ends.
 type Never = std::convert::Infallible;
+
+#[cfg(test)]
+mod tests;

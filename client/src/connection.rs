@@ -4,6 +4,8 @@
 //! duplicates. A lost connection is the usual case, so it is a value ([`Gone`]). The connection
 //! itself detects that a server has fallen silent. [`Client`](crate::Client) reconnects.
 
+mod heard;
+
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,12 +16,15 @@ use socket2::SockRef;
 use tokio::net::{TcpSocket, TcpStream, lookup_host};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::error::ProtocolError;
 use tokio_tungstenite::tungstenite::http::Uri;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_tungstenite::{Connector, MaybeTlsStream, WebSocketStream, client_async_tls_with_config};
 
-/// The read buffer of a connection. The library's default is 128 KiB, allocated at once.
+use self::heard::Heard;
+
+/// What one read of a socket takes. The default is 128 KiB for each connection, at once.
 const READ_BYTES: usize = 4096;
 /// The longest frame that is accepted; a longer one ends the connection. The longest frames are
 /// pages of history, some 1 MiB unless the server's settings say otherwise.
@@ -48,7 +53,8 @@ pub struct Waits {
     /// For connecting, TLS and the upgrade together. The kernel of a suspended node still accepts
     /// connections, but the node does not answer.
     pub open: Duration,
-    /// After this long without a frame, the connection sends a ping.
+    /// A connection that was silent for so long, without a byte, is asked with a ping whether it is
+    /// there,
     pub silence: Duration,
     /// If nothing arrives within this time after the ping, the connection counts as broken.
     pub answer: Duration,
@@ -70,8 +76,9 @@ impl Default for Waits {
 
 /// A WebSocket to a node.
 pub struct Connection {
-    socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
+    socket: WebSocketStream<MaybeTlsStream<Heard>>,
     waits: Waits,
+    /// When it came, or was sent a ping, or was left alone.
     heard_at: Instant,
     /// It was silent, and a ping was sent.
     is_asked: bool,
@@ -91,16 +98,24 @@ pub enum Gone {
         /// The reason, for people.
         reason: String,
     },
-    /// The connection broke, fell silent or could not be made; the text says which.
+    /// The server sent what no server may send: no WebSocket, or a frame that is not text.
+    #[error("the server sent what it may not: {0}")]
+    Wrong(String),
+    /// It broke, fell silent or could not be made; the text says which.
     #[error("{0}")]
     Lost(String),
 }
 
 impl Gone {
-    /// Whether the server says that this client does something wrong, which reconnecting would not
-    /// change.
+    /// Whether the server says that this client does something wrong: it would do so again. With
+    /// the code 1008 the server may be mistaken, and one more try is worth it.
     pub fn is_for_good(&self) -> bool {
         matches!(self, Self::Closed { code: 1002 | 1003 | 1007..=1009, .. })
+    }
+
+    /// Whether that is for a rule that the server believes to be broken. It may be mistaken.
+    pub(crate) fn is_for_policy(&self) -> bool {
+        matches!(self, Self::Closed { code: 1008, .. })
     }
 
     fn silent(what: &str) -> Self {
@@ -112,6 +127,15 @@ impl From<Error> for Gone {
     fn from(err: Error) -> Self {
         match err {
             Error::Http(answer) => Self::Refused(answer.status().as_u16()),
+            // So does every connection that breaks.
+            Error::Protocol(
+                ProtocolError::ResetWithoutClosingHandshake
+                | ProtocolError::HandshakeIncomplete
+                | ProtocolError::SendAfterClosing,
+            ) => Self::Lost(err.to_string()),
+            Error::Protocol(_) | Error::Utf8(_) | Error::Capacity(_) => {
+                Self::Wrong(err.to_string())
+            }
             err => Self::Lost(err.to_string()),
         }
     }
@@ -165,7 +189,7 @@ impl Connection {
     async fn try_open(
         target: &Target,
         receive_bytes: Option<u32>,
-    ) -> Result<WebSocketStream<MaybeTlsStream<TcpStream>>, Error> {
+    ) -> Result<WebSocketStream<MaybeTlsStream<Heard>>, Error> {
         let stream = connect(target, receive_bytes).await?;
         stream.set_nodelay(true)?;
         let request = (&*target.url).into_client_request()?;
@@ -175,7 +199,12 @@ impl Connection {
             .max_message_size(Some(FRAME_BYTES_MAX))
             .max_frame_size(Some(FRAME_BYTES_MAX));
         let connector = target.tls.clone().map_or(Connector::Plain, Connector::Rustls);
-        let upgrade = client_async_tls_with_config(request, stream, Some(config), Some(connector));
+        let upgrade = client_async_tls_with_config(
+            request,
+            Heard::new(stream),
+            Some(config),
+            Some(connector),
+        );
         Ok(upgrade.await?.0)
     }
 
@@ -208,14 +237,17 @@ impl Connection {
                             let (code, reason) = close.unwrap_or((NO_CODE, String::new()));
                             return Err(Gone::Closed { code, reason });
                         }
-                        Message::Binary(_) => {
-                            return Err(Gone::Lost("the server sent a binary frame".to_owned()));
-                        }
+                        Message::Binary(_) => return Err(Gone::Wrong("a binary frame".to_owned())),
                         _ => {}
                     }
                 }
                 Ok(Some(Err(err))) => return Err(err.into()),
                 Ok(None) => return Err(Gone::Lost("the connection has ended".to_owned())),
+                // Not a whole message, but life: a long page on a slow line.
+                Err(_) if self.stream().is_some_and(|it| it.read_at > self.heard_at) => {
+                    self.heard_at = self.stream().map_or(self.heard_at, |it| it.read_at);
+                    self.is_asked = false;
+                }
                 Err(_) if self.is_asked => return Err(Gone::silent("answer a ping")),
                 Err(_) => {
                     let ping = self.socket.send(Message::Ping("there?".into()));
@@ -249,13 +281,18 @@ impl Connection {
 
     /// Ends the connection with a TCP reset. What is on its way is lost, in both directions.
     pub fn reset(self) {
-        let stream = match self.socket.get_ref() {
-            MaybeTlsStream::Plain(stream) => stream,
-            MaybeTlsStream::Rustls(tls) => tls.get_ref().0,
-            _ => return,
-        };
-        // An error: the connection is already gone.
-        let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
+        if let Some(stream) = self.stream() {
+            // An error: it is reset already.
+            let _ = SockRef::from(stream.tcp()).set_linger(Some(Duration::ZERO));
+        }
+    }
+
+    fn stream(&self) -> Option<&Heard> {
+        match self.socket.get_ref() {
+            MaybeTlsStream::Plain(stream) => Some(stream),
+            MaybeTlsStream::Rustls(tls) => Some(tls.get_ref().0),
+            _ => None,
+        }
     }
 }
 
@@ -284,7 +321,53 @@ fn tls() -> Result<Arc<ClientConfig>, rustls::Error> {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::TcpListener;
+
     use super::*;
+
+    /// A connection, and what the server at its other end writes on, past its WebSocket.
+    async fn pair() -> (Connection, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let target = Target::parse(&format!("ws://{}", listener.local_addr().unwrap())).unwrap();
+        let each = Duration::from_millis(200);
+        let waits = Waits { silence: each, answer: each, ..Waits::default() };
+        let accept = async {
+            let (stream, _) = listener.accept().await.unwrap();
+            tokio_tungstenite::accept_async(stream).await.unwrap().into_inner()
+        };
+        let (connection, stream) = tokio::join!(Connection::open(&target, waits), accept);
+        (connection.unwrap(), stream)
+    }
+
+    #[tokio::test]
+    async fn a_frame_that_takes_long_on_its_way_is_life() {
+        const BYTES: &[u8] = b"\x81\x14twenty bytes of text";
+        let (mut connection, mut stream) = pair().await;
+        let write = async {
+            for byte in BYTES {
+                stream.write_all(&[*byte]).await.unwrap();
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        let (text, ()) = tokio::join!(connection.next(), write);
+        assert_eq!(text.as_deref(), Ok("twenty bytes of text"));
+        let silent = connection.next().await.unwrap_err();
+        assert_eq!(silent, Gone::silent("answer a ping"));
+    }
+
+    #[tokio::test]
+    async fn what_no_server_may_send_is_not_taken_for_a_break() {
+        for bytes in [&b"\x82\x01x"[..], b"\xf1\x01x", b"\x81\x01\xff", b"\x00\x01x"] {
+            let (mut connection, mut stream) = pair().await;
+            stream.write_all(bytes).await.unwrap();
+            let gone = connection.next().await.unwrap_err();
+            assert!(matches!(gone, Gone::Wrong(_)), "{bytes:?}: {gone:?}");
+        }
+        let (mut connection, stream) = pair().await;
+        drop(stream);
+        assert!(matches!(connection.next().await, Err(Gone::Lost(_))));
+    }
 
     #[test]
     fn a_target_has_a_host_a_port_and_a_path() {

@@ -27,7 +27,16 @@ pub enum Update {
         /// Why the server refused to let the client follow the room again; `None`: the user left.
         error: Option<Refused>,
     },
-    /// The client has connected.
+    /// The server cannot let the client follow the room for now: something that it needs is
+    /// damaged, or the node has no capacity. The client tries again, and goes on with the room from
+    /// where it was. This is told once, until the room is followed again.
+    Paused {
+        /// The room.
+        room: String,
+        /// Why.
+        error: Refused,
+    },
+    /// There is a connection.
     Connected {
         /// The node's name.
         node: String,

@@ -4,15 +4,21 @@
 //! It is pure: no I/O, no clock, no randomness. Frames come in; frames to send, updates and answers
 //! come out. `T` says where a command's answer goes.
 //!
-//! In each room, one command is on its way at a time. Otherwise, if the first of two messages were
-//! refused as `unavailable`, the second would be stored before it.
+//! Of each room one command is under way at a time. Were the first of two messages refused as
+//! `unavailable` for a moment, the second would be stored before it.
+//!
+//! A `resume` that is refused as a whole says nothing of its rooms. They are asked for in halves,
+//! until each that is to blame is alone, and the others are followed.
+
+mod room;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::backoff::Backoff;
+use self::room::{Follow, Place, RESUME_ROOMS_MAX, Room};
+use crate::backoff::{Backoff, Retry};
 use crate::error::Refused;
 use crate::event::{Event, Page, Update};
 use crate::frame::{Command, Frame, History, Positions};
@@ -20,9 +26,10 @@ use crate::frame::{Command, Frame, History, Positions};
 /// The wait before a command that the server could not carry out is sent again.
 const AGAIN: Backoff =
     Backoff { first: Duration::from_millis(200), longest: Duration::from_secs(10) };
-/// Rooms in one `resume`. Even with the longest names it stays below 64 KiB, the longest frame that
-/// a server accepts by default.
-const RESUME_ROOMS_MAX: usize = 200;
+/// Before rooms that could not be followed for now are asked for again, all together: a server
+/// counts every refusal, and does not stand many in each of several seconds.
+const RESUME_AGAIN: Backoff =
+    Backoff { first: Duration::from_secs(1), longest: Duration::from_secs(30) };
 
 /// Where to begin following a room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,7 +81,13 @@ pub struct State<T> {
     /// The longest frame that the server takes.
     frame_bytes_max: usize,
     is_following: bool,
-    /// Nothing is due, and nothing will be before the next input, so there is no need to look.
+    /// `resume`s so far.
+    resumes: u64,
+    /// Of rooms that could not be followed for now.
+    resume_again: Retry,
+    /// Of everything, when the server says that it is too much.
+    all_again: Retry,
+    /// Nothing is due and nothing will be by itself: there is no need to look.
     is_settled: bool,
     rooms: BTreeMap<String, Room>,
     /// Unanswered commands by room, in the order of the calls. No queue is empty.
@@ -87,43 +100,7 @@ struct Entry<T> {
     ask: Ask,
     /// It was sent on this connection.
     is_sent: bool,
-    not_before: Option<Instant>,
-    /// How often the server could not carry it out.
-    tries: u32,
-}
-
-/// A room that is followed, or will be again.
-struct Room {
-    /// The last event that was passed on, or the seq above which all events were requested. `None`:
-    /// it began with `Start::Last`, and no event has arrived.
-    last: Option<u64>,
-    /// How many past events were requested, and the room's last seq at that time. Used while `last`
-    /// is `None`.
-    began: (u64, u64),
-    /// The room's last seq when this connection began to follow. A `leave` up to it is old, and
-    /// does not end the following.
-    as_of: u64,
-    follow: Follow,
-    /// The `leave` was acked, and its event has not arrived.
-    is_left: bool,
-    /// How often the server could not let the client follow the room.
-    tries: u32,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Follow {
-    /// It has to be requested, but not before this time.
-    Off(Option<Instant>),
-    Asked,
-    On,
-}
-
-impl Room {
-    fn position(&self) -> u64 {
-        let (wanted, edge) = self.began;
-        // The last event then may have been the user's own `join`, so this asks for one more.
-        self.last.unwrap_or_else(|| edge.saturating_sub(wanted + 1))
-    }
+    again: Retry,
 }
 
 impl<T> State<T> {
@@ -136,6 +113,9 @@ impl<T> State<T> {
             is_greeted: false,
             frame_bytes_max: usize::MAX,
             is_following: false,
+            resumes: 0,
+            resume_again: Retry::default(),
+            all_again: Retry::default(),
             is_settled: false,
             rooms,
             queues,
@@ -147,7 +127,8 @@ impl<T> State<T> {
         self.queues.is_empty()
     }
 
-    /// This connection has requested something that brings events.
+    /// Events may come on this connection. A `join` brings none before its answer, which is heard
+    /// first: so there is no connection that has only events for who waits for an answer.
     pub fn is_following(&self) -> bool {
         self.is_following
     }
@@ -156,7 +137,7 @@ impl<T> State<T> {
     pub fn push(&mut self, room: String, ask: Ask, token: T) {
         self.count += 1;
         let id = format!("{}-{}", self.prefix, self.count);
-        let entry = Entry { token, id, ask, is_sent: false, not_before: None, tries: 0 };
+        let entry = Entry { token, id, ask, is_sent: false, again: Retry::default() };
         self.queues.entry(room).or_default().push_back(entry);
         self.is_settled = false;
     }
@@ -164,26 +145,32 @@ impl<T> State<T> {
     /// What is due now. Without `may_follow`, no room is followed again.
     pub fn due(&mut self, now: Instant, may_follow: bool) -> Vec<Output<T>> {
         let mut outputs = Vec::new();
-        if !self.is_greeted || self.is_settled {
+        if !self.is_greeted || self.is_settled || !self.all_again.is_due(now) {
             return outputs;
         }
-        self.is_settled = true;
-        let is_due = |at: Option<Instant>| at.is_none_or(|at| at <= now);
-        // Commands first, so that their answers come before the missed events.
+        (self.is_settled, self.all_again.at) = (true, None);
+        // Commands first: their answers come before all that was missed.
         for (name, queue) in &mut self.queues {
             while let Some(entry) = queue.front_mut().filter(|entry| !entry.is_sent) {
-                // The connection follows until the event of the `leave` arrives. A `join` before
-                // that would not start anew.
-                let is_leaving = self.rooms.get(name).is_some_and(|room| room.is_left);
-                let is_join = matches!(entry.ask, Ask::Join(_));
-                if !is_due(entry.not_before) || (is_join && is_leaving) {
+                let room = self.rooms.get(name).filter(|_| matches!(entry.ask, Ask::Join(_)));
+                // A `join` waits until it is known whether this connection follows the room, and
+                // until the event of a `leave` has come: it would be no new beginning.
+                let must_wait = room.is_some_and(|room| match room.follow {
+                    Follow::Off | Follow::Later => false,
+                    Follow::Asked(_) => true,
+                    Follow::On => room.is_left,
+                });
+                if !entry.again.is_due(now) || must_wait {
                     self.is_settled = false;
                     break;
                 }
-                let frame = frame(&self.user, name, &entry.id, &entry.ask);
+                // The room may be followed by this alone. It goes on from where it was.
+                let goes_on = room.filter(|room| room.follow != Follow::On);
+                let start = goes_on.map(|room| Ask::Join(Start::After(room.position())));
+                let ask = start.as_ref().unwrap_or(&entry.ask);
+                let frame = frame(&self.user, name, &entry.id, ask);
                 if frame.len() <= self.frame_bytes_max {
                     entry.is_sent = true;
-                    self.is_following |= is_join;
                     outputs.push(Output::Send(frame));
                 } else if let Some(entry) = queue.pop_front() {
                     // The server would close the connection for it, and then the next one.
@@ -192,49 +179,73 @@ impl<T> State<T> {
             }
         }
         self.queues.retain(|_, queue| !queue.is_empty());
-        let mut wanted = Positions::new();
-        for (name, room) in &mut self.rooms {
-            let Follow::Off(at) = room.follow else { continue };
-            if may_follow && is_due(at) {
-                room.follow = Follow::Asked;
-                self.is_following = true;
-                wanted.insert(name, room.position());
-            } else {
-                self.is_settled = false;
-            }
+        if may_follow {
+            self.resume(now, &mut outputs);
         }
-        let mut wanted = wanted.into_iter().peekable();
-        while wanted.peek().is_some() {
-            let rooms = wanted.by_ref().take(RESUME_ROOMS_MAX).collect();
-            let (user_id, rooms) = (&*self.user, Some(rooms));
-            let resume = Command { r#type: "resume", user_id, rooms, ..Command::default() };
-            outputs.push(Output::Send(resume.json()));
-        }
+        let is_to_follow = |room: &Room| matches!(room.follow, Follow::Off | Follow::Later);
+        self.is_settled &= !self.rooms.values().any(is_to_follow);
         outputs
     }
 
-    /// When something will be due without further input.
-    pub fn wake(&self) -> Option<Instant> {
-        if self.is_settled {
+    /// Asks for the rooms that are not followed, in as few frames as may be.
+    fn resume(&mut self, now: Instant, outputs: &mut Vec<Output<T>>) {
+        let is_late = self.resume_again.is_due(now);
+        // Its answer decides whether more is to be asked for.
+        let is_joined = |name: &String| {
+            let entry = self.queues.get(name).and_then(VecDeque::front);
+            entry.is_some_and(|entry| entry.is_sent && matches!(entry.ask, Ask::Join(_)))
+        };
+        let due = self.rooms.iter_mut().filter(|(name, room)| {
+            let is_due = room.follow == Follow::Off || (room.follow == Follow::Later && is_late);
+            is_due && !is_joined(name)
+        });
+        let mut due = due.peekable();
+        while due.peek().is_some() {
+            self.resumes += 1;
+            let id = format!("{}-r{}", self.prefix, self.resumes);
+            let (user_id, id) = (&*self.user, Some(&*id));
+            let mut positions = Positions::new();
+            let resume = |positions| {
+                let rooms = Some(positions);
+                Command { r#type: "resume", user_id, rooms, id, ..Command::default() }.json()
+            };
+            let (mut bytes, mut len_max) = (resume(Positions::new()).len(), RESUME_ROOMS_MAX);
+            while let Some((name, room)) = due.next_if(|(name, room)| {
+                positions.len() < len_max.min(room.part_len_max)
+                    && bytes + Room::resume_bytes(name) <= self.frame_bytes_max
+                    || positions.is_empty()
+            }) {
+                bytes += Room::resume_bytes(name);
+                len_max = len_max.min(room.part_len_max);
+                room.follow = Follow::Asked(self.resumes);
+                positions.insert(name, room.position());
+            }
+            self.is_following = true;
+            outputs.push(Output::Send(resume(positions)));
+        }
+    }
+
+    /// When something will be due that waits for the time alone; with the same `may_follow`.
+    pub fn wake(&self, may_follow: bool) -> Option<Instant> {
+        if self.is_settled || !self.is_greeted {
             return None;
         }
         let heads = self.queues.values().filter_map(VecDeque::front);
-        let commands = heads.filter(|entry| !entry.is_sent).filter_map(|entry| entry.not_before);
-        let rooms = self.rooms.values().filter_map(|room| match room.follow {
-            Follow::Off(at) => at,
-            _ => None,
-        });
-        commands.chain(rooms).min()
+        let commands = heads.filter(|entry| !entry.is_sent).filter_map(|entry| entry.again.at);
+        let is_late = may_follow && self.rooms.values().any(|room| room.follow == Follow::Later);
+        let next = commands.chain(self.resume_again.at.filter(|_| is_late)).min();
+        next.max(self.all_again.at)
     }
 
     /// The connection is gone. Unanswered commands will be sent again.
     pub fn disconnected(&mut self) {
         (self.is_greeted, self.is_following, self.is_settled) = (false, false, false);
+        self.resume_again = Retry::default();
         for entry in self.queues.values_mut().flatten() {
             entry.is_sent = false;
         }
         for room in self.rooms.values_mut() {
-            room.follow = Follow::Off(None);
+            room.follow = Follow::Off;
         }
     }
 
@@ -246,9 +257,6 @@ impl<T> State<T> {
         self.is_settled = false;
         let other = || vec![Output::Tell(Update::Other(text.to_owned()))];
         let Ok(frame) = serde_json::from_str::<Frame<'_>>(text) else { return other() };
-        let again = |retry_after: Option<Duration>, tries| {
-            now + retry_after.unwrap_or_default() + AGAIN.wait(tries, random)
-        };
         match &*frame.r#type {
             "hello" => {
                 self.is_greeted = true;
@@ -262,15 +270,13 @@ impl<T> State<T> {
                 .map(|ms| Output::Wait(Duration::from_millis(ms)))
                 .into_iter()
                 .collect(),
-            "ack" | "joined" | "history" if frame.id.is_some() => self.on_answer(&frame, text),
-            "joined" => {
+            "joined" if self.asked(&frame).is_none() => {
                 if let (Some(room), Some(last_seq)) = (self.room(&frame), frame.last_seq) {
-                    (room.follow, room.as_of, room.tries) = (Follow::On, last_seq, 0);
-                    // A user who left would have been refused.
-                    room.is_left = false;
+                    room.joined(last_seq);
                 }
                 Vec::new()
             }
+            "ack" | "joined" | "history" if frame.id.is_some() => self.on_answer(&frame, text),
             "reset" => {
                 let (Some(room), Some(last_seq)) = (self.room(&frame), frame.last_seq) else {
                     return Vec::new();
@@ -279,15 +285,19 @@ impl<T> State<T> {
                 let room = frame.room.unwrap_or_default().into_owned();
                 vec![Output::Tell(Update::Reset { room, last_seq })]
             }
-            "error" if frame.re.as_deref() == Some("resume") => self.on_refused(&frame, again),
+            "error" if frame.re.as_deref() == Some("resume") => {
+                self.on_not_resumed(&frame, now, random)
+            }
             "error" => {
                 let refused = Refused::of(&frame);
+                self.slow_down(&refused, now, random);
                 let Some(entry) = self.asked(&frame) else { return other() };
                 // A write has an id, so it is stored once, however often it is sent.
                 let writes = !matches!(entry.ask, Ask::Join(_) | Ask::History { .. });
                 if writes && refused.is_for_now() {
-                    entry.not_before = Some(again(refused.retry_after, entry.tries));
-                    entry.tries += 1;
+                    if refused.code == "unavailable" {
+                        entry.again.put_off(now, refused.retry_after, AGAIN, random);
+                    }
                     entry.is_sent = false;
                     return Vec::new();
                 }
@@ -311,25 +321,13 @@ impl<T> State<T> {
     fn on_event(&mut self, event: Event) -> Vec<Output<T>> {
         let is_mine = event.user_id.as_ref() == Some(&self.user);
         let Some(room) = self.rooms.get_mut(&event.room) else { return Vec::new() };
-        let (wanted, edge) = room.began;
-        let next = room.last.map_or(edge, |last| last) + 1;
-        if event.seq > next {
-            return vec![Output::Hole];
+        match room.take(&event, is_mine) {
+            Place::Hole => return vec![Output::Hole],
+            Place::Old => return Vec::new(),
+            Place::Next => {}
         }
-        if room.last.is_some() && event.seq < next {
-            return Vec::new();
-        }
-        // It asked only for new events. Events up to `edge` are not new, except for the user's own
-        // `join`.
-        let is_join = is_mine && event.kind == "join";
-        let is_old = room.last.is_none() && wanted == 0 && event.seq <= edge && !is_join;
-        room.last = Some(event.seq);
-        let has_left = is_mine && event.kind == "leave" && event.seq > room.as_of;
-        let mut outputs = Vec::new();
-        let name = event.room.clone();
-        if !is_old {
-            outputs.push(Output::Tell(Update::Event(event)));
-        }
+        let (has_left, name) = (room.is_ended_by(&event, is_mine), event.room.clone());
+        let mut outputs = vec![Output::Tell(Update::Event(event))];
         if has_left {
             self.is_settled = false;
             self.rooms.remove(&name);
@@ -338,29 +336,65 @@ impl<T> State<T> {
         outputs
     }
 
-    /// A room, or all that were requested, cannot be followed again, now or ever.
-    fn on_refused(
-        &mut self,
-        frame: &Frame<'_>,
-        again: impl Fn(Option<Duration>, u32) -> Instant,
-    ) -> Vec<Output<T>> {
-        let refused = Refused::of(frame);
-        let named = frame.room.as_deref();
-        if !refused.is_for_now()
-            && let Some(name) = named
-        {
-            let Some(room) = self.rooms.remove(name) else { return Vec::new() };
-            let error = (!room.is_left).then_some(refused);
-            return vec![Output::Tell(Update::Left { room: name.to_owned(), error })];
+    /// When one command is too many, others are too: nothing is sent for a while.
+    fn slow_down(&mut self, refused: &Refused, now: Instant, random: f64) {
+        if refused.code == "rate_limited" {
+            self.all_again.put_off(now, refused.retry_after, AGAIN, random);
         }
-        let is_meant = |name: &str| named.is_none_or(|named| named == name);
-        for (_, room) in self.rooms.iter_mut().filter(|(name, _)| is_meant(name)) {
-            if room.follow == Follow::Asked {
-                room.follow = Follow::Off(Some(again(refused.retry_after, room.tries)));
-                room.tries += 1;
+    }
+
+    /// A room, or a `resume` as a whole, was refused, for now or for good.
+    fn on_not_resumed(&mut self, frame: &Frame<'_>, now: Instant, random: f64) -> Vec<Output<T>> {
+        let refused = Refused::of(frame);
+        self.slow_down(&refused, now, random);
+        let number = || frame.id.as_deref()?.rsplit_once("-r")?.1.parse().ok();
+        let asked: Vec<String> = match frame.room.as_deref() {
+            Some(name) => vec![name.to_owned()],
+            None => {
+                let follow = number().map(Follow::Asked);
+                let asked = self.rooms.iter().filter(|(_, room)| Some(room.follow) == follow);
+                asked.map(|(name, _)| name.clone()).collect()
+            }
+        };
+        let is_for_now = refused.is_for_now() || refused.code == "internal";
+        let next = if is_for_now { Follow::Later } else { Follow::Off };
+        if is_for_now {
+            self.resume_again.put_off(now, refused.retry_after, RESUME_AGAIN, random);
+        }
+        let is_too_much = refused.code == "rate_limited";
+        if let [name] = &asked[..]
+            && !is_too_much
+        {
+            return self.on_room_not_resumed(name, refused, is_for_now);
+        }
+        let part_len_max = if is_too_much { RESUME_ROOMS_MAX } else { asked.len() / 2 };
+        for name in &asked {
+            if let Some(room) = self.rooms.get_mut(name) {
+                (room.follow, room.part_len_max) = (next, part_len_max);
             }
         }
         Vec::new()
+    }
+
+    fn on_room_not_resumed(
+        &mut self,
+        name: &str,
+        error: Refused,
+        is_for_now: bool,
+    ) -> Vec<Output<T>> {
+        let Some(room) = self.rooms.get_mut(name) else { return Vec::new() };
+        let is_left = room.is_left;
+        let name = name.to_owned();
+        if !is_for_now {
+            self.rooms.remove(&name);
+            let error = (!is_left).then_some(error);
+            return vec![Output::Tell(Update::Left { room: name, error })];
+        }
+        room.follow = Follow::Later;
+        if std::mem::replace(&mut room.is_paused, true) {
+            return Vec::new();
+        }
+        vec![Output::Tell(Update::Paused { room: name, error })]
     }
 
     fn on_answer(&mut self, frame: &Frame<'_>, text: &str) -> Vec<Output<T>> {
@@ -369,12 +403,14 @@ impl<T> State<T> {
         };
         let answer = match (&*frame.r#type, ask) {
             ("ack", ask) => {
+                let seq = frame.seq.unwrap_or_default();
                 if ask == Ask::Leave
                     && let Some(room) = self.room(frame)
                 {
-                    room.is_left = true;
+                    room.left(seq);
                 }
-                Answer::Seq(frame.seq.unwrap_or_default())
+                self.all_again.went_well();
+                Answer::Seq(seq)
             }
             ("joined", Ask::Join(start)) => {
                 let last_seq = frame.last_seq.unwrap_or_default();
@@ -397,11 +433,10 @@ impl<T> State<T> {
             Start::After(seq) => (Some(seq), (0, 0)),
             Start::Last(wanted) => (None, (wanted, last_seq)),
         };
-        let (as_of, follow) = (last_seq, Follow::On);
-        let room = self.rooms.entry(name.to_owned());
-        // A room that is already followed keeps its position.
-        let room = room.or_insert(Room { last, began, as_of, follow, is_left: false, tries: 0 });
-        (room.as_of, room.follow) = (as_of, follow);
+        self.is_following = true;
+        // One that was followed already stays where it is.
+        let room = self.rooms.entry(name.to_owned()).or_insert_with(|| Room::new(last, began));
+        room.joined(last_seq);
     }
 
     /// Removes the command that the frame answers from its queue, and answers it.

@@ -130,6 +130,119 @@ async fn who_waits_for_answers_while_updates_wait_for_it_gets_both() {
     assert_eq!(seen, wanted);
 }
 
+/// Rooms of `owner`, each with so many events.
+async fn rooms(node: &TestNode, names: &[&str], len: usize) -> Client {
+    let (client, _) = Client::start(settings(node.addr.port(), "owner"));
+    for name in names {
+        client.create(name).await.unwrap();
+        for number in 1..len {
+            client.send(name, &number.to_string()).await.unwrap();
+        }
+    }
+    client
+}
+
+/// The seqs of the next events of those rooms.
+async fn take(updates: &mut Updates, rooms: &[&str], len: usize) -> Vec<Vec<u64>> {
+    let mut seqs = vec![Vec::new(); rooms.len()];
+    for _ in 0..len {
+        let event = next_event(updates).await;
+        seqs[rooms.iter().position(|room| *room == event.room).unwrap()].push(event.seq);
+    }
+    seqs
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rooms_with_more_events_than_places_are_joined_before_any_is_taken() {
+    const LEN: usize = 30;
+    let world = World::sqlite().await;
+    let node = world.node().await;
+    let names = ["a", "b", "c"];
+    let _owner = rooms(&node, &names, LEN).await;
+    let few = Settings { updates_len_max: 4, ..settings(node.addr.port(), "ada") };
+    let (client, mut updates) = Client::start(few);
+    for name in names {
+        let joined = timeout(PATIENCE, client.join(name, Start::After(0))).await;
+        assert_eq!(joined.expect("it is stuck").unwrap(), LEN as u64 + 1);
+    }
+    // With the user's own `join` each.
+    let seqs = take(&mut updates, &names, names.len() * (LEN + 1)).await;
+    assert!(seqs.iter().all(|seqs| seqs.iter().copied().eq(1..=LEN as u64 + 1)), "{seqs:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_takes_updates_may_wait_for_a_join_and_for_a_leave_meanwhile() {
+    const LEN: u64 = 20;
+    let world = World::sqlite().await;
+    let node = world.node().await;
+    let _owner = rooms(&node, &["a", "b"], LEN as usize).await;
+    let few = Settings { updates_len_max: 4, ..settings(node.addr.port(), "ada") };
+    let (client, mut updates) = Client::start(few);
+    client.join("a", Start::After(0)).await.unwrap();
+    assert_eq!(next_event(&mut updates).await.seq, 1);
+    let work = async {
+        client.leave("a").await?;
+        client.join("a", Start::Last(0)).await?;
+        client.join("b", Start::After(0)).await
+    };
+    timeout(PATIENCE, work).await.expect("it is stuck").unwrap();
+    // In `a` the user's `join`, `leave` and `join` as well.
+    let seqs = take(&mut updates, &["a", "b"], 2 * LEN as usize + 3).await;
+    assert_eq!(seqs, [(2..=LEN + 3).collect::<Vec<_>>(), (1..=LEN + 1).collect()]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_taken_on_is_written_though_nobody_is_left() {
+    let world = World::sqlite().await;
+    let node = world.node().await;
+    let _owner = room(&node).await;
+    let (client, updates) = Client::start(settings(node.addr.port(), "owner"));
+    drop(updates);
+    let receipt = client.post("r", "my last words").await.unwrap();
+    drop(client);
+    assert_eq!(timeout(PATIENCE, receipt.seq()).await.unwrap().unwrap(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_whose_last_command_is_answered_by_itself_ends() {
+    let world = World::sqlite().await;
+    let node = world.node().await;
+    let (client, mut updates) = Client::start(settings(node.addr.port(), "ada"));
+    let receipt = client.post("r", &"x".repeat(100_000)).await.unwrap();
+    drop(client);
+    assert!(timeout(PATIENCE, receipt.seq()).await.unwrap().is_err(), "too large");
+    let end = async { while updates.next().await.is_some() {} };
+    timeout(PATIENCE, end).await.expect("it goes on");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_lets_fewer_rooms_be_followed_costs_only_the_others() {
+    let names = ["a", "b", "c", "d", "e"];
+    let world = World::sqlite().await;
+    let node = world.node().await;
+    let proxy = Proxy::to(node.addr.port(), Pieces::Chunks).await;
+    drop(rooms(&node, &names, 1).await);
+    let (client, mut updates) = Client::start(settings(proxy.port(), "owner"));
+    for name in names {
+        client.join(name, Start::After(0)).await.unwrap();
+        assert_eq!(next_event(&mut updates).await.room, name);
+    }
+    node.stop().await;
+    let node = world.node_with(|config| config.session.follows_max = 2).await;
+    proxy.retarget(node.addr.port());
+    let mut lost = Vec::new();
+    while lost.len() < 3 {
+        if let Update::Left { room, error } = next(&mut updates).await {
+            assert_eq!(error.unwrap().code, "bad_request");
+            lost.push(room);
+        }
+    }
+    for name in names.into_iter().filter(|name| !lost.contains(&(*name).to_owned())) {
+        client.send(name, "hi").await.unwrap();
+        assert_eq!(next_event(&mut updates).await.room, name);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_server_refuses_is_an_error_with_its_code() {
     let world = World::sqlite().await;

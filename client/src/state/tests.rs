@@ -8,6 +8,8 @@ use serde_json::{Value, json};
 
 use super::*;
 
+mod following;
+
 /// A server, and one connection to it.
 #[derive(Default)]
 struct Server {
@@ -55,7 +57,20 @@ impl Server {
         }
     }
 
-    /// Handles the next command: refuses it for now, or carries it out, with or without an answer.
+    /// If the next command is a `resume`, it is refused as a whole: for good, if it has more than
+    /// one room.
+    fn refuse_whole(&mut self) {
+        let command = self.to_server.front().map(|text| serde_json::from_str::<Value>(text));
+        let Some(Ok(command)) = command else { return };
+        let Some(rooms) = command["rooms"].as_object() else { return };
+        let code = if rooms.len() > 1 { "bad_request" } else { "unavailable" };
+        let error = json!({"type": "error", "code": code, "re": "resume", "id": command["id"],
+            "error": "no"});
+        self.to_server.pop_front();
+        self.to_client.push_back(error.to_string());
+    }
+
+    /// The next command: not now, or carried out, and answered or not.
     fn serve(&mut self, is_away: bool, is_told: bool) {
         let Some(text) = self.to_server.pop_front() else { return };
         let command: Value = serde_json::from_str(&text).unwrap();
@@ -64,16 +79,17 @@ impl Server {
         let error = json!({"type": "error", "code": "unavailable", "re": kind, "room": room,
             "id": id, "error": "not now"});
         if kind == "resume" {
+            let resumed = json!({"type": "resumed", "rooms": {}, "id": id});
             for (room, since) in command["rooms"].as_object().unwrap() {
                 if is_away {
                     let error = json!({"type": "error", "code": "unavailable", "re": "resume",
-                        "room": room, "error": "not now"});
+                        "room": room, "id": id, "error": "not now"});
                     self.to_client.push_back(error.to_string());
                 } else {
-                    self.follow(room, since.as_u64(), &Value::Null);
+                    self.follow(room, since.as_u64(), id);
                 }
             }
-            return self.to_client.push_back(r#"{"type":"resumed","rooms":{}}"#.to_owned());
+            return self.to_client.push_back(resumed.to_string());
         }
         if is_away {
             return self.to_client.push_back(error.to_string());
@@ -105,8 +121,11 @@ struct Stand {
     told: BTreeMap<String, Vec<String>>,
     answers: BTreeMap<(String, usize), u64>,
     asked: usize,
+    rejoined: usize,
 }
 
+/// Of joins of rooms that are followed already.
+const AGAIN: &str = "again";
 const ROOMS: [&str; 2] = ["all", "new"];
 
 impl Stand {
@@ -123,13 +142,22 @@ impl Stand {
         }
         let now = Instant::now();
         let (told, answers) = (BTreeMap::new(), BTreeMap::new());
-        Self { state, server, now, told, answers, asked: 0 }
+        Self { state, server, now, told, answers, asked: 0, rejoined: 0 }
     }
 
     fn say(&mut self, room: &str) {
         self.asked += 1;
         let token = (room.to_owned(), self.asked);
         self.state.push(room.to_owned(), Ask::Message(format!("m{}", self.asked)), token);
+    }
+
+    /// Joins a room that is followed already: it stays where it is, and nothing is lost.
+    fn rejoin(&mut self, room: &str) {
+        if self.state.rooms.contains_key(room) {
+            self.rejoined += 1;
+            let token = (AGAIN.to_owned(), self.rejoined);
+            self.state.push(room.to_owned(), Ask::Join(Start::Last(0)), token);
+        }
     }
 
     fn send(&mut self) {
@@ -148,13 +176,14 @@ impl Stand {
                     let before = self.answers.insert((room, number), seq);
                     assert_eq!(before, None, "answered twice");
                 }
-                // A join that was refused for now has to be requested again.
+                Output::Answer((room, _), Err(_)) if room == AGAIN => {}
+                // A join may have to be asked for again.
                 Output::Answer((room, 0), Err(refused)) => {
                     assert_eq!(refused.code, "unavailable");
                     let start = if room == "all" { Start::After(0) } else { Start::Last(0) };
                     self.state.push(room.clone(), Ask::Join(start), (room, 0));
                 }
-                Output::Tell(Update::Connected { .. }) => {}
+                Output::Tell(Update::Connected { .. } | Update::Paused { .. }) => {}
                 other => panic!("{other:?} of {text}"),
             }
         }
@@ -167,8 +196,8 @@ impl Stand {
     }
 
     fn step(&mut self, choice: u8) {
-        let room = ROOMS[usize::from(choice / 16) % 2];
-        match choice % 16 {
+        let room = ROOMS[usize::from(choice / 18) % 2];
+        match choice % 18 {
             0..3 => self.say(room),
             3 => self.cut(),
             4 => self.now += Duration::from_secs(1),
@@ -179,6 +208,8 @@ impl Stand {
                 let message = json!({"type": "message", "user_id": "other", "message": "hi"});
                 self.server.append(room, message);
             }
+            11 => self.rejoin(room),
+            12 => self.server.refuse_whole(),
             _ => self.hear(),
         }
         self.send();
@@ -192,7 +223,7 @@ impl Stand {
             self.server.serve(false, true);
             self.hear();
             let is_quiet = self.server.to_client.is_empty() && self.server.to_server.is_empty();
-            if is_quiet && self.state.is_idle() && self.state.wake().is_none() {
+            if is_quiet && self.state.is_idle() && self.state.wake(true).is_none() {
                 return;
             }
         }
@@ -210,8 +241,9 @@ impl Stand {
             let wanted: Vec<String> = mine.map(|(_, number)| format!("m{number}")).collect();
             assert_eq!(texts, wanted, "each message once, in the order of the calls");
         }
-        assert_eq!(self.answers.len(), self.asked + ROOMS.len());
-        for ((room, number), seq) in self.answers.iter().filter(|((_, number), _)| *number > 0) {
+        let answers = self.answers.iter().filter(|((room, _), _)| room != AGAIN);
+        assert_eq!(answers.clone().count(), self.asked + ROOMS.len());
+        for ((room, number), seq) in answers.filter(|((_, number), _)| *number > 0) {
             let event = &self.server.rooms[room][*seq as usize - 1];
             assert_eq!(own_text(event), Some(format!("m{number}")));
         }
@@ -321,7 +353,7 @@ fn a_room_that_may_not_be_followed_again_is_left_and_one_that_cannot_be_now_is_a
     let mut state = following(Start::After(5));
     state.disconnected();
     hear(&mut state, r#"{"type":"hello","node":"n"}"#);
-    let resume = r#"{"type":"resume","user_id":"me","rooms":{"r":5}}"#;
+    let resume = r#"{"type":"resume","user_id":"me","rooms":{"r":5},"id":"p-r1"}"#;
     assert_eq!(due(&mut state, Instant::now(), false), [""; 0]);
     assert_eq!(due(&mut state, Instant::now(), true), [resume]);
     let error = |code: &str| {
@@ -329,14 +361,20 @@ fn a_room_that_may_not_be_followed_again_is_left_and_one_that_cannot_be_now_is_a
         json!({"type": "error", "code": code, "re": "resume", "room": "r", "error": text})
             .to_string()
     };
+    let refused = |code: &str| {
+        let (code, message) = (code.to_owned(), "no".to_owned());
+        Refused { code, message, retry_after: None }
+    };
     let now = Instant::now();
-    assert_eq!(state.hear(&error("unavailable"), now, 1.0), []);
+    let (room, why) = ("r".to_owned(), refused("unavailable"));
+    let paused = Output::Tell(Update::Paused { room, error: why });
+    assert_eq!(state.hear(&error("unavailable"), now, 1.0), [paused]);
     assert_eq!(due(&mut state, now, true), [""; 0]);
-    let at = state.wake().unwrap();
-    assert_eq!(due(&mut state, at, true), [resume]);
-    let refused = hear(&mut state, &error("not_member"));
-    let (code, message) = ("not_member".to_owned(), "no".to_owned());
-    assert_eq!(refused, [left(Some(Refused { code, message, retry_after: None }))]);
+    assert_eq!(state.wake(false), None, "it is not asked for");
+    let at = state.wake(true).unwrap();
+    assert_eq!(due(&mut state, at, true), [resume.replace("r1", "r2")]);
+    assert_eq!(state.hear(&error("unavailable"), at, 1.0), [], "it was told once");
+    assert_eq!(hear(&mut state, &error("not_member")), [left(Some(refused("not_member")))]);
 }
 
 #[test]

@@ -75,6 +75,32 @@ pub struct Open {
     pub line: Line,
     pub id: Connection,
     pub node: Node,
+    stage: Arc<Stage>,
+}
+
+impl Open {
+    /// The next frame. Cancel-safe.
+    ///
+    /// Connections may break; but what no server may send, or a close for something that these
+    /// clients do not do, is written down as a frame that nothing accounts for.
+    pub async fn next(&mut self) -> Result<String, Gone> {
+        let gone = match self.line.next().await {
+            Ok(text) => return Ok(text),
+            Err(gone) => gone,
+        };
+        if gone.is_for_good() || matches!(gone, verbatim_client::Gone::Wrong(_)) {
+            self.stray(&gone.to_string());
+        }
+        Err(gone.into())
+    }
+
+    /// A frame that nothing accounts for.
+    pub fn stray(&self, text: &str) {
+        let now = self.stage.recorder.now();
+        let mut history = self.stage.recorder.history();
+        let frame = history.frame(text.as_bytes());
+        history.stray(self.id, now, frame);
+    }
 }
 
 /// What a client knows of one room.
@@ -144,7 +170,7 @@ impl Client {
                 let mut history = self.stage.recorder.history();
                 let node = history.node(&node);
                 let id = history.connection(node, &self.name);
-                return Ok(Open { line, id, node });
+                return Ok(Open { line, id, node, stage: self.stage.clone() });
             }
             self.move_on();
             tokio::time::sleep(KNOCK_PAUSE).await;
@@ -262,12 +288,12 @@ impl Client {
     /// Records a frame, and returns what it means.
     pub fn hear(&mut self, open: &Open, text: &str) -> Heard {
         let Ok(frame) = serde_json::from_str::<Frame<'_>>(text) else {
-            self.stray(open, text);
+            open.stray(text);
             return Heard::Nothing;
         };
         match &*frame.r#type {
             _ if frame.is_event() => self.on_event(&frame, text).unwrap_or_else(|| {
-                self.stray(open, text);
+                open.stray(text);
                 Heard::Nothing
             }),
             "joined" => self.on_joined(open, &frame),
@@ -285,21 +311,13 @@ impl Client {
             // Signals, about which nothing is promised.
             "who" | "presence" | "typing" | "read" => Heard::Nothing,
             _ => {
-                self.stray(open, text);
+                open.stray(text);
                 Heard::Nothing
             }
         }
     }
 
-    /// Records a frame that should not have been sent.
-    pub fn stray(&self, open: &Open, text: &str) {
-        let now = self.stage.recorder.now();
-        let mut history = self.stage.recorder.history();
-        let frame = history.frame(text.as_bytes());
-        history.stray(open.id, now, frame);
-    }
-
-    /// `None`: this connection does not follow the event's room.
+    /// `None`: it is of a room that this connection does not follow.
     fn on_event(&mut self, frame: &Frame<'_>, text: &str) -> Option<Heard> {
         let now = self.stage.recorder.now();
         let (room, seq) = (frame.room.as_deref()?, frame.seq?);
@@ -351,15 +369,15 @@ impl Client {
             let is_unavailable = matches!(code, "unavailable" | "rate_limited");
             Counters::add(if is_unavailable { &counters.unavailable } else { &counters.answered });
             if !matches!(code, "not_member" | "room_exists") && !is_unavailable {
-                // These clients send nothing that may be refused for another reason.
-                self.stray(open, text);
+                // Nothing that these clients send may be refused for another reason.
+                open.stray(text);
             }
             return if is_unavailable { Answered::Unavailable } else { Answered::Refused };
         }
         let re = frame.re.as_deref().and_then(kind);
         let event_at_ms = frame.at.as_deref().and_then(at_ms);
         let (Some(re), Some(seq), Some(event_at_ms)) = (re, frame.seq, event_at_ms) else {
-            self.stray(open, text);
+            open.stray(text);
             return Answered::Refused;
         };
         let duplicate = frame.duplicate.unwrap_or(false);
@@ -421,4 +439,52 @@ fn kind(name: &str) -> Option<Kind> {
         "message" => Kind::Message,
         _ => return None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::TcpListener;
+    use verbatim_checker::{Limits, check};
+
+    use super::*;
+
+    /// What is found when a server's connection ends so, after its greeting.
+    async fn found(end: &[u8]) -> usize {
+        let hello = br#"{"type":"hello","node":"n"}"#;
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("ws://{}", listener.local_addr().unwrap());
+        let stage = Arc::new(Stage {
+            recorder: Recorder::new(Limits::default()),
+            targets: vec![Target::parse(&url).unwrap()],
+            rooms: Vec::new(),
+            made: Mutex::default(),
+            phase: watch::channel(Phase::Talk).0,
+            settled: watch::channel(0).0,
+            arrived: watch::channel(0).0,
+        });
+        let mut client = Client::new(&stage, "c", "u", 0, false);
+        let serve = async {
+            let (stream, _) = listener.accept().await.unwrap();
+            let socket = tokio_tungstenite::accept_async(stream).await.unwrap();
+            let mut stream = socket.into_inner();
+            let head = [0x81, u8::try_from(hello.len()).unwrap()];
+            stream.write_all(&[&head[..], hello, end].concat()).await.unwrap();
+        };
+        let (open, ()) = tokio::join!(client.connect(), serve);
+        let mut open = open.unwrap();
+        assert!(open.next().await.is_err());
+        check(&open.stage.recorder.history()).total()
+    }
+
+    #[tokio::test]
+    async fn a_break_is_nothing_and_what_no_server_may_send_is_found() {
+        let close = |code: u16| [&[0x88, 2][..], &code.to_be_bytes()].concat();
+        for end in [Vec::new(), close(1012), close(4008), vec![0x81]] {
+            assert_eq!(found(&end).await, 0, "{end:?}");
+        }
+        for end in [close(1002), close(1008), b"\x82\x01x".to_vec(), b"\xf1\x01x".to_vec()] {
+            assert_eq!(found(&end).await, 1, "{end:?}");
+        }
+    }
 }

@@ -127,7 +127,7 @@ impl Follower {
             self.report(&phase);
             let has_whims = phase == Phase::Talk && self.habit != Habit::Steady;
             tokio::select! {
-                text = open.line.next() => self.hear(open, &text?).await?,
+                text = open.next() => self.hear(open, &text?).await?,
                 () = sleep_until(self.whim), if has_whims => self.act(open).await?,
                 // Never an error: this client holds the sender (`Stage`).
                 _ = self.client.phase.changed() => {}
@@ -196,7 +196,7 @@ impl Follower {
         // The refusal of a `join`, or of one room of a `resume`.
         let is_known = matches!(frame.code.as_deref(), Some("not_member" | "unavailable"));
         let Some(room) = frame.room.as_deref().filter(|_| is_known) else {
-            self.client.stray(open, text);
+            open.stray(text);
             return Ok(());
         };
         self.client.not_joined(room);

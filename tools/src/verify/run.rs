@@ -312,7 +312,7 @@ async fn create(keeper: &Client, open: &mut Open, room: &str) -> Result<(), Gone
     loop {
         keeper.sent(open, command);
         open.line.send([create.json()]).await?;
-        let text = open.line.next().await?;
+        let text = open.next().await?;
         let frame: Frame<'_> = serde_json::from_str(&text).map_err(|_| Gone)?;
         if keeper.answered(open, command, &frame, &text) != Answered::Unavailable {
             return Ok(());
@@ -326,7 +326,7 @@ async fn join_all(client: &mut Client, open: &mut Open, rooms: &[String]) -> Res
         let join = client.join(open, room, Start::Last(0), None);
         open.line.send([join]).await?;
         loop {
-            let text = open.line.next().await?;
+            let text = open.next().await?;
             match client.hear(open, &text) {
                 Heard::Joined(joined) if joined == *room => break,
                 Heard::Answer => {

@@ -56,7 +56,7 @@ impl Twin {
                     self.pending.push_back(job);
                     open.line.send([json]).await?;
                 }
-                text = open.line.next() => {
+                text = open.next() => {
                     let text = text?;
                     if self.client.hear(open, &text) != Heard::Answer {
                         continue;
@@ -64,7 +64,7 @@ impl Twin {
                     let frame = serde_json::from_str(&text).map_err(|_| Gone)?;
                     match take_answered(&mut self.pending, &frame) {
                         Some(job) => drop(self.client.answered(open, job.command, &frame, &text)),
-                        None => self.client.stray(open, &text),
+                        None => open.stray(&text),
                     }
                 }
             }
@@ -145,7 +145,7 @@ pub async fn page(
     let asked_at = client.stage.recorder.now();
     open.line.send([ask.json()]).await?;
     loop {
-        let text = open.line.next().await?;
+        let text = open.next().await?;
         let frame: frame::Frame<'_> = serde_json::from_str(&text).map_err(|_| Gone)?;
         match &*frame.r#type {
             "history" => {

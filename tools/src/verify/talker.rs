@@ -110,7 +110,7 @@ impl Talker {
             self.send(open).await?;
             let wake = self.wake(phase == Phase::Talk);
             tokio::select! {
-                text = open.line.next() => self.hear(open, &text?).await,
+                text = open.next() => self.hear(open, &text?).await,
                 () = sleep_until(wake) => self.send_again(open).await?,
                 // Never an error: this client holds the sender (`Stage`).
                 _ = self.client.phase.changed() => {}
@@ -262,7 +262,7 @@ impl Talker {
                 {
                     self.on_answer(open, job, &frame, text).await;
                 } else {
-                    self.client.stray(open, text);
+                    open.stray(text);
                 }
             }
             Heard::Left(room) if self.returning.contains(&room) => self.come_back(room),
