@@ -107,7 +107,8 @@ impl Client {
     pub fn start(settings: Settings) -> (Self, Updates) {
         let slots = settings.outbox_len_max.clamp(1, Semaphore::MAX_PERMITS);
         let (requests, taken) = mpsc::channel(slots);
-        let updates_len = settings.updates_len_max.max(2 * UPDATES_PER_FRAME);
+        let updates_len =
+            settings.updates_len_max.clamp(2 * UPDATES_PER_FRAME, Semaphore::MAX_PERMITS);
         let (updates, shown) = mpsc::channel(updates_len);
         let task = Task {
             state: State::new(settings.user.clone(), format!("{:032x}", rand::random::<u128>())),
@@ -131,8 +132,9 @@ impl Client {
     }
 
     /// Makes the user a member of the room and follows it, across all breaks from then on. A room
-    /// that is followed already stays where it is, whatever `start` says, also after a
-    /// [`Client::leave`] whose event has not come. Returns the seq of the room's last event.
+    /// that is followed already stays where it is, whatever `start` says. After [`Client::leave`]
+    /// it is a new beginning; only if the connection was lost before the event of the leave came,
+    /// the room may go on from where it was. Returns the seq of the room's last event.
     ///
     /// Unlike a message, it is not retried while the server cannot carry it out: `unavailable` and
     /// `rate_limited` are returned like any other error.
@@ -140,7 +142,8 @@ impl Client {
         seq(self.ask(room, Ask::Join(start)).await?.answer().await?)
     }
 
-    /// Ends the user's membership, and stops following the room. Returns the seq of the event.
+    /// Ends the user's membership, and stops following the room. Returns the seq of the event. If
+    /// the connection was lost before, events that had not come by then do not come any more.
     pub async fn leave(&self, room: &str) -> Result<u64, Error> {
         seq(self.ask(room, Ask::Leave).await?.answer().await?)
     }
@@ -330,7 +333,7 @@ impl Task {
 
     /// One connection, from its greeting to its end.
     async fn converse(&mut self, connection: &mut Connection) -> Result<Never, End> {
-        let mut is_greeted = false;
+        let (mut is_greeted, begun) = (false, Instant::now());
         loop {
             self.tell_news();
             let is_shut = self.updates.is_closed();
@@ -353,12 +356,18 @@ impl Task {
             let (wake, nobody_sends) = (self.state.wake(self.follows), self.nobody_sends());
             tokio::select! {
                 text = connection.next() => {
-                    let heard = self.state.hear(&text?, Instant::now(), rand::random());
+                    let text = text?;
+                    let heard = self.state.hear(&text, Instant::now(), rand::random());
                     self.act(heard)?;
-                    self.is_suspect &= !std::mem::replace(&mut is_greeted, true);
+                    // Refusals come before a close for too many of them, so they prove nothing.
+                    let is_good = is_greeted && !text.starts_with(r#"{"type":"error""#);
+                    (self.is_suspect, is_greeted) = (self.is_suspect && !is_good, true);
                 }
                 request = self.requests.recv(), if !nobody_sends => self.take(request),
                 () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {}
+                () = sleep_until(begun + self.settings.waits.open), if !is_greeted => {
+                    return Err(Gone::silent("greet").into());
+                }
                 () = has_slots(&self.updates, self.updates_len / 2), if !self.follows => {}
             }
         }

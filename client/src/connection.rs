@@ -26,6 +26,8 @@ use self::heard::Heard;
 
 /// What one read of a socket takes. The default is 128 KiB for each connection, at once.
 const READ_BYTES: usize = 4096;
+/// A year: the clock cannot add `Duration::MAX`.
+const PATIENCE_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
 /// The longest frame that is accepted; a longer one ends the connection. The longest frames are
 /// pages of history, some 1 MiB unless the server's settings say otherwise.
 const FRAME_BYTES_MAX: usize = 64 << 20;
@@ -53,8 +55,7 @@ pub struct Waits {
     /// For connecting, TLS and the upgrade together. The kernel of a suspended node still accepts
     /// connections, but the node does not answer.
     pub open: Duration,
-    /// A connection that was silent for so long, without a byte, is asked with a ping whether it is
-    /// there,
+    /// After so long without a byte, a ping asks whether the server is there.
     pub silence: Duration,
     /// If nothing arrives within this time after the ping, the connection counts as broken.
     pub answer: Duration,
@@ -118,7 +119,7 @@ impl Gone {
         matches!(self, Self::Closed { code: 1008, .. })
     }
 
-    fn silent(what: &str) -> Self {
+    pub(crate) fn silent(what: &str) -> Self {
         Self::Lost(format!("the server did not {what} in time"))
     }
 }
@@ -160,9 +161,11 @@ impl Target {
             _ => return Err(bad()),
         };
         let has_path = uri.path_and_query().is_some_and(|path| path.as_str() != "/");
-        let path = if has_path { "" } else { "/ws" };
         Ok(Self {
-            url: format!("{}{path}", url.trim_end_matches('/')),
+            url: match has_path {
+                true => url.to_owned(),
+                false => format!("{}/ws", url.trim_end_matches('/')),
+            },
             // The brackets of an IPv6 address belong to the URL.
             host: host.trim_matches(['[', ']']).to_owned(),
             port,
@@ -227,7 +230,8 @@ impl Connection {
     pub async fn next(&mut self) -> Result<String, Gone> {
         loop {
             let patience = if self.is_asked { self.waits.answer } else { self.waits.silence };
-            match timeout_at(self.heard_at + patience, self.socket.next()).await {
+            let until = self.heard_at + patience.min(PATIENCE_MAX);
+            match timeout_at(until, self.socket.next()).await {
                 Ok(Some(Ok(message))) => {
                     self.rested();
                     match message {

@@ -42,7 +42,8 @@ pub enum Update {
         node: String,
     },
     /// The connection is lost, and the client tries to reconnect. If this is the last update, the
-    /// client has given up, because the server says that it does something wrong.
+    /// client has given up, because the server says that it does something wrong, or it had nothing
+    /// more to do.
     Disconnected {
         /// Why.
         why: Gone,

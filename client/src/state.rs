@@ -26,8 +26,8 @@ use crate::frame::{Command, Frame, History, Positions};
 /// The wait before a command that the server could not carry out is sent again.
 const AGAIN: Backoff =
     Backoff { first: Duration::from_millis(200), longest: Duration::from_secs(10) };
-/// Before rooms that could not be followed for now are asked for again, all together: a server
-/// counts every refusal, and does not stand many in each of several seconds.
+/// The wait before rooms that could not be followed for now are asked for again, all together: a
+/// server closes a connection with many refused commands in each of several seconds.
 const RESUME_AGAIN: Backoff =
     Backoff { first: Duration::from_secs(1), longest: Duration::from_secs(30) };
 
@@ -89,6 +89,8 @@ pub struct State<T> {
     all_again: Retry,
     /// Nothing is due and nothing will be by itself: there is no need to look.
     is_settled: bool,
+    /// When `due` last looked.
+    looked_at: Option<Instant>,
     rooms: BTreeMap<String, Room>,
     /// Unanswered commands by room, in the order of the calls. No queue is empty.
     queues: BTreeMap<String, VecDeque<Entry<T>>>,
@@ -117,6 +119,7 @@ impl<T> State<T> {
             resume_again: Retry::default(),
             all_again: Retry::default(),
             is_settled: false,
+            looked_at: None,
             rooms,
             queues,
         }
@@ -149,6 +152,7 @@ impl<T> State<T> {
             return outputs;
         }
         (self.is_settled, self.all_again.at) = (true, None);
+        self.looked_at = Some(now);
         // Commands first: their answers come before all that was missed.
         for (name, queue) in &mut self.queues {
             while let Some(entry) = queue.front_mut().filter(|entry| !entry.is_sent) {
@@ -233,13 +237,16 @@ impl<T> State<T> {
         let heads = self.queues.values().filter_map(VecDeque::front);
         let commands = heads.filter(|entry| !entry.is_sent).filter_map(|entry| entry.again.at);
         let is_late = may_follow && self.rooms.values().any(|room| room.follow == Follow::Later);
-        let next = commands.chain(self.resume_again.at.filter(|_| is_late)).min();
+        let times = commands.chain(self.resume_again.at.filter(|_| is_late));
+        // What was due when it last looked is done, or waits for a frame.
+        let next = times.filter(|at| self.looked_at.is_none_or(|looked| *at > looked)).min();
         next.max(self.all_again.at)
     }
 
     /// The connection is gone. Unanswered commands will be sent again.
     pub fn disconnected(&mut self) {
         (self.is_greeted, self.is_following, self.is_settled) = (false, false, false);
+        self.looked_at = None;
         self.resume_again = Retry::default();
         for entry in self.queues.values_mut().flatten() {
             entry.is_sent = false;
@@ -382,8 +389,11 @@ impl<T> State<T> {
         error: Refused,
         is_for_now: bool,
     ) -> Vec<Output<T>> {
+        // The answer to a `leave` may come after what it leads to.
+        let head = self.queues.get(name).and_then(VecDeque::front);
+        let is_leaving = head.is_some_and(|entry| entry.is_sent && entry.ask == Ask::Leave);
         let Some(room) = self.rooms.get_mut(name) else { return Vec::new() };
-        let is_left = room.is_left;
+        let is_left = room.is_left || is_leaving;
         let name = name.to_owned();
         if !is_for_now {
             self.rooms.remove(&name);
@@ -409,7 +419,6 @@ impl<T> State<T> {
                 {
                     room.left(seq);
                 }
-                self.all_again.went_well();
                 Answer::Seq(seq)
             }
             ("joined", Ask::Join(start)) => {
@@ -425,6 +434,7 @@ impl<T> State<T> {
                 Err(_) => return Vec::new(),
             },
         };
+        self.all_again.went_well();
         self.answer(frame, Ok(answer))
     }
 

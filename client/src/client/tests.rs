@@ -7,9 +7,9 @@ use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 
 use super::*;
 
-/// A server that throws everybody out with 1008: so many of its first connections after an answer,
-/// and the others at once. The connections that it saw until the client gave up.
-async fn connections_until_the_end(answered: usize) -> usize {
+/// A server that closes every connection with 1008: the first `answered` ones after that frame, and
+/// the others at once. Returns the connections that it saw until the client gave up.
+async fn connections_until_the_end(answered: usize, frame: &str) -> usize {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let settings = Settings::new(&format!("ws://{}", listener.local_addr().unwrap()), "ada");
     let backoff = Backoff { first: Duration::ZERO, longest: Duration::ZERO };
@@ -20,7 +20,7 @@ async fn connections_until_the_end(answered: usize) -> usize {
             let mut socket = tokio_tungstenite::accept_async(stream).await.unwrap();
             let mut frames = vec![r#"{"type":"hello","node":"n"}"#];
             if number < answered {
-                frames.push(r#"{"type":"pong"}"#);
+                frames.push(frame);
             }
             for frame in frames {
                 socket.send(Message::text(frame)).await.unwrap();
@@ -48,8 +48,15 @@ thread_local! {
 #[tokio::test]
 async fn it_gives_up_when_it_is_thrown_out_twice_and_nothing_was_answered_between() {
     for (answered, connections) in [(0, 2), (1, 2), (3, 4)] {
-        let seen = connections_until_the_end(answered).await;
+        let seen = connections_until_the_end(answered, r#"{"type":"pong"}"#).await;
         // The last one may not have been counted.
         assert!((connections - 1..=connections).contains(&seen), "{answered}: {seen}");
     }
+}
+
+/// A server refuses some commands before it closes a connection for too many of them.
+#[tokio::test]
+async fn refusals_before_a_close_are_no_reason_to_try_again() {
+    let refusal = r#"{"type":"error","code":"rate_limited","status":429,"error":"x"}"#;
+    assert!(connections_until_the_end(9, refusal).await <= 2);
 }

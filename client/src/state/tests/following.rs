@@ -219,3 +219,32 @@ fn nothing_is_due_before_the_greeting() {
     state.disconnected();
     assert_eq!(state.wake(true), None, "who wakes then finds nothing to do, and wakes again");
 }
+
+/// It would look again and again until the answer comes.
+#[test]
+fn a_join_of_a_paused_room_lets_the_client_sleep_until_the_answer() {
+    let mut state = returned(Start::After(5));
+    let now = Instant::now();
+    due(&mut state, now, true);
+    let refused = json!({"type": "error", "code": "unavailable", "re": "resume", "room": "r",
+        "id": "p-r1", "error": "no"});
+    state.hear(&refused.to_string(), now, 1.0);
+    due(&mut state, now, true);
+    let at = state.wake(true).expect("it is tried again");
+    state.push("r".to_owned(), Ask::Join(Start::Last(0)), 1);
+    assert_eq!(due(&mut state, now, true).len(), 1);
+    assert_eq!(due(&mut state, at, true), [""; 0], "the join decides");
+    assert_eq!(state.wake(true), None);
+}
+
+#[test]
+fn a_leave_under_way_is_why_a_room_is_not_followed_again() {
+    let mut state = returned(Start::After(5));
+    due(&mut state, Instant::now(), true);
+    state.push("r".to_owned(), Ask::Leave, 1);
+    assert_eq!(due(&mut state, Instant::now(), true).len(), 1);
+    let refused = json!({"type": "error", "code": "not_member", "re": "resume", "room": "r",
+        "id": "p-r1", "error": "no"});
+    let left = Output::Tell(Update::Left { room: "r".to_owned(), error: None });
+    assert_eq!(hear(&mut state, &refused.to_string()), [left]);
+}
