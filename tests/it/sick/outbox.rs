@@ -39,7 +39,7 @@ async fn rows_that_cannot_be_read_keep_no_other_from_the_stream() {
     let output = process.output();
     let told: Vec<_> = output.lines().filter(|line| line.contains("ERROR")).collect();
     assert_eq!(told.len(), 2, "each room is named once: {output}");
-    for (wanted, why) in [("sick0", "the data of event"), ("sick1", "no user")] {
+    for (wanted, why) in [("sick0", "has data that is not"), ("sick1", "no user")] {
         let is_told = |line: &&&str| line.contains(wanted) && line.contains(why);
         assert!(told.iter().find(is_told).is_some(), "no {wanted}, {why}: {told:?}");
     }
